@@ -66,7 +66,7 @@ def measure(*, bf16: bool, dropout: float, batch_size: int, length: int, updates
                 make_batch(examples[start : start + batch_size], learner.decoder.device)
                 for start in range(0, len(examples), batch_size)
             ]
-            made = update(learner, batches, step=step + 1, rate=1e-4, seed=step)
+            made = update(learner, batches, step=step + 1, learning_rate=1e-4, seed=step)
         best = min(best, time.perf_counter() - begun)
     return updates * made.tokens / best
 

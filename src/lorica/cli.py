@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     with sturdy_streams() as output:
         try:
-            code = _run(words)
+            exit_code = _run(words)
         except SystemExit as end:  # `--help`
             output.flush()
             raise SystemExit(_printed(output, int(end.code or 0))) from None
         output.flush()
-        return _printed(output, code)
+        return _printed(output, exit_code)
 
 
 def _run(words: list[str]) -> int:
@@ -75,15 +75,15 @@ def _run(words: list[str]) -> int:
         return error.exit_code if isinstance(error, LoricaError) else LoricaError.exit_code
 
 
-def _printed(output: SturdyStream, code: int) -> int:
+def _printed(output: SturdyStream, exit_code: int) -> int:
     """The exit code, after all was printed that could be. A code other than 0 stays."""
     if output.failure is None:
-        return code
+        return exit_code
     if isinstance(output.failure, BrokenPipeError):  # head, or a pager that was left: nothing is wrong
-        return code or CLOSED_PIPE
+        return exit_code or CLOSED_PIPE
     reason = getattr(output.failure, "strerror", None) or output.failure
     print(f"lorica: standard output cannot be written ({reason}); all else is done", file=sys.stderr)
-    return code or UNPRINTED
+    return exit_code or UNPRINTED
 
 
 def _dispatch(words: list[str]) -> int:
@@ -99,19 +99,24 @@ def _dispatch(words: list[str]) -> int:
         raise UsageError("the working folder was removed", fix="cd to a folder that exists") from None
     command = words[0]
     if command not in COMMANDS:
-        near = closest(command, COMMANDS)
-        guess = f"did you mean `lorica {near}`? " if near else ""
+        closest_command = closest(command, COMMANDS)
+        suggestion = f"did you mean `lorica {closest_command}`? " if closest_command else ""
         raise UsageError(
-            f"unknown command {command!r}; allowed: {', '.join(COMMANDS)}", fix=f"{guess}see `lorica --help`"
+            f"unknown command {command!r}; allowed: {', '.join(COMMANDS)}", fix=f"{suggestion}see `lorica --help`"
         )
     module, function = COMMANDS[command][0].split(":")
-    code: int = getattr(importlib.import_module(module), function)(words[1:])
-    return code
+    exit_code: int = getattr(importlib.import_module(module), function)(words[1:])
+    return exit_code
 
 
 def _help() -> str:
     stages = "\n".join(
-        "\n".join([f"{stage}:", *(f"  {name:<8} {about}" for name, (_, about) in commands.items())])
+        "\n".join(
+            [
+                f"{stage}:",
+                *(f"  {command_name:<8} {description}" for command_name, (_, description) in commands.items()),
+            ]
+        )
         for stage, commands in STAGES.items()
     )
     return (

@@ -39,10 +39,10 @@ _MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 def explain(error: BaseException) -> str:
     """The message for an exception that ends a command; notes (PEP 678) that it carries are its last lines."""
-    text = _message(error)
-    notes = [f"  -> {note}" for note in getattr(error, "__notes__", ())]
+    error_text = _message(error)
+    note_lines = [f"  -> {error_note}" for error_note in getattr(error, "__notes__", ())]
     # Messages that quote a name have Python's own spelling of such bytes in it.
-    return _QUOTED_BYTE.sub(r"\\x\1", "\n".join([text, *notes]))
+    return _QUOTED_BYTE.sub(r"\\x\1", "\n".join([error_text, *note_lines]))
 
 
 def _message(error: BaseException) -> str:
@@ -52,7 +52,7 @@ def _message(error: BaseException) -> str:
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return last_line(error)
-    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY):
+    if isinstance(error, MemoryError) or any(memory_word in str(error).lower() for memory_word in _MEMORY):
         return f"there is not enough memory ({str(error) or type(error).__name__})\n  -> {_LESS_MEMORY}"
     if isinstance(error, FileNotFoundError) and _working_folder_is_gone():
         return "the working folder was removed\n  -> cd to a folder that exists, and give full paths"
@@ -87,9 +87,9 @@ def _traceback(error: BaseException) -> str:
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", errors="backslashreplace", prefix="lorica-", suffix=".traceback", delete=False
-        ) as file:
-            traceback.print_exception(error, file=file)
+        ) as log_file:
+            traceback.print_exception(error, file=log_file)
     except OSError:
         traceback.print_exception(error)
         return "please report it with the traceback above"
-    return f"please report it with the traceback in {file.name}; {DEBUG}=1 prints it"
+    return f"please report it with the traceback in {log_file.name}; {DEBUG}=1 prints it"

@@ -156,7 +156,9 @@ def _open_lock_file(folder: Path) -> tuple[int, list[Path]]:
     new_folders: list[Path] = []
     try:
         while True:
-            new_folders = [path for path in (folder, *folder.parents) if not path.exists()] or new_folders
+            new_folders = [
+                new_folder for new_folder in (folder, *folder.parents) if not new_folder.exists()
+            ] or new_folders
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # its last owner took the folder away at this moment
                 # A link could make us write over somebody's file.
@@ -185,8 +187,8 @@ def _acquire(handle: int) -> None:
 
 def _remove_lock(folder: Path, new_folders: Sequence[Path]) -> None:
     (folder / LOCK_NAME).unlink()
-    for path in new_folders:
-        path.rmdir()
+    for new_folder in new_folders:
+        new_folder.rmdir()
 
 
 def _unwritable(folder: Path, error: OSError) -> DataError:
@@ -195,17 +197,17 @@ def _unwritable(folder: Path, error: OSError) -> DataError:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+def _opened(lock_path: Path, open_flags: int) -> Iterator[int]:
+    handle = os.open(lock_path, open_flags | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         yield handle
     finally:
         os.close(handle)
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def _is_at(handle: int, lock_path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
+        return os.path.samestat(os.fstat(handle), lock_path.stat())
     except FileNotFoundError:
         return False
 
@@ -214,14 +216,14 @@ def _read(handle: int) -> Owner | None:
     """What the file says, None when that is nothing usable: it decides nothing."""
     try:
         values = json.loads(os.pread(handle, _RECORD_BYTES, 0))
-        texts = {key: _plain(values[key]) for key in ("token", "host", "since", "doing")}
-        return Owner(pid=int(values["pid"]), **texts)
+        field_texts = {field_name: _plain(values[field_name]) for field_name in ("token", "host", "since", "doing")}
+        return Owner(pid=int(values["pid"]), **field_texts)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _plain(value: object) -> str:
-    return ascii(str(value)[:100])[1:-1]
+def _plain(field_value: object) -> str:
+    return ascii(str(field_value)[:100])[1:-1]
 
 
 def _now() -> str:

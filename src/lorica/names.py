@@ -23,51 +23,60 @@ _MEANINGFUL = "#%*@"
 
 
 @lru_cache(maxsize=65_536)
-def subject_key(name: str) -> str:
+def subject_key(subject_name: str) -> str:
     """What the spellings of a subject have in common: small letters, one "_" for white space, punctuation and hyphens
     between words and none around them, no characters that nobody sees.
 
     "World History", "world-history" and "WORLD_HISTORY." are "world_history"; marks of accents, of scripts and symbols
     stay: "C++" is neither "C" nor "C#". Equal for names that a file system without capitals takes for one.
     """
-    folded = fold_case(name).replace("i\u0307", "i").replace("ı", "i")  # Turkish İ and ı, as others write them
-    words = "".join(map(_in_key, folded)).split()
-    return "_".join(words) or folded.strip()
+    folded = fold_case(subject_name).replace("i\u0307", "i").replace("ı", "i")  # Turkish İ and ı, as others write them
+    key_words = "".join(map(_in_key, folded)).split()
+    return "_".join(key_words) or folded.strip()
 
 
-def fold_case(text: str) -> str:
+def fold_case(plain_text: str) -> str:
     """A text without what case and width make different: Unicode's NFKC_Casefold, but for characters nobody sees."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", plain_text).casefold())
 
 
-def spellings(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """`subject_key` -> the different names that have it, both in the order of `names`."""
+def spellings(candidate_names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """`subject_key` -> the different names that have it, both in the order of `candidate_names`."""
     by_key: dict[str, dict[str, None]] = {}
-    for name in names:
-        by_key.setdefault(subject_key(name), {})[name] = None
-    return {key: tuple(same) for key, same in by_key.items()}
+    for subject_name in candidate_names:
+        by_key.setdefault(subject_key(subject_name), {})[subject_name] = None
+    return {subject: tuple(same_subject) for subject, same_subject in by_key.items()}
 
 
-def closest(name: str, names: Iterable[str], *, least_ratio: float = 0.6, key: Callable[[str], str] = str) -> str:
-    """Another spelling of `name` among `names` (one of equal `key`), else the one that is most like it, "" where none
-    is. cutoff: difflib's ratio, 0 to 1."""
-    names = list(names)
-    spelling = next((candidate for candidate in names if key(candidate) == key(name) != ""), "")
-    return spelling or next(iter(difflib.get_close_matches(name, names, n=1, cutoff=least_ratio)), "")
+def closest(
+    wanted_name: str,
+    candidate_names: Iterable[str],
+    *,
+    least_ratio: float = 0.6,
+    key: Callable[[str], str] = str,
+) -> str:
+    """Another spelling of `wanted_name` among `candidate_names` (one of equal `key`), else the one that is
+    most like it, "" where none is. cutoff: difflib's ratio, 0 to 1."""
+    candidate_names = list(candidate_names)
+    spelling = next(
+        (candidate for candidate in candidate_names if key(candidate) == key(wanted_name) != ""),
+        "",
+    )
+    return spelling or next(iter(difflib.get_close_matches(wanted_name, candidate_names, n=1, cutoff=least_ratio)), "")
 
 
-def closest_file(name: str, siblings: Iterable[str]) -> str:
-    """The file or folder among `siblings` whose name without its suffixes is most like that of `name`, "" where none is
-    like it: equal suffixes alone do not make two files alike."""
+def closest_file(file_name: str, siblings: Iterable[str]) -> str:
+    """The file or folder among `siblings` whose name without its suffixes is most like that of `file_name`, ""
+    where none is like it: equal suffixes alone do not make two files alike."""
     siblings = list(siblings)
-    stem = closest(_SUFFIXES.sub("", name), {_SUFFIXES.sub("", sibling) for sibling in siblings})
-    alike = [sibling for sibling in siblings if stem and _SUFFIXES.sub("", sibling) == stem]
-    return closest(name, alike, least_ratio=0.0)
+    closest_stem = closest(_SUFFIXES.sub("", file_name), {_SUFFIXES.sub("", sibling) for sibling in siblings})
+    similar_files = [sibling for sibling in siblings if closest_stem and _SUFFIXES.sub("", sibling) == closest_stem]
+    return closest(file_name, similar_files, least_ratio=0.0)
 
 
 def did_you_mean(
-    name: str,
-    names: Iterable[str],
+    wanted_name: str,
+    candidate_names: Iterable[str],
     *,
     form: str = "{!r}",
     then: str = "",
@@ -75,18 +84,21 @@ def did_you_mean(
     cutoff: float = 0.6,
     key: Callable[[str], str] = str,
 ) -> str:
-    """The closest of `names` as a question, or `otherwise`; then, if any, what else is to be said. See `closest`.
+    """The closest of `candidate_names` as a question, or `otherwise`; then, if any, what else is to be said. See
+    `closest`.
 
     form: how the name is written."""
-    close = closest(name, names, least_ratio=cutoff, key=key)
-    question = f"did you mean {form.format(close)}?" if close else otherwise
+    closest_name = closest(wanted_name, candidate_names, least_ratio=cutoff, key=key)
+    question = f"did you mean {form.format(closest_name)}?" if closest_name else otherwise
     return f"{question} {then}".strip()
 
 
-def listed(texts: Iterable[str], most: int) -> str:
-    """ "a, b, c and 4 more": the first `most` of some texts, and how many more there are."""
-    texts = list(texts)
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+def listed(item_texts: Iterable[str], max_items: int) -> str:
+    """ "a, b, c and 4 more": the first `max_items` of some texts, and how many more there are."""
+    item_texts = list(item_texts)
+    return ", ".join(item_texts[:max_items]) + (
+        f" and {len(item_texts) - max_items} more" if len(item_texts) > max_items else ""
+    )
 
 
 def _in_key(letter: str) -> str:
@@ -96,13 +108,15 @@ def _in_key(letter: str) -> str:
     return " " if (category[0] in "ZP" and letter not in _MEANINGFUL) or category == "Cc" else letter
 
 
-def visible(text: str) -> str:
+def visible(plain_text: str) -> str:
     """Text that any UTF-8 file holds: a byte of a file name that is no UTF-8 becomes `\\xe8`, any other lone surrogate
     `\\ud800`; everything else stays as it is."""
-    if text.isascii():
-        return text
-    text = _UNDECODED.sub(lambda run: _bytes_of(run[0]).decode("utf-8", "backslashreplace"), text)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if plain_text.isascii():
+        return plain_text
+    plain_text = _UNDECODED.sub(
+        lambda escape_run: _bytes_of(escape_run[0]).decode("utf-8", "backslashreplace"), plain_text
+    )
+    return plain_text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def visible_values(value: Any) -> Any:
@@ -110,36 +124,36 @@ def visible_values(value: Any) -> Any:
     if isinstance(value, str | PurePath):
         return visible(str(value))
     if isinstance(value, Mapping):
-        return {visible_values(name): visible_values(item) for name, item in value.items()}
+        return {visible_values(nested_key): visible_values(nested_value) for nested_key, nested_value in value.items()}
     if isinstance(value, list | tuple):
-        return [visible_values(item) for item in value]
+        return [visible_values(nested_value) for nested_value in value]
     return value
 
 
 @contextmanager
-def utf8_path(path: Path) -> Iterator[str]:
+def utf8_path(file_path: Path) -> Iterator[str]:
     """Another path of the same file or folder, for libraries that take no name but UTF-8. Raises OSError."""
-    if visible(str(path)) == str(path):
-        yield str(path)
+    if visible(str(file_path)) == str(file_path):
+        yield str(file_path)
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(file_path, os.O_RDONLY)
     try:
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
 
 
-def shell_word(text: str) -> str:
+def shell_word(plain_text: str) -> str:
     """A word as a user types it in a shell: quoted where it must be; bytes that are no text in bash's `$'...'`."""
-    if not _UNDECODED.search(text):
-        return shlex.quote(text)
-    return "$'" + "".join(map(_shell_byte, os.fsencode(text))) + "'"
+    if not _UNDECODED.search(plain_text):
+        return shlex.quote(plain_text)
+    return "$'" + "".join(map(_shell_byte, os.fsencode(plain_text))) + "'"
 
 
-def _bytes_of(run: str) -> bytes:
-    return bytes(ord(letter) - 0xDC00 for letter in run)
+def _bytes_of(escape_run: str) -> bytes:
+    return bytes(ord(letter) - 0xDC00 for letter in escape_run)
 
 
-def _shell_byte(byte: int) -> str:
-    letter = chr(byte)
-    return letter if 0x20 <= byte < 0x7F and letter not in "\\'" else f"\\x{byte:02x}"
+def _shell_byte(byte_value: int) -> str:
+    letter = chr(byte_value)
+    return letter if 0x20 <= byte_value < 0x7F and letter not in "\\'" else f"\\x{byte_value:02x}"

@@ -98,10 +98,15 @@ PRECISIONS: dict[str, Precision] = {  # from coarse to exact
 
 def coarser(first: str, second: str) -> str:
     """The less exact of two precisions; one that has no row counts as the coarsest."""
-    names = list(PRECISIONS)
-    return names[min(names.index(name) if name in names else 0 for name in (first, second))]
+    precision_names = list(PRECISIONS)
+    return precision_names[
+        min(
+            precision_names.index(precision_name) if precision_name in precision_names else 0
+            for precision_name in (first, second)
+        )
+    ]
 
 
-def precision_of(name: str) -> Precision:
+def precision_of(precision_name: str) -> Precision:
     """The row of a precision; `auto` and what has no row, such as float8, are taken for bfloat16."""
-    return PRECISIONS.get(name, PRECISIONS["bfloat16"])
+    return PRECISIONS.get(precision_name, PRECISIONS["bfloat16"])

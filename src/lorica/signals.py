@@ -24,16 +24,17 @@ def exit_code(stop: KeyboardInterrupt) -> int:
     return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 
 
-def say(stop: KeyboardInterrupt, message: str, *, over: bool = False) -> None:
-    """Have the last line of the command say what was kept and how to go on. over: also where that is said already."""
-    if over or not (str(stop) or hasattr(stop, "__notes__")):
+def say(stop: KeyboardInterrupt, message: str, *, finished: bool = False) -> None:
+    """Have the last line of the command say what was kept and how to go on. finished: also where that is said
+    already."""
+    if finished or not (str(stop) or hasattr(stop, "__notes__")):
         stop.args = (message,)
 
 
 def last_line(stop: KeyboardInterrupt) -> str:
     """The last line of a command that a signal ended."""
-    how = f"stopped by {signal.Signals(stop.number).name}" if isinstance(stop, Stopped) else "interrupted"
-    return f"{how}. {stop}".rstrip()
+    stop_reason = f"stopped by {signal.Signals(stop.number).name}" if isinstance(stop, Stopped) else "interrupted"
+    return f"{stop_reason}. {stop}".rstrip()
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def raised() -> Iterator[None]:
     Outside the main thread signals cannot be handled, and are left alone.
     """
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, stack_frame: FrameType | None) -> None:
         for signal_number in previous_handlers:
             signal.signal(signal_number, signal.SIG_DFL)
         raise Stopped(number)
@@ -84,7 +85,7 @@ class Deferred:
         """The exception for the signal that came."""
         return KeyboardInterrupt() if self.received == signal.SIGINT else Stopped(self.received)
 
-    def _first(self, number: int, frame: FrameType | None) -> None:
+    def _first(self, number: int, stack_frame: FrameType | None) -> None:
         self.received = number
         self._restore()
 
@@ -96,7 +97,7 @@ class Deferred:
 
 def _ending() -> tuple[int, ...]:
     # Windows has no SIGHUP.
-    return tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+    return tuple(getattr(signal, signal_name) for signal_name in ("SIGTERM", "SIGHUP") if hasattr(signal, signal_name))
 
 
 def _at_default(number: int) -> bool:

@@ -33,19 +33,19 @@ class SturdyStream:
         self._stream: TextIO = stream or cast(TextIO, _Closed())
         self.failure: Exception | None = None
 
-    def write(self, text: str) -> int:
+    def write(self, output_text: str) -> int:
         """Write as much of the text as can be written; returns its length all the same, as if all had been."""
         if self.failure is None:
             try:
-                self._stream.write(fitting(text, self._stream.encoding))
+                self._stream.write(fitting(output_text, self._stream.encoding))
             except (OSError, ValueError) as error:  # ValueError: it was closed in this process
                 self.failure = error
-        return len(text)
+        return len(output_text)
 
-    def writelines(self, lines: Iterable[str]) -> None:
+    def writelines(self, text_lines: Iterable[str]) -> None:
         """Write one text after the other."""
-        for line in lines:
-            self.write(line)
+        for text_line in text_lines:
+            self.write(text_line)
 
     def flush(self) -> None:
         """Hand over what is buffered."""
@@ -55,8 +55,8 @@ class SturdyStream:
             except (OSError, ValueError) as error:
                 self.failure = error
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    def __getattr__(self, attribute_name: str) -> Any:
+        return getattr(self._stream, attribute_name)
 
     def settle(self) -> None:
         """Flush; what could not be written is thrown away, for Python would complain of it again when it ends."""
@@ -71,7 +71,7 @@ class _Closed:
 
     encoding = "utf-8"
 
-    def write(self, text: str) -> int:
+    def write(self, output_text: str) -> int:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def flush(self) -> None:
@@ -99,15 +99,15 @@ def sturdy_streams() -> Iterator[SturdyStream]:
         sys.stdout, sys.stderr = before
 
 
-def fitting(text: str, encoding: str | None) -> str:
+def fitting(output_text: str, encoding: str | None) -> str:
     """The text as a stream of this encoding can carry it: characters that it lacks become ASCII that looks alike, or
     escapes such as `\\u2713`."""
-    text = visible(text)
+    output_text = visible(output_text)
     try:
-        text.encode(encoding or "utf-8")
+        output_text.encode(encoding or "utf-8")
     except UnicodeEncodeError:
-        return text.translate(_PLAIN).encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
-    return text
+        return output_text.translate(_PLAIN).encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+    return output_text
 
 
 def carries_unicode(stream: TextIO) -> bool:

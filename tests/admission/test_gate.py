@@ -368,7 +368,7 @@ def test_canaries_are_the_probes_that_tell_most_and_are_diverse(engine: Engine, 
     assert len({groups[item.id] for item in facts.items}) >= 3
     gaps = {
         item.id: max(abs(choice.adapter - choice.base) for choice in item.choices)
-        for item in make_canaries(engine, "rules", probes, count=len(probes)).items
+        for item in make_canaries(engine, "rules", probes, canary_count=len(probes)).items
     }
     assert facts.gap == max(gaps.values())
     assert run_canaries(engine, "rules", facts).outcome == "reproduced"

@@ -51,7 +51,7 @@ class NliTask:
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = msgspec.structs.replace(
-            settings, method=check_setting("method", settings.method, self.methods, task=self.name)
+            settings, method=check_setting("method", settings.method, self.methods, task_name=self.name)
         )
         self.schemas = (
             RowSchema("sentence pairs", ("premise", "hypothesis"), ("id", "label"), "id", self._build, gold="label"),

@@ -92,7 +92,7 @@ PROBLEMS = [
 @pytest.mark.parametrize(("raw", "problem"), PROBLEMS)
 def test_problems(raw: str, problem: str) -> None:
     cleaned = clean_answer(raw, question=QUESTION)
-    assert find_problem(cleaned, raw=raw, question=QUESTION) == problem
+    assert find_problem(cleaned, raw_text=raw, question=QUESTION) == problem
 
 
 SIGNS = [
@@ -114,7 +114,7 @@ SIGNS = [
 @pytest.mark.parametrize(("question", "sign"), SIGNS)
 def test_a_sign_that_was_asked_for_is_an_answer(question: str, sign: str) -> None:
     assert clean_answer(sign, question=question) == sign
-    assert find_problem(sign, raw=sign, question=question) == ""
+    assert find_problem(sign, raw_text=sign, question=question) == ""
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_a_sign_that_was_asked_for_is_an_answer(question: str, sign: str) -> Non
 )
 def test_marks_alone_answer_a_question_about_what_is_written(question: str, marks: str) -> None:
     assert clean_answer(marks, question=question) == marks
-    assert find_problem(marks, raw=marks, question=question) == ""
-    assert find_problem(marks, raw=marks, question="Who wrote Hamlet, and when?") == "only punctuation"
+    assert find_problem(marks, raw_text=marks, question=question) == ""
+    assert find_problem(marks, raw_text=marks, question="Who wrote Hamlet, and when?") == "only punctuation"
 
 
 def test_an_end_marker_goes_where_a_sign_is_asked_for_too() -> None:
@@ -155,14 +155,14 @@ VALID = [
 
 @pytest.mark.parametrize("answer", VALID)
 def test_what_may_be_the_answer_is_no_problem(answer: str) -> None:
-    assert find_problem(clean_answer(answer, question=QUESTION), raw=answer, question=QUESTION) == ""
+    assert find_problem(clean_answer(answer, question=QUESTION), raw_text=answer, question=QUESTION) == ""
 
 
 def test_a_model_that_stopped_by_itself_was_in_no_loop() -> None:
     chant = "ole, ole, " * 9
-    assert find_problem(chant, raw=chant, question=QUESTION) == "endless repetition"
-    assert find_problem(chant, raw=chant, question=QUESTION, cut_off=False) == ""
-    assert find_problem(chant * 9, raw=chant * 9, question=QUESTION, cut_off=False) == "endless repetition"
+    assert find_problem(chant, raw_text=chant, question=QUESTION) == "endless repetition"
+    assert find_problem(chant, raw_text=chant, question=QUESTION, cut_off=False) == ""
+    assert find_problem(chant * 9, raw_text=chant * 9, question=QUESTION, cut_off=False) == "endless repetition"
 
 
 def test_thinking_is_cut_wherever_it_stands() -> None:
@@ -188,4 +188,4 @@ def test_cleaning_settles(pieces: list[str]) -> None:
 @pytest.mark.parametrize("unit", ["\n", "a", "a ", "<think>", "<|", "Answer:", "\n \t", '"', "ab\n", "x y z "])
 def test_hostile_repetition_is_cleaned_in_linear_time(unit: str) -> None:
     raw = unit * 200_000
-    find_problem(clean_answer(raw, question=QUESTION), raw=raw, question=QUESTION)
+    find_problem(clean_answer(raw, question=QUESTION), raw_text=raw, question=QUESTION)

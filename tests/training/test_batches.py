@@ -83,15 +83,15 @@ def test_rows_without_an_answer_are_refused_by_name() -> None:
     masked = [Example(f"masked-{index}", Encoded((1, 2, 3), 3)) for index in range(10)]
     lone = Example("lone", Encoded((1,), 0))
     with pytest.raises(TrainingError, match=r"10 of 11 training rows have no answer.*'masked-0'.* and 2 more"):
-        check_examples([good, *masked], vocab_size=9, role="training")
+        check_examples([good, *masked], vocab_size=9, set_name="training")
     with pytest.raises(TrainingError, match="'lone'"):
-        check_examples([lone], vocab_size=9, role="training")
-    check_examples([good], vocab_size=4, role="training")
+        check_examples([lone], vocab_size=9, set_name="training")
+    check_examples([good], vocab_size=4, set_name="training")
 
 
 def test_foreign_tokens_are_refused_by_row() -> None:
     with pytest.raises(TrainingError, match=r"outside the base model's vocabulary of 9: 'x'"):
-        check_examples([Example("x", Encoded((1, 9), 1))], vocab_size=9, role="training")
+        check_examples([Example("x", Encoded((1, 9), 1))], vocab_size=9, set_name="training")
 
 
 def test_the_digest_sees_ids_tokens_masks_and_order() -> None:

@@ -243,7 +243,7 @@ def test_what_cannot_start_leaves_no_trace(tmp_path: Path) -> None:
             [],
             TrainingConfig(epochs=1),
             tmp_path / "run",
-            name="x",
+            adapter_name="x",
             listener=Recorder(),
         )
     assert not (tmp_path / "run").exists()

@@ -97,7 +97,9 @@ def test_each_outcome_has_its_own_words() -> None:
     def said(*losses: float, rate: float = 0.02) -> tuple[str, str]:
         both = Losses(*losses)
         outcome = judge_outcome(both)
-        return outcome, advice(outcome, both, rate=rate, norm=437.2, norm_step=7, best_step=3, folder=folder)
+        return outcome, advice(
+            outcome, both, learning_rate=rate, gradient_norm=437.2, norm_step=7, best_step=3, folder=folder
+        )
 
     assert said(2.0, 1.0, 2.0, 1.0) == ("better", "")
     outcome, text = said(2.0, 2.5, 2.1, 0.3, rate=1e-3)

@@ -70,7 +70,14 @@ def test_peft_loads_the_adapter_and_gives_our_logits(build: Any, config: Adapter
     model.save_pretrained(tmp_path / "base")
     decoder = load_decoder(BaseFolder(tmp_path / "base"), dtype=torch.float32)
     train(
-        decoder, config, rows(12), rows(3, seed=1), SETTINGS, tmp_path / "adapter", name="a", listener=SilentListener()
+        decoder,
+        config,
+        rows(12),
+        rows(3, seed=1),
+        SETTINGS,
+        tmp_path / "adapter",
+        adapter_name="a",
+        listener=SilentListener(),
     )
 
     lora = load_lora("a", open_adapter(tmp_path / "adapter"), decoder.config)

@@ -59,8 +59,10 @@ def issue(folder: Path, result: TrainResult) -> Passport:
 
 def issued(folder: Path, settings: TrainingConfig = RESUMED, **more: Any) -> TrainResult:
     """A run that publishes a passport, too."""
-    given: dict[str, Any] = {"listener": Recorder(), "issue": issue} | more
-    return train(tiny_decoder(), LORA, rows(20), rows(7, seed=1, prefix="held"), settings, folder, name="tiny", **given)
+    given: dict[str, Any] = {"listener": Recorder(), "issue_passport": issue} | more
+    return train(
+        tiny_decoder(), LORA, rows(20), rows(7, seed=1, prefix="held"), settings, folder, adapter_name="tiny", **given
+    )
 
 
 def whole(folder: Path) -> bool:
@@ -151,7 +153,7 @@ def test_without_a_passport_the_adapter_is_saved_all_the_same_and_that_is_said(t
         raise AdapterError("a figure is not finite", fix="look at it")
 
     with pytest.raises(AdapterError, match="is saved, without a passport: a figure is not finite"):
-        issued(tmp_path / "a", issue=refuse)
+        issued(tmp_path / "a", issue_passport=refuse)
     assert read_passport(tmp_path / "a") is None
     issued(tmp_path / "a")
     assert whole(tmp_path / "a")
@@ -174,7 +176,7 @@ def test_what_is_published_is_read_back(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_passport_of_other_bytes_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="differs from what the passport was made of"):
-        issued(tmp_path / "a", issue=lambda folder, result: _any_passport())
+        issued(tmp_path / "a", issue_passport=lambda folder, result: _any_passport())
     assert not (tmp_path / "a" / CONFIG).exists()
 
 
@@ -223,7 +225,7 @@ def test_a_signal_in_the_last_update_or_while_the_passport_is_made_loses_nothing
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        issued(tmp_path / "a", replace(RESUMED, save_steps=1000), issue=stopped)
+        issued(tmp_path / "a", replace(RESUMED, save_steps=1000), issue_passport=stopped)
     listener = Recorder()
     issued(tmp_path / "a", replace(RESUMED, save_steps=1000), listener=listener)
     assert listener.steps == []  # every update was kept
@@ -345,7 +347,7 @@ def test_one_run_does_not_sweep_away_what_another_is_writing(tmp_path: Path) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        issued(tmp_path / "a", issue=stopped)
+        issued(tmp_path / "a", issue_passport=stopped)
     stage = tmp_path / ".a.b.01234567.tmp"  # of a sibling whose name begins alike
     stage.mkdir()
     issued(tmp_path / "a")

@@ -76,8 +76,8 @@ def test_the_loss_is_that_of_each_row_alone_with_a_full_head() -> None:
 def test_accumulated_batches_make_the_update_of_one_big_batch(sizes: tuple[int, ...]) -> None:
     examples = rows(12)
     one, many = _learner(), _learner()
-    whole = update(one, _batches(examples, 12), step=1, rate=1e-2, seed=0)
-    parts = update(many, _batches(examples, *sizes), step=1, rate=1e-2, seed=0)
+    whole = update(one, _batches(examples, 12), step=1, learning_rate=1e-2, seed=0)
+    parts = update(many, _batches(examples, *sizes), step=1, learning_rate=1e-2, seed=0)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
     assert parts.grad_norm == pytest.approx(whole.grad_norm, rel=1e-4)
     for left, right in zip(one.lora.parameters(), many.lora.parameters(), strict=True):
@@ -99,7 +99,7 @@ def test_adamw_clipping_and_decay_follow_torch() -> None:
             twin.grad = gradient.clone()
         norm = torch.nn.utils.clip_grad_norm_(twins, 0.05)
         oracle.step()
-        made = update(learner, [batch], step=step + 1, rate=1e-2, seed=0)
+        made = update(learner, [batch], step=step + 1, learning_rate=1e-2, seed=0)
         assert made.grad_norm == pytest.approx(norm.item(), rel=1e-4)
         assert made.grad_norm > 0.05  # so that the clipping had something to do
     for twin, weight in zip(twins, learner.lora.parameters(), strict=True):
@@ -109,7 +109,7 @@ def test_adamw_clipping_and_decay_follow_torch() -> None:
 def test_the_base_is_untouched_and_gets_no_gradient() -> None:
     learner = _learner()
     before = {name: value.clone() for name, value in learner.decoder.state_dict().items()}
-    update(learner, _batches(rows(4), 4), step=1, rate=1e-1, seed=0)
+    update(learner, _batches(rows(4), 4), step=1, learning_rate=1e-1, seed=0)
     for name, parameter in learner.decoder.named_parameters():
         assert parameter.grad is None
         assert torch.equal(parameter, before[name])
@@ -118,7 +118,7 @@ def test_the_base_is_untouched_and_gets_no_gradient() -> None:
 def test_recomputed_activations_give_the_same_update_with_dropout() -> None:
     plain, thrifty = _learner(dropout=0.3), _learner(dropout=0.3, checkpointing=True)
     for learner in (plain, thrifty):
-        update(learner, _batches(rows(6), 2, 4), step=1, rate=1e-2, seed=5)
+        update(learner, _batches(rows(6), 2, 4), step=1, learning_rate=1e-2, seed=5)
     for left, right in zip(_weights(plain), _weights(thrifty), strict=True):
         assert torch.equal(left, right)
 
@@ -127,7 +127,9 @@ def test_dropout_is_a_function_of_the_seed_and_absent_in_evaluation() -> None:
     losses: dict[int, list[float]] = {}
     for seed in (1, 1, 2):
         learner = _learner(dropout=0.5)
-        losses.setdefault(seed, []).append(update(learner, _batches(rows(6), 6), step=1, rate=0, seed=seed).loss)
+        losses.setdefault(seed, []).append(
+            update(learner, _batches(rows(6), 6), step=1, learning_rate=0, seed=seed).loss
+        )
     assert losses[1][0] == losses[1][1]
     assert losses[1][0] != losses[2][0]
     dropped, whole = _learner(dropout=0.5), _learner()
@@ -137,8 +139,8 @@ def test_dropout_is_a_function_of_the_seed_and_absent_in_evaluation() -> None:
 
 def test_bfloat16_is_close_to_float32_and_keeps_weights_and_moments_in_float32() -> None:
     exact, mixed = _learner(), _learner(bf16=True)
-    one = update(exact, _batches(rows(6), 6), step=1, rate=1e-2, seed=0)
-    other = update(mixed, _batches(rows(6), 6), step=1, rate=1e-2, seed=0)
+    one = update(exact, _batches(rows(6), 6), step=1, learning_rate=1e-2, seed=0)
+    other = update(mixed, _batches(rows(6), 6), step=1, learning_rate=1e-2, seed=0)
     assert other.loss == pytest.approx(one.loss, rel=0.02)
     assert other.loss != one.loss
     for parameter in mixed.lora.parameters():
@@ -153,7 +155,7 @@ def test_a_bfloat16_base_is_computed_in_bfloat16() -> None:
     learner.decoder, learner.precision = decoder, choose_precision(decoder, fp16=False, bf16=False)
     exact = evaluate(_learner(), _batches(rows(6), 6), step=1)
     assert evaluate(learner, _batches(rows(6), 6), step=1) == pytest.approx(exact, rel=0.03)
-    assert math.isfinite(update(learner, _batches(rows(6), 6), step=1, rate=1e-2, seed=0).grad_norm)
+    assert math.isfinite(update(learner, _batches(rows(6), 6), step=1, learning_rate=1e-2, seed=0).grad_norm)
 
 
 def test_a_non_finite_loss_names_update_rate_and_rows_and_leaves_the_weights() -> None:
@@ -166,7 +168,7 @@ def test_a_non_finite_loss_names_update_rate_and_rows_and_leaves_the_weights() -
     assert "row-4" in hit
     assert "row-0" not in hit
     with pytest.raises(BaseNotFiniteError) as caught:
-        update(learner, _batches(examples, 4, 2), step=17, rate=0.25, seed=0)
+        update(learner, _batches(examples, 4, 2), step=17, learning_rate=0.25, seed=0)
     text = str(caught.value)
     assert "loss is not finite at update 17, learning rate 0.25" in text
     assert "'row-4', 'row-5'" in text
@@ -182,7 +184,7 @@ def test_a_non_finite_loss_of_the_adapter_alone_is_not_the_base_models() -> None
     learner = _learner()
     with torch.no_grad():
         learner.lora.parameters()[1].fill_(math.inf)
-    for call in (partial(update, rate=0.25, seed=0, step=17), partial(evaluate, step=3)):
+    for call in (partial(update, learning_rate=0.25, seed=0, step=17), partial(evaluate, step=3)):
         with pytest.raises(NotFiniteError, match=r"lower training\.learning_rate") as caught:
             call(learner, _batches(rows(6), 6))
         assert not isinstance(caught.value, BaseNotFiniteError)
@@ -192,7 +194,7 @@ def test_a_finite_loss_with_an_infinite_gradient_is_refused(monkeypatch: pytest.
     learner = _learner()
     learner.lora.parameters()[0].register_hook(_overflow)  # type: ignore[no-untyped-call]
     with pytest.raises(TrainingError, match="the gradient is not finite at update 2"):
-        update(learner, _batches(rows(3), 3), step=2, rate=1e-2, seed=0)
+        update(learner, _batches(rows(3), 3), step=2, learning_rate=1e-2, seed=0)
 
 
 def test_float16_overflow_skips_updates_until_there_are_too_many() -> None:
@@ -200,13 +202,13 @@ def test_float16_overflow_skips_updates_until_there_are_too_many() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
     learner.precision = MixedPrecision("cpu", torch.float16, scaler)
     before = _weights(learner)
-    update(learner, _batches(rows(3), 3), step=1, rate=1e-2, seed=0)
+    update(learner, _batches(rows(3), 3), step=1, learning_rate=1e-2, seed=0)
     assert not torch.equal(before[0], _weights(learner)[0])
     before, scale = _weights(learner), scaler.get_scale()
     learner.lora.parameters()[0].register_hook(_overflow)  # type: ignore[no-untyped-call]
-    update(learner, _batches(rows(3), 3), step=2, rate=1e-2, seed=0)
+    update(learner, _batches(rows(3), 3), step=2, learning_rate=1e-2, seed=0)
     assert scaler.get_scale() < scale
     assert all(torch.equal(left, right) for left, right in zip(before, _weights(learner), strict=True))
     learner.skipped = MAX_SKIPPED
     with pytest.raises(TrainingError, match=rf"\({MAX_SKIPPED + 1} updates in a row\).*\n.*bf16"):
-        update(learner, _batches(rows(3), 3), step=60, rate=1e-2, seed=0)
+        update(learner, _batches(rows(3), 3), step=60, learning_rate=1e-2, seed=0)

@@ -101,7 +101,7 @@ def run(
         rows(7, seed=1, prefix="held") if validation is None else validation,
         settings,
         folder,
-        name="tiny",
+        adapter_name="tiny",
         listener=listener or SilentListener(),
         digests={"base": "sha256:tiny"},
     )

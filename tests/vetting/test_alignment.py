@@ -108,7 +108,7 @@ def make_adapter(folder: Path, base: Path, *, epochs: int = 3, **lora: object) -
     config = AdapterConfig(**{"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]} | lora)  # type: ignore[arg-type]
     settings = TrainingConfig(epochs=epochs, batch_size=16, gradient_accumulation_steps=1, learning_rate=2e-3)
     decoder = load_decoder(BaseFolder(base), dtype=torch.float32)
-    train(decoder, config, examples(base, 128), [], settings, folder, name="test", listener=SilentListener())
+    train(decoder, config, examples(base, 128), [], settings, folder, adapter_name="test", listener=SilentListener())
     return folder
 
 

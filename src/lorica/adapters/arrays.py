@@ -46,45 +46,47 @@ BLOCK_VALUES = 4 * 1024 * 1024
 @functools.lru_cache(maxsize=8)
 def _byte_table(dtype: str) -> Floats:
     """[256] the value of every byte."""
-    code = np.arange(256)
+    byte_values = np.arange(256)
     if dtype == "F8_E8M0":
-        values = np.ldexp(1.0, code - 127)
-        values[255] = np.nan
-        scales: Floats = values.astype(np.float32)
+        byte_floats = np.ldexp(1.0, byte_values - 127)
+        byte_floats[255] = np.nan
+        scales: Floats = byte_floats.astype(np.float32)
         return scales
     exponent_bits, mantissa_bits, bias, fnuz = _EIGHT_BIT[dtype]
-    exponent = (code >> mantissa_bits) & (2**exponent_bits - 1)
-    mantissa = code & (2**mantissa_bits - 1)
+    exponent = (byte_values >> mantissa_bits) & (2**exponent_bits - 1)
+    mantissa = byte_values & (2**mantissa_bits - 1)
     subnormal = exponent == 0
     fraction = np.where(subnormal, 0.0, 1.0) + mantissa / 2**mantissa_bits
-    values = np.where(code >= 128, -1.0, 1.0) * np.ldexp(fraction, np.where(subnormal, 1, exponent) - bias)
+    byte_floats = np.where(byte_values >= 128, -1.0, 1.0) * np.ldexp(fraction, np.where(subnormal, 1, exponent) - bias)
     if fnuz:
-        values[0x80] = np.nan
+        byte_floats[0x80] = np.nan
     elif dtype == "F8_E4M3":
-        values[[0x7F, 0xFF]] = np.nan
+        byte_floats[[0x7F, 0xFF]] = np.nan
     else:
         special = exponent == 2**exponent_bits - 1
-        values[special] = np.where(mantissa[special] > 0, np.nan, np.where(code[special] >= 128, -np.inf, np.inf))
-    table: Floats = values.astype(np.float32)
-    return table
+        byte_floats[special] = np.where(
+            mantissa[special] > 0, np.nan, np.where(byte_values[special] >= 128, -np.inf, np.inf)
+        )
+    value_table: Floats = byte_floats.astype(np.float32)
+    return value_table
 
 
-def decode_floats(raw: Bytes, dtype: str) -> Floats:
+def decode_floats(raw_bytes: Bytes, dtype: str) -> Floats:
     """Little-endian bytes [n * size] -> float32 [n]; for F32 a view of the same memory.
 
     Raises AdapterError for an element type that is not floating point.
     """
     if dtype == "F32":
-        return raw.view("<f4")
+        return raw_bytes.view("<f4")
     if dtype == "BF16":
-        wide = np.empty(raw.size // 2, np.uint32)
-        np.left_shift(raw.view("<u2"), 16, out=wide, dtype=np.uint32, casting="unsafe")
-        return wide.view(np.float32)
+        widened_bits = np.empty(raw_bytes.size // 2, np.uint32)
+        np.left_shift(raw_bytes.view("<u2"), 16, out=widened_bits, dtype=np.uint32, casting="unsafe")
+        return widened_bits.view(np.float32)
     if dtype in ("F16", "F64"):
         with np.errstate(over="ignore"):  # infinite is what float32 makes of it, and the checks say so
-            return raw.view("<f2" if dtype == "F16" else "<f8").astype(np.float32)
+            return raw_bytes.view("<f2" if dtype == "F16" else "<f8").astype(np.float32)
     if dtype in READABLE:
-        looked_up: Floats = _byte_table(dtype)[raw]
+        looked_up: Floats = _byte_table(dtype)[raw_bytes]
         return looked_up
     raise AdapterError(f"values of type {dtype} are not floating point", fix="save the adapter as F32, BF16 or F16")
 
@@ -96,8 +98,8 @@ class TensorReader:
     be read or is shorter than its header says.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, weights_path: Path) -> None:
+        self._path = weights_path
         self._buffer = bytearray()
 
     def __enter__(self) -> TensorReader:
@@ -108,28 +110,28 @@ class TensorReader:
         return self
 
     def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
 
-    def raw_blocks(self, info: TensorInfo, most: int = BLOCK_VALUES) -> Iterator[Bytes]:
-        """The tensor's bytes in order, in pieces of whole elements, at most `most` elements each."""
-        size = most * max(DTYPE_BITS[info.dtype], 8) // 8
-        self._seek(info.start)
-        for start in range(info.start, info.stop, size):
-            yield self._read(min(size, info.stop - start))
+    def raw_blocks(self, tensor_info: TensorInfo, max_values: int = BLOCK_VALUES) -> Iterator[Bytes]:
+        """The tensor's bytes in order, in pieces of whole elements, at most `max_values` elements each."""
+        block_bytes = max_values * max(DTYPE_BITS[tensor_info.dtype], 8) // 8
+        self._seek(tensor_info.start)
+        for block_start in range(tensor_info.start, tensor_info.stop, block_bytes):
+            yield self._read(min(block_bytes, tensor_info.stop - block_start))
 
-    def blocks(self, info: TensorInfo, most: int = BLOCK_VALUES) -> Iterator[Floats]:
-        """The tensor's values in order, flat, at most `most` at a time."""
-        for raw in self.raw_blocks(info, most):
-            yield decode_floats(raw, info.dtype)
+    def blocks(self, tensor_info: TensorInfo, max_values: int = BLOCK_VALUES) -> Iterator[Floats]:
+        """The tensor's values in order, flat, at most `max_values` at a time."""
+        for raw_bytes in self.raw_blocks(tensor_info, max_values):
+            yield decode_floats(raw_bytes, tensor_info.dtype)
 
-    def read(self, info: TensorInfo) -> Floats:
+    def read(self, tensor_info: TensorInfo) -> Floats:
         """The whole tensor in its shape; the caller's own copy."""
-        count = (info.stop - info.start) * 8 // DTYPE_BITS[info.dtype]
-        for values in self.blocks(info, max(count, 1)):
-            return values.reshape(info.shape).copy()
-        return np.zeros(info.shape, np.float32)
+        value_count = (tensor_info.stop - tensor_info.start) * 8 // DTYPE_BITS[tensor_info.dtype]
+        for block_values in self.blocks(tensor_info, max(value_count, 1)):
+            return block_values.reshape(tensor_info.shape).copy()
+        return np.zeros(tensor_info.shape, np.float32)
 
     def _seek(self, position: int) -> None:
         try:
@@ -137,25 +139,25 @@ class TensorReader:
         except OSError as error:
             raise AdapterError(f"{self._path}: cannot be read ({error.strerror})") from error
 
-    def _read(self, size: int) -> Bytes:
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        view = memoryview(self._buffer)[:size]
-        done = 0
+    def _read(self, byte_count: int) -> Bytes:
+        if len(self._buffer) < byte_count:
+            self._buffer = bytearray(byte_count)
+        buffer_view = memoryview(self._buffer)[:byte_count]
+        bytes_read = 0
         try:
-            while done < size and (got := self._file.readinto(view[done:])):
-                done += got
+            while bytes_read < byte_count and (chunk_bytes := self._file.readinto(buffer_view[bytes_read:])):
+                bytes_read += chunk_bytes
         except OSError as error:
             raise AdapterError(f"{self._path}: cannot be read ({error.strerror})") from error
-        if done < size:
+        if bytes_read < byte_count:
             raise AdapterError(f"{self._path}: ends before its last tensor", fix="fetch or save the file again")
-        return np.frombuffer(view, np.uint8)
+        return np.frombuffer(buffer_view, np.uint8)
 
 
-def read_array(weights: Path, info: TensorInfo) -> Floats:
+def read_array(weights: Path, tensor_info: TensorInfo) -> Floats:
     """One tensor of a safetensors file as float32, in its shape.
 
     Raises AdapterError for a type that is not floating point, or a file that cannot be read to the tensor's end.
     """
     with TensorReader(weights) as reader:
-        return reader.read(info)
+        return reader.read(tensor_info)

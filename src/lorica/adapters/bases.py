@@ -52,64 +52,70 @@ class BaseShape(msgspec.Struct, frozen=True, kw_only=True):
         """Whether its layers are of several kinds."""
         return ("hybrid", 1) in self.more
 
-    def width(self, name: str) -> int:
+    def width(self, width_name: str) -> int:
         """A width by its name in `module_roles.WIDTHS`; 0 when it is unknown or not one number."""
-        for key, value in self.more:
-            if key == name:
-                return value
-        query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        match name:
+        for extra_key, extra_value in self.more:
+            if extra_key == width_name:
+                return extra_value
+        query_width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        match width_name:
             case "hidden" | "embedding":
                 return self.hidden
             case "query":
-                return query
+                return query_width
             case "context":
                 return self.width("query")
             case "kv":
-                return kv
+                return kv_width
             case "qkv":
-                return query + 2 * kv if query and kv else 0
+                return query_width + 2 * kv_width if query_width and kv_width else 0
             case "ffn" | "vocabulary" | "experts":
-                return int(getattr(self, name))
+                return int(getattr(self, width_name))
             case "gate_up":
                 return 2 * self.ffn
             case "expert_ffn":
                 return self.ffn
         return 0
 
-    def widths(self, slot: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
+    def widths(self, slot_name: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """((name, elements) in, (name, elements) out) of a place in its layers; None when it has no such layer."""
-        names = module_role(self.scheme, slot)
-        return None if names is None else ((names[0], self.width(names[0])), (names[1], self.width(names[1])))
+        width_names = module_role(self.scheme, slot_name)
+        return (
+            None
+            if width_names is None
+            else ((width_names[0], self.width(width_names[0])), (width_names[1], self.width(width_names[1])))
+        )
 
 
 @functools.cache
 def all_bases() -> tuple[BaseShape, ...]:
     """The shipped table, in its order. Raises OSError when the package is incomplete."""
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
+    with TABLE.open(encoding="utf-8", newline="") as table_file:
+        rows = csv.reader(table_file)
         next(rows)
         return tuple(_parse_row(row) for row in rows)
 
 
 def _parse_row(row: list[str]) -> BaseShape:
-    name, family, *numbers, tied, experts, more, aliases = row
-    hidden, layers, heads, kv_heads, head_dim, ffn, vocabulary = (int(number or 0) for number in numbers)
-    pairs = (number.partition("=") for number in more.split())
+    base_name, family, *numbers, tied_embeddings, expert_count, extra_widths, alias_text = row
+    hidden_size, layer_count, head_count, kv_heads, head_dim, ffn_width, vocabulary = (
+        int(number or 0) for number in numbers
+    )
+    extra_pairs = (number.partition("=") for number in extra_widths.split())
     return BaseShape(
-        name=name,
+        name=base_name,
         family=family,
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
+        hidden=hidden_size,
+        layers=layer_count,
+        heads=head_count,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn=ffn,
+        ffn=ffn_width,
         vocabulary=vocabulary,
-        tied={"yes": True, "no": False}.get(tied),
-        experts=int(experts or 0),
-        more=tuple((key, int(value)) for key, _, value in pairs),
-        aliases=tuple(aliases.split()),
+        tied={"yes": True, "no": False}.get(tied_embeddings),
+        experts=int(expert_count or 0),
+        more=tuple((extra_key, int(extra_value)) for extra_key, _, extra_value in extra_pairs),
+        aliases=tuple(alias_text.split()),
     )
 
 
@@ -123,22 +129,22 @@ def bases_named(base_id: str, *, loosely: bool = True) -> list[BaseShape]:
     wanted = normalise_base_id(base_id)
     if not wanted:
         return []
-    bases = _bases_by_name().get(wanted, ())
-    if not bases and loosely:
-        bases = _loose_index().get(_strip_tuning(wanted)) or longest_prefix_match(wanted)
-    return list(bases)
+    base_shapes = _bases_by_name().get(wanted, ())
+    if not base_shapes and loosely:
+        base_shapes = _loose_index().get(_strip_tuning(wanted)) or longest_prefix_match(wanted)
+    return list(base_shapes)
 
 
 def normalise_base_id(base_id: str) -> str:
     """ "unsloth/Qwen2.5-7B-Instruct-bnb-4bit" -> "qwen2-5-7b-instruct"; "" for what names no model."""
-    path = base_id.strip().replace("\\", "/").rstrip("/")[-512:]
-    if cached := re.search(r"models--[^/]*?--([^/]+)/snapshots", path):
-        path = cached[1]
-    text = re.sub(r"[^a-z0-9]+", "-", path.rsplit("/", 1)[-1].lower()).strip("-")
-    text = text.removeprefix("meta-")
-    while (shorter := _QUANTISED.sub("", text)) != text:
-        text = shorter
-    return text
+    base_path = base_id.strip().replace("\\", "/").rstrip("/")[-512:]
+    if cached := re.search(r"models--[^/]*?--([^/]+)/snapshots", base_path):
+        base_path = cached[1]
+    base_slug = re.sub(r"[^a-z0-9]+", "-", base_path.rsplit("/", 1)[-1].lower()).strip("-")
+    base_slug = base_slug.removeprefix("meta-")
+    while (shorter := _QUANTISED.sub("", base_slug)) != base_slug:
+        base_slug = shorter
+    return base_slug
 
 
 _QUANTISED = re.compile(
@@ -152,33 +158,37 @@ _SIZE = re.compile(r"(?:^|-)\d+(?:-\d+)?[bm](?:-|$)")
 @functools.cache
 def _bases_by_name() -> dict[str, tuple[BaseShape, ...]]:
     bases_by_name: dict[str, list[BaseShape]] = {}
-    for base in all_bases():
-        for name in dict.fromkeys(normalise_base_id(spelling) for spelling in (base.name, *base.aliases)):
-            bases_by_name.setdefault(name, []).append(base)
-    return {name: tuple(bases) for name, bases in bases_by_name.items()}
+    for base_shape in all_bases():
+        for spelled_name in dict.fromkeys(
+            normalise_base_id(spelling) for spelling in (base_shape.name, *base_shape.aliases)
+        ):
+            bases_by_name.setdefault(spelled_name, []).append(base_shape)
+    return {spelled_name: tuple(base_shapes) for spelled_name, base_shapes in bases_by_name.items()}
 
 
 @functools.cache
 def _loose_index() -> dict[str, tuple[BaseShape, ...]]:
     """Names without their tuning -> every row that has such a name, tuned or not."""
     bases_by_name: dict[str, dict[str, BaseShape]] = {}
-    for name, bases in _bases_by_name().items():
-        bases_by_name.setdefault(_strip_tuning(name), {}).update({base.name: base for base in bases})
-    return {name: tuple(bases.values()) for name, bases in bases_by_name.items()}
+    for exact_name, base_shapes in _bases_by_name().items():
+        bases_by_name.setdefault(_strip_tuning(exact_name), {}).update(
+            {base_shape.name: base_shape for base_shape in base_shapes}
+        )
+    return {exact_name: tuple(base_shapes.values()) for exact_name, base_shapes in bases_by_name.items()}
 
 
-def _strip_tuning(name: str) -> str:
-    while (shorter := _TUNED.sub("", name)) != name:
-        name = shorter
-    return name
+def _strip_tuning(base_name: str) -> str:
+    while (shorter := _TUNED.sub("", base_name)) != base_name:
+        base_name = shorter
+    return base_name
 
 
 def longest_prefix_match(wanted: str) -> tuple[BaseShape, ...]:
     """The longest name of the table that `wanted` begins with, unless what follows names another size."""
-    words = wanted.split("-")
-    for count in range(len(words) - 1, 1, -1):
-        prefix = "-".join(words[:count])
-        bases = _bases_by_name().get(prefix) or _loose_index().get(prefix)
-        if bases and _SIZE.search(prefix):
-            return () if _SIZE.search("-".join(words[count:])) else bases
+    name_words = wanted.split("-")
+    for word_count in range(len(name_words) - 1, 1, -1):
+        prefix = "-".join(name_words[:word_count])
+        base_shapes = _bases_by_name().get(prefix) or _loose_index().get(prefix)
+        if base_shapes and _SIZE.search(prefix):
+            return () if _SIZE.search("-".join(name_words[word_count:])) else base_shapes
     return ()

@@ -102,37 +102,38 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         """modules_to_save as PEFT applies it, with the heads of the task."""
         return list(dict.fromkeys([*(self.modules_to_save or ()), *self.task_heads]))
 
-    def rank(self, module: str) -> int:
+    def rank(self, module_name: str) -> int:
         """The rank of a module ("model.layers.0.self_attn.q_proj"). Raises AdapterError for a pattern that is
         not a plain name."""
-        key = _first_match(self.rank_pattern, module, "rank_pattern")
-        return self.r if key is None else self.rank_pattern[key]
+        pattern_key = _first_match(self.rank_pattern, module_name, "rank_pattern")
+        return self.r if pattern_key is None else self.rank_pattern[pattern_key]
 
-    def scaling(self, module: str) -> float:
+    def scaling(self, module_name: str) -> float:
         """The factor of B A x for a module: alpha / r, or alpha / sqrt(r) with rsLoRA."""
-        key = _first_match(self.alpha_pattern, module, "alpha_pattern")
-        alpha = self.lora_alpha if key is None else self.alpha_pattern[key]
-        rank = self.rank(module)
-        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+        pattern_key = _first_match(self.alpha_pattern, module_name, "alpha_pattern")
+        module_alpha = self.lora_alpha if pattern_key is None else self.alpha_pattern[pattern_key]
+        module_rank = self.rank(module_name)
+        return module_alpha / math.sqrt(module_rank) if self.use_rslora else module_alpha / module_rank
 
-    def targets(self, module: str) -> bool | None:
+    def targets(self, module_name: str) -> bool | None:
         """Whether PEFT would adapt this module; None when only a regular expression could tell."""
         if isinstance(self.exclude_modules, list):
-            if _ends_with_any(module, self.exclude_modules):
+            if _ends_with_any(module_name, self.exclude_modules):
                 return False
         elif self.exclude_modules:
             return None
         if not isinstance(self.target_modules, list):
             return None
-        if not _ends_with_any(module, self.target_modules):
+        if not _ends_with_any(module_name, self.target_modules):
             return False
         chosen = self.layers_to_transform
         if chosen is None or chosen == []:
             return True
         if self.layers_pattern:
             return None
-        layer = re.match(r".*?\.[^.]*\.(\d+)\.", module)  # the first number, as in PEFT: experts are numbered, too
-        return layer is not None and int(layer[1]) in ([chosen] if isinstance(chosen, int) else chosen)
+        # The first number, as in PEFT: experts are numbered, too.
+        layer_match = re.match(r".*?\.[^.]*\.(\d+)\.", module_name)
+        return layer_match is not None and int(layer_match[1]) in ([chosen] if isinstance(chosen, int) else chosen)
 
     def unsupported(self, applied: Collection[str] = ()) -> list[str]:
         """What this config asks for that Lorica's decoder does not do, one reason each; empty when all is
@@ -146,12 +147,14 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
             reasons.append(f"bias={self.bias!r}: biases of the base model are replaced")
         if isinstance(self.init_lora_weights, str) and self.init_lora_weights.startswith(_BASE_CHANGING_INIT):
             reasons.append(f"init_lora_weights={self.init_lora_weights!r}: the base weights were changed in training")
-        for key, value in self.other.items():
-            why = OTHER_KEYS.get(key, "unknown to Lorica (written by another version of PEFT?)")
-            if why and key not in applied and value not in (None, False, "", [], {}):
-                reasons.append(f"{key}: {why}")
-        for name, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
-            reasons += [f"{name}: {key!r} is a regular expression" for key in patterns if not is_plain(key)]
+        for option_key, option_value in self.other.items():
+            refusal_reason = OTHER_KEYS.get(option_key, "unknown to Lorica (written by another version of PEFT?)")
+            if refusal_reason and option_key not in applied and option_value not in (None, False, "", [], {}):
+                reasons.append(f"{option_key}: {refusal_reason}")
+        for pattern_name, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            reasons += [
+                f"{pattern_name}: {pattern!r} is a regular expression" for pattern in patterns if not is_plain(pattern)
+            ]
         return reasons
 
     def to_json(self) -> bytes:
@@ -159,60 +162,72 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
         Patterns keep their order: in PEFT the first that matches wins.
         """
-        values = {name: getattr(self, name) for name in self.__struct_fields__ if name != "other"}
-        values |= self.other
-        text = json.dumps({key: values[key] for key in sorted(values)}, indent=2, ensure_ascii=False)
-        return text.encode("utf-8") + b"\n"
+        option_values = {
+            option_name: getattr(self, option_name) for option_name in self.__struct_fields__ if option_name != "other"
+        }
+        option_values |= self.other
+        json_text = json.dumps(
+            {field_name: option_values[field_name] for field_name in sorted(option_values)},
+            indent=2,
+            ensure_ascii=False,
+        )
+        return json_text.encode("utf-8") + b"\n"
 
 
-def read_adapter_config(path: Path) -> AdapterConfig:
+def read_adapter_config(adapter_path: Path) -> AdapterConfig:
     """Read `adapter_config.json` (the file, or the folder that holds it).
 
     Raises AdapterError when it is missing, broken, or of a method other than LoRA, which it names.
     """
-    file = path / CONFIG_NAME if path.is_dir() else path
+    config_path = adapter_path / CONFIG_NAME if adapter_path.is_dir() else adapter_path
     try:
-        return parse_adapter_config(read_capped(file, MAX_CONFIG_BYTES + 1))
+        return parse_adapter_config(read_capped(config_path, MAX_CONFIG_BYTES + 1))
     except FileNotFoundError:
         raise AdapterError(
-            f"{file}: no such file",
+            f"{config_path}: no such file",
             fix=f"an adapter folder holds {CONFIG_NAME} and adapter_model.safetensors",
         ) from None
     except OSError as error:
-        raise AdapterError(f"{file}: cannot be read ({error.strerror})") from error
+        raise AdapterError(f"{config_path}: cannot be read ({error.strerror})") from error
     except AdapterError as error:
-        raise AdapterError(f"{file}: {error.message}", fix=error.fix) from None
+        raise AdapterError(f"{config_path}: {error.message}", fix=error.fix) from None
 
 
-def parse_adapter_config(raw: bytes) -> AdapterConfig:
+def parse_adapter_config(config_bytes: bytes) -> AdapterConfig:
     """Bytes of an `adapter_config.json` -> config. Raises AdapterError."""
-    values, problems = read_object(raw, MAX_CONFIG_BYTES)
-    if values is None or problems:
+    option_values, problems = read_object(config_bytes, MAX_CONFIG_BYTES)
+    if option_values is None or problems:
         raise problems[0]
-    return config_from(values)
+    return config_from(option_values)
 
 
-def config_from(values: Mapping[str, Any]) -> AdapterConfig:
+def config_from(option_values: Mapping[str, Any]) -> AdapterConfig:
     """The object that a config's file holds -> config. Raises AdapterError for another method than LoRA (DocumentError
     "method"), and for a value of a wrong type ("type") or out of range ("range")."""
-    peft_type = values.get("peft_type")
+    peft_type = option_values.get("peft_type")
     if peft_type != "LORA":
-        named = f"is a {short_text(peft_type)} adapter" if isinstance(peft_type, str) and peft_type else ""
-        claimed = method_of_config(values)
-        tool = FORMATS.get(claimed[0]) if claimed is not None else None
-        named = f"is of {tool.title}" if tool else named
+        adapter_description = (
+            f"is a {short_text(peft_type)} adapter" if isinstance(peft_type, str) and peft_type else ""
+        )
+        claimed = method_of_config(option_values)
+        other_format = FORMATS.get(claimed[0]) if claimed is not None else None
+        adapter_description = f"is of {other_format.title}" if other_format else adapter_description
         raise DocumentError(
             "method",
-            f"{named or 'does not say which kind of adapter it is'}; Lorica reads LORA",
-            fix=tool.reader if tool else "use a LoRA adapter saved by PEFT (peft_type LORA)",
+            f"{adapter_description or 'does not say which kind of adapter it is'}; Lorica reads LORA",
+            fix=other_format.reader if other_format else "use a LoRA adapter saved by PEFT (peft_type LORA)",
         )
     fields = set(AdapterConfig.__struct_fields__) - {"other"}
-    fields_given = {key: value for key, value in values.items() if key in fields}
-    for key in ("rank_pattern", "alpha_pattern"):
-        if fields_given.get(key, {}) is None:
-            del fields_given[key]  # older versions of PEFT write null for "none"
+    fields_given = {
+        option_key: option_value for option_key, option_value in option_values.items() if option_key in fields
+    }
+    for option_key in ("rank_pattern", "alpha_pattern"):
+        if fields_given.get(option_key, {}) is None:
+            del fields_given[option_key]  # older versions of PEFT write null for "none"
     fields_given.setdefault("task_type", None)
-    fields_given["other"] = {key: value for key, value in values.items() if key not in fields}
+    fields_given["other"] = {
+        option_key: option_value for option_key, option_value in option_values.items() if option_key not in fields
+    }
     try:
         config = msgspec.convert(fields_given, AdapterConfig)
     except msgspec.ValidationError as error:
@@ -222,13 +237,17 @@ def config_from(values: Mapping[str, Any]) -> AdapterConfig:
 
 
 def _check_numbers(config: AdapterConfig) -> None:
-    for key, rank in {"r": config.r, **config.rank_pattern}.items():
-        if not 1 <= rank <= 65_536:
-            raise DocumentError("range", f"rank {short_text(rank, most=24)} ({short_text(key)}); allowed: 1 to 65536")
-    for key, alpha in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
-        if not 0 < alpha < 1e9:
+    for pattern_key, rank_value in {"r": config.r, **config.rank_pattern}.items():
+        if not 1 <= rank_value <= 65_536:
             raise DocumentError(
-                "range", f"alpha {short_text(alpha, most=24)} ({short_text(key)}); allowed: above 0, below 1e9"
+                "range", f"rank {short_text(rank_value, max_chars=24)} ({short_text(pattern_key)}); allowed: 1 to 65536"
+            )
+    for pattern_key, alpha_value in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
+        if not 0 < alpha_value < 1e9:
+            raise DocumentError(
+                "range",
+                f"alpha {short_text(alpha_value, max_chars=24)} ({short_text(pattern_key)}); "
+                "allowed: above 0, below 1e9",
             )
     if not 0 <= config.lora_dropout < 1:
         raise DocumentError("range", f"lora_dropout {config.lora_dropout}; allowed: 0 to below 1")
@@ -239,7 +258,7 @@ def is_plain(pattern: str) -> bool:
     return re.fullmatch(r"\^?[\w.\-]+", pattern) is not None
 
 
-def names_module(pattern: str, module: str) -> bool:
+def names_module(pattern: str, module_name: str) -> bool:
     """Whether a plain key of a rank or alpha pattern means this module, as PEFT decides it:
     re.match(rf"(.*\\.)?({pattern})$", module). Raises AdapterError for a pattern that is no plain name."""
     if not is_plain(pattern):
@@ -247,16 +266,16 @@ def names_module(pattern: str, module: str) -> bool:
             f"{pattern!r} is a regular expression, which is never executed",
             fix="name the modules plainly, for example q_proj or layers.1.self_attn.q_proj",
         )
-    return module == pattern[1:] if pattern.startswith("^") else _ends_with_any(module, [pattern])
+    return module_name == pattern[1:] if pattern.startswith("^") else _ends_with_any(module_name, [pattern])
 
 
-def _first_match(patterns: dict[str, Any], module: str, name: str) -> str | None:
+def _first_match(patterns: dict[str, Any], module_name: str, option_name: str) -> str | None:
     """The first key in the file's order that means this module."""
     try:
-        return next((key for key in patterns if names_module(key, module)), None)
+        return next((pattern_key for pattern_key in patterns if names_module(pattern_key, module_name)), None)
     except AdapterError as error:
-        raise AdapterError(f"{name}: {error.message}", fix=error.fix) from None
+        raise AdapterError(f"{option_name}: {error.message}", fix=error.fix) from None
 
 
-def _ends_with_any(module: str, names: list[str]) -> bool:
-    return any(module == name or module.endswith(f".{name}") for name in names)
+def _ends_with_any(module_name: str, target_names: list[str]) -> bool:
+    return any(module_name == target_name or module_name.endswith(f".{target_name}") for target_name in target_names)

@@ -51,54 +51,70 @@ def read_foreign(weights: Path, config: bytes | None) -> Conversion:
     """
     try:
         version = _version(weights.stat())
-        form, tensors, notes = _read_tensors(weights)
+        file_format, tensors, conversion_notes = _read_tensors(weights)
         check_budget(tensors.values(), version[1])
         values = None if config is None else read_object(config, MAX_CONFIG_BYTES)[0]
-        tool = _tool_of(weights, tensors, values)
-        if tool == "mlx" or form == NUMPY:
-            named, peft_config, notes = _of_mlx(tensors, config)
-            return Conversion(weights, version, "MLX adapter", named, peft_config, True, notes)
-        if tool in FORMATS:
-            raise AdapterError(f"is {FORMATS[tool].title}, which has no form in PEFT here", fix=FORMATS[tool].reader)
-        if form == "safetensors":
+        other_tool = _tool_of(weights, tensors, values)
+        if other_tool == "mlx" or file_format == NUMPY:
+            peft_tensors, peft_config, conversion_notes = _of_mlx(tensors, config)
+            return Conversion(weights, version, "MLX adapter", peft_tensors, peft_config, True, conversion_notes)
+        if other_tool in FORMATS:
+            raise AdapterError(
+                f"is {FORMATS[other_tool].title}, which has no form in PEFT here", fix=FORMATS[other_tool].reader
+            )
+        if file_format == "safetensors":
             _refuse_safetensors(weights)
     except OSError as error:
         raise AdapterError(f"{weights}: cannot be read ({error.strerror})") from error
     except AdapterError as error:
-        text = error.message.removeprefix(f"{weights}: ")
-        raise AdapterError(f"{weights}: {text}", fix=error.fix) from None
+        error_text = error.message.removeprefix(f"{weights}: ")
+        raise AdapterError(f"{weights}: {error_text}", fix=error.fix) from None
     if config is None:
-        notes.append(f"there is no {CONFIG_NAME}: copy it from where the adapter was trained")
-    return Conversion(weights, version, form, tensors, config, False, notes)
+        conversion_notes.append(f"there is no {CONFIG_NAME}: copy it from where the adapter was trained")
+    return Conversion(weights, version, file_format, tensors, config, False, conversion_notes)
 
 
 def _tool_of(weights: Path, tensors: Mapping[str, StoredTensor], config: Mapping[str, Any] | None) -> str:
     """The key of the tool whose format this is: tensors tell, or the config, or the file's name; "" for PEFT's."""
-    named, claimed = method_of_names(tensors), method_of_config(config or {})
-    by_file = None if any(name.startswith(PREFIX) for name in tensors) else method_of_files([weights.name])
-    keys = [method[0] for method in (named, claimed, by_file) if method is not None and method[0] in FORMATS]
-    return keys[0] if keys else ""
+    method_by_names, method_by_config = method_of_names(tensors), method_of_config(config or {})
+    method_by_files = (
+        None if any(tensor_name.startswith(PREFIX) for tensor_name in tensors) else method_of_files([weights.name])
+    )
+    format_names = [
+        detected_method[0]
+        for detected_method in (method_by_names, method_by_config, method_by_files)
+        if detected_method is not None and detected_method[0] in FORMATS
+    ]
+    return format_names[0] if format_names else ""
 
 
 def _read_tensors(weights: Path) -> tuple[str, dict[str, StoredTensor], list[str]]:
     """(what the file is, its tensors, what is to be told), by its first bytes or, where these do not tell, its name."""
-    head = read_capped(weights, HEAD_BYTES)
-    content = None if head[4:9] == b"\0\0\0\0{" else recognise(head)
+    header_prefix = read_capped(weights, HEAD_BYTES)
+    content = None if header_prefix[4:9] == b"\0\0\0\0{" else recognise(header_prefix)
     suffix = weights.suffix.lower()
     if content is Content.ZIP and suffix == ".npz":
         return NUMPY, read_npz(weights), []
-    safetensors = head[8:9] == b"{" and content is None
+    safetensors = header_prefix[8:9] == b"{" and content is None
     if content in (Content.ZIP, Content.PICKLE) or (content is None and suffix in PICKLE_SUFFIXES and not safetensors):
-        read = read_torch_file(weights)
-        notes = []
-        if read.nested:
-            beside = f"; left out: {', '.join(read.left_out[:8])}" if read.left_out else ""
-            notes.append(f"its tensors stand under {read.nested!r}{beside}")
-        return f"PyTorch pickle ({'zip' if read.form == 'zip' else 'before torch 1.6'})", read.tensors, notes
-    if content is not None and (foreign := foreign_format(head)) is not None:
+        torch_content = read_torch_file(weights)
+        conversion_notes = []
+        if torch_content.nested:
+            beside = f"; left out: {', '.join(torch_content.left_out[:8])}" if torch_content.left_out else ""
+            conversion_notes.append(f"its tensors stand under {torch_content.nested!r}{beside}")
+        return (
+            f"PyTorch pickle ({'zip' if torch_content.form == 'zip' else 'before torch 1.6'})",
+            torch_content.tensors,
+            conversion_notes,
+        )
+    if content is not None and (foreign := foreign_format(header_prefix)) is not None:
         raise AdapterError(f"is {foreign[0]}", fix=foreign[1])
     header = read_header(weights)
-    return "safetensors", {name: of_header(info) for name, info in header.tensors.items()}, []
+    return (
+        "safetensors",
+        {tensor_name: of_header(tensor_info) for tensor_name, tensor_info in header.tensors.items()},
+        [],
+    )
 
 
 def _of_mlx(
@@ -110,8 +126,8 @@ def _of_mlx(
         values, problems = read_object(config, MAX_CONFIG_BYTES)
         if problems:
             raise AdapterError(f"{CONFIG_NAME} beside it {problems[0].message}", fix=problems[0].fix)
-    named, peft_config, notes = to_peft(tensors, values)
-    return named, peft_config.to_json(), notes
+    peft_tensors, peft_config, conversion_notes = to_peft(tensors, values)
+    return peft_tensors, peft_config.to_json(), conversion_notes
 
 
 def _refuse_safetensors(weights: Path) -> None:
@@ -122,7 +138,7 @@ def _refuse_safetensors(weights: Path) -> None:
     )
 
 
-def write_converted(conversion: Conversion, output: Path, extra: Mapping[str, bytes]) -> int:
+def write_converted(conversion: Conversion, output: Path, extra_files: Mapping[str, bytes]) -> int:
     """Write PEFT's folder: the tensors one after the other, config, and further files by name. Returns the bytes of the
     weights. The new folder appears whole or not at all.
 
@@ -131,35 +147,43 @@ def write_converted(conversion: Conversion, output: Path, extra: Mapping[str, by
     """
     weights, tensors = conversion.weights, conversion.tensors
     try:
-        head, order = header_bytes(
-            {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}, {"format": "pt"}
+        header_prefix, tensor_order = header_bytes(
+            {tensor_name: (tensor.dtype, tensor.shape) for tensor_name, tensor in tensors.items()}, {"format": "pt"}
         )
     except ValueError as error:
         raise AdapterError(f"{weights}: {error}", fix="save the adapter again with PEFT") from None
-    if len(head) > MAX_HEADER_BYTES:
-        raise AdapterError(f"{weights}: the names of its tensors take {len(head)} bytes; allowed: {MAX_HEADER_BYTES}")
-    files: dict[str, Any] = {name: [content] for name, content in sorted(extra.items())}
+    if len(header_prefix) > MAX_HEADER_BYTES:
+        raise AdapterError(
+            f"{weights}: the names of its tensors take {len(header_prefix)} bytes; allowed: {MAX_HEADER_BYTES}"
+        )
+    file_contents: dict[str, Any] = {file_name: [content] for file_name, content in sorted(extra_files.items())}
     if conversion.config is not None:
-        files[CONFIG_NAME] = [conversion.config]
+        file_contents[CONFIG_NAME] = [conversion.config]
     try:
-        file = weights.open("rb")
+        weights_file = weights.open("rb")
     except OSError as error:
         raise AdapterError(f"{weights}: cannot be read ({error.strerror})", fix="convert it again") from error
-    with file:
+    with weights_file:
         try:
-            write_files(output, {WEIGHTS_NAME: itertools.chain([head], _values(conversion, file, order)), **files})
+            write_files(
+                output,
+                {
+                    WEIGHTS_NAME: itertools.chain([header_prefix], _values(conversion, weights_file, tensor_order)),
+                    **file_contents,
+                },
+            )
         except OSError as error:
             raise AdapterError(
                 f"{output}: cannot be written ({error.strerror})", fix="name a folder that can be, with room for it"
             ) from error
-    return len(head) + sum(tensor.count * tensor.itemsize for tensor in tensors.values())
+    return len(header_prefix) + sum(tensor.count * tensor.itemsize for tensor in tensors.values())
 
 
-def _values(conversion: Conversion, file: BinaryIO, order: Sequence[str]) -> Iterator[bytes]:
+def _values(conversion: Conversion, weights_file: BinaryIO, tensor_order: Sequence[str]) -> Iterator[bytes]:
     """The tensors' bytes. Raises AdapterError at their end when the file is another one than it was."""
-    for name in order:
-        yield read_stored(file, conversion.weights, conversion.tensors[name])
-    if _version(os.fstat(file.fileno())) != conversion.version:
+    for tensor_name in tensor_order:
+        yield read_stored(weights_file, conversion.weights, conversion.tensors[tensor_name])
+    if _version(os.fstat(weights_file.fileno())) != conversion.version:
         raise AdapterError(f"{conversion.weights}: changed while it was read", fix="convert it again")
 
 

@@ -122,7 +122,7 @@ class BaseMatch(msgspec.Struct, frozen=True, kw_only=True):
 def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> AdapterShapes:
     """What the shapes of an adapter's tensors decide. Never raises, whatever the shapes and names are."""
     widths: dict[str, dict[tuple[int, int], int]] = {}
-    first: dict[str, str] = {}
+    first_module: dict[str, str] = {}
     layers, experts, modality_modules = 0, 0, 0
     for module in layout.modules.values():
         location = locate_module(module.path)
@@ -134,7 +134,7 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> AdapterShapes:
         if any(pair) and (slot in widths or len(widths) < _MOST_SLOTS):
             pair_counts = widths.setdefault(slot, {})
             pair_counts[pair] = pair_counts.get(pair, 0) + 1
-            first.setdefault(slot, module.path)
+            first_module.setdefault(slot, module.path)
         layers = max(layers, 0 if location.layer is None else location.layer + 1)
         if "experts" in path_parts:
             numbers = [
@@ -144,7 +144,8 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> AdapterShapes:
             ]
             experts = max(experts, *(number + 1 for number in numbers), 0)
     slots = tuple(
-        Slot(name, tuple(sorted(pairs)), sum(pairs.values()), first[name]) for name, pairs in sorted(widths.items())
+        Slot(name, tuple(sorted(pairs)), sum(pairs.values()), first_module[name])
+        for name, pairs in sorted(widths.items())
     )
     repeated = config is not None and bool(config.other.get("layer_replication"))
     decided, contradictions = _decide_widths(slots)
@@ -222,11 +223,13 @@ def describe_match(shapes: AdapterShapes, match: BaseMatch, claimed: Iterable[Ba
 
 def pair_widths(layout: TensorMap, module: LoraModule, config: AdapterConfig | None) -> tuple[int, int]:
     """(in, out) of the base's layer by a pair's shapes; 0 for a half that is missing or does not tell."""
-    a, b = layout.shape(module.a), layout.shape(module.b)
+    shape_a, shape_b = layout.shape(module.a), layout.shape(module.b)
     # QALoRA pools the inputs, and BD-LoRA's factors are blocks of the whole.
     pooled = config is not None and bool(config.other.get("use_qalora") or config.other.get("use_bdlora"))
-    into = a[1] if len(a) in (2, 4) and not pooled else 0
-    return into, (b[0] if len(b) in (2, 4) and not (pooled and config and config.other.get("use_bdlora")) else 0)
+    input_width = shape_a[1] if len(shape_a) in (2, 4) and not pooled else 0
+    return input_width, (
+        shape_b[0] if len(shape_b) in (2, 4) and not (pooled and config and config.other.get("use_bdlora")) else 0
+    )
 
 
 @functools.lru_cache(maxsize=32_768)
@@ -234,14 +237,16 @@ def locate_module(path: str) -> ModuleLocation:
     """Where a module stands: in which layer, at which place in it, and whether in the language model at all."""
     path_parts = [name for name in path.split(".") if name != "base_layer"]
     in_modality_tower = not _OTHER_PARTS.isdisjoint(path_parts)
-    for i in range(1, len(path_parts)):
-        if path_parts[i - 1] in _CONTAINERS and _is_number(path_parts[i]):
-            inside = [name for name in path_parts[i + 1 :] if not _is_number(name)] or [path_parts[i - 1]]
+    for part_index in range(1, len(path_parts)):
+        if path_parts[part_index - 1] in _CONTAINERS and _is_number(path_parts[part_index]):
+            inside = [name for name in path_parts[part_index + 1 :] if not _is_number(name)] or [
+                path_parts[part_index - 1]
+            ]
             return ModuleLocation(
-                int(path_parts[i]),
+                int(path_parts[part_index]),
                 ".".join(inside),
                 in_modality_tower,
-                ".".join((str(int(path_parts[i])), *path_parts[i + 1 :])),
+                ".".join((str(int(path_parts[part_index])), *path_parts[part_index + 1 :])),
             )
     inside = [name for name in path_parts if not _is_number(name)][-2:] or path_parts[-1:] or [""]
     return ModuleLocation(None, ".".join(inside), in_modality_tower, inside[-1])

@@ -60,12 +60,12 @@ class AdapterFolder(msgspec.Struct, frozen=True):
 
     def modules(self) -> list[str]:
         """The adapted modules of the base model, sorted."""
-        return sorted({module_of(name)[0] for name in self.tensors})
+        return sorted({module_of(tensor_name)[0] for tensor_name in self.tensors})
 
     @property
     def is_plain(self) -> bool:
         """Whether its tensors are plain LoRA pairs and nothing else."""
-        return all(module_of(name)[1] in ("lora_A", "lora_B") for name in self.tensors)
+        return all(module_of(tensor_name)[1] in ("lora_A", "lora_B") for tensor_name in self.tensors)
 
     @property
     def changed(self) -> bool:
@@ -79,12 +79,14 @@ class AdapterFolder(msgspec.Struct, frozen=True):
         AdapterError.
         """
         _refuse_unsupported(self.path, self.config, applied)
-        allowed = {parameter for key in applied for parameter in MORE_THAN_PAIRS[key]}
+        allowed = {parameter for method_key in applied for parameter in MORE_THAN_PAIRS[method_key]}
         tensors = {
-            name: (info.dtype, info.shape) for name, info in self.tensors.items() if _parameter_of(name) not in allowed
+            tensor_name: (tensor_info.dtype, tensor_info.shape)
+            for tensor_name, tensor_info in self.tensors.items()
+            if _parameter_of(tensor_name) not in allowed
         }
         if tensors or not allowed:
-            check_structure(self.config, tensors, where=str(self.weights))
+            check_structure(self.config, tensors, location_text=str(self.weights))
 
 
 # What PEFT applies beyond plain pairs -> the parts of it that stand in the file.
@@ -100,13 +102,20 @@ def snapshot(folder: Path) -> Snapshot:
     """Equal before and after reading an adapter when what was read is of one moment; {} for what cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            stats = {entry.name: entry.stat() for entry in entries if entry.name in _PUBLISHED and entry.is_file()}
+            file_stats = {
+                folder_entry.name: folder_entry.stat()
+                for folder_entry in entries
+                if folder_entry.name in _PUBLISHED and folder_entry.is_file()
+            }
     except OSError:
         return {}
-    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+    return {
+        file_name: (file_stat.st_ino, file_stat.st_size, file_stat.st_mtime_ns)
+        for file_name, file_stat in file_stats.items()
+    }
 
 
-def open_adapter(path: Path, *, applied: Collection[str] = ()) -> AdapterFolder:
+def open_adapter(adapter_path: Path, *, applied: Collection[str] = ()) -> AdapterFolder:
     """Read and check an adapter: config, header, names, pairs and ranks. No tensor is interpreted.
 
     applied: keys of MORE_THAN_PAIRS that the caller applies; their tensors are let through unchecked.
@@ -115,137 +124,148 @@ def open_adapter(path: Path, *, applied: Collection[str] = ()) -> AdapterFolder:
     says, the method is not LoRA, a feature is used that Lorica does not apply, or tensors and config
     contradict each other.
     """
-    path = Path(path)
-    before = snapshot(path)
-    _check_files(path)
-    config = read_adapter_config(path)
-    _refuse_unsupported(path, config, applied)  # before a header that may be of another format
-    adapter = AdapterFolder(path, config, read_header(path / WEIGHTS_NAME).tensors, "", before)
+    adapter_path = Path(adapter_path)
+    before = snapshot(adapter_path)
+    _check_files(adapter_path)
+    config = read_adapter_config(adapter_path)
+    _refuse_unsupported(adapter_path, config, applied)  # before a header that may be of another format
+    adapter = AdapterFolder(adapter_path, config, read_header(adapter_path / WEIGHTS_NAME).tensors, "", before)
     adapter.check_applied(applied)
-    return msgspec.structs.replace(adapter, digest=_digest_files(path))
+    return msgspec.structs.replace(adapter, digest=_digest_files(adapter_path))
 
 
-def _refuse_unsupported(path: Path, config: AdapterConfig, applied: Collection[str]) -> None:
+def _refuse_unsupported(adapter_path: Path, config: AdapterConfig, applied: Collection[str]) -> None:
     if reasons := config.unsupported(applied):
         raise AdapterError(
-            f"{path}: uses what Lorica does not apply: {'; '.join(reasons)}",
+            f"{adapter_path}: uses what Lorica does not apply: {'; '.join(reasons)}",
             fix="use a plain LoRA adapter, or merge this one into its base model with PEFT",
         )
 
 
-def _parameter_of(name: str) -> str:
+def _parameter_of(tensor_name: str) -> str:
     try:
-        return module_of(name)[1]
+        return module_of(tensor_name)[1]
     except AdapterError:
         return ""  # for `check_structure` to refuse
 
 
-def _check_files(path: Path) -> None:
-    if not path.exists():
-        raise AdapterError(f"{path}: no such folder", fix="name the folder that holds " + CONFIG_NAME)
-    if not path.is_dir():
-        raise AdapterError(f"{path}: is a file, not an adapter's folder", fix=f"name its folder: {path.parent}")
-    if not (path / CONFIG_NAME).exists():
-        if owner := lock_owner(path):
-            raise AdapterError(f"{path}: is being written now: {describe(owner)}", fix="wait until it ends")
-        inside = sorted(entry.parent.name for entry in path.glob(f"*/{CONFIG_NAME}"))
-        fix = f"did you mean {path / inside[0]}?" if inside else "is this really an adapter saved by PEFT?"
-        raise AdapterError(f"{path}: holds no {CONFIG_NAME}", fix=fix)
-    if (path / WEIGHTS_NAME).exists():
-        return
-    if (path / "adapter_model.bin").exists():
+def _check_files(adapter_path: Path) -> None:
+    if not adapter_path.exists():
+        raise AdapterError(f"{adapter_path}: no such folder", fix="name the folder that holds " + CONFIG_NAME)
+    if not adapter_path.is_dir():
         raise AdapterError(
-            f"{path}: holds adapter_model.bin, a pickle, which can run any code and is never loaded",
-            fix=f"`lorica convert {shell_word(str(path))}` reads its tensors and runs nothing of it",
+            f"{adapter_path}: is a file, not an adapter's folder", fix=f"name its folder: {adapter_path.parent}"
         )
-    tool = method_of_files(entry.name for entry in path.iterdir())
-    if tool is not None:
-        problem = f"its files are called as in {tool[1].title}"
-        raise AdapterError(f"{path}: holds no {WEIGHTS_NAME}; {problem}", fix=tool[1].reader)
-    shards = sorted(entry.name for entry in path.glob("adapter_model*safetensors*"))
+    if not (adapter_path / CONFIG_NAME).exists():
+        if current_owner := lock_owner(adapter_path):
+            raise AdapterError(
+                f"{adapter_path}: is being written now: {describe(current_owner)}", fix="wait until it ends"
+            )
+        inside = sorted(folder_entry.parent.name for folder_entry in adapter_path.glob(f"*/{CONFIG_NAME}"))
+        fix = f"did you mean {adapter_path / inside[0]}?" if inside else "is this really an adapter saved by PEFT?"
+        raise AdapterError(f"{adapter_path}: holds no {CONFIG_NAME}", fix=fix)
+    if (adapter_path / WEIGHTS_NAME).exists():
+        return
+    if (adapter_path / "adapter_model.bin").exists():
+        raise AdapterError(
+            f"{adapter_path}: holds adapter_model.bin, a pickle, which can run any code and is never loaded",
+            fix=f"`lorica convert {shell_word(str(adapter_path))}` reads its tensors and runs nothing of it",
+        )
+    other_method = method_of_files(folder_entry.name for folder_entry in adapter_path.iterdir())
+    if other_method is not None:
+        problem = f"its files are called as in {other_method[1].title}"
+        raise AdapterError(f"{adapter_path}: holds no {WEIGHTS_NAME}; {problem}", fix=other_method[1].reader)
+    shards = sorted(folder_entry.name for folder_entry in adapter_path.glob("adapter_model*safetensors*"))
     listing = f"; there is {', '.join(shards)}" if shards else ""
-    raise AdapterError(f"{path}: holds no {WEIGHTS_NAME}{listing}", fix="copy the whole folder again")
+    raise AdapterError(f"{adapter_path}: holds no {WEIGHTS_NAME}{listing}", fix="copy the whole folder again")
 
 
-def check_structure(config: AdapterConfig, tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, where: str) -> None:
+def check_structure(
+    config: AdapterConfig, tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, location_text: str
+) -> None:
     """Check that tensors (name -> dtype, shape) are complete LoRA pairs of the config's ranks and targets.
 
-    Raises AdapterError beginning with `where`.
+    Raises AdapterError beginning with `location_text`.
     """
-    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, (dtype, shape) in tensors.items():
+    module_pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+    for tensor_name, (element_type, tensor_shape) in tensors.items():
         try:
-            module, parameter = module_of(name)
+            module, parameter = module_of(tensor_name)
         except AdapterError as error:
-            raise AdapterError(f"{where}: {error.message}", fix=error.fix) from None
+            raise AdapterError(f"{location_text}: {error.message}", fix=error.fix) from None
         if parameter in _PARTS:
             raise AdapterError(
-                f"{where}: tensor {name!r}: {_PARTS[parameter]}, which Lorica does not apply",
+                f"{location_text}: tensor {tensor_name!r}: {_PARTS[parameter]}, which Lorica does not apply",
                 fix="use a plain LoRA adapter, or merge this one into its base model with PEFT",
             )
-        if dtype not in FLOATS:
+        if element_type not in FLOATS:
             raise AdapterError(
-                f"{where}: tensor {name!r} is stored as {dtype}; allowed: {', '.join(FLOATS)}",
+                f"{location_text}: tensor {tensor_name!r} is stored as {element_type}; allowed: {', '.join(FLOATS)}",
                 fix="save the adapter in one of these",
             )
-        if len(shape) != 2 or 0 in shape:
-            raise AdapterError(f"{where}: tensor {name!r} has shape {list(shape)}; a LoRA factor has two dimensions")
-        if parameter in pairs.setdefault(module, {}):
+        if len(tensor_shape) != 2 or 0 in tensor_shape:
+            raise AdapterError(
+                f"{location_text}: tensor {tensor_name!r} has shape {list(tensor_shape)}; "
+                "a LoRA factor has two dimensions"
+            )
+        if parameter in module_pairs.setdefault(module, {}):
             adapters = sorted({parse_tensor_name(other_name).adapter for other_name in tensors})
             raise AdapterError(
-                f"{where}: {module} has {parameter} twice (adapter names in the file: {adapters})",
+                f"{location_text}: {module} has {parameter} twice (adapter names in the file: {adapters})",
                 fix="save each adapter into its own folder",
             )
-        pairs[module][parameter] = shape
-    if not pairs:
-        raise AdapterError(f"{where}: holds no tensors", fix="copy or save the adapter again")
-    for module, factors in pairs.items():
-        _check_pair(config, module, factors, where)
+        module_pairs[module][parameter] = tensor_shape
+    if not module_pairs:
+        raise AdapterError(f"{location_text}: holds no tensors", fix="copy or save the adapter again")
+    for module, factors in module_pairs.items():
+        _check_pair(config, module, factors, location_text)
 
 
-def _check_pair(config: AdapterConfig, module: str, factors: Mapping[str, tuple[int, ...]], where: str) -> None:
+def _check_pair(config: AdapterConfig, module: str, factors: Mapping[str, tuple[int, ...]], location_text: str) -> None:
     if len(factors) != 2:
-        (has,) = factors
-        missing = "lora_B" if has == "lora_A" else "lora_A"
-        raise AdapterError(f"{where}: {module} has {has} and no {missing}", fix="copy or save the adapter again")
+        (present_factor,) = factors
+        missing = "lora_B" if present_factor == "lora_A" else "lora_A"
+        raise AdapterError(
+            f"{location_text}: {module} has {present_factor} and no {missing}", fix="copy or save the adapter again"
+        )
     rank_a, rank_b = factors["lora_A"][0], factors["lora_B"][1]
     if rank_a != rank_b:
-        raise AdapterError(f"{where}: {module}: lora_A has rank {rank_a}, lora_B has rank {rank_b}")
+        raise AdapterError(f"{location_text}: {module}: lora_A has rank {rank_a}, lora_B has rank {rank_b}")
     expected = config.rank(module)
     if rank_a != expected:
         raise AdapterError(
-            f"{where}: {module} has rank {rank_a}, {CONFIG_NAME} says {expected}",
+            f"{location_text}: {module} has rank {rank_a}, {CONFIG_NAME} says {expected}",
             fix="config and weights come from different adapters, or rank_pattern was lost",
         )
     if config.targets(module) is False:
         raise AdapterError(
-            f"{where}: {module} has tensors, but {CONFIG_NAME} does not target it "
+            f"{location_text}: {module} has tensors, but {CONFIG_NAME} does not target it "
             f"(target_modules {config.target_modules}); PEFT would ignore them without a word",
             fix="restore target_modules, or remove the tensors",
         )
 
 
-def read_tensor(folder: AdapterFolder, name: str) -> bytes:
+def read_tensor(folder: AdapterFolder, tensor_name: str) -> bytes:
     """The raw little-endian bytes of one tensor, row-major; nothing else of the file is read.
 
     Raises AdapterError when there is no such tensor, or when the file has become shorter since it was opened.
     """
-    info = folder.tensors.get(name)
-    if info is None:
-        raise AdapterError(f"{folder.path}: holds no tensor {name!r}")
+    tensor_info = folder.tensors.get(tensor_name)
+    if tensor_info is None:
+        raise AdapterError(f"{folder.path}: holds no tensor {tensor_name!r}")
     try:
-        with folder.weights.open("rb", buffering=0) as file:  # a buffer would read on behind the tensor
-            file.seek(info.start)
-            raw = file.read(info.stop - info.start)
+        with folder.weights.open("rb", buffering=0) as weights_file:  # a buffer would read on behind the tensor
+            weights_file.seek(tensor_info.start)
+            raw_bytes = weights_file.read(tensor_info.stop - tensor_info.start)
     except OSError as error:
         raise AdapterError(f"{folder.weights}: cannot be read ({error.strerror})") from error
-    if len(raw) != info.stop - info.start:
+    if len(raw_bytes) != tensor_info.stop - tensor_info.start:
         raise AdapterError(f"{folder.weights}: changed while it was in use", fix="open the adapter again")
-    return raw
+    return raw_bytes
 
 
 def save_adapter(
-    path: Path,
+    adapter_path: Path,
     config: AdapterConfig,
     tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]],
     *,
@@ -259,53 +279,59 @@ def save_adapter(
     tensors that contradict the config or that Lorica would not load back, and for a place that cannot be
     written.
     """
-    path = Path(path)
-    extra = dict(extra_files or {})
-    for name in extra:
-        if name != Path(name).name or name in ("", ".", "..", CONFIG_NAME, WEIGHTS_NAME):
-            raise ValueError(f"extra file {name!r}: a plain file name other than {CONFIG_NAME} and {WEIGHTS_NAME}")
-    shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape, _) in tensors.items()}
-    check_structure(config, shapes, where=str(path))
-    for name, (dtype, shape, raw) in tensors.items():
-        if len(raw) != byte_count(dtype, tuple(shape)):
-            raise AdapterError(f"{path}: tensor {name!r}: {len(raw)} bytes are not {dtype} {list(shape)}")
-    head, order = header_bytes(shapes, {"format": "pt"})
-    files = {WEIGHTS_NAME: [head, *(tensors[name][2] for name in order)]}
-    files |= {name: [content] for name, content in sorted(extra.items())}
-    files[CONFIG_NAME] = [config.to_json()]
+    adapter_path = Path(adapter_path)
+    extra_contents = dict(extra_files or {})
+    for file_name in extra_contents:
+        if file_name != Path(file_name).name or file_name in ("", ".", "..", CONFIG_NAME, WEIGHTS_NAME):
+            raise ValueError(f"extra file {file_name!r}: a plain file name other than {CONFIG_NAME} and {WEIGHTS_NAME}")
+    shapes = {
+        tensor_name: (element_type, tuple(tensor_shape))
+        for tensor_name, (element_type, tensor_shape, _) in tensors.items()
+    }
+    check_structure(config, shapes, location_text=str(adapter_path))
+    for tensor_name, (element_type, tensor_shape, raw_bytes) in tensors.items():
+        if len(raw_bytes) != byte_count(element_type, tuple(tensor_shape)):
+            raise AdapterError(
+                f"{adapter_path}: tensor {tensor_name!r}: {len(raw_bytes)} bytes are not "
+                f"{element_type} {list(tensor_shape)}"
+            )
+    header_prefix, tensor_order = header_bytes(shapes, {"format": "pt"})
+    file_contents = {WEIGHTS_NAME: [header_prefix, *(tensors[tensor_name][2] for tensor_name in tensor_order)]}
+    file_contents |= {file_name: [content] for file_name, content in sorted(extra_contents.items())}
+    file_contents[CONFIG_NAME] = [config.to_json()]
     try:
-        write_files(path, files)
+        write_files(adapter_path, file_contents)
     except OSError as error:
-        raise AdapterError(f"{path}: cannot be written ({error.strerror})") from error
+        raise AdapterError(f"{adapter_path}: cannot be written ({error.strerror})") from error
 
 
-def write_files(path: Path, files: Mapping[str, Iterable[bytes]]) -> None:
+def write_files(adapter_path: Path, file_contents: Mapping[str, Iterable[bytes]]) -> None:
     """Write a folder's files from their parts: all or, in a new folder, none of them. Raises OSError.
 
-    In a folder that is there its config goes first, and the last of `files`, an adapter's config, comes last.
+    In a folder that is there its config goes first, and the last of `file_contents`, an adapter's config, comes last.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    adapter_path.parent.mkdir(parents=True, exist_ok=True)
     # A folder that is there may lie in another file system than its parent, from which nothing can be renamed into it.
-    inside = path if path.exists() else path.parent
-    stage = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=inside))
+    inside = adapter_path if adapter_path.exists() else adapter_path.parent
+    staging_folder = Path(tempfile.mkdtemp(prefix=f".{adapter_path.name}.", suffix=".tmp", dir=inside))
     try:
         # mkdtemp makes the folder private; an adapter is as readable as any other new folder.
-        stage.chmod(0o777 & ~_umask())
-        for name, chunks in files.items():
-            with (stage / name).open("wb") as file:
-                file.writelines(chunks)
-                file.flush()
-                os.fsync(file.fileno())
-        if path.exists():
-            (path / CONFIG_NAME).unlink(missing_ok=True)
-            for name in files:
-                os.replace(stage / name, path / name)
+        staging_folder.chmod(0o777 & ~_umask())
+        for file_name, chunks in file_contents.items():
+            with (staging_folder / file_name).open("wb") as staged_file:
+                staged_file.writelines(chunks)
+                staged_file.flush()
+                os.fsync(staged_file.fileno())
+        if adapter_path.exists():
+            (adapter_path / CONFIG_NAME).unlink(missing_ok=True)
+            for file_name in file_contents:
+                os.replace(staging_folder / file_name, adapter_path / file_name)
         else:
-            os.rename(stage, path)
-        _sync_folder(path)
-        _sync_folder(path.parent)
+            os.rename(staging_folder, adapter_path)
+        _sync_folder(adapter_path)
+        _sync_folder(adapter_path.parent)
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(staging_folder, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -314,18 +340,18 @@ def _umask() -> int:
     return current
 
 
-def _sync_folder(path: Path) -> None:
+def _sync_folder(folder_path: Path) -> None:
     with contextlib.suppress(OSError):  # not every file system can sync a folder
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(folder_path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
 
 
-def _digest_files(path: Path) -> str:
-    state = hashlib.sha256()
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        with (path / name).open("rb") as file:
-            state.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{state.hexdigest()}"
+def _digest_files(adapter_path: Path) -> str:
+    digest_state = hashlib.sha256()
+    for file_name in (CONFIG_NAME, WEIGHTS_NAME):
+        with (adapter_path / file_name).open("rb") as opened_file:
+            digest_state.update(hashlib.file_digest(opened_file, "sha256").digest())
+    return f"sha256:{digest_state.hexdigest()}"

@@ -86,9 +86,17 @@ class HeaderError(AdapterError):
     file. content: what it is instead, where its first bytes tell."""
 
     def __init__(
-        self, problem: Problem, reason: str, *, path: Path | None = None, fix: str = "", content: Content | None = None
+        self,
+        problem: Problem,
+        reason: str,
+        *,
+        weights_path: Path | None = None,
+        fix: str = "",
+        content: Content | None = None,
     ) -> None:
-        super().__init__(f"{path}: {reason}" if path else reason, fix=fix or "fetch or save the file again")
+        super().__init__(
+            f"{weights_path}: {reason}" if weights_path else reason, fix=fix or "fetch or save the file again"
+        )
         self.problem = problem
         self.reason = reason
         self.content = content
@@ -104,51 +112,55 @@ def _fix(content: Content) -> str:
     return _FIXES.get(content, "fetch or save the file again")
 
 
-def read_header(path: Path) -> Header:
+def read_header(weights_path: Path) -> Header:
     """Read and check the header of a safetensors file; the tensors themselves are not read.
 
     Raises HeaderError, an AdapterError, naming the file and the first thing that is wrong with it. Something that is
     no regular file is never opened.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+        if not stat.S_ISREG(weights_path.stat().st_mode) and not weights_path.is_dir():
             raise HeaderError("special", "is a pipe, a device or a socket, not a file")
-        with path.open("rb") as file:
-            return _read(file, os.fstat(file.fileno()).st_size)
+        with weights_path.open("rb") as weights_file:
+            return _read(weights_file, os.fstat(weights_file.fileno()).st_size)
     except OSError as error:
-        raise HeaderError("unreadable", f"cannot be read ({error.strerror})", path=path) from error
+        raise HeaderError("unreadable", f"cannot be read ({error.strerror})", weights_path=weights_path) from error
     except HeaderError as error:
-        raise HeaderError(error.problem, error.reason, path=path, fix=error.fix, content=error.content) from None
+        raise HeaderError(
+            error.problem, error.reason, weights_path=weights_path, fix=error.fix, content=error.content
+        ) from None
 
 
-def _read(file: BinaryIO, size: int) -> Header:
-    first = file.read(HEAD_BYTES)
+def _read(weights_file: BinaryIO, file_size: int) -> Header:
+    head_bytes = weights_file.read(HEAD_BYTES)
     # The length in front may look like another format: 640 is a pickle's first two bytes.
-    content = None if first[4:9] == b"\0\0\0\0{" else recognise(first)
+    content = None if head_bytes[4:9] == b"\0\0\0\0{" else recognise(head_bytes)
     if content is not None:
         raise HeaderError("foreign", f"is {content}", fix=_fix(content), content=content)
-    if size < 8:
-        raise HeaderError("short" if size else "empty", f"has {size} bytes; a safetensors file has at least 8")
-    (length,) = struct.unpack("<Q", first[:8])
+    if file_size < 8:
+        raise HeaderError(
+            "short" if file_size else "empty", f"has {file_size} bytes; a safetensors file has at least 8"
+        )
+    (length,) = struct.unpack("<Q", head_bytes[:8])
     if length > MAX_HEADER_BYTES:
         raise HeaderError(
-            "too large" if length <= size - 8 else "length",
+            "too large" if length <= file_size - 8 else "length",
             f"announces a header of {length} bytes; allowed: {MAX_HEADER_BYTES} (not a safetensors file?)",
         )
-    if length > size - 8:
-        raise HeaderError("truncated", f"is cut short: {size} bytes cannot hold a header of {length} bytes")
-    file.seek(8)
-    text = file.read(length)
-    if len(text) != length:
+    if length > file_size - 8:
+        raise HeaderError("truncated", f"is cut short: {file_size} bytes cannot hold a header of {length} bytes")
+    weights_file.seek(8)
+    header_text = weights_file.read(length)
+    if len(header_text) != length:
         raise HeaderError("unreadable", "became shorter while it was read")
     with _collector_paused(length > _LARGE_HEADER):
-        return _check_entries(_parse(text), start=8 + length, size=size)
+        return _check_entries(_parse(header_text), data_start=8 + length, file_size=file_size)
 
 
 @contextlib.contextmanager
-def _collector_paused(large: bool) -> Iterator[None]:
+def _collector_paused(is_large: bool) -> Iterator[None]:
     # The collector's passes over a hundred thousand new objects, none of them garbage, would take half of the time.
-    paused = large and gc.isenabled()
+    paused = is_large and gc.isenabled()
     if paused:
         gc.disable()
     try:
@@ -158,18 +170,19 @@ def _collector_paused(large: bool) -> Iterator[None]:
             gc.enable()
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _parse(header_text: bytes) -> dict[str, Any]:
     """Header bytes -> JSON object, refusing what Python's parser lets through and the library does not."""
     try:
-        decoded = text.decode("utf-8")
+        decoded = header_text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise HeaderError("not UTF-8", f"header is not UTF-8 (byte {error.start})") from None
     if not decoded.startswith("{"):
         raise HeaderError("not JSON", "header does not begin with '{'")
-    for mark, most in _MOST.items():
-        if text.count(mark) > most:
+    for syntax_mark, max_count in _MOST.items():
+        if header_text.count(syntax_mark) > max_count:
             raise HeaderError(
-                "too many", f"header holds more than {most} times {mark.decode()!r} (over {MAX_TENSORS} tensors?)"
+                "too many",
+                f"header holds more than {max_count} times {syntax_mark.decode()!r} (over {MAX_TENSORS} tensors?)",
             )
     try:
         parsed = json.loads(
@@ -191,8 +204,8 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         keys: set[str] = set()
-        twice = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
-        raise HeaderError("duplicate", f"header gives the key {_short(twice)} twice")
+        duplicate_key = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
+        raise HeaderError("duplicate", f"header gives the key {_short(duplicate_key)} twice")
     return values
 
 
@@ -208,81 +221,91 @@ def _no_number(digits: str) -> Any:
     raise HeaderError("entry", f"header holds the number {_short(digits)}; allowed: whole numbers")
 
 
-def _check_entries(parsed: dict[str, Any], *, start: int, size: int) -> Header:
+def _check_entries(parsed: dict[str, Any], *, data_start: int, file_size: int) -> Header:
     metadata = parsed.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(metadata_value, str) for metadata_value in metadata.values()
+    ):
         raise HeaderError("metadata", "header's __metadata__ is not an object of texts")
-    held = sum(_encoded_bytes(text) for item in metadata.items() for text in item)
-    if held > MAX_METADATA_BYTES:
+    metadata_bytes = sum(
+        _encoded_bytes(metadata_text) for metadata_item in metadata.items() for metadata_text in metadata_item
+    )
+    if metadata_bytes > MAX_METADATA_BYTES:
         raise HeaderError(
-            "oversized metadata", f"header's __metadata__ holds {held} bytes; allowed: {MAX_METADATA_BYTES}"
+            "oversized metadata", f"header's __metadata__ holds {metadata_bytes} bytes; allowed: {MAX_METADATA_BYTES}"
         )
     if len(parsed) > MAX_TENSORS:
         raise HeaderError("too many", f"header lists {len(parsed)} tensors; allowed: {MAX_TENSORS}")
-    tensors = [(name, _parse_entry(name, entry, start)) for name, entry in parsed.items()]
-    tensors.sort(key=lambda item: (item[1].start, item[1].stop, item[0]))
-    position = start
-    for name, info in tensors:
-        if info.start != position:
-            problem = "overlaps another tensor" if info.start < position else "leaves unused bytes before it"
+    tensors = [
+        (tensor_name, _parse_entry(tensor_name, entry_value, data_start)) for tensor_name, entry_value in parsed.items()
+    ]
+    tensors.sort(key=lambda named_tensor: (named_tensor[1].start, named_tensor[1].stop, named_tensor[0]))
+    position = data_start
+    for tensor_name, tensor_info in tensors:
+        if tensor_info.start != position:
+            problem = "overlaps another tensor" if tensor_info.start < position else "leaves unused bytes before it"
             raise HeaderError(
-                "overlap" if info.start < position else "hole",
-                f"tensor {_short(name)} {problem} (at byte {info.start}, expected {position})",
+                "overlap" if tensor_info.start < position else "hole",
+                f"tensor {_short(tensor_name)} {problem} (at byte {tensor_info.start}, expected {position})",
             )
-        position = info.stop
-    if position > size:
-        raise HeaderError("truncated", f"is cut short: {size} bytes, its tensors end at byte {position}")
-    if position < size:
-        raise HeaderError("trailing", f"has {size - position} bytes after its last tensor")
+        position = tensor_info.stop
+    if position > file_size:
+        raise HeaderError("truncated", f"is cut short: {file_size} bytes, its tensors end at byte {position}")
+    if position < file_size:
+        raise HeaderError("trailing", f"has {file_size - position} bytes after its last tensor")
     return Header(dict(tensors), metadata)
 
 
-def _parse_entry(name: str, entry: Any, base: int) -> TensorInfo:
-    shown = repr(name) if len(name) < 100 and name.isascii() else _short(name)
-    _encoded_bytes(name)
-    if not _is_sound(name):
-        raise HeaderError("name", f"tensor name {shown} is empty, too long or holds control characters or '..'")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise HeaderError("entry", f"tensor {shown} is not described by exactly dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise HeaderError("dtype", f"tensor {shown} has the unknown dtype {_short(dtype)}")
-    for label, numbers in (("shape", shape), ("data_offsets", offsets)):
+def _parse_entry(tensor_name: str, entry_value: Any, data_start: int) -> TensorInfo:
+    shown_name = repr(tensor_name) if len(tensor_name) < 100 and tensor_name.isascii() else _short(tensor_name)
+    _encoded_bytes(tensor_name)
+    if not _is_sound(tensor_name):
+        raise HeaderError("name", f"tensor name {shown_name} is empty, too long or holds control characters or '..'")
+    if not isinstance(entry_value, dict) or set(entry_value) != {"dtype", "shape", "data_offsets"}:
+        raise HeaderError("entry", f"tensor {shown_name} is not described by exactly dtype, shape and data_offsets")
+    element_type, tensor_shape, offsets = entry_value["dtype"], entry_value["shape"], entry_value["data_offsets"]
+    if not isinstance(element_type, str) or element_type not in DTYPE_BITS:
+        raise HeaderError("dtype", f"tensor {shown_name} has the unknown dtype {_short(element_type)}")
+    for field_label, numbers in (("shape", tensor_shape), ("data_offsets", offsets)):
         # `type(...) is int`: True is an int to Python and not to the format.
         if not isinstance(numbers, list) or not set(map(type, numbers)) <= {int}:
-            raise HeaderError("entry", f"tensor {shown}: {label} is not a list of whole numbers")
-    if len(shape) > MAX_DIMENSIONS:
-        raise HeaderError("shape", f"tensor {shown} has {len(shape)} dimensions; allowed: {MAX_DIMENSIONS}")
+            raise HeaderError("entry", f"tensor {shown_name}: {field_label} is not a list of whole numbers")
+    if len(tensor_shape) > MAX_DIMENSIONS:
+        raise HeaderError("shape", f"tensor {shown_name} has {len(tensor_shape)} dimensions; allowed: {MAX_DIMENSIONS}")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise HeaderError("entry", f"tensor {shown}: data_offsets {_short(offsets)} is not [start, stop]")
-    bits = DTYPE_BITS[dtype]
-    for dimension in shape:
+        raise HeaderError("entry", f"tensor {shown_name}: data_offsets {_short(offsets)} is not [start, stop]")
+    element_bits = DTYPE_BITS[element_type]
+    for dimension in tensor_shape:
         # A dimension of 0 must not hide an overflow in the others.
-        bits *= max(dimension, 1)
-        if bits > MAX_INTEGER:
-            raise HeaderError("shape", f"tensor {shown}: shape {_short(shape)} is too large")
-    bits = 0 if 0 in shape else bits
-    if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
-        held = offsets[1] - offsets[0]
-        raise HeaderError("size", f"tensor {shown}: {dtype} {_short(shape)} takes {bits / 8:g} bytes, not {held}")
-    return TensorInfo(dtype, tuple(shape), base + offsets[0], base + offsets[1])
+        element_bits *= max(dimension, 1)
+        if element_bits > MAX_INTEGER:
+            raise HeaderError("shape", f"tensor {shown_name}: shape {_short(tensor_shape)} is too large")
+    element_bits = 0 if 0 in tensor_shape else element_bits
+    if element_bits % 8 or element_bits // 8 != offsets[1] - offsets[0]:
+        entry_bytes = offsets[1] - offsets[0]
+        raise HeaderError(
+            "size",
+            f"tensor {shown_name}: {element_type} {_short(tensor_shape)} takes {element_bits / 8:g} bytes, "
+            f"not {entry_bytes}",
+        )
+    return TensorInfo(element_type, tuple(tensor_shape), data_start + offsets[0], data_start + offsets[1])
 
 
-def _is_sound(name: str) -> bool:
+def _is_sound(tensor_name: str) -> bool:
     # Neither a module nor a parameter has an empty name, so that ".." is no part of a dotted path.
-    return 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable() and ".." not in name
+    return 0 < len(tensor_name) <= MAX_NAME_LENGTH and tensor_name.isprintable() and ".." not in tensor_name
 
 
-def _encoded_bytes(text: str) -> int:
+def _encoded_bytes(metadata_text: str) -> int:
     try:
-        return len(text.encode("utf-8"))
+        return len(metadata_text.encode("utf-8"))
     except UnicodeEncodeError:
-        raise HeaderError("name", f"header holds the broken text {_short(text)} (a lone surrogate)") from None
+        raise HeaderError("name", f"header holds the broken text {_short(metadata_text)} (a lone surrogate)") from None
 
 
-def _short(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+def _short(shown_value: object) -> str:
+    ascii_text = ascii(shown_value)
+    return ascii_text if len(ascii_text) <= 120 else ascii_text[:117] + "..."
 
 
 def header_bytes(
@@ -294,33 +317,41 @@ def header_bytes(
     first, so that every tensor is aligned. Equal input gives equal bytes. Raises ValueError for an unknown
     dtype and for a name that the reader refuses.
     """
-    for name, (dtype, _) in tensors.items():
-        if not _is_sound(name):
-            raise ValueError(f"tensor name {_short(name)} is empty, too long or holds control characters or '..'")
-        if name == "__metadata__":
+    for tensor_name, (element_type, _) in tensors.items():
+        if not _is_sound(tensor_name):
+            raise ValueError(
+                f"tensor name {_short(tensor_name)} is empty, too long or holds control characters or '..'"
+            )
+        if tensor_name == "__metadata__":
             raise ValueError("tensor name '__metadata__' is the header's own")
-        if dtype not in DTYPE_BITS:
-            raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}; allowed: {', '.join(DTYPE_BITS)}")
-    order = sorted(tensors, key=lambda name: (-DTYPE_BITS[tensors[name][0]], name))
+        if element_type not in DTYPE_BITS:
+            raise ValueError(
+                f"tensor {tensor_name!r} has the unknown dtype {element_type!r}; allowed: {', '.join(DTYPE_BITS)}"
+            )
+    tensor_order = sorted(tensors, key=lambda tensor_name: (-DTYPE_BITS[tensors[tensor_name][0]], tensor_name))
     entries: dict[str, Any] = {}
     position = 0
-    for name in order:
-        dtype, shape = tensors[name]
-        stop = position + byte_count(dtype, shape)
-        entries[name] = {"data_offsets": [position, stop], "dtype": dtype, "shape": list(shape)}
-        position = stop
+    for tensor_name in tensor_order:
+        element_type, tensor_shape = tensors[tensor_name]
+        data_end = position + byte_count(element_type, tensor_shape)
+        entries[tensor_name] = {
+            "data_offsets": [position, data_end],
+            "dtype": element_type,
+            "shape": list(tensor_shape),
+        }
+        position = data_end
     if metadata:
         entries["__metadata__"] = dict(metadata)
-    text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text, order
+    header_text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    header_text += b" " * (-len(header_text) % 8)
+    return struct.pack("<Q", len(header_text)) + header_text, tensor_order
 
 
-def byte_count(dtype: str, shape: tuple[int, ...]) -> int:
+def byte_count(element_type: str, tensor_shape: tuple[int, ...]) -> int:
     """How many bytes a tensor takes. Raises ValueError when it would end within a byte."""
-    bits = DTYPE_BITS[dtype]
-    for dimension in shape:
-        bits *= dimension
-    if bits % 8:
-        raise ValueError(f"a tensor {dtype} {list(shape)} does not end at a byte boundary")
-    return bits // 8
+    element_bits = DTYPE_BITS[element_type]
+    for dimension in tensor_shape:
+        element_bits *= dimension
+    if element_bits % 8:
+        raise ValueError(f"a tensor {element_type} {list(tensor_shape)} does not end at a byte boundary")
+    return element_bits // 8

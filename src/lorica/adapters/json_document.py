@@ -33,62 +33,63 @@ class DocumentError(AdapterError):
         self.content = content
 
 
-def read_capped(path: Path, most: int) -> bytes:
-    """The first `most` bytes of a regular file. OSError for anything else, without opening it: a pipe would block."""
-    status = path.stat()
+def read_capped(file_path: Path, max_bytes: int) -> bytes:
+    """The first `max_bytes` bytes of a regular file. OSError for anything else, without opening it, since a pipe
+    would block."""
+    status = file_path.stat()
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise OSError(0, "it is a pipe, a device or a socket", str(path))
-    with path.open("rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(0, "it was exchanged while it was opened", str(path))
-        return file.read(most)
+        raise OSError(0, "it is a pipe, a device or a socket", str(file_path))
+    with file_path.open("rb") as json_file:
+        if not stat.S_ISREG(os.fstat(json_file.fileno()).st_mode):
+            raise OSError(0, "it was exchanged while it was opened", str(file_path))
+        return json_file.read(max_bytes)
 
 
-def read_object(raw: bytes, most_bytes: int) -> tuple[dict[str, Any] | None, list[DocumentError]]:
+def read_object(json_bytes: bytes, most_bytes: int) -> tuple[dict[str, Any] | None, list[DocumentError]]:
     """Bytes -> (the JSON object, what is wrong with it). None where there is no object.
 
     The object is there beside a problem where one can say which value is meant: a key that is given twice has its last
     value, as in Python's reader; NaN and Infinity are None. Whoever is strict refuses at the first problem.
     """
-    values, problems = read_json(raw, most_bytes)
-    if values is not None and not isinstance(values, dict):
-        problems.append(DocumentError("not an object", f"holds a JSON {type(values).__name__}, not an object"))
+    parsed_values, problems = read_json(json_bytes, most_bytes)
+    if parsed_values is not None and not isinstance(parsed_values, dict):
+        problems.append(DocumentError("not an object", f"holds a JSON {type(parsed_values).__name__}, not an object"))
         return None, problems
-    if values is None and not problems:
+    if parsed_values is None and not problems:
         problems.append(DocumentError("not an object", "holds a JSON null, not an object"))
-    return values, problems
+    return parsed_values, problems
 
 
-def read_json(raw: bytes, most_bytes: int, *, allow_nan: bool = False) -> tuple[Any, list[DocumentError]]:
+def read_json(json_bytes: bytes, most_bytes: int, *, allow_nan: bool = False) -> tuple[Any, list[DocumentError]]:
     """Bytes -> (the value, what is wrong with it), like `read_object` for any value. allow_nan: NaN and Infinity are
     numbers, as Python writes them."""
     problems: list[DocumentError] = []
-    foreign = foreign_format(raw)
+    foreign = foreign_format(json_bytes)
     if foreign is not None:
-        return None, [DocumentError("foreign", f"is {foreign[0]}", fix=foreign[1], content=recognise(raw))]
-    if len(raw) > most_bytes:
+        return None, [DocumentError("foreign", f"is {foreign[0]}", fix=foreign[1], content=recognise(json_bytes))]
+    if len(json_bytes) > most_bytes:
         return None, [DocumentError("too large", f"is larger than {most_bytes} bytes")]
-    if sum(map(raw.count, (b"{", b"[", b","))) > MAX_VALUES:
+    if sum(map(json_bytes.count, (b"{", b"[", b","))) > MAX_VALUES:
         return None, [DocumentError("too large", f"holds more than {MAX_VALUES} values")]
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(items)
-        if len(mapping) != len(items) and len(problems) < 10:
-            keys = [key for key, _ in items]
-            earlier_keys: set[str] = set()
-            twice = next(key for key in keys if key in earlier_keys or earlier_keys.add(key))  # type: ignore[func-returns-value]
-            problems.append(DocumentError("duplicate", f"gives the key {short_text(twice, quoted=True)} twice"))
+    def pairs(key_value_pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(key_value_pairs)
+        if len(mapping) != len(key_value_pairs) and len(problems) < 10:
+            pair_keys = [key for key, _ in key_value_pairs]
+            keys: set[str] = set()
+            duplicate_key = next(key for key in pair_keys if key in keys or keys.add(key))  # type: ignore[func-returns-value]
+            problems.append(DocumentError("duplicate", f"gives the key {short_text(duplicate_key, quoted=True)} twice"))
         return mapping
 
-    def constant(text: str) -> float | None:
+    def constant(constant_text: str) -> float | None:
         if allow_nan:
-            return float(text)
+            return float(constant_text)
         if len(problems) < 10:
-            problems.append(DocumentError("constant", f"holds {text}, which is not JSON"))
+            problems.append(DocumentError("constant", f"holds {constant_text}, which is not JSON"))
         return None
 
     try:
-        values = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        parsed_values = json.loads(json_bytes.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
     except RecursionError:
         return None, [DocumentError("nested", "is nested too deeply")]
     except UnicodeDecodeError as error:
@@ -97,44 +98,44 @@ def read_json(raw: bytes, most_bytes: int, *, allow_nan: bool = False) -> tuple[
         return None, [DocumentError("not JSON", f"is not JSON: {error.msg} (line {error.lineno})")]
     except ValueError as error:  # a number with thousands of digits
         return None, [DocumentError("not JSON", f"is not JSON: {error}")]
-    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_deep(values):
+    if json_bytes.count(b"{") + json_bytes.count(b"[") > MAX_DEPTH and _is_deep(parsed_values):
         return None, [DocumentError("nested", f"is nested too deeply (over {MAX_DEPTH} levels)")]
-    if _SURROGATE.search(raw) and not _is_encodable(values):
+    if _SURROGATE.search(json_bytes) and not _is_encodable(parsed_values):
         return None, [DocumentError("text", "holds a broken text (a lone surrogate)")]
-    return values, problems
+    return parsed_values, problems
 
 
-def short_text(value: object, *, quoted: bool = False, most: int = 100) -> str:
+def short_text(shown_value: object, *, quoted: bool = False, max_chars: int = 100) -> str:
     """A text from a file as it may be shown: one line, no control characters, not long."""
-    text = str(value)
-    shown = text[: most + 1]
-    if quoted or not shown.isprintable():
-        shown = ascii(shown)
-    return shown if len(text) <= most else shown[:most] + "..."
+    value_text = str(shown_value)
+    shown_text = value_text[: max_chars + 1]
+    if quoted or not shown_text.isprintable():
+        shown_text = ascii(shown_text)
+    return shown_text if len(value_text) <= max_chars else shown_text[:max_chars] + "..."
 
 
 # UTF-8 cannot hold a surrogate; only an escape can bring one in.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def _is_encodable(values: Any) -> bool:
+def _is_encodable(parsed_values: Any) -> bool:
     try:
-        json.dumps(values, ensure_ascii=False).encode("utf-8")
+        json.dumps(parsed_values, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _is_deep(values: Any) -> bool:
-    level = [values]
+def _is_deep(parsed_values: Any) -> bool:
+    level_containers = [parsed_values]
     for _ in range(MAX_DEPTH):
         nested = []
-        for container in level:
+        for container in level_containers:
             if isinstance(container, dict):
-                nested += [value for value in container.values() if isinstance(value, dict | list)]
+                nested += [nested_value for nested_value in container.values() if isinstance(nested_value, dict | list)]
             elif isinstance(container, list):
-                nested += [value for value in container if isinstance(value, dict | list)]
+                nested += [nested_value for nested_value in container if isinstance(nested_value, dict | list)]
         if not nested:
             return False
-        level = nested
+        level_containers = nested
     return True

@@ -147,58 +147,70 @@ def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
     """
     peft_type = config.get("peft_type")
     if isinstance(peft_type, str) and peft_type.strip().lower() not in NO_METHOD:
-        key = normalise_method(peft_type)
-        if key == "LORA":
+        method_key = normalise_method(peft_type)
+        if method_key == "LORA":
             return None
-        return key, METHODS.get(key, Method(ascii(peft_type)[1:-1][:60], reader="a newer version of PEFT"))
-    if any(key in config for key in FORMATS["mlx"].keys):
+        return method_key, METHODS.get(
+            method_key, Method(ascii(peft_type)[1:-1][:60], reader="a newer version of PEFT")
+        )
+    if any(method_key in config for method_key in FORMATS["mlx"].keys):
         return "mlx", _MLX_WHOLE if config.get("fine_tune_type") == "full" else FORMATS["mlx"]
     beside = ("model_class", "model_type", "hidden_size")
-    if isinstance(config.get("config"), dict | str) and any(key in config for key in beside):
+    if isinstance(config.get("config"), dict | str) and any(method_key in config for method_key in beside):
         return "adapterhub", FORMATS["adapterhub"]
     return None
 
 
-def method_of_names(names: Iterable[str]) -> tuple[str, Method, int] | None:
+def method_of_names(tensor_names: Iterable[str]) -> tuple[str, Method, int] | None:
     """(key, method, how many tensors) when tensors are named as another method or tool names them; the most frequent
     wins. None when no name shows one."""
     counts: dict[str, int] = {}
-    pattern, keys = _mark_patterns()
-    tools = _tool_names()
-    for name in names:
+    pattern, key_by_mark = _mark_patterns()
+    tool_patterns = _tool_names()
+    for tensor_name in tensor_names:
         # Nearly all names are LoRA's own; a search through 60 marks is spared them.
-        if name.startswith(PREFIX) and name.endswith((".lora_A.weight", ".lora_B.weight")) and ".loras." not in name:
+        if (
+            tensor_name.startswith(PREFIX)
+            and tensor_name.endswith((".lora_A.weight", ".lora_B.weight"))
+            and ".loras." not in tensor_name
+        ):
             continue
         # With a dot on both sides, marks mean whole parts: PEFT's lora_A is not MLX's lora_a, nor "x.lora_around".
-        hit = pattern.search(f".{name}.")
-        key = keys[hit[0]] if hit is not None else next((key for key, form in tools if form.search(name)), "")
-        if key:
-            counts[key] = counts.get(key, 0) + 1
+        mark_match = pattern.search(f".{tensor_name}.")
+        method_key = (
+            key_by_mark[mark_match[0]]
+            if mark_match is not None
+            else next(
+                (method_key for method_key, name_pattern in tool_patterns if name_pattern.search(tensor_name)), ""
+            )
+        )
+        if method_key:
+            counts[method_key] = counts.get(method_key, 0) + 1
     if not counts:
         return None
-    best = max(counts, key=lambda key: counts[key])
-    return best, (FORMATS | METHODS)[best], counts[best]
+    best_key = max(counts, key=lambda method_key: counts[method_key])
+    return best_key, (FORMATS | METHODS)[best_key], counts[best_key]
 
 
-def method_of_files(names: Iterable[str]) -> tuple[str, Method] | None:
+def method_of_files(file_names: Iterable[str]) -> tuple[str, Method] | None:
     """(key, format) of the tool that calls its files so; None when no name shows one."""
-    listed = [name.lower() for name in names]
-    for key, method in FORMATS.items():
-        if method.files and any(re.fullmatch(method.files, name) for name in listed):
-            return key, method
+    lowered_names = [file_name.lower() for file_name in file_names]
+    for method_key, method in FORMATS.items():
+        if method.files and any(re.fullmatch(method.files, file_name) for file_name in lowered_names):
+            return method_key, method
     return None
 
 
 @functools.cache
 def _tool_names() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    return tuple((key, re.compile(method.names)) for key, method in FORMATS.items() if method.names)
+    return tuple((method_key, re.compile(method.names)) for method_key, method in FORMATS.items() if method.names)
 
 
 @functools.cache
 def _mark_patterns() -> tuple[re.Pattern[str], dict[str, str]]:
     """One expression for all marks, and the method of each."""
     methods = FORMATS | METHODS
-    keys = {mark: key for key, method in methods.items() for mark in method.marks}
-    dotted = "|".join(re.escape(mark[1:]) for mark in keys if mark.startswith("."))
-    plain = "|".join(re.escape(mark) for mark in keys if not mark.startswith("."))
-    return re.compile(rf"\.(?:{dotted})|{plain}"), keys
+    key_by_mark = {name_mark: method_key for method_key, method in methods.items() for name_mark in method.marks}
+    dotted_pattern = "|".join(re.escape(name_mark[1:]) for name_mark in key_by_mark if name_mark.startswith("."))
+    plain_pattern = "|".join(re.escape(name_mark) for name_mark in key_by_mark if not name_mark.startswith("."))
+    return re.compile(rf"\.(?:{dotted_pattern})|{plain_pattern}"), key_by_mark

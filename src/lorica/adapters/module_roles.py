@@ -42,7 +42,11 @@ _BRANCHES = frozenset({"experts", "shared_expert", "shared_experts", "linear_att
 
 
 def _scheme(*tables: Mapping[str, str]) -> Scheme:
-    return {name: (w.split()[0], w.split()[1]) for table in tables for name, w in table.items()}
+    return {
+        role_name: (width_words.split()[0], width_words.split()[1])
+        for role_table in tables
+        for role_name, width_words in role_table.items()
+    }
 
 
 _EMBED = {"embed_tokens": "vocabulary embedding", "lm_head": "hidden vocabulary", "score": "hidden labels"}
@@ -246,18 +250,18 @@ def scheme_of(family: str) -> str:
     return SCHEME_OF.get(family, "split")
 
 
-def module_role(scheme: Scheme, slot: str) -> tuple[str, str] | None:
+def module_role(scheme: Scheme, module_slot: str) -> tuple[str, str] | None:
     """(input width, output width) by name of a place in a layer ("self_attn.q_proj"); None: the scheme has no such."""
-    path_parts = slot.split(".")
+    path_parts = module_slot.split(".")
     branches = _BRANCHES.intersection(path_parts)
-    for start in range(max(0, len(path_parts) - 3), len(path_parts)):
-        end = path_parts[start:]
-        widths = scheme.get(".".join(end))
-        if widths is not None and branches <= set(end):
+    for suffix_start in range(max(0, len(path_parts) - 3), len(path_parts)):
+        path_suffix = path_parts[suffix_start:]
+        widths = scheme.get(".".join(path_suffix))
+        if widths is not None and branches <= set(path_suffix):
             return widths
     return None
 
 
-def known_to_any(slot: str, schemes: Iterable[Scheme] | None = None) -> bool:
+def known_to_any(module_slot: str, schemes: Iterable[Scheme] | None = None) -> bool:
     """Whether any family has a linear layer of this name."""
-    return any(module_role(scheme, slot) is not None for scheme in schemes or SCHEMES.values())
+    return any(module_role(scheme, module_slot) is not None for scheme in schemes or SCHEMES.values())

@@ -60,17 +60,19 @@ def refuse_pickle(action: str) -> PickleError:
     return PickleError(f"is a pickle that {action}: nothing of it was run", fix=_TRUST)
 
 
-def read_pickle(file: io.BytesIO, names: Collection[str], call: Call, load: Load) -> Any:
+def read_pickle(
+    pickle_stream: io.BytesIO, allowed_names: Collection[str], call_function: Call, load_persistent: Load
+) -> Any:
     """The value of the pickle that begins at the file's position, which is behind it afterwards.
 
-    names: what it may name. call: (name, arguments) -> what REDUCE gives. load: the value of a persistent id. Raises
-    PickleError for anything but plain values, names and such calls, for a damaged pickle and for one of too many
-    opcodes.
+    allowed_names: what it may name. call_function: (name, arguments) -> what REDUCE gives. load_persistent: the value
+    of a persistent id. Raises PickleError for anything but plain values, names and such calls, for a damaged pickle and
+    for one of too many opcodes.
     """
-    machine = _Machine(names, call, load)
+    machine = _Machine(allowed_names, call_function, load_persistent)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if count > MAX_OPCODES:
+        for opcode_count, (opcode, argument, _) in enumerate(pickletools.genops(pickle_stream)):
+            if opcode_count > MAX_OPCODES:
                 raise PickleError(f"is a pickle of more than {MAX_OPCODES} opcodes", fix=_TRUST)
             if opcode.name == "STOP":
                 return machine.pop()
@@ -81,44 +83,44 @@ def read_pickle(file: io.BytesIO, names: Collection[str], call: Call, load: Load
 
 
 class _Machine:
-    def __init__(self, names: Collection[str], call: Call, load: Load) -> None:
-        self._names, self._call, self._load = names, call, load
+    def __init__(self, allowed_names: Collection[str], call_function: Call, load_persistent: Load) -> None:
+        self._names, self._call, self._load = allowed_names, call_function, load_persistent
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
         self._copied = 0
 
-    def step(self, name: str, argument: Any) -> None:
+    def step(self, opcode_name: str, argument: Any) -> None:
         """Carry out one opcode."""
-        if name in _VALUES:
+        if opcode_name in _VALUES:
             self._stack.append(_value(argument))
-        elif name in _CONSTANTS:
-            self._stack.append(_CONSTANTS[name])
-        elif name in _TUPLES:
-            self._stack.append(tuple(reversed([self.pop() for _ in range(_TUPLES[name])])))
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+        elif opcode_name in _CONSTANTS:
+            self._stack.append(_CONSTANTS[opcode_name])
+        elif opcode_name in _TUPLES:
+            self._stack.append(tuple(reversed([self.pop() for _ in range(_TUPLES[opcode_name])])))
+        elif opcode_name in ("PUT", "BINPUT", "LONG_BINPUT"):
             if not 0 <= argument < _MAX_INDEX:
                 raise refuse_pickle("keeps a value at an index that nothing needs")
             self._memo[argument] = self._top()
-        elif name == "MEMOIZE":
+        elif opcode_name == "MEMOIZE":
             self._memo[len(self._memo)] = self._top()
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
+        elif opcode_name in ("GET", "BINGET", "LONG_BINGET"):
             if argument not in self._memo:
                 raise ValueError(f"memo {argument} is empty")
             self._stack.append(self._memo[argument])
-        elif (act := _ACTS.get(name)) is not None:
-            act(self)
-        elif name == "GLOBAL":
+        elif (opcode_action := _ACTS.get(opcode_name)) is not None:
+            opcode_action(self)
+        elif opcode_name == "GLOBAL":
             self._name(argument.replace(" ", ".", 1))
-        elif name not in ("PROTO", "FRAME"):
+        elif opcode_name not in ("PROTO", "FRAME"):
             argument_text = f" of {short_text(argument)}" if isinstance(argument, str) else ""
-            raise refuse_pickle(f"holds the opcode {name}{argument_text}, which tensors do not need")
+            raise refuse_pickle(f"holds the opcode {opcode_name}{argument_text}, which tensors do not need")
 
     def pop(self) -> Any:
         """The value on top of the stack, taken away."""
-        value = self._top()
+        top_value = self._top()
         del self._stack[-1]
-        return value
+        return top_value
 
     def _top(self) -> Any:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
@@ -129,15 +131,15 @@ class _Machine:
         """What stands above the last mark, both taken away."""
         if not self._marks:
             raise ValueError("a mark is missing")
-        start = self._marks.pop()
-        values = self._stack[start:]
-        del self._stack[start:]
+        mark_position = self._marks.pop()
+        values = self._stack[mark_position:]
+        del self._stack[mark_position:]
         return values
 
-    def _name(self, text: str) -> None:
-        if text not in self._names:
-            raise refuse_pickle(f"would import {short_text(text)}")
-        self._stack.append(Name(text))
+    def _name(self, name_text: str) -> None:
+        if name_text not in self._names:
+            raise refuse_pickle(f"would import {short_text(name_text)}")
+        self._stack.append(Name(name_text))
 
     def _stack_global(self) -> None:
         attribute, module = self.pop(), self.pop()
@@ -146,32 +148,34 @@ class _Machine:
         self._name(f"{module}.{attribute}")
 
     def _reduce(self) -> None:
-        arguments, name = self.pop(), self.pop()
-        if not isinstance(name, Name) or not isinstance(arguments, tuple):
-            raise refuse_pickle(f"calls a {_kind(name)} with a {_kind(arguments)}")
-        if name.text == "collections.OrderedDict":
+        arguments, qualified_name = self.pop(), self.pop()
+        if not isinstance(qualified_name, Name) or not isinstance(arguments, tuple):
+            raise refuse_pickle(f"calls a {_kind(qualified_name)} with a {_kind(arguments)}")
+        if qualified_name.text == "collections.OrderedDict":
             self._stack.append(self._ordered(arguments))
         else:
-            self._stack.append(self._call(name.text, arguments))
+            self._stack.append(self._call(qualified_name.text, arguments))
 
     def _ordered(self, arguments: tuple[Any, ...]) -> OrderedDict[Any, Any]:
         ordered: OrderedDict[Any, Any] = OrderedDict()
-        pairs = arguments[0] if arguments else []
-        if len(arguments) > 1 or type(pairs) is not list:
+        key_value_pairs = arguments[0] if arguments else []
+        if len(arguments) > 1 or type(key_value_pairs) is not list:
             raise refuse_pickle("makes an OrderedDict of something else than pairs")
-        self._copied += len(pairs)  # one list may be named again and again
+        self._copied += len(key_value_pairs)  # one list may be named again and again
         if self._copied > MAX_OPCODES:
             raise refuse_pickle(f"fills OrderedDicts with more than {MAX_OPCODES} pairs")
-        if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
+        if any(
+            type(key_value_pair) not in (list, tuple) or len(key_value_pair) != 2 for key_value_pair in key_value_pairs
+        ):
             raise refuse_pickle("makes an OrderedDict of something else than pairs")
-        _put(ordered, [value for pair in pairs for value in pair])
+        _put(ordered, [pair_item for key_value_pair in key_value_pairs for pair_item in key_value_pair])
         return ordered
 
     def _build(self) -> None:
-        state, value = self.pop(), self._top()
+        object_state, top_value = self.pop(), self._top()
         # state_dict() keeps its modules' versions so; nothing reads them.
-        if type(value) is not OrderedDict or not isinstance(state, dict):
-            raise refuse_pickle(f"sets the state of a {_kind(value)}")
+        if type(top_value) is not OrderedDict or not isinstance(object_state, dict):
+            raise refuse_pickle(f"sets the state of a {_kind(top_value)}")
 
     def _persistent(self) -> None:
         self._stack.append(self._load(self.pop()))
@@ -189,9 +193,9 @@ class _Machine:
         _put(target, values)
 
     def _dict(self) -> None:
-        items: dict[Any, Any] = {}
-        _put(items, self._marked())
-        self._stack.append(items)
+        dict_items: dict[Any, Any] = {}
+        _put(dict_items, self._marked())
+        self._stack.append(dict_items)
 
 
 _ACTS: dict[str, Callable[[_Machine], Any]] = {
@@ -224,14 +228,14 @@ def _value(argument: Any) -> Any:
 def _put(target: dict[Any, Any], values: list[Any]) -> None:
     if len(values) % 2:
         raise ValueError("a key without a value")
-    for key, value in zip(values[::2], values[1::2], strict=True):
+    for item_key, item_value in zip(values[::2], values[1::2], strict=True):
         # The hash of a deeply nested tuple would exhaust the machine's stack; chosen large numbers share one.
-        if type(key) is not str and not (type(key) is int and 0 <= key < _MAX_INDEX):
-            raise refuse_pickle(f"holds a dict with a {_kind(key)} as key")
-        if key in target:
-            raise refuse_pickle(f"gives the key {short_text(key, quoted=True)} twice")
-        target[key] = value
+        if type(item_key) is not str and not (type(item_key) is int and 0 <= item_key < _MAX_INDEX):
+            raise refuse_pickle(f"holds a dict with a {_kind(item_key)} as key")
+        if item_key in target:
+            raise refuse_pickle(f"gives the key {short_text(item_key, quoted=True)} twice")
+        target[item_key] = item_value
 
 
-def _kind(value: Any) -> str:
-    return value.text if isinstance(value, Name) else type(value).__name__
+def _kind(shown_value: Any) -> str:
+    return shown_value.text if isinstance(shown_value, Name) else type(shown_value).__name__

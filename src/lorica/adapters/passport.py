@@ -205,22 +205,22 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_passport(folder: Path) -> Passport | None:
     """The passport of an adapter's folder; None when it has none. Raises AdapterError for a broken one."""
-    path = Path(folder) / PASSPORT_NAME
+    passport_path = Path(folder) / PASSPORT_NAME
     try:
-        raw = read_capped(path, MAX_PASSPORT_BYTES + 1)
+        passport_data = read_capped(passport_path, MAX_PASSPORT_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror})") from error
+        raise AdapterError(f"{passport_path}: cannot be read ({error.strerror})") from error
     try:
-        return parse_passport(raw)
+        return parse_passport(passport_data)
     except AdapterError as error:
-        raise AdapterError(f"{path}: {error.message}", fix=error.fix) from None
+        raise AdapterError(f"{passport_path}: {error.message}", fix=error.fix) from None
 
 
-def parse_passport(raw: bytes) -> Passport:
+def parse_passport(passport_data: bytes) -> Passport:
     """The bytes of a lorica.json as a passport. Raises AdapterError saying what is wrong with it."""
-    values, problems = read_object(raw, MAX_PASSPORT_BYTES)
+    values, problems = read_object(passport_data, MAX_PASSPORT_BYTES)
     if problems:
         raise AdapterError(problems[0].message, fix=problems[0].fix or _AGAIN)
     return to_passport(values)
@@ -242,39 +242,43 @@ def to_passport(values: Any) -> Passport:
 
 def passport_bytes(passport: Passport) -> bytes:
     """The file's bytes: keys sorted, two spaces, lists of numbers on one line. Equal passports give equal bytes."""
-    plain = visible_values(msgspec.to_builtins(passport))
-    text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    plain_values = visible_values(msgspec.to_builtins(passport))
+    json_text = json.dumps(plain_values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     # A list of numbers may stand across lines only outside of texts, whose line ends are escaped.
-    lines = re.sub(r"\[\n[\s\d.,eE+-]+\]", lambda hit: re.sub(r"\s+", " ", hit[0]).replace("[ ", "[")[:-2] + "]", text)
-    return lines.encode("utf-8") + b"\n"
+    compact_json = re.sub(
+        r"\[\n[\s\d.,eE+-]+\]",
+        lambda list_match: re.sub(r"\s+", " ", list_match[0]).replace("[ ", "[")[:-2] + "]",
+        json_text,
+    )
+    return compact_json.encode("utf-8") + b"\n"
 
 
 def write_passport(folder: Path, passport: Passport) -> Path:
     """Write lorica.json, whole or not at all. Raises AdapterError when the place cannot be written or a figure is not
     finite."""
-    path = Path(folder) / PASSPORT_NAME
-    temporary = path.with_name(f".{PASSPORT_NAME}.{secrets.token_hex(4)}.tmp")
+    passport_path = Path(folder) / PASSPORT_NAME
+    temporary = passport_path.with_name(f".{PASSPORT_NAME}.{secrets.token_hex(4)}.tmp")
     try:
-        raw = passport_bytes(passport)
+        passport_data = passport_bytes(passport)
     except ValueError as error:
         raise AdapterError(
-            f"{path}: a figure is not finite ({error})", fix="the adapter's weights are broken"
+            f"{passport_path}: a figure is not finite ({error})", fix="the adapter's weights are broken"
         ) from None
     try:
-        with temporary.open("xb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if path.read_bytes() != raw:
+        with temporary.open("xb") as temporary_file:
+            temporary_file.write(passport_data)
+            temporary_file.flush()
+            os.fsync(temporary_file.fileno())
+        os.replace(temporary, passport_path)
+        if passport_path.read_bytes() != passport_data:
             raise OSError(0, "it is not what was written")
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise AdapterError(
-            f"{path}: cannot be written ({error.strerror})", fix="free the place, or its disk"
+            f"{passport_path}: cannot be written ({error.strerror})", fix="free the place, or its disk"
         ) from error
-    return path
+    return passport_path
 
 
 def document_schema() -> bytes:
@@ -287,8 +291,11 @@ def document_schema() -> bytes:
 _AGAIN = "make it anew with `lorica passport DIR --base BASE --force`"
 
 
-def _tidy(value: Any) -> Any:
+def _tidy(nested_value: Any) -> Any:
     """Descriptions without the line breaks of the source."""
-    if isinstance(value, dict):
-        return {key: " ".join(item.split()) if key == "description" else _tidy(item) for key, item in value.items()}
-    return [_tidy(item) for item in value] if isinstance(value, list) else value
+    if isinstance(nested_value, dict):
+        return {
+            nested_key: " ".join(nested_item.split()) if nested_key == "description" else _tidy(nested_item)
+            for nested_key, nested_item in nested_value.items()
+        }
+    return [_tidy(nested_item) for nested_item in nested_value] if isinstance(nested_value, list) else nested_value

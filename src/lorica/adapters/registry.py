@@ -21,36 +21,39 @@ CHECKPOINTS = "checkpoints"
 TRAINING = "training"
 
 
-def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, Path]:
+def find_adapters(base_dir: Path | None, adapter_paths: Mapping[str, str]) -> dict[str, Path]:
     """Name -> folder, sorted by name; nothing is opened. Names are text: `visible` ones of the folders.
 
     base_dir: each of its subfolders `name` (or `name/best`) that holds an adapter_config.json; other
     subfolders are not adapters, unless they hold adapter weights (then the config is missing) or what a
-    training leaves before it is finished. paths: name -> folder (or its parent of `best`); these win over
+    training leaves before it is finished. adapter_paths: name -> folder (or its parent of `best`); these win over
     what base_dir has under this name, in any spelling.
 
-    Raises AdapterError naming where it looked when base_dir or one of `paths` is missing or holds no adapter
+    Raises AdapterError naming where it looked when base_dir or one of `adapter_paths` is missing or holds no adapter
     config, and naming the training that did not finish, and for an adapter called `base`.
     """
     adapters: dict[str, Path] = {}
     if base_dir is not None:
-        own = set(map(subject_key, map(visible, paths)))
+        own_subjects = set(map(subject_key, map(visible, adapter_paths)))
         adapters |= {
-            name: folder for name, folder in _search_folder(Path(base_dir)).items() if subject_key(name) not in own
+            adapter_name: adapter_folder
+            for adapter_name, adapter_folder in _search_folder(Path(base_dir)).items()
+            if subject_key(adapter_name) not in own_subjects
         }
-    for name, path in paths.items():
-        folder = _adapter_in(Path(path))
-        if folder is None:
-            _refuse_unfinished(Path(path))
+    for adapter_name, adapter_path in adapter_paths.items():
+        adapter_folder = _adapter_in(Path(adapter_path))
+        if adapter_folder is None:
+            _refuse_unfinished(Path(adapter_path))
             raise AdapterError(
-                f"adapter {name!r}: no {CONFIG_NAME} in {path} nor in {Path(path) / BEST}",
-                fix=f"correct adapters.paths.{name}, or train the adapter",
+                f"adapter {adapter_name!r}: no {CONFIG_NAME} in {adapter_path} nor in {Path(adapter_path) / BEST}",
+                fix=f"correct adapters.paths.{adapter_name}, or train the adapter",
             )
-        adapters[visible(name)] = folder
-    for name, folder in adapters.items():
-        if subject_key(name) == BASE:
+        adapters[visible(adapter_name)] = adapter_folder
+    for adapter_name, adapter_folder in adapters.items():
+        if subject_key(adapter_name) == BASE:
             raise AdapterError(
-                f"the adapter in {folder} is called {name!r}, as answers of the base model alone are marked",
+                f"the adapter in {adapter_folder} is called {adapter_name!r}, "
+                "as answers of the base model alone are marked",
                 fix="give it another name: rename its folder, or adapters.paths.NAME=FOLDER",
             )
     return dict(sorted(adapters.items()))
@@ -58,11 +61,11 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
 
 def refuse_spellings(adapters: Mapping[str, Path]) -> None:
     """Raise AdapterError for two adapters that the same subject could mean, naming both."""
-    for names in spellings(adapters).values():
-        if len(names) > 1:
-            folders = ", ".join(f"{name!r} in {adapters[name]}" for name in names)
+    for clashing_names in spellings(adapters).values():
+        if len(clashing_names) > 1:
+            folders = ", ".join(f"{adapter_name!r} in {adapters[adapter_name]}" for adapter_name in clashing_names)
             raise AdapterError(
-                f"these adapters are one subject in {len(names)} spellings: {folders}",
+                f"these adapters are one subject in {len(clashing_names)} spellings: {folders}",
                 fix="rename or move all but one, or choose the one for all rows with adapters.use=NAME",
             )
 
@@ -81,15 +84,15 @@ def _search_folder(base_dir: Path) -> dict[str, Path]:
     if (base_dir / TRAINING_RECORD).is_file():
         _refuse_unfinished(base_dir)
     adapters = {}
-    for entry in _subfolders(base_dir):
-        folder = _adapter_in(entry)
-        if folder is not None:
-            adapters[visible(entry.name)] = folder
+    for subfolder in _subfolders(base_dir):
+        adapter_folder = _adapter_in(subfolder)
+        if adapter_folder is not None:
+            adapters[visible(subfolder.name)] = adapter_folder
             continue
-        _refuse_unfinished(entry)
-        if any(entry.glob("adapter_model.*")):
+        _refuse_unfinished(subfolder)
+        if any(subfolder.glob("adapter_model.*")):
             raise AdapterError(
-                f"{entry} holds adapter weights and no {CONFIG_NAME}",
+                f"{subfolder} holds adapter weights and no {CONFIG_NAME}",
                 fix="complete the folder, or move it elsewhere",
             )
     if not adapters:
@@ -97,40 +100,44 @@ def _search_folder(base_dir: Path) -> dict[str, Path]:
     return adapters
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _subfolders(parent_folder: Path) -> list[Path]:
+    return sorted(
+        subfolder for subfolder in parent_folder.iterdir() if subfolder.is_dir() and not subfolder.name.startswith(".")
+    )
 
 
-def _adapter_in(folder: Path) -> Path | None:
-    for candidate in (folder, folder / BEST):
+def _adapter_in(adapter_folder: Path) -> Path | None:
+    for candidate in (adapter_folder, adapter_folder / BEST):
         if (candidate / CONFIG_NAME).is_file():
             return candidate
     return None
 
 
-def is_adapter(folder: Path) -> bool:
+def is_adapter(adapter_folder: Path) -> bool:
     """Whether a folder is an adapter's, or one of a training that did not finish."""
-    return _adapter_in(folder) is not None or _is_unfinished(folder)
+    return _adapter_in(adapter_folder) is not None or _is_unfinished(adapter_folder)
 
 
-def _is_unfinished(folder: Path) -> bool:
-    return (folder / TRAINING_RECORD).is_file() or (folder / CHECKPOINTS).is_dir()
+def _is_unfinished(adapter_folder: Path) -> bool:
+    return (adapter_folder / TRAINING_RECORD).is_file() or (adapter_folder / CHECKPOINTS).is_dir()
 
 
-def _refuse_unfinished(folder: Path) -> None:
-    if owner := training_owner(folder):
-        raise AdapterError(f"{folder} is being trained now: {describe(owner)}", fix="wait until it ends")
-    if _is_unfinished(folder):
+def _refuse_unfinished(adapter_folder: Path) -> None:
+    if current_owner := training_owner(adapter_folder):
         raise AdapterError(
-            f"training of {folder.name} did not finish: no {CONFIG_NAME} in {folder}",
+            f"{adapter_folder} is being trained now: {describe(current_owner)}", fix="wait until it ends"
+        )
+    if _is_unfinished(adapter_folder):
+        raise AdapterError(
+            f"training of {adapter_folder.name} did not finish: no {CONFIG_NAME} in {adapter_folder}",
             fix="go on with training.resume=true, or remove the folder",
         )
 
 
-def training_owner(folder: Path) -> Owner | None:
+def training_owner(adapter_folder: Path) -> Owner | None:
     """The process that trains an adapter in this folder now, if any."""
-    owner = lock_owner(folder)
-    return owner if owner is not None and owner.doing == TRAINING else None
+    current_owner = lock_owner(adapter_folder)
+    return current_owner if current_owner is not None and current_owner.doing == TRAINING else None
 
 
 def _nothing_in(base_dir: Path) -> AdapterError:
@@ -140,9 +147,11 @@ def _nothing_in(base_dir: Path) -> AdapterError:
             f"{base_dir} is a base model, not a folder of adapters",
             fix=f"set model.path={base_dir}, and adapters.dir to the folder of its adapters",
         )
-    deeper = [entry for entry in _subfolders(base_dir) if any(map(_adapter_in, _subfolders(entry)))]
-    hint = f"did you mean adapters.dir={' or adapters.dir='.join(map(str, deeper[:3]))}?" if deeper else ""
+    deeper_folders = [subfolder for subfolder in _subfolders(base_dir) if any(map(_adapter_in, _subfolders(subfolder)))]
+    fix_hint = (
+        f"did you mean adapters.dir={' or adapters.dir='.join(map(str, deeper_folders[:3]))}?" if deeper_folders else ""
+    )
     return AdapterError(
         f"no adapter in {base_dir}: none of its subfolders holds {CONFIG_NAME}",
-        fix=hint or "correct adapters.dir, train adapters first, or leave it out to ask the base model",
+        fix=fix_hint or "correct adapters.dir, train adapters first, or leave it out to ask the base model",
     )

@@ -16,19 +16,22 @@ from lorica.errors import AdapterError
 _NOTHING = 1e-30
 
 
-def scaled_config(config: AdapterConfig, factor: float) -> AdapterConfig:
-    """The config with every update multiplied by `factor` (0 or more): lora_alpha and alpha_pattern, ranks untouched.
+def scaled_config(config: AdapterConfig, scale_multiplier: float) -> AdapterConfig:
+    """The config with every update multiplied by `scale_multiplier` (0 or more): lora_alpha and alpha_pattern,
+    ranks untouched.
 
     rsLoRA stays what it is, for both its scalings are proportional to alpha. What is not scaled by alpha stays, too:
     DoRA's magnitudes, biases and whole modules. Raises ValueError for a negative factor.
     """
-    if factor < 0:
-        raise ValueError(f"the factor {factor} is negative")
-    times = factor or _NOTHING
+    if scale_multiplier < 0:
+        raise ValueError(f"the factor {scale_multiplier} is negative")
+    scale_factor = scale_multiplier or _NOTHING
     return msgspec.structs.replace(
         config,
-        lora_alpha=config.lora_alpha * times,
-        alpha_pattern={key: alpha * times for key, alpha in config.alpha_pattern.items()},
+        lora_alpha=config.lora_alpha * scale_factor,
+        alpha_pattern={
+            pattern_key: module_alpha * scale_factor for pattern_key, module_alpha in config.alpha_pattern.items()
+        },
     )
 
 

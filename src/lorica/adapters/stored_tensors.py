@@ -39,10 +39,10 @@ class StoredTensor(msgspec.Struct, frozen=True, gc=False):
     @property
     def count(self) -> int:
         """How many values it has."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        value_count = 1
+        for dimension in self.shape:
+            value_count *= dimension
+        return value_count
 
     @property
     def extent(self) -> int:
@@ -54,61 +54,63 @@ class StoredTensor(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, shape=self.shape[::-1], strides=self.strides[::-1])
 
 
-def strided_extent(shape: Iterable[int], strides: Iterable[int]) -> int:
+def strided_extent(tensor_shape: Iterable[int], strides: Iterable[int]) -> int:
     """How many elements a view reaches over; 0 for an empty one."""
-    sizes = tuple(shape)
-    if 0 in sizes:
+    dimension_sizes = tuple(tensor_shape)
+    if 0 in dimension_sizes:
         return 0
-    return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    return 1 + sum((dimension - 1) * stride for dimension, stride in zip(dimension_sizes, strides, strict=True))
 
 
-def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+def contiguous_strides(tensor_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a tensor whose values stand in order."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
+    strides, next_stride = [], 1
+    for dimension in reversed(tensor_shape):
+        strides.append(next_stride)
+        next_stride *= max(dimension, 1)
     return tuple(reversed(strides))
 
 
-def of_header(info: TensorInfo) -> StoredTensor:
+def of_header(tensor_info: TensorInfo) -> StoredTensor:
     """A tensor of a safetensors file."""
-    return StoredTensor(info.dtype, info.shape, info.start, contiguous_strides(info.shape))
+    return StoredTensor(tensor_info.dtype, tensor_info.shape, tensor_info.start, contiguous_strides(tensor_info.shape))
 
 
 def check_budget(tensors: Iterable[StoredTensor], file_bytes: int) -> None:
     """Raise AdapterError for more tensors, dimensions or bytes than a file of this size has any reason to hold."""
-    most = _FREE + _TIMES * file_bytes
-    total = 0
+    max_bytes = _FREE + _TIMES * file_bytes
+    total_bytes = 0
     for number, tensor in enumerate(tensors, 1):
         if number > MAX_TENSORS:
             raise AdapterError(f"holds more than {MAX_TENSORS} tensors")
         if len(tensor.shape) > MAX_DIMENSIONS:
             raise AdapterError(f"holds a tensor of {len(tensor.shape)} dimensions; allowed: {MAX_DIMENSIONS}")
-        total += tensor.itemsize * max(tensor.count, tensor.extent)
-        if total > most:
+        total_bytes += tensor.itemsize * max(tensor.count, tensor.extent)
+        if total_bytes > max_bytes:
             raise AdapterError(
-                f"its tensors are views that unfold to more than {most} bytes, from a file of {file_bytes}",
+                f"its tensors are views that unfold to more than {max_bytes} bytes, from a file of {file_bytes}",
                 fix="where it was made, call .contiguous().clone() on its tensors and save them again",
             )
 
 
-def read_stored(file: BinaryIO, path: Path, tensor: StoredTensor) -> bytes:
+def read_stored(weights_file: BinaryIO, weights_path: Path, tensor: StoredTensor) -> bytes:
     """The tensor's values in order, little-endian. Raises AdapterError when the file has become shorter."""
-    size = tensor.extent * tensor.itemsize
+    byte_count = tensor.extent * tensor.itemsize
     try:
-        file.seek(tensor.start)
-        raw = file.read(size)
+        weights_file.seek(tensor.start)
+        raw_bytes = weights_file.read(byte_count)
     except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(raw) != size:
-        raise AdapterError(f"{path}: changed while it was read", fix="convert it again")
+        raise AdapterError(f"{weights_path}: cannot be read ({error.strerror})") from error
+    if len(raw_bytes) != byte_count:
+        raise AdapterError(f"{weights_path}: changed while it was read", fix="convert it again")
     if tensor.strides == contiguous_strides(tensor.shape) and not tensor.big_endian:
-        return raw
+        return raw_bytes
     # A complex number is two numbers, each of which has its own order of bytes.
     components = 2 if tensor.dtype == "C64" else 1
-    unit = np.dtype(f"{'>' if tensor.big_endian else '<'}u{tensor.itemsize // components}")
-    flat = np.frombuffer(raw, unit).reshape(-1, components)
-    steps = [stride * tensor.itemsize for stride in tensor.strides]
-    view = np.lib.stride_tricks.as_strided(flat, (*tensor.shape, components), (*steps, unit.itemsize), writeable=False)
-    return view.astype(unit.newbyteorder("<"), order="C").tobytes()
+    unit_dtype = np.dtype(f"{'>' if tensor.big_endian else '<'}u{tensor.itemsize // components}")
+    flat_units = np.frombuffer(raw_bytes, unit_dtype).reshape(-1, components)
+    byte_strides = [stride * tensor.itemsize for stride in tensor.strides]
+    strided_view = np.lib.stride_tricks.as_strided(
+        flat_units, (*tensor.shape, components), (*byte_strides, unit_dtype.itemsize), writeable=False
+    )
+    return strided_view.astype(unit_dtype.newbyteorder("<"), order="C").tobytes()

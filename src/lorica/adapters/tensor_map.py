@@ -60,47 +60,49 @@ class TensorMap(msgspec.Struct, frozen=True):
 
     def factors(self) -> dict[str, TensorInfo]:
         """The tensors of lora_A and lora_B, by name."""
-        names = (name for module in self.modules.values() for name in (module.a, module.b) if name)
-        return {name: self.tensors[name] for name in names}
+        tensor_names = (
+            tensor_name for module in self.modules.values() for tensor_name in (module.a, module.b) if tensor_name
+        )
+        return {tensor_name: self.tensors[tensor_name] for tensor_name in tensor_names}
 
     @property
     def pairs(self) -> list[LoraModule]:
         """The modules that have both halves."""
         return [module for module in self.modules.values() if module.a and module.b]
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def shape(self, tensor_name: str) -> tuple[int, ...]:
         """The shape of a tensor; () for the name ""."""
-        return self.tensors[name].shape if name else ()
+        return self.tensors[tensor_name].shape if tensor_name else ()
 
 
 def map_tensors(header: Header) -> TensorMap:
     """Place every tensor of a file."""
     names_by_module: dict[str, dict[str, list[str]]] = {}
-    saved: dict[str, list[str]] = {}
+    saved_tensors: dict[str, list[str]] = {}
     strange, unprefixed, adapters, copies = [], [], set(), []
-    for name in header.tensors:
-        if _is_copy(name, header):
-            copies.append(name)
+    for tensor_name in header.tensors:
+        if _is_copy(tensor_name, header):
+            copies.append(tensor_name)
             continue
-        path = name.removeprefix(PREFIX)
-        if hit := _PART.fullmatch(path):
-            parameter = hit["part"] if hit["leaf"] != "bias" else "bias"
-            names_by_module.setdefault(hit["module"], {}).setdefault(parameter, []).append(name)
-        elif hit := _SAVED.fullmatch(path):
-            saved.setdefault(module_path(hit["module"]), []).append(name)
-        elif path != name and "." in path:
-            saved.setdefault(module_path(path.rsplit(".", 1)[0]), []).append(name)
+        path = tensor_name.removeprefix(PREFIX)
+        if name_match := _PART.fullmatch(path):
+            parameter = name_match["part"] if name_match["leaf"] != "bias" else "bias"
+            names_by_module.setdefault(name_match["module"], {}).setdefault(parameter, []).append(tensor_name)
+        elif name_match := _SAVED.fullmatch(path):
+            saved_tensors.setdefault(module_path(name_match["module"]), []).append(tensor_name)
+        elif path != tensor_name and "." in path:
+            saved_tensors.setdefault(module_path(path.rsplit(".", 1)[0]), []).append(tensor_name)
             continue
         else:
-            strange.append(name)
+            strange.append(tensor_name)
             continue
-        if path == name:
-            unprefixed.append(name)
-        if hit["adapter"]:
-            adapters.add(hit["adapter"])
+        if path == tensor_name:
+            unprefixed.append(tensor_name)
+        if name_match["adapter"]:
+            adapters.add(name_match["adapter"])
     return TensorMap(
         modules={path: _lora_module(path, parameters) for path, parameters in names_by_module.items()},
-        saved={path: tuple(names) for path, names in saved.items()},
+        saved={path: tuple(tensor_names) for path, tensor_names in saved_tensors.items()},
         strange=tuple(strange),
         unprefixed=tuple(unprefixed),
         adapters=tuple(sorted(adapters)),
@@ -109,31 +111,35 @@ def map_tensors(header: Header) -> TensorMap:
     )
 
 
-def _is_copy(name: str, header: Header) -> bool:
+def _is_copy(tensor_name: str, header: Header) -> bool:
     """Whether the file holds the same parameter under the name that PEFT stores and loads, too."""
-    if ".modules_to_save." not in name and ".original_module." not in name:
+    if ".modules_to_save." not in tensor_name and ".original_module." not in tensor_name:
         return False
-    hit = _IN_MEMORY.fullmatch(name)
-    if hit is None:
+    name_match = _IN_MEMORY.fullmatch(tensor_name)
+    if name_match is None:
         return False
     # The first part may be an adapter's name or a module inside the kept one: the plain name tells.
-    inner = {hit["rest"], f"{hit['adapter']}.{hit['rest']}" if hit["adapter"] else hit["rest"]}
-    return any(f"{hit['module']}.{inner_name}" in header.tensors for inner_name in inner)
+    base_names = {
+        name_match["rest"],
+        f"{name_match['adapter']}.{name_match['rest']}" if name_match["adapter"] else name_match["rest"],
+    }
+    return any(f"{name_match['module']}.{inner_name}" in header.tensors for inner_name in base_names)
 
 
 def layer_number(path: str) -> int | None:
     """ "model.layers.3.mlp.up_proj" -> 3; None for a module outside the layers."""
-    hit = _LAYER.search(path)
-    return int(hit["number"]) if hit else None
+    name_match = _LAYER.search(path)
+    return int(name_match["number"]) if name_match else None
 
 
 def split_layer(path: str) -> tuple[str, str]:
     """ "model.layers.3.mlp.up_proj" -> ("model.layers", "model.layers.*.mlp.up_proj"): the container of the repeated
     layers, and what is the same in all of them. ("", path) for a module outside layers."""
-    hit = _LAYER.search(path)
-    if hit is None:
+    name_match = _LAYER.search(path)
+    if name_match is None:
         return "", path
-    return path[: hit.start("number") - 1], f"{path[: hit.start('number')]}*{path[hit.end('number') :]}"
+    number_start, number_end = name_match.span("number")
+    return path[: number_start - 1], f"{path[:number_start]}*{path[number_end:]}"
 
 
 def module_path(path: str) -> str:
@@ -145,19 +151,24 @@ def module_path(path: str) -> str:
 
 def _lora_module(path: str, tensors: dict[str, list[str]]) -> LoraModule:
     embedding = "lora_embedding_A" in tensors or "lora_embedding_B" in tensors
-    half = "lora_embedding_" if embedding else "lora_"
+    pair_prefix = "lora_embedding_" if embedding else "lora_"
     chosen = {
         parameter: tensors[parameter][0]
-        for parameter in (half + "A", half + "B", "lora_magnitude_vector")
+        for parameter in (pair_prefix + "A", pair_prefix + "B", "lora_magnitude_vector")
         if parameter in tensors
     }
     return LoraModule(
         path=path,
         layer=layer_number(path),
         target=module_path(path).rsplit(".", 1)[-1],
-        a=chosen.get(half + "A", ""),
-        b=chosen.get(half + "B", ""),
+        a=chosen.get(pair_prefix + "A", ""),
+        b=chosen.get(pair_prefix + "B", ""),
         magnitude=chosen.get("lora_magnitude_vector", ""),
-        more=tuple(name for names in tensors.values() for name in names if name not in chosen.values()),
+        more=tuple(
+            tensor_name
+            for tensor_names in tensors.values()
+            for tensor_name in tensor_names
+            if tensor_name not in chosen.values()
+        ),
         embedding=embedding,
     )

@@ -55,27 +55,29 @@ def parse_tensor_name(name: str) -> TensorName:
     """Split a tensor's name. Raises AdapterError for a name that PEFT's LoRA does not write, naming its
     format."""
     if not name.startswith(PREFIX):
-        tool = foreign_tool(name)
+        other_tool = foreign_tool(name)
         raise AdapterError(
-            f"tensor {name!r} does not begin with {PREFIX!r}" + (f": it looks like {tool}" if tool else ""),
+            f"tensor {name!r} does not begin with {PREFIX!r}" + (f": it looks like {other_tool}" if other_tool else ""),
             fix="save or convert the adapter with PEFT",
         )
-    path = name.removeprefix(PREFIX)
-    if match := _WEIGHT.fullmatch(path):
-        parameter = match["part"] if match["leaf"] == "weight" else f"{match['part']}.bias"
-        return TensorName(_strip_base_layer(match["module"]), parameter, match["adapter"] or "", match["leaf"])
-    if match := _EMBEDDING.fullmatch(path):
-        return TensorName(_strip_base_layer(match["module"]), match["part"], match["adapter"] or "", "")
-    if match := _SAVED.fullmatch(path):
-        return TensorName(_strip_base_layer(match["module"]), "saved", match["adapter"], match["leaf"])
-    tool = foreign_tool(name)
-    if tool or "." not in path:
+    module_path = name.removeprefix(PREFIX)
+    if name_match := _WEIGHT.fullmatch(module_path):
+        parameter = name_match["part"] if name_match["leaf"] == "weight" else f"{name_match['part']}.bias"
+        return TensorName(
+            _strip_base_layer(name_match["module"]), parameter, name_match["adapter"] or "", name_match["leaf"]
+        )
+    if name_match := _EMBEDDING.fullmatch(module_path):
+        return TensorName(_strip_base_layer(name_match["module"]), name_match["part"], name_match["adapter"] or "", "")
+    if name_match := _SAVED.fullmatch(module_path):
+        return TensorName(_strip_base_layer(name_match["module"]), "saved", name_match["adapter"], name_match["leaf"])
+    other_tool = foreign_tool(name)
+    if other_tool or "." not in module_path:
         raise AdapterError(
-            f"tensor {name!r} is not one of PEFT's LoRA" + (f": it looks like {tool}" if tool else ""),
+            f"tensor {name!r} is not one of PEFT's LoRA" + (f": it looks like {other_tool}" if other_tool else ""),
             fix="only LoRA adapters in PEFT's format are supported",
         )
-    module, leaf = path.rsplit(".", 1)
-    return TensorName(_strip_base_layer(module), "saved", "", leaf)
+    module, leaf_name = module_path.rsplit(".", 1)
+    return TensorName(_strip_base_layer(module), "saved", "", leaf_name)
 
 
 def module_of(tensor_name: str) -> tuple[str, str]:
@@ -95,9 +97,9 @@ def tensor_name(module: str, parameter: str) -> str:
 
 def foreign_tool(name: str) -> str:
     """The tool or method that names tensors like this one, or ""."""
-    return next((tool for pattern, tool in _OTHER_FORMATS if pattern.search(name)), "")
+    return next((other_tool for tool_pattern, other_tool in _OTHER_FORMATS if tool_pattern.search(name)), "")
 
 
-def _strip_base_layer(path: str) -> str:
+def _strip_base_layer(module_path: str) -> str:
     # A wrapped layer keeps its own weights under `base_layer`; it is not a level of the base model.
-    return path.removesuffix(".base_layer")
+    return module_path.removesuffix(".base_layer")

@@ -85,24 +85,24 @@ class TorchFile(msgspec.Struct, frozen=True):
     left_out: tuple[str, ...] = ()
 
 
-def read_torch_file(path: Path) -> TorchFile:
+def read_torch_file(torch_path: Path) -> TorchFile:
     """The tensors of a file by name, in its order. Nothing is imported or executed, and no tensor's value is read.
 
     Raises AdapterError (its message does not name the file) for a file that is damaged, of another kind, or that asks
     for anything but tensors.
     """
     builder = _Builder()
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    value, starts, big_endian = _read_zip(path, builder) if zipped else _read_old(path, builder)
-    state, nested, left_out = _state_dict(value)
-    tensors = {name: _stored(tensor, starts, big_endian) for name, tensor in state.items()}
+    with torch_path.open("rb") as torch_file:
+        zipped = torch_file.read(4) == b"PK\x03\x04"
+    pickled_value, starts, big_endian = _read_zip(torch_path, builder) if zipped else _read_old(torch_path, builder)
+    state_dict, nested, left_out = _state_dict(pickled_value)
+    tensors = {tensor_name: _stored(tensor, starts, big_endian) for tensor_name, tensor in state_dict.items()}
     return TorchFile(tensors, "zip" if zipped else "old", nested, left_out)
 
 
 def _stored(tensor: _Tensor, starts: dict[str, int], big_endian: bool) -> StoredTensor:
-    start = starts[tensor.storage.key] + tensor.offset * (DTYPE_BITS[tensor.dtype] // 8)
-    return StoredTensor(tensor.dtype, tensor.shape, start, tensor.strides, big_endian)
+    data_start = starts[tensor.storage.key] + tensor.offset * (DTYPE_BITS[tensor.dtype] // 8)
+    return StoredTensor(tensor.dtype, tensor.shape, data_start, tensor.strides, big_endian)
 
 
 class _Builder:
@@ -111,158 +111,184 @@ class _Builder:
     def __init__(self) -> None:
         self.storages: dict[str, _Storage] = {}
 
-    def read(self, file: io.BytesIO) -> Any:
-        return read_pickle(file, NAMES, self._call, self._load)
+    def read(self, torch_file: io.BytesIO) -> Any:
+        return read_pickle(torch_file, NAMES, self._call, self._load)
 
-    def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        least, most = _CALLS.get(name, (1, 0))
-        if not least <= len(arguments) <= most:
-            raise refuse_pickle(f"calls {name} with {len(arguments)} arguments")
-        if name == "torch.Size":
+    def _call(self, callable_name: str, arguments: tuple[Any, ...]) -> Any:
+        min_arguments, max_arguments = _CALLS.get(callable_name, (1, 0))
+        if not min_arguments <= len(arguments) <= max_arguments:
+            raise refuse_pickle(f"calls {callable_name} with {len(arguments)} arguments")
+        if callable_name == "torch.Size":
             return _checked_sizes(arguments[0], "a size")
-        if name == "torch._utils._rebuild_parameter":
+        if callable_name == "torch._utils._rebuild_parameter":
             if not isinstance(arguments[0], _Tensor):
                 raise refuse_pickle("makes a parameter of something else than a tensor")
             _no_more(arguments[2])
             return arguments[0]
-        storage, offset, shape, strides, *more = arguments
-        if len(more) > 1:
-            _no_more(more[1])  # backward hooks
-        if name.endswith("v3"):
-            dtype_name = more.pop(2)
-            dtype = _DTYPES.get(dtype_name.text, "") if isinstance(dtype_name, Name) else ""
+        storage, offset, tensor_shape, strides, *further_arguments = arguments
+        if len(further_arguments) > 1:
+            _no_more(further_arguments[1])  # backward hooks
+        if callable_name.endswith("v3"):
+            dtype_name = further_arguments.pop(2)
+            element_type = _DTYPES.get(dtype_name.text, "") if isinstance(dtype_name, Name) else ""
         else:
-            dtype = storage.dtype if isinstance(storage, _Storage) else ""
-        if len(more) > 2:
-            _no_more(more[2])  # a conjugated or negated view
-        return _tensor(storage, dtype, offset, _checked_sizes(shape, "a shape"), _checked_sizes(strides, "strides"))
+            element_type = storage.dtype if isinstance(storage, _Storage) else ""
+        if len(further_arguments) > 2:
+            _no_more(further_arguments[2])  # a conjugated or negated view
+        return _tensor(
+            storage, element_type, offset, _checked_sizes(tensor_shape, "a shape"), _checked_sizes(strides, "strides")
+        )
 
-    def _load(self, pid: Any) -> _Storage:
-        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or (len(pid) == 6 and pid[5]):
+    def _load(self, persistent_id: Any) -> _Storage:
+        if (
+            type(persistent_id) is not tuple
+            or len(persistent_id) not in (5, 6)
+            or persistent_id[0] != "storage"
+            or (len(persistent_id) == 6 and persistent_id[5])
+        ):
             raise refuse_pickle("holds a persistent id that is no storage's")
-        _, storage_type, key, location, count = pid[:5]
+        _, storage_type, storage_key, location, value_count = persistent_id[:5]
         of_storage = isinstance(storage_type, Name) and (
             storage_type.text in _STORAGE_DTYPES or storage_type.text in _UNTYPED
         )
-        if not of_storage or type(key) is not str or type(location) is not str or not _is_size(count):
+        if not of_storage or type(storage_key) is not str or type(location) is not str or not _is_size(value_count):
             raise refuse_pickle("holds a persistent id that is no storage's")
-        storage = _Storage(key, _STORAGE_DTYPES.get(storage_type.text, ""), count)
-        if self.storages.setdefault(key, storage) != storage:
-            raise refuse_pickle(f"describes the storage {short_text(key)} in two ways")
+        storage = _Storage(storage_key, _STORAGE_DTYPES.get(storage_type.text, ""), value_count)
+        if self.storages.setdefault(storage_key, storage) != storage:
+            raise refuse_pickle(f"describes the storage {short_text(storage_key)} in two ways")
         return storage
 
 
-def _tensor(storage: Any, dtype: str, offset: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> _Tensor:
-    if not isinstance(storage, _Storage) or not dtype or (storage.dtype and storage.dtype != dtype):
+def _tensor(
+    storage: Any, element_type: str, offset: Any, tensor_shape: tuple[int, ...], strides: tuple[int, ...]
+) -> _Tensor:
+    if not isinstance(storage, _Storage) or not element_type or (storage.dtype and storage.dtype != element_type):
         raise refuse_pickle("makes a tensor of what is no storage of a known type")
-    if not _is_size(offset) or len(shape) != len(strides):
-        raise refuse_pickle(f"makes a tensor of shape {short_text(shape)} with strides {short_text(strides)}")
-    reach = strided_extent(shape, strides)
-    if reach and (offset + reach) * (DTYPE_BITS[dtype] // 8) > storage.size:
-        raise refuse_pickle(f"makes a tensor that reaches beyond its storage (shape {short_text(shape)})")
-    return _Tensor(storage, dtype, offset if reach else 0, shape, strides)
+    if not _is_size(offset) or len(tensor_shape) != len(strides):
+        raise refuse_pickle(f"makes a tensor of shape {short_text(tensor_shape)} with strides {short_text(strides)}")
+    needed_extent = strided_extent(tensor_shape, strides)
+    if needed_extent and (offset + needed_extent) * (DTYPE_BITS[element_type] // 8) > storage.size:
+        raise refuse_pickle(f"makes a tensor that reaches beyond its storage (shape {short_text(tensor_shape)})")
+    return _Tensor(storage, element_type, offset if needed_extent else 0, tensor_shape, strides)
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**48
+def _is_size(size_value: Any) -> bool:
+    return type(size_value) is int and 0 <= size_value < 2**48
 
 
-def _checked_sizes(value: Any, value_name: str) -> tuple[int, ...]:
-    if type(value) not in (tuple, list) or len(value) > MAX_DIMENSIONS or not all(map(_is_size, value)):
+def _checked_sizes(size_values: Any, value_name: str) -> tuple[int, ...]:
+    if (
+        type(size_values) not in (tuple, list)
+        or len(size_values) > MAX_DIMENSIONS
+        or not all(map(_is_size, size_values))
+    ):
         raise refuse_pickle(f"makes a tensor with {value_name} that is none")
-    return tuple(value)
+    return tuple(size_values)
 
 
-def _no_more(value: Any) -> None:
-    if value not in (None, {}):
+def _no_more(extra_arguments: Any) -> None:
+    if extra_arguments not in (None, {}):
         raise refuse_pickle("makes a tensor with hooks or marks, which change what it is")
 
 
-def _state_dict(value: Any) -> tuple[dict[str, _Tensor], str, tuple[str, ...]]:
+def _state_dict(state_value: Any) -> tuple[dict[str, _Tensor], str, tuple[str, ...]]:
     """(tensors by name, the key they stood under, the keys beside it). Raises PickleError where there are none."""
-    if not isinstance(value, dict):
-        raise PickleError(f"holds a {type(value).__name__}, not tensors by name", fix=_STATE_DICT)
-    if any(isinstance(item, _Tensor) for item in value.values()):
-        return _all_tensors(value), "", ()
-    inner = [key for key in _NESTED if isinstance(value.get(key), dict) and value[key]]
-    inner = [key for key in inner if any(isinstance(item, _Tensor) for item in value[key].values())]
-    if len(inner) != 1:
-        keys = ", ".join(short_text(key) for key in list(value)[:5]) or "nothing"
-        raise PickleError(f"holds no tensors by name; there is {keys}", fix=_STATE_DICT)
-    beside = tuple(short_text(key) for key in value if key != inner[0])
-    return _all_tensors(value[inner[0]]), inner[0], beside
+    if not isinstance(state_value, dict):
+        raise PickleError(f"holds a {type(state_value).__name__}, not tensors by name", fix=_STATE_DICT)
+    if any(isinstance(nested_value, _Tensor) for nested_value in state_value.values()):
+        return _all_tensors(state_value), "", ()
+    nested_keys = [
+        nested_key
+        for nested_key in _NESTED
+        if isinstance(state_value.get(nested_key), dict) and state_value[nested_key]
+    ]
+    nested_keys = [
+        nested_key
+        for nested_key in nested_keys
+        if any(isinstance(nested_value, _Tensor) for nested_value in state_value[nested_key].values())
+    ]
+    if len(nested_keys) != 1:
+        shown_keys = ", ".join(short_text(nested_key) for nested_key in list(state_value)[:5]) or "nothing"
+        raise PickleError(f"holds no tensors by name; there is {shown_keys}", fix=_STATE_DICT)
+    beside = tuple(short_text(nested_key) for nested_key in state_value if nested_key != nested_keys[0])
+    return _all_tensors(state_value[nested_keys[0]]), nested_keys[0], beside
 
 
-def _all_tensors(value: dict[Any, Any]) -> dict[str, _Tensor]:
-    for key, item in value.items():
-        if type(key) is not str or not isinstance(item, _Tensor):
+def _all_tensors(container: dict[Any, Any]) -> dict[str, _Tensor]:
+    for tensor_key, nested_value in container.items():
+        if type(tensor_key) is not str or not isinstance(nested_value, _Tensor):
             raise PickleError(
-                f"holds a {type(item).__name__} under {short_text(key, quoted=True)}, between its tensors",
+                f"holds a {type(nested_value).__name__} under {short_text(tensor_key, quoted=True)}, "
+                "between its tensors",
                 fix=_STATE_DICT,
             )
-    return value
+    return container
 
 
-def _read_zip(path: Path, builder: _Builder) -> tuple[Any, dict[str, int], bool]:
-    members = stored_members(path)
-    pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+def _read_zip(torch_path: Path, builder: _Builder) -> tuple[Any, dict[str, int], bool]:
+    members = stored_members(torch_path)
+    pickles = [
+        member_name for member_name in members if member_name.endswith("/data.pkl") and member_name.count("/") == 1
+    ]
     if len(pickles) != 1:
         raise AdapterError(
             "is a zip archive, and not one that torch.save wrote (no data.pkl)", fix="unpack it, and name its folder"
         )
     prefix = pickles[0].removesuffix("data.pkl")
-    if any(name.startswith((f"{prefix}code/", f"{prefix}constants.pkl")) for name in members):
+    if any(member_name.startswith((f"{prefix}code/", f"{prefix}constants.pkl")) for member_name in members):
         raise AdapterError("is a TorchScript program, not an adapter", fix=_STATE_DICT)
 
-    def content(name: str, most: int) -> bytes:
-        start, size = members[name]
-        if size > most:
-            raise AdapterError(f"its member {short_text(name)} has {size} bytes; allowed: {most}", fix=_AGAIN)
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(size)
+    def content(member_name: str, max_bytes: int) -> bytes:
+        member_start, member_size = members[member_name]
+        if member_size > max_bytes:
+            raise AdapterError(
+                f"its member {short_text(member_name)} has {member_size} bytes; allowed: {max_bytes}", fix=_AGAIN
+            )
+        with torch_path.open("rb") as torch_file:
+            torch_file.seek(member_start)
+            return torch_file.read(member_size)
 
-    order = content(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in members else b"little"
-    if order not in (b"little", b"big"):
-        raise AdapterError(f"its member byteorder says {short_text(order)}; allowed: little, big", fix=_AGAIN)
-    value = builder.read(io.BytesIO(content(pickles[0], MAX_PICKLE_BYTES)))
+    byte_order = content(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in members else b"little"
+    if byte_order not in (b"little", b"big"):
+        raise AdapterError(f"its member byteorder says {short_text(byte_order)}; allowed: little, big", fix=_AGAIN)
+    pickled_value = builder.read(io.BytesIO(content(pickles[0], MAX_PICKLE_BYTES)))
     starts = {}
-    for key, storage in builder.storages.items():
-        member = members.get(f"{prefix}data/{key}")
+    for storage_key, storage in builder.storages.items():
+        member = members.get(f"{prefix}data/{storage_key}")
         if member is None or member.size != storage.size:
-            held = "is missing" if member is None else f"has {member.size} bytes, not {storage.size}"
-            raise AdapterError(f"its storage {short_text(key)} {held}", fix=_AGAIN)
-        starts[key] = member.start
-    return value, starts, order == b"big"
+            size_text = "is missing" if member is None else f"has {member.size} bytes, not {storage.size}"
+            raise AdapterError(f"its storage {short_text(storage_key)} {size_text}", fix=_AGAIN)
+        starts[storage_key] = member.start
+    return pickled_value, starts, byte_order == b"big"
 
 
-def _read_old(path: Path, builder: _Builder) -> tuple[Any, dict[str, int], bool]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
-        first = builder.read(head)
-        if first != _MAGIC:
-            content = f"holds a {type(first).__name__}"
+def _read_old(torch_path: Path, builder: _Builder) -> tuple[Any, dict[str, int], bool]:
+    file_size = torch_path.stat().st_size
+    with torch_path.open("rb") as torch_file:
+        pickle_stream = io.BytesIO(torch_file.read(MAX_PICKLE_BYTES))
+        magic_number = builder.read(pickle_stream)
+        if magic_number != _MAGIC:
+            content = f"holds a {type(magic_number).__name__}"
             raise PickleError(f"is a pickle that torch.save did not write: it {content}", fix=_STATE_DICT)
-        version = builder.read(head)
+        version = builder.read(pickle_stream)
         if version != _VERSION:
             raise PickleError(f"is not of version {_VERSION} of torch.save, which is all that there was", fix=_AGAIN)
-        builder.read(head)  # sizes of C's types on the machine that wrote it, which decide nothing
-        value = builder.read(head)
-        keys = builder.read(head)
-        strange = type(keys) is not list or any(type(key) is not str for key in keys)
-        if strange or sorted(keys) != sorted(builder.storages):
+        builder.read(pickle_stream)  # sizes of C's types on the machine that wrote it, which decide nothing
+        pickled_value = builder.read(pickle_stream)
+        storage_keys = builder.read(pickle_stream)
+        strange = type(storage_keys) is not list or any(type(storage_key) is not str for storage_key in storage_keys)
+        if strange or sorted(storage_keys) != sorted(builder.storages):
             raise PickleError("lists other storages than its tensors use", fix=_AGAIN)
-        position = head.tell()
+        position = pickle_stream.tell()
         starts = {}
-        for key in keys:
-            storage = builder.storages[key]
-            file.seek(position)
-            count = file.read(8)
-            if len(count) < 8 or struct.unpack("<q", count)[0] != storage.count:
-                raise PickleError(f"is cut short or damaged at its storage {short_text(key)}", fix=_AGAIN)
-            starts[key] = position + 8
+        for storage_key in storage_keys:
+            storage = builder.storages[storage_key]
+            torch_file.seek(position)
+            element_count = torch_file.read(8)
+            if len(element_count) < 8 or struct.unpack("<q", element_count)[0] != storage.count:
+                raise PickleError(f"is cut short or damaged at its storage {short_text(storage_key)}", fix=_AGAIN)
+            starts[storage_key] = position + 8
             position += 8 + storage.size
-    if position != size:
-        raise PickleError(f"has {size} bytes, and its tensors end at {position}", fix=_AGAIN)
-    return value, starts, False
+    if position != file_size:
+        raise PickleError(f"has {file_size} bytes, and its tensors end at {position}", fix=_AGAIN)
+    return pickled_value, starts, False

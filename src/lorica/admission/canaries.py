@@ -60,65 +60,68 @@ class CanaryResult:
 
 def make_canaries(
     engine: Engine,
-    name: str,
+    adapter_name: str,
     probes: Sequence[Probe],
     *,
-    kind: Literal["probes", "numbers", "rows"] = "probes",
-    count: int = FEWEST_CANARIES,
+    canary_kind: Literal["probes", "numbers", "rows"] = "probes",
+    canary_count: int = FEWEST_CANARIES,
 ) -> CanaryFacts:
-    """The probes in which base and adapter `name` (known to the engine) differ most, with what both say to them.
+    """The probes in which base and adapter `adapter_name` (known to the engine) differ most, with what both say to
+    them.
 
     No group gives more than its share while others have probes left. Equal engines give equal canaries. Raises
-    AdapterError when fewer than `count` probes could be answered.
+    AdapterError when fewer than `canary_count` probes could be answered.
     """
     requests = [
-        _request(probe.id, probe.prompt, probe.choices, adapter) for adapter in (None, name) for probe in probes
+        _request(probe.id, probe.prompt, probe.choices, adapter) for adapter in (None, adapter_name) for probe in probes
     ]
     outputs = engine.run(requests)
-    half = len(probes)
+    probe_count = len(probes)
     answered = [
         (probe, base, adapter)
-        for probe, base, adapter in zip(probes, outputs[:half], outputs[half:], strict=True)
+        for probe, base, adapter in zip(probes, outputs[:probe_count], outputs[probe_count:], strict=True)
         if _has_finite_scores(base) and _has_finite_scores(adapter)
     ]
-    if len(answered) < count:
+    if len(answered) < canary_count:
         problem = next(
             (output.error for output in outputs if not _has_finite_scores(output) and output.error), "no finite numbers"
         )
         raise AdapterError(
-            f"adapter {name!r}: {len(answered)} of {half} probes could be answered, and {count} are needed: {problem}",
+            f"adapter {adapter_name!r}: {len(answered)} of {probe_count} probes could be answered, "
+            f"and {canary_count} are needed: {problem}",
             fix="check the adapter with `lorica check`",
         )
-    chosen = _choose_diverse(answered, count)
-    items = tuple(_make_canary(probe, base, adapter) for probe, base, adapter in chosen)
-    info = engine.info
+    chosen = _choose_diverse(answered, canary_count)
+    canary_items = tuple(_make_canary(probe, base, adapter) for probe, base, adapter in chosen)
+    engine_info = engine.info
     return CanaryFacts(
-        engine=info.name,
-        dtype=info.dtype,
-        device=info.device,
-        kind=kind,
-        gap=max(abs(choice.adapter - choice.base) for canary in items for choice in canary.choices),
+        engine=engine_info.name,
+        dtype=engine_info.dtype,
+        device=engine_info.device,
+        kind=canary_kind,
+        gap=max(abs(choice.adapter - choice.base) for canary in canary_items for choice in canary.choices),
         tolerance=dict(TOLERANCE),
-        items=items,
+        items=canary_items,
     )
 
 
-def canary_requests(facts: CanaryFacts, adapter: str | None) -> list[ScoreChoices]:
+def canary_requests(canary_facts: CanaryFacts, adapter: str | None) -> list[ScoreChoices]:
     """What an engine is asked, in the order of the canaries; adapter None asks the base."""
     return [
-        _request(item.id, item.prompt, tuple(choice.tokens for choice in item.choices), adapter) for item in facts.items
+        _request(canary_item.id, canary_item.prompt, tuple(choice.tokens for choice in canary_item.choices), adapter)
+        for canary_item in canary_facts.items
     ]
 
 
-def run_canaries(engine: Engine, name: str, facts: CanaryFacts) -> CanaryResult:
-    """Ask base and adapter `name`, which the engine knows, and compare."""
-    outputs = engine.run([*canary_requests(facts, None), *canary_requests(facts, name)])
-    half = len(facts.items)
-    return compare_with_passport(facts, outputs[:half], outputs[half:], dtype=engine.info.dtype)
+def run_canaries(engine: Engine, adapter_name: str, canary_facts: CanaryFacts) -> CanaryResult:
+    """Ask base and adapter `adapter_name`, which the engine knows, and compare."""
+    outputs = engine.run([*canary_requests(canary_facts, None), *canary_requests(canary_facts, adapter_name)])
+    probe_count = len(canary_facts.items)
+    return compare_with_passport(canary_facts, outputs[:probe_count], outputs[probe_count:], dtype=engine.info.dtype)
 
 
 def compare_with_passport(
-    facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output], *, dtype: str
+    canary_facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output], *, dtype: str
 ) -> CanaryResult:
     """Outputs of `canary_requests` for base and adapter against what the passport expects.
 
@@ -126,15 +129,15 @@ def compare_with_passport(
     base to adapter) is the expected one and not merely small. The tolerances are Lorica's own: those that a passport
     states are for other tools, and no file may widen what is accepted here.
     """
-    precision = coarser(facts.dtype, dtype)
-    if not any(item.choices for item in facts.items):
+    precision = coarser(canary_facts.dtype, dtype)
+    if not any(item.choices for item in canary_facts.items):
         return CanaryResult("failed", dtype=precision, problem="the passport has no canaries, so it proves nothing")
     broken = next((output for output in (*base, *adapter) if not _has_finite_scores(output)), None)
     if broken is not None:
         return CanaryResult(
             "failed", dtype=precision, problem=f"canary {broken.id}: {broken.error or 'no finite number'}"
         )
-    choices = [(item.id, choice) for item in facts.items for choice in item.choices]
+    choices = [(item.id, choice) for item in canary_facts.items for choice in item.choices]
     measured_base = [value for output in base for value in output.logprobs]
     measured = [value for output in adapter for value in output.logprobs]
     tolerance, faint_effect = TOLERANCE[precision], PRECISIONS[precision].faint_effect
@@ -145,32 +148,32 @@ def compare_with_passport(
         _tolerance_ratio(value, choice.base, tolerance)
         for value, (_, choice) in zip(measured_base, choices, strict=True)
     ]
-    at = max(range(len(choices)), key=excess.__getitem__)
-    where, worst = choices[at]
+    worst_index = max(range(len(choices)), key=excess.__getitem__)
+    choice_location, worst_choice = choices[worst_index]
     shift = [after - before for before, after in zip(measured_base, measured, strict=True)]
     wanted = [choice.adapter - choice.base for _, choice in choices]
     strength = _rms(wanted)
     effect = sum(a * b for a, b in zip(shift, wanted, strict=True)) / sum(b * b for b in wanted) if strength else 1.0
-    odd = _rms([a - b for a, b in zip(shift, wanted, strict=True)]) / strength if strength else 0.0
-    faint = strength < faint_effect
+    deviation = _rms([a - b for a, b in zip(shift, wanted, strict=True)]) / strength if strength else 0.0
+    is_faint = strength < faint_effect
     result = CanaryResult(
-        outcome="faint" if faint else "reproduced",
-        largest=abs(measured[at] - worst.adapter),
-        allowed=tolerance.absolute + tolerance.relative * abs(worst.adapter),
+        outcome="faint" if is_faint else "reproduced",
+        largest=abs(measured[worst_index] - worst_choice.adapter),
+        allowed=tolerance.absolute + tolerance.relative * abs(worst_choice.adapter),
         base_largest=max(abs(value - choice.base) for value, (_, choice) in zip(measured_base, choices, strict=True)),
-        worst=f"{where} {ascii(worst.text)[:40]}",
-        measured=measured[at],
-        expected=worst.adapter,
+        worst=f"{choice_location} {ascii(worst_choice.text)[:40]}",
+        measured=measured[worst_index],
+        expected=worst_choice.adapter,
         effect=effect,
         strength=strength,
-        odd=odd,
+        odd=deviation,
         dtype=precision,
     )
     other_base = max(base_excess) > 1
-    within = excess[at] <= 1 and not other_base
+    within = excess[worst_index] <= 1 and not other_base
     # Even a faint adapter moves some last digit, unless it is far below what the precision can show.
     unmoved = not any(shift) and strength > faint_effect / 10
-    if within and not unmoved and (faint or odd <= _MOST_ODD):
+    if within and not unmoved and (is_faint or deviation <= _MOST_ODD):
         return result
     return _explain_failure(result, silent=_rms(shift) < _NOTHING * strength, other_base=other_base)
 
@@ -178,19 +181,19 @@ def compare_with_passport(
 def _explain_failure(result: CanaryResult, *, silent: bool, other_base: bool) -> CanaryResult:
     # On another base of random weights an adapter hardly moves anything, though it is applied.
     if silent and not other_base:
-        why = "the engine answers as the base alone does: the adapter is not applied"
-        return replace(result, outcome="not_applied", problem=why)
+        failure_reason = "the engine answers as the base alone does: the adapter is not applied"
+        return replace(result, outcome="not_applied", problem=failure_reason)
     if other_base:
-        why = (
+        failure_reason = (
             f"the base itself answers otherwise (largest difference {result.base_largest:.3g}): "
             "this is another base model than the passport's"
         )
-        return replace(result, outcome="other_base", problem=why)
-    why = (
+        return replace(result, outcome="other_base", problem=failure_reason)
+    failure_reason = (
         f"the base answers as it should and the adapter does not: its effect is {result.effect:.2g} times the "
         f"expected, and what else it does is {result.odd:.2g} of that ({_MOST_ODD:.2g} allowed in {result.dtype})"
     )
-    return replace(result, outcome="other_adapter", problem=why)
+    return replace(result, outcome="other_adapter", problem=failure_reason)
 
 
 def describe_result(result: CanaryResult) -> str:
@@ -204,28 +207,34 @@ def describe_result(result: CanaryResult) -> str:
 
 
 def _request(
-    name: str, prompt: tuple[int, ...], choices: tuple[tuple[int, ...], ...], adapter: str | None
+    probe_id: str, prompt: tuple[int, ...], choices: tuple[tuple[int, ...], ...], adapter: str | None
 ) -> ScoreChoices:
-    return ScoreChoices(name, prompt, choices, adapter)
+    return ScoreChoices(probe_id, prompt, choices, adapter)
 
 
 def _has_finite_scores(output: Output) -> bool:
-    return bool(output.logprobs) and not output.error and all(-1e30 < value < _BOUNDED for value in output.logprobs)
+    return bool(output.logprobs) and not output.error and all(-1e30 < logprob < _BOUNDED for logprob in output.logprobs)
 
 
-def _choose_diverse(answered: Sequence[tuple[Probe, Output, Output]], count: int) -> list[tuple[Probe, Output, Output]]:
-    """The `count` probes in which base and adapter differ most, in the order of the probes."""
-    share = math.ceil(count / max(1, len({probe.group for probe, _, _ in answered}))) + 1
-    order = sorted(range(len(answered)), key=lambda index: (-_largest_shift(answered[index]), index))
-    taken: list[int] = []
-    used: dict[str, int] = {}
-    for index in order:
-        group = answered[index][0].group
-        if len(taken) < count and used.get(group, 0) < share:
-            taken.append(index)
-            used[group] = used.get(group, 0) + 1
-    taken += [index for index in order if index not in taken][: count - len(taken)]
-    return [answered[index] for index in sorted(taken)]
+def _choose_diverse(
+    answered: Sequence[tuple[Probe, Output, Output]], canary_count: int
+) -> list[tuple[Probe, Output, Output]]:
+    """The `canary_count` probes in which base and adapter differ most, in the order of the probes."""
+    group_share = math.ceil(canary_count / max(1, len({probe.group for probe, _, _ in answered}))) + 1
+    answer_order = sorted(
+        range(len(answered)), key=lambda answer_index: (-_largest_shift(answered[answer_index]), answer_index)
+    )
+    taken_indices: list[int] = []
+    group_counts: dict[str, int] = {}
+    for answer_index in answer_order:
+        canary_group = answered[answer_index][0].group
+        if len(taken_indices) < canary_count and group_counts.get(canary_group, 0) < group_share:
+            taken_indices.append(answer_index)
+            group_counts[canary_group] = group_counts.get(canary_group, 0) + 1
+    taken_indices += [answer_index for answer_index in answer_order if answer_index not in taken_indices][
+        : canary_count - len(taken_indices)
+    ]
+    return [answered[answer_index] for answer_index in sorted(taken_indices)]
 
 
 def _largest_shift(measured: tuple[Probe, Output, Output]) -> float:
@@ -239,17 +248,19 @@ def _make_canary(probe: Probe, base: Output, adapter: Output) -> Canary:
         prompt=probe.prompt,
         messages=tuple(CanaryMessage(role=message.role, content=message.content) for message in probe.messages),
         choices=tuple(
-            CanaryChoice(text=text, tokens=tokens, base=_nine_digits(before), adapter=_nine_digits(after))
-            for text, tokens, before, after in zip(
+            CanaryChoice(
+                text=choice_text, tokens=tokens, base=_nine_digits(base_logprob), adapter=_nine_digits(adapter_logprob)
+            )
+            for choice_text, tokens, base_logprob, adapter_logprob in zip(
                 probe.texts, probe.choices, base.logprobs, adapter.logprobs, strict=True
             )
         ),
     )
 
 
-def _nine_digits(value: float) -> float:
+def _nine_digits(number: float) -> float:
     """Nine significant digits: all that float32 holds."""
-    return float(f"{value:.9g}")
+    return float(f"{number:.9g}")
 
 
 def _tolerance_ratio(measured: float, expected: float, tolerance: Tolerance) -> float:

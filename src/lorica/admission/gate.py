@@ -65,28 +65,35 @@ def admit_all(
     since it was opened, and one whose canaries are not reproduced: with the largest difference, and whether the base's
     own answer came instead or the base differs. The engine no longer knows what was refused.
     """
-    passports = {} if policy == "off" else {name: read_passport(adapter.path) for name, adapter in adapters.items()}
-    missing = [name for name, passport in passports.items() if passport is None]
+    passports = (
+        {}
+        if policy == "off"
+        else {adapter_name: read_passport(adapter.path) for adapter_name, adapter in adapters.items()}
+    )
+    missing = [adapter_name for adapter_name, passport in passports.items() if passport is None]
     if policy == "require" and missing:
         raise AdapterError(
             f"no passport: {', '.join(missing)}; adapters.gate=require admits no adapter without one",
             fix="look at it with `lorica check`, then "
             f"`lorica passport {adapters[missing[0]].path} --base {base.path}`",
         )
-    for name, adapter in adapters.items():
-        engine.add_adapter(name, adapter)
+    for adapter_name, adapter in adapters.items():
+        engine.add_adapter(adapter_name, adapter)
     differences = {
-        name: tuple(trained_otherwise(adapter.path, used or {}, passports.get(name)))
-        for name, adapter in adapters.items()
+        adapter_name: tuple(trained_otherwise(adapter.path, used or {}, passports.get(adapter_name)))
+        for adapter_name, adapter in adapters.items()
     }
     if policy == "off" or not engine.info.runs_model:
-        admitted = {name: Admission(name, "none", differences=differences[name]) for name in adapters}
+        admitted = {
+            adapter_name: Admission(adapter_name, "none", differences=differences[adapter_name])
+            for adapter_name in adapters
+        }
     else:
         admitted = _prove_adapters(engine, adapters, base, passports, differences)
-    for name, adapter in adapters.items():
+    for adapter_name, adapter in adapters.items():
         if adapter.changed:
             raise AdapterError(
-                f"adapter {name!r} ({adapter.path}) was written while it was read",
+                f"adapter {adapter_name!r} ({adapter.path}) was written while it was read",
                 fix="wait until that is done; try again",
             )
     return admitted
@@ -99,20 +106,29 @@ def _prove_adapters(
     passports: Mapping[str, Passport | None],
     differences: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Admission]:
-    outputs = _score_probes(engine, {name: _probe_requests(passport, base) for name, passport in passports.items()})
+    outputs = _score_probes(
+        engine, {adapter_name: _probe_requests(passport, base) for adapter_name, passport in passports.items()}
+    )
     dtype = engine.info.dtype
     admitted, refused = {}, []
-    for name, passport in passports.items():
+    for adapter_name, passport in passports.items():
         try:
             if passport is None:
-                admission = _without_passport(name, adapters[name], base, *outputs[name], dtype)
+                admission = _without_passport(adapter_name, adapters[adapter_name], base, *outputs[adapter_name], dtype)
             else:
-                admission = _with_passport(name, adapters[name], passport, *outputs[name], dtype, differences[name])
+                admission = _with_passport(
+                    adapter_name,
+                    adapters[adapter_name],
+                    passport,
+                    *outputs[adapter_name],
+                    dtype,
+                    differences[adapter_name],
+                )
         except AdapterError as error:
-            refused.append((name, error))
-            engine.remove_adapter(name)
+            refused.append((adapter_name, error))
+            engine.remove_adapter(adapter_name)
             continue
-        admitted[name] = replace(admission, differences=differences[name])
+        admitted[adapter_name] = replace(admission, differences=differences[adapter_name])
     if refused:
         raise _join_refusals(refused)
     return admitted
@@ -120,9 +136,9 @@ def _prove_adapters(
 
 def _join_refusals(refused: Sequence[tuple[str, AdapterError]]) -> AdapterError:
     error = refused[0][1]
-    more_names = [name for name, _ in refused[1:]]
-    more = f"\n  and {len(more_names)} more: {', '.join(more_names[:8])}" if more_names else ""
-    return AdapterError(error.message + more, fix=error.fix)
+    more_names = [adapter_name for adapter_name, _ in refused[1:]]
+    further_names = f"\n  and {len(more_names)} more: {', '.join(more_names[:8])}" if more_names else ""
+    return AdapterError(error.message + further_names, fix=error.fix)
 
 
 def _probe_requests(passport: Passport | None, base: BaseFolder) -> list[ScoreChoices]:
@@ -141,21 +157,21 @@ def _score_probes(
         if base_index.setdefault((request.prompt, request.choices), len(requests)) == len(requests):
             requests.append(request)
     starts = {}
-    for name, canaries in questions.items():
-        starts[name] = len(requests)
-        requests += [ScoreChoices(request.id, request.prompt, request.choices, name) for request in canaries]
+    for adapter_name, canaries in questions.items():
+        starts[adapter_name] = len(requests)
+        requests += [ScoreChoices(request.id, request.prompt, request.choices, adapter_name) for request in canaries]
     outputs = engine.run(requests)
     return {
-        name: (
+        adapter_name: (
             [outputs[base_index[request.prompt, request.choices]] for request in canaries],
-            outputs[starts[name] : starts[name] + len(canaries)],
+            outputs[starts[adapter_name] : starts[adapter_name] + len(canaries)],
         )
-        for name, canaries in questions.items()
+        for adapter_name, canaries in questions.items()
     }
 
 
 def _with_passport(
-    name: str,
+    adapter_name: str,
     adapter: AdapterFolder,
     passport: Passport,
     base_outputs: Sequence[Output],
@@ -163,56 +179,66 @@ def _with_passport(
     dtype: str,
     differences: Sequence[str],
 ) -> Admission:
-    trial = compare_with_passport(passport.canaries, base_outputs, outputs, dtype=dtype)
-    if not trial.ok:
-        reasons = [trial.problem, describe_result(trial)] if trial.outcome != "failed" else [trial.problem]
+    canary_trial = compare_with_passport(passport.canaries, base_outputs, outputs, dtype=dtype)
+    if not canary_trial.ok:
+        reasons = (
+            [canary_trial.problem, describe_result(canary_trial)]
+            if canary_trial.outcome != "failed"
+            else [canary_trial.problem]
+        )
         reasons += file_changes(passport.adapter, adapter)
         reasons += [difference for difference in differences if " base " in difference]
         raise AdapterError(
-            f"adapter {name!r} ({adapter.path}) does not reproduce the canaries of its passport: "
+            f"adapter {adapter_name!r} ({adapter.path}) does not reproduce the canaries of its passport: "
             + "\n  ".join(reasons),
             fix="use the base and the files of the passport; if both are meant, make it anew: "
             f"`lorica passport {adapter.path} --base BASE --force`",
         )
-    notes = [f"its effect is too small to be proved in {trial.dtype}"] if trial.outcome == "faint" else []
-    return Admission(name, "canaries", trial, tuple(notes))
+    effect_notes = (
+        [f"its effect is too small to be proved in {canary_trial.dtype}"] if canary_trial.outcome == "faint" else []
+    )
+    return Admission(adapter_name, "canaries", canary_trial, tuple(effect_notes))
 
 
 def _without_passport(
-    name: str,
+    adapter_name: str,
     adapter: AdapterFolder,
     base: BaseFolder,
     base_outputs: Sequence[Output],
     outputs: Sequence[Output],
     dtype: str,
 ) -> Admission:
-    check_layer_coverage(name, adapter, base)
+    check_layer_coverage(adapter_name, adapter, base)
     if any(output.error for output in base_outputs):
-        return Admission(name, "none", notes=(f"no passport, and the base answers no probe: {base_outputs[0].error}",))
+        return Admission(
+            adapter_name, "none", notes=(f"no passport, and the base answers no probe: {base_outputs[0].error}",)
+        )
     broken = next((output.error for output in outputs if output.error), "")
     if broken:
         raise AdapterError(
-            f"adapter {name!r} ({adapter.path}): {broken}", fix=f"look at it with `lorica check {adapter.path}`"
+            f"adapter {adapter_name!r} ({adapter.path}): {broken}", fix=f"look at it with `lorica check {adapter.path}`"
         )
-    shift = max(
+    largest_shift = max(
         abs(before - after)
         for base_output, output in zip(base_outputs, outputs, strict=True)
         for before, after in zip(base_output.logprobs, output.logprobs, strict=True)
     )
     limits = precision_of(dtype)
-    if shift > limits.noise:
-        return Admission(name, "differs")
-    size = update_size(adapter)
-    if size == 0 and adapter.is_plain:
+    if largest_shift > limits.noise:
+        return Admission(adapter_name, "differs")
+    update_norm = update_size(adapter)
+    if update_norm == 0 and adapter.is_plain:
         raise AdapterError(
-            f"adapter {name!r} ({adapter.path}) does nothing: its update is zero, the base would answer in its name",
+            f"adapter {adapter_name!r} ({adapter.path}) does nothing: its update is zero, "
+            "the base would answer in its name",
             fix="train it, or take the file that was saved after training; `adapters.gate=off` lets it in",
         )
-    if size < (limits.visible_update if shift else limits.moving_update) * _USUAL_WEIGHT:
-        return Admission(name, "none", notes=(f"its update is too small to be proved in {dtype}",))
+    if update_norm < (limits.visible_update if largest_shift else limits.moving_update) * _USUAL_WEIGHT:
+        return Admission(adapter_name, "none", notes=(f"its update is too small to be proved in {dtype}",))
     raise AdapterError(
-        f"adapter {name!r} ({adapter.path}) is not applied: the engine answers {len(base_outputs)} probes as the base "
-        f"alone does (largest difference {shift:.2g}), though the update is not small (root mean square {size:.2g})",
+        f"adapter {adapter_name!r} ({adapter.path}) is not applied: the engine answers {len(base_outputs)} probes "
+        f"as the base alone does (largest difference {largest_shift:.2g}), though the update is not small "
+        f"(root mean square {update_norm:.2g})",
         fix="the engine drops it; use another engine, and look at the adapter with `lorica check`",
     )
 
@@ -227,10 +253,14 @@ def update_size(adapter: AdapterFolder) -> float:
             halves.setdefault(module, {})[parameter[-1]] = tensor
     largest = 0.0
     with TensorReader(adapter.weights) as reader:
-        for module, names in halves.items():
-            a, b = (reader.read(adapter.tensors[names[half]]).astype("float64") for half in "AB")
+        for module, tensor_names in halves.items():
+            factor_a, factor_b = (
+                reader.read(adapter.tensors[tensor_names[factor_name]]).astype("float64") for factor_name in "AB"
+            )
             # |B A|^2 = trace(B'B AA'), without the product itself.
-            square = float(((b.T @ b) * (a @ a.T)).sum()) / (b.shape[0] * a.shape[1])
+            square = float(((factor_b.T @ factor_b) * (factor_a @ factor_a.T)).sum()) / (
+                factor_b.shape[0] * factor_a.shape[1]
+            )
             if not math.isfinite(square):
                 return math.inf
             largest = max(largest, abs(adapter.config.scaling(module)) * math.sqrt(max(square, 0.0)))

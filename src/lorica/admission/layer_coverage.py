@@ -11,7 +11,7 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.weight_files import weight_headers
 
 
-def check_layer_coverage(name: str, adapter: AdapterFolder, base: BaseFolder) -> None:
+def check_layer_coverage(adapter_name: str, adapter: AdapterFolder, base: BaseFolder) -> None:
     """PEFT adapts every layer that has the targets, so an adapter that ends before the last was trained on a shallower
     model, or lost layers on its way here.
 
@@ -20,15 +20,22 @@ def check_layer_coverage(name: str, adapter: AdapterFolder, base: BaseFolder) ->
     if not leaves_no_layer_out(adapter.config) or adapter.config.other.get("layer_replication"):
         return
     locations = [locate_module(module) for module in adapter.modules()]
-    depth = max((location.layer + 1 for location in locations if location.layer is not None), default=0)
-    slots = {location.slot for location in locations if location.layer is not None}
+    adapted_depth = max((location.layer + 1 for location in locations if location.layer is not None), default=0)
+    adapted_slots = {location.slot for location in locations if location.layer is not None}
     beyond = (
-        {layer for layer, slot in _base_layer_slots(base.path) if layer >= depth and slot in slots} if depth else set()
+        {
+            layer_index
+            for layer_index, slot in _base_layer_slots(base.path)
+            if layer_index >= adapted_depth and slot in adapted_slots
+        }
+        if adapted_depth
+        else set()
     )
     if beyond:
         raise AdapterError(
-            f"adapter {name!r} ({adapter.path}) has layers 0 to {depth - 1} only; the base has {max(beyond) + 1}, and "
-            "its config leaves none out: it was trained on another base, or lost layers",
+            f"adapter {adapter_name!r} ({adapter.path}) has layers 0 to {adapted_depth - 1} only; "
+            f"the base has {max(beyond) + 1}, and its config leaves none out: "
+            "it was trained on another base, or lost layers",
             fix=f"use the base it was trained on; look at it with `lorica check {adapter.path} --base {base.path}`",
         )
 
@@ -36,10 +43,10 @@ def check_layer_coverage(name: str, adapter: AdapterFolder, base: BaseFolder) ->
 def _base_layer_slots(base: Path) -> set[tuple[int, str]]:
     """(layer, kind of module) of every weight of the base's decoder."""
     try:
-        names = [name for header in weight_headers(base).values() for name in header.tensors]
+        tensor_names = [tensor_name for header in weight_headers(base).values() for tensor_name in header.tensors]
     except (LoricaError, OSError):
         return set()
-    locations = [locate_module(name.rpartition(".")[0]) for name in names]
+    locations = [locate_module(tensor_name.rpartition(".")[0]) for tensor_name in tensor_names]
     return {
         (location.layer, location.slot)
         for location in locations

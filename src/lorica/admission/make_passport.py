@@ -65,7 +65,9 @@ def make_passport(
         metrics=metrics,
         data=data,
         training=training,
-        versions={name.removeprefix("version."): version for name, version in package_versions().items()},
+        versions={
+            package_name.removeprefix("version."): version for package_name, version in package_versions().items()
+        },
     )
 
 
@@ -79,7 +81,7 @@ def shipped_canaries(engine: Engine, name: str, task: Task | None, encoder: Enco
     except PromptError:
         probes = []
     if len(probes) < FEWEST_CANARIES:
-        return make_canaries(engine, name, number_probes(base), kind="numbers")
+        return make_canaries(engine, name, number_probes(base), canary_kind="numbers")
     return make_canaries(engine, name, probes)
 
 
@@ -109,7 +111,11 @@ def data_facts(fit: TrainJob, split_rows: TrainVal) -> DataFacts:
 def training_facts(settings: TrainingConfig, result: TrainResult) -> TrainingFacts:
     """How it was trained: nothing that differs between a run and the same run after a kill."""
     return TrainingFacts(
-        settings={key: value for key, value in identifying(settings).items() if key != "seed"},
+        settings={
+            setting_name: setting_value
+            for setting_name, setting_value in identifying(settings).items()
+            if setting_name != "seed"
+        },
         seed=settings.seed,
         steps=result.steps,
         best_step=result.best_step,
@@ -127,7 +133,7 @@ def measure_on_rows(
     rows: Sequence[Row],
     settings: AnswerSettings,
     *,
-    on: Literal["validation", "given"],
+    row_source: Literal["validation", "given"],
 ) -> MetricsFacts:
     """The task's metrics of base and adapter on the same rows, as `lorica infer` and `lorica eval` would give them.
 
@@ -135,27 +141,29 @@ def measure_on_rows(
     """
     labelled = [row for row in rows if row.gold is not None]
     if not labelled:
-        why = "no rows were held out" if on == "validation" else "no row has a gold answer"
-        return MetricsFacts(on="none", note=why)
-    step = max(1.0, len(labelled) / MOST_ROWS)
-    chosen = [labelled[int(number * step)] for number in range(min(MOST_ROWS, len(labelled)))]
+        missing_reason = "no rows were held out" if row_source == "validation" else "no row has a gold answer"
+        return MetricsFacts(on="none", note=missing_reason)
+    row_step = max(1.0, len(labelled) / MOST_ROWS)
+    chosen = [labelled[int(number * row_step)] for number in range(min(MOST_ROWS, len(labelled)))]
     figures, compared = [], set()
-    for adapters, use in (((), ""), ((name,), name)):
-        own = dataclasses.replace(settings, fixed_adapter=use, fallback="base")
-        answers = Pipeline(task, encoder, engine, adapters, own).answer(chosen)
+    for adapters, adapter_use in (((), ""), ((name,), name)):
+        base_settings = dataclasses.replace(settings, fixed_adapter=adapter_use, fallback="base")
+        answers = Pipeline(task, encoder, engine, adapters, base_settings).answer(chosen)
         evaluation = evaluate(task, chosen, {answer.id: answer for answer in answers})
         compared |= set(evaluation.normalisations.values())
         figures.append({metric: _to_measured(estimate) for metric, estimate in evaluation.metrics.items()})
-    notes = [_CHOSEN_ON] if on == "validation" else []
+    measurement_notes = [_CHOSEN_ON] if row_source == "validation" else []
     if len(chosen) < len(rows):
-        notes.append(f"{len(chosen)} of {len(rows)} rows")
-    notes += [f"texts compared under the normalisation {name!r}" for name in sorted(compared)]
-    return MetricsFacts(on=on, rows=len(chosen), base=figures[0], adapter=figures[1], note="; ".join(notes))
+        measurement_notes.append(f"{len(chosen)} of {len(rows)} rows")
+    measurement_notes += [f"texts compared under the normalisation {name!r}" for name in sorted(compared)]
+    return MetricsFacts(
+        on=row_source, rows=len(chosen), base=figures[0], adapter=figures[1], note="; ".join(measurement_notes)
+    )
 
 
 def _to_measured(estimate: Estimate) -> Measured:
-    def number(value: float) -> float | None:
-        return None if math.isnan(value) else float(f"{value:.9g}")
+    def number(figure: float) -> float | None:
+        return None if math.isnan(figure) else float(f"{figure:.9g}")
 
     return Measured(
         value=number(estimate.value),

@@ -39,9 +39,9 @@ def shipped_probes(task: Task | None, encoder: Encoder, base: BaseFolder) -> lis
     A prompt that the base's template or positions cannot hold is left out. Raises PromptError when none is left.
     """
     probes, problem = [], ""
-    for number, (messages, texts, group) in enumerate(_plain_prompts() if task is None else _asked(task)):
+    for number, (messages, choice_texts, probe_group) in enumerate(_plain_prompts() if task is None else _asked(task)):
         try:
-            probes.append(_make_probe(f"probe-{number + 1}", messages, texts, group, encoder, base))
+            probes.append(_make_probe(f"probe-{number + 1}", messages, choice_texts, probe_group, encoder, base))
         except PromptError as error:
             problem = error.message
     if not probes:
@@ -52,21 +52,21 @@ def shipped_probes(task: Task | None, encoder: Encoder, base: BaseFolder) -> lis
 def number_probes(base: BaseFolder) -> list[Probe]:
     """Prompts of token ids spread over the base's vocabulary: no text, no tokenizer, always possible."""
     vocabulary = base.vocabulary_size or 32
-    width = _NUMBER_LENGTH + _NUMBER_CHOICES
-    state, probes = 12345, []
+    probe_width = _NUMBER_LENGTH + _NUMBER_CHOICES
+    generator_state, probes = 12345, []
     for number in range(_NUMBER_PROBES):
         tokens = []
-        for _ in range(width):
-            state = (1103515245 * state + 12345) % 2**31
-            tokens.append((state >> 8) % vocabulary)
+        for _ in range(probe_width):
+            generator_state = (1103515245 * generator_state + 12345) % 2**31
+            tokens.append((generator_state >> 8) % vocabulary)
         choices = tuple(dict.fromkeys(tokens[_NUMBER_LENGTH:]))
         probes.append(
             Probe(
                 id=f"numbers-{number + 1}",
                 messages=(),
-                texts=tuple(str(token) for token in choices),
+                texts=tuple(str(choice_token) for choice_token in choices),
                 prompt=tuple(tokens[:_NUMBER_LENGTH]),
-                choices=tuple((token,) for token in choices),
+                choices=tuple((choice_token,) for choice_token in choices),
             )
         )
     return probes
@@ -78,13 +78,15 @@ def row_probes(task: Task, rows: Sequence[Row], encoder: Encoder, base: BaseFold
     fillers = tuple(dict.fromkeys(chain.from_iterable(shipped)))[:3]
     probes = []
     for number, row in enumerate(rows):
-        texts = task.choices(row)
-        if texts is None:
-            gold = () if row.gold is None else (task.target(row),)
-            texts = tuple(dict.fromkeys((*gold, *fillers)))[:4]
+        choice_texts = task.choices(row)
+        if choice_texts is None:
+            gold_answers = () if row.gold is None else (task.target(row),)
+            choice_texts = tuple(dict.fromkeys((*gold_answers, *fillers)))[:4]
         try:
             probes.append(
-                _make_probe(f"row-{number + 1}", task.render(row), texts, row.group or row.subject, encoder, base)
+                _make_probe(
+                    f"row-{number + 1}", task.render(row), choice_texts, row.group or row.subject, encoder, base
+                )
             )
         except PromptError:
             continue  # too long for a canary
@@ -92,18 +94,23 @@ def row_probes(task: Task, rows: Sequence[Row], encoder: Encoder, base: BaseFold
 
 
 def _make_probe(
-    name: str, messages: Sequence[Message], texts: Sequence[str], group: str, encoder: Encoder, base: BaseFolder
+    probe_id: str,
+    messages: Sequence[Message],
+    choice_texts: Sequence[str],
+    probe_group: str,
+    encoder: Encoder,
+    base: BaseFolder,
 ) -> Probe:
-    choices = tuple(encoder.encode_choice(text) for text in texts)
-    room = min(MAX_PROBE_TOKENS, base.max_positions or MAX_PROBE_TOKENS)
-    prompt = encoder.encode(messages, max_tokens=room - max(map(len, choices)), truncate="error").tokens
-    return Probe(name, tuple(messages), tuple(texts), prompt, choices, group)
+    choices = tuple(encoder.encode_choice(choice_text) for choice_text in choice_texts)
+    prompt_room = min(MAX_PROBE_TOKENS, base.max_positions or MAX_PROBE_TOKENS)
+    prompt = encoder.encode(messages, max_tokens=prompt_room - max(map(len, choices)), truncate="error").tokens
+    return Probe(probe_id, tuple(messages), tuple(choice_texts), prompt, choices, probe_group)
 
 
 def _plain_prompts() -> list[tuple[tuple[Message, ...], tuple[str, ...], str]]:
     questions = [((Message("user", question),), options, "question") for question, options in QUESTIONS]
-    posts = [((Message("user", post),), ("Yes", "No", "Thank you", "Why?"), "post") for post in POSTS]
-    return [*questions, *posts]
+    post_prompts = [((Message("user", post_text),), ("Yes", "No", "Thank you", "Why?"), "post") for post_text in POSTS]
+    return [*questions, *post_prompts]
 
 
 def _asked(task: Task) -> list[tuple[tuple[Message, ...], tuple[str, ...], str]]:

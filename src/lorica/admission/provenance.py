@@ -31,25 +31,29 @@ _SIZES = (
 )  # fmt: skip
 
 
-def base_facts(base: BaseFolder, *, name: str, revision: str = "", full: bool = False) -> BaseFacts:
-    """What a passport says of a base model. full: hash every weight file as a whole, too (minutes for a large
+def base_facts(base: BaseFolder, *, package_name: str, revision: str = "", with_digests: bool = False) -> BaseFacts:
+    """What a passport says of a base model. with_digests: hash every weight file as a whole, too (minutes for a large
     one). Raises ModelError for a folder that is no base model."""
-    raw = base.config
-    inner = raw.get("text_config")
-    sizes = {**inner, **raw} if isinstance(inner, dict) else raw
-    files = {}
-    for path in base.weight_files if full else []:
-        with path.open("rb") as file:
-            files[path.name] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    base_config = base.config
+    text_config = base_config.get("text_config")
+    size_settings = {**text_config, **base_config} if isinstance(text_config, dict) else base_config
+    file_facts = {}
+    for weights_path in base.weight_files if with_digests else []:
+        with weights_path.open("rb") as weights_file:
+            file_facts[weights_path.name] = "sha256:" + hashlib.file_digest(weights_file, "sha256").hexdigest()
     return BaseFacts(
-        name=plain_name(name),
+        name=plain_name(package_name),
         revision=revision,
-        family=str(raw.get("model_type", "")),
-        shape={key: sizes[key] for key in _SIZES if type(sizes.get(key)) is int},
+        family=str(base_config.get("model_type", "")),
+        shape={
+            setting_name: size_settings[setting_name]
+            for setting_name in _SIZES
+            if type(size_settings.get(setting_name)) is int
+        },
         config="sha256:" + hashlib.sha256(base.config_bytes).hexdigest(),
         weights=base.weights_digest,
         digest=base.digest,
-        files=files,
+        files=file_facts,
     )
 
 
@@ -65,7 +69,7 @@ def trained_as(task: Task, encoder: Encoder, base: BaseFolder) -> dict[str, str]
     }
 
 
-def trained_otherwise(folder: Path, used: Mapping[str, str], passport: Passport | None = None) -> list[str]:
+def trained_otherwise(folder: Path, used_settings: Mapping[str, str], passport: Passport | None = None) -> list[str]:
     """How an adapter was trained otherwise than it is used now: by its passport, or without one by the record that
     `lorica train` leaves beside it.
 
@@ -73,9 +77,9 @@ def trained_otherwise(folder: Path, used: Mapping[str, str], passport: Passport 
     """
     trained = _in_passport(passport) if passport is not None else recorded_digests(folder)
     return [
-        f"was trained with {key} {trained[key]!r}, and is used with {value!r}"
-        for key, value in used.items()
-        if trained.get(key, value) != value
+        f"was trained with {setting_name} {trained[setting_name]!r}, and is used with {setting_value!r}"
+        for setting_name, setting_value in used_settings.items()
+        if trained.get(setting_name, setting_value) != setting_value
     ]
 
 
@@ -83,7 +87,9 @@ def _in_passport(passport: Passport) -> dict[str, str]:
     prompt = passport.prompt
     recorded = {"task": prompt.task, "method": prompt.method, "style": prompt.style, "template": prompt.template}
     recorded |= {"tokenizer": prompt.tokenizer, "base": passport.base.digest}
-    return {key: value for key, value in recorded.items() if value is not None}
+    return {
+        setting_name: setting_value for setting_name, setting_value in recorded.items() if setting_value is not None
+    }
 
 
 def recorded_digests(folder: Path) -> dict[str, str]:
@@ -92,20 +98,24 @@ def recorded_digests(folder: Path) -> dict[str, str]:
     manifest = read_json_object(record).get("manifest") if record.is_file() else None
     if not isinstance(manifest, dict):
         return {}
-    return {key.removeprefix("digest."): str(value) for key, value in manifest.items() if key.startswith("digest.")}
+    return {
+        setting_name.removeprefix("digest."): str(setting_value)
+        for setting_name, setting_value in manifest.items()
+        if setting_name.startswith("digest.")
+    }
 
 
 def rows_facts(rows: Sequence[Row]) -> RowsFacts:
     """Number and digests of rows (of their ids, and of ids, subjects, texts and gold answers) and of their answers."""
-    state, ids = hashlib.sha256(), []
+    digest_state, row_ids = hashlib.sha256(), []
     for row in rows:
-        ids.append(row.id)
-        state.update(msgspec.json.encode((row.id, row.subject, row.case, row.gold)) + b"\n")
+        row_ids.append(row.id)
+        digest_state.update(msgspec.json.encode((row.id, row.subject, row.case, row.gold)) + b"\n")
     answers = count_answers(rows)
     return RowsFacts(
-        rows=len(ids),
-        ids=ids_digest(ids),
-        content="sha256:" + state.hexdigest(),
+        rows=len(row_ids),
+        ids=ids_digest(row_ids),
+        content="sha256:" + digest_state.hexdigest(),
         answers=answers.distinct,
         largest=answers.largest,
     )
@@ -114,9 +124,9 @@ def rows_facts(rows: Sequence[Row]) -> RowsFacts:
 def package_versions() -> dict[str, str]:
     """Version of each package that decides numbers, where it is installed."""
     version_by_package = {}
-    for name in _PACKAGES:
+    for package_name in _PACKAGES:
         try:
-            version_by_package[f"version.{name}"] = importlib.metadata.version(name)
+            version_by_package[f"version.{package_name}"] = importlib.metadata.version(package_name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return version_by_package

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         outcomes = {demo: run_task(demo, options.out, options.overrides) for demo in choose(options.tasks)}
     except KeyboardInterrupt as stop:
-        signals.say(stop, f"what was made is in {options.out}; the same command begins anew", over=True)
+        signals.say(stop, f"what was made is in {options.out}; the same command begins anew", finished=True)
         raise
     seconds = time.perf_counter() - started
     write_report(demo_report(outcomes, seconds), report)

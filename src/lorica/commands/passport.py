@@ -124,12 +124,14 @@ def make(adapter: AdapterFolder, options: argparse.Namespace, config: Config) ->
     canaries = _canaries(options, engine, folder, task, encoder, base, rows)
     settings = build.answer_settings(config, base)
     if task is not None and rows:
-        metrics = measure_on_rows(task, encoder, engine, visible(folder.name), rows, settings, on="given")
+        metrics = measure_on_rows(task, encoder, engine, visible(folder.name), rows, settings, row_source="given")
     else:
         metrics = MetricsFacts(on="none", note="no labelled rows were given")
     passport = make_passport(
         adapter,
-        base=base_facts(base, name=config.model.path, revision=config.model.revision, full=options.full),
+        base=base_facts(
+            base, package_name=config.model.path, revision=config.model.revision, with_digests=options.full
+        ),
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
         canaries=canaries,
         metrics=metrics,
@@ -218,7 +220,7 @@ def _canaries(
     name = visible(folder.name)
     if options.canaries_from == "rows":
         step = max(1, len(rows) // 64)
-        canaries = make_canaries(engine, name, row_probes(task, rows[::step][:64], encoder, base), kind="rows")
+        canaries = make_canaries(engine, name, row_probes(task, rows[::step][:64], encoder, base), canary_kind="rows")
     else:
         canaries = shipped_canaries(engine, name, task, encoder, base)
     if canaries.gap < _NO_GAP:

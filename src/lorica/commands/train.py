@@ -169,7 +169,7 @@ def train_locked(
         **package_versions(),
         **reading,
     }
-    facts = base_facts(base, name=config.model.path, revision=config.model.revision)
+    facts = base_facts(base, package_name=config.model.path, revision=config.model.revision)
     results = {}
     for job in jobs:
         _tell_previous(locks[job.name], progress)
@@ -186,8 +186,8 @@ def train_locked(
             provenance=provenance,
             listener=progress,
             split_rows=rows,
-            issue=partial(_passport, config, task, encoder, decoder, base, facts, job, rows),
-            lock=locks[job.name],
+            issue_passport=partial(_passport, config, task, encoder, decoder, base, facts, job, rows),
+            folder_lock=locks[job.name],
             tell_example=None if examples is None else partial(_show_example, job.name, examples),
         )
     return results
@@ -242,7 +242,7 @@ def _passport(
         base=facts,
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
         canaries=shipped_canaries(engine, job.name, task, encoder, base),
-        metrics=measure_on_rows(task, encoder, engine, job.name, rows.validation, answering, on="validation"),
+        metrics=measure_on_rows(task, encoder, engine, job.name, rows.validation, answering, row_source="validation"),
         data=data_facts(job, rows),
         training=training_facts(config.training, result),
     )

@@ -98,48 +98,56 @@ class Pipeline:
     def requests(self, rows: Iterable[Row]) -> list[Request]:
         """The rows as requests to the engine; rows that cannot be encoded are left out."""
         prepared = map(self._prepare_row, rows)
-        return [item.request for item in prepared if item.request is not None]
+        return [prepared_row.request for prepared_row in prepared if prepared_row.request is not None]
 
     def answer(
-        self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None, log: OutputLog | None = None
+        self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None, output_log: OutputLog | None = None
     ) -> list[Answer]:
-        """Answer rows, in their order. `on_done(n)` is called as rows get their first answer. log: what the engine
-        finished of these rows before an interruption is taken from there, and what it finishes now is added, where
-        the engine would give the same again to the last bit.
+        """Answer rows, in their order. `on_done(n)` is called as rows get their first answer. output_log: what the
+        engine finished of these rows before an interruption is taken from there, and what it finishes now is added,
+        where the engine would give the same again to the last bit.
 
         A row whose prompt cannot be rendered or does not fit gets an answer flagged `error`; the others go on. Raises
         AdapterError for a missing adapter under fallback="error", and what the engine raises.
         """
         prepared = [self._prepare_row(row) for row in rows]
         results = [
-            self._parse_output(item, output, 0)
-            for item, output in zip(prepared, self._run_engine(prepared, on_done, log), strict=True)
+            self._parse_output(prepared_row, output, 0)
+            for prepared_row, output in zip(prepared, self._run_engine(prepared, on_done, output_log), strict=True)
         ]
         for attempt in range(1, self._retries() + 1):
-            again = [
-                i
-                for i, result in enumerate(results)
+            retry_indices = [
+                row_index
+                for row_index, result in enumerate(results)
                 if not result.reading.valid and not result.output.error and result.raw is not None
             ]
-            if not again:
+            if not retry_indices:
                 break
-            outputs = self.engine.run([self._retry_request(prepared[i], attempt) for i in again])
-            for i, output in zip(again, outputs, strict=True):
-                results[i] = self._parse_output(prepared[i], output, attempt)
-        return [self._to_answer(item, result) for item, result in zip(prepared, results, strict=True)]
+            outputs = self.engine.run(
+                [self._retry_request(prepared[row_index], attempt) for row_index in retry_indices]
+            )
+            for row_index, output in zip(retry_indices, outputs, strict=True):
+                results[row_index] = self._parse_output(prepared[row_index], output, attempt)
+        return [self._to_answer(prepared_row, result) for prepared_row, result in zip(prepared, results, strict=True)]
 
     def _run_engine(
-        self, prepared: Sequence[_PreparedRow], on_done: Callable[[int], None] | None, log: OutputLog | None
+        self, prepared: Sequence[_PreparedRow], on_done: Callable[[int], None] | None, output_log: OutputLog | None
     ) -> list[Output]:
-        requests = [item.request for item in prepared if item.request is not None]
-        run = self.engine.run(requests, on_done) if log is None else run_resumable(self.engine, requests, on_done, log)
+        requests = [prepared_row.request for prepared_row in prepared if prepared_row.request is not None]
+        run = (
+            self.engine.run(requests, on_done)
+            if output_log is None
+            else run_resumable(self.engine, requests, on_done, output_log)
+        )
         outputs = iter(run)
-        refused = sum(item.request is None for item in prepared)
+        refused = sum(prepared_row.request is None for prepared_row in prepared)
         if on_done is not None and refused:
             on_done(refused)
         return [
-            Output(item.row.id, finish="error", error=item.problem) if item.request is None else next(outputs)
-            for item in prepared
+            Output(prepared_row.row.id, finish="error", error=prepared_row.problem)
+            if prepared_row.request is None
+            else next(outputs)
+            for prepared_row in prepared
         ]
 
     def _retries(self) -> int:
@@ -154,13 +162,14 @@ class Pipeline:
             fixed=settings.fixed_adapter,
             fallback=settings.fallback,
         )
-        texts = self.task.choices(row)
-        generated = texts is None
+        choice_texts = self.task.choices(row)
+        generated = choice_texts is None
         try:
-            choices = tuple(map(self.encoder.encode_choice, texts or ()))
+            choices = tuple(map(self.encoder.encode_choice, choice_texts or ()))
             if self.task.settings.method == "choice" and len(set(choices)) < len(choices):
                 raise PromptError(
-                    f"the tokenizer writes two of the choices {', '.join(map(repr, texts or ()))} as the same tokens",
+                    f"the tokenizer writes two of the choices {', '.join(map(repr, choice_texts or ()))} "
+                    "as the same tokens",
                     fix="use the model's own tokenizer: this one does not know them",
                 )
             # The last token of an answer is predicted, never read.
@@ -169,10 +178,10 @@ class Pipeline:
         except PromptError as error:
             return _PreparedRow(row, chosen_route, None, problem=str(error))
         if generated:
-            stops = self.encoder.stop_tokens if settings.use_stop_tokens else ()
+            stop_tokens = self.encoder.stop_tokens if settings.use_stop_tokens else ()
             sampling = msgspec.structs.replace(settings.sampling, seed=_row_seed(settings.sampling.seed, row.id, 0))
             request: Request = Generate(
-                row.id, encoded.tokens, sampling, stops, chosen_route.adapter, settings.stop_texts
+                row.id, encoded.tokens, sampling, stop_tokens, chosen_route.adapter, settings.stop_texts
             )
             return _PreparedRow(row, chosen_route, request, dropped=encoded.dropped)
         request = ScoreChoices(row.id, encoded.tokens, choices, chosen_route.adapter)
@@ -181,66 +190,72 @@ class Pipeline:
     def _encode_prompt(self, messages: Sequence[Message], answer: int, generated: bool) -> Encoded:
         """A prompt with room for `answer` more positions. Raises PromptError with the settings that make it fit."""
         settings = self.settings
-        positions, most = settings.max_positions, settings.max_input_tokens
-        limit = settings.prompt_tokens(answer)
+        positions, max_input_tokens = settings.max_positions, settings.max_input_tokens
+        token_limit = settings.prompt_tokens(answer)
         try:
-            return self.encoder.encode(messages, max_tokens=limit, truncate=settings.truncate, generated=generated)
+            return self.encoder.encode(
+                messages, max_tokens=token_limit, truncate=settings.truncate, generated=generated
+            )
         except TooLongError as error:
-            steps = [f"raise inference.max_input_tokens to at least {error.needed}"] if error.needed > most else []
+            fix_steps = (
+                [f"raise inference.max_input_tokens to at least {error.needed}"]
+                if error.needed > max_input_tokens
+                else []
+            )
             if positions is not None and error.needed + answer > positions:
                 remaining = positions - error.needed
                 if not generated or remaining < 1:
                     fix = f"{error.otherwise}: the base model sees {positions} tokens at once"
                     raise PromptError(error.message, fix=fix) from error
-                steps.append(f"lower inference.max_new_tokens to at most {remaining}")
-            raise PromptError(error.message, fix=f"{' and '.join(steps)}, or {error.otherwise}") from error
+                fix_steps.append(f"lower inference.max_new_tokens to at most {remaining}")
+            raise PromptError(error.message, fix=f"{' and '.join(fix_steps)}, or {error.otherwise}") from error
 
-    def _retry_request(self, item: _PreparedRow, attempt: int) -> Generate:
-        assert isinstance(item.request, Generate)
+    def _retry_request(self, prepared_row: _PreparedRow, attempt: int) -> Generate:
+        assert isinstance(prepared_row.request, Generate)
         sampling = self.settings.sampling
         bolder = _RETRY_TEMPERATURES[min(attempt, len(_RETRY_TEMPERATURES)) - 1]
         changed = msgspec.structs.replace(
             sampling,
             do_sample=True,
             temperature=max(sampling.temperature, bolder),
-            seed=_row_seed(sampling.seed, item.row.id, attempt),
+            seed=_row_seed(sampling.seed, prepared_row.row.id, attempt),
         )
-        return msgspec.structs.replace(item.request, sampling=changed)
+        return msgspec.structs.replace(prepared_row.request, sampling=changed)
 
-    def _parse_output(self, item: _PreparedRow, output: Output, attempt: int) -> _Result:
-        raw = self.encoder.decode(output.tokens) if isinstance(item.request, Generate) else None
-        text = ""
-        if raw is not None:
-            raw, stopped = cut_at_stop(raw, self.settings.stop_texts)
+    def _parse_output(self, prepared_row: _PreparedRow, output: Output, attempt: int) -> _Result:
+        raw_text = self.encoder.decode(output.tokens) if isinstance(prepared_row.request, Generate) else None
+        answer_text = ""
+        if raw_text is not None:
+            raw_text, stopped = cut_at_stop(raw_text, self.settings.stop_texts)
             # An engine that does not know the text wrote on.
             output = msgspec.structs.replace(output, finish="stop") if stopped and not output.error else output
-            text = self.encoder.opened + raw  # a thought that the prompt opened
-        visible_text = without_thoughts(text)
-        open_thought = not visible_text.strip() and bool(unclosed(text))
+            answer_text = self.encoder.opened + raw_text  # a thought that the prompt opened
+        visible_text = without_thoughts(answer_text)
+        open_thought = not visible_text.strip() and bool(unclosed(answer_text))
         if output.error:
             reading = ParsedAnswer(answer=None, stage="invalid", valid=False, problem=output.error)
-        elif raw is None:
-            reading = self.task.parse_logprobs(item.row, output.logprobs, item.lengths)
+        elif raw_text is None:
+            reading = self.task.parse_logprobs(prepared_row.row, output.logprobs, prepared_row.lengths)
         elif open_thought:
             reading = invalid(self._open_thought(output))
         else:
-            reading = self.task.parse_text(item.row, visible_text, cut_off=output.finish == "length")
-        return _Result(output, reading, raw, attempt, open_thought and not output.error)
+            reading = self.task.parse_text(prepared_row.row, visible_text, cut_off=output.finish == "length")
+        return _Result(output, reading, raw_text, attempt, open_thought and not output.error)
 
     def _open_thought(self, output: Output) -> str:
         problem = "it holds a thought that was not closed"
         instead = ["set task.thinking=false"] if self.encoder.thinks else []
         if output.finish == "length":
-            steps = [f"raise inference.max_new_tokens (now {self.settings.sampling.max_new_tokens})", *instead]
+            fix_steps = [f"raise inference.max_new_tokens (now {self.settings.sampling.max_new_tokens})", *instead]
         else:
-            steps = [*(["take inference.stop back"] if self.settings.stop_texts else []), *instead]
-        return f"{problem}: {', or '.join(steps)}" if steps else f"{problem}, and the model wrote no more"
+            fix_steps = [*(["take inference.stop back"] if self.settings.stop_texts else []), *instead]
+        return f"{problem}: {', or '.join(fix_steps)}" if fix_steps else f"{problem}, and the model wrote no more"
 
-    def _to_answer(self, item: _PreparedRow, result: _Result) -> Answer:
+    def _to_answer(self, prepared_row: _PreparedRow, result: _Result) -> Answer:
         output, reading = result.output, result.reading
         flags = {
-            "truncated": item.dropped > 0,
-            "adapter_fallback": item.route.fallback,
+            "truncated": prepared_row.dropped > 0,
+            "adapter_fallback": prepared_row.route.fallback,
             "retried": result.retries > 0,
             "open_thought": result.open_thought,
             "cut_off": output.finish == "length",
@@ -249,16 +264,16 @@ class Pipeline:
             "error": bool(output.error),
         }
         return Answer(
-            id=item.row.id,
+            id=prepared_row.row.id,
             answer=reading.answer,
             score=reading.score,
             scores=reading.scores,
-            adapter=item.route.adapter or "base",
-            route=item.route.why,
+            adapter=prepared_row.route.adapter or "base",
+            route=prepared_row.route.why,
             stage=reading.stage,
             retries=result.retries,
-            dropped_tokens=item.dropped,
-            flags=tuple(sorted(name for name, set_ in flags.items() if set_)),
+            dropped_tokens=prepared_row.dropped,
+            flags=tuple(sorted(flag_name for flag_name, is_set in flags.items() if is_set)),
             raw=result.raw,
             problem=reading.problem or None,
             choice_mass=reading.choice_mass,
@@ -267,22 +282,22 @@ class Pipeline:
 
 def check_prompt_fits(task: Task, settings: AnswerSettings) -> None:
     """Raise ConfigError where a generated answer takes all positions of the base model, so that no prompt fits."""
-    new, positions = settings.sampling.max_new_tokens, settings.max_positions
-    if task.settings.method == "generate" and positions is not None and new >= positions:
+    new_tokens, positions = settings.sampling.max_new_tokens, settings.max_positions
+    if task.settings.method == "generate" and positions is not None and new_tokens >= positions:
         raise ConfigError(
-            f"inference.max_new_tokens={new} leaves no room for a prompt: the base model sees {positions} tokens at "
-            "once, prompt and answer together",
+            f"inference.max_new_tokens={new_tokens} leaves no room for a prompt: the base model sees {positions} "
+            "tokens at once, prompt and answer together",
             fix=f"set inference.max_new_tokens to what an answer needs, such as {min(512, positions // 2)}",
         )
 
 
-def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+def cut_at_stop(answer_text: str, stop_texts: Sequence[str]) -> tuple[str, bool]:
     """The text before its first stop string, and whether there was one."""
-    positions = [position for position in map(text.find, stops) if position >= 0]
-    return (text[: min(positions)], True) if positions else (text, False)
+    positions = [position for position in map(answer_text.find, stop_texts) if position >= 0]
+    return (answer_text[: min(positions)], True) if positions else (answer_text, False)
 
 
-def _row_seed(seed: int, row_id: str, attempt: int) -> int:
+def _row_seed(base_seed: int, row_id: str, attempt: int) -> int:
     """The seed of one row's sampler: the same whatever rows are in the file."""
-    digest = hashlib.blake2b(f"{seed}\0{row_id}\0{attempt}".encode(), digest_size=4).digest()
+    digest = hashlib.blake2b(f"{base_seed}\0{row_id}\0{attempt}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")

@@ -100,33 +100,35 @@ def evaluate(
     Raises DataError when a row has no gold or no answer, naming the first and its file.
     """
     judged = _join_answers(task, rows, answers, gold_file, answer_file)
-    used = [find_metric(name, normalisation) for name in task.metric_names]
-    main = used[0]
-    groups = [item.row.group or item.row.subject for item in judged]
+    used_metrics = [find_metric(metric_name, normalisation) for metric_name in task.metric_names]
+    main_metric = used_metrics[0]
+    groups = [judged_row.row.group or judged_row.row.subject for judged_row in judged]
     return Evaluation(
         n=len(judged),
-        metrics={metric.name: _estimate_metric(metric, judged, seed) for metric in used},
-        groups=_by_group(main, judged, groups, seed) if any(groups) else {},
-        unscored=sum(item.answer.score is None for item in judged) if main.takes == "score" else 0,
-        stages=dict(Counter(item.answer.stage for item in judged)),
-        flags=dict(Counter(flag for item in judged for flag in item.answer.flags)),
-        no_answer=tuple(item.row.id for item in judged if item.value is None and not item.problem),
-        unreadable={item.row.id: item.problem for item in judged if item.problem},
-        contradictory=tuple(item.row.id for item in judged if item.contradictory),
-        normalisations={metric.name: metric.normalisation for metric in used if metric.normalisation},
-        by={column: _group_metrics(used, judged, values, seed) for column, values in by.items()},
-        choice_mass=mass_health([item.answer.choice_mass for item in judged]),
-        health=_health(judged) if main.takes == "score" else None,
+        metrics={metric.name: _estimate_metric(metric, judged, seed) for metric in used_metrics},
+        groups=_by_group(main_metric, judged, groups, seed) if any(groups) else {},
+        unscored=sum(judged_row.answer.score is None for judged_row in judged) if main_metric.takes == "score" else 0,
+        stages=dict(Counter(judged_row.answer.stage for judged_row in judged)),
+        flags=dict(Counter(answer_flag for judged_row in judged for answer_flag in judged_row.answer.flags)),
+        no_answer=tuple(
+            judged_row.row.id for judged_row in judged if judged_row.value is None and not judged_row.problem
+        ),
+        unreadable={judged_row.row.id: judged_row.problem for judged_row in judged if judged_row.problem},
+        contradictory=tuple(judged_row.row.id for judged_row in judged if judged_row.contradictory),
+        normalisations={metric.name: metric.normalisation for metric in used_metrics if metric.normalisation},
+        by={column: _group_metrics(used_metrics, judged, values, seed) for column, values in by.items()},
+        choice_mass=mass_health([judged_row.answer.choice_mass for judged_row in judged]),
+        health=_health(judged) if main_metric.takes == "score" else None,
     )
 
 
 def _health(judged: Sequence[_Judged]) -> ScoreHealth | None:
-    answers = [item.answer for item in judged]
+    answers = [judged_row.answer for judged_row in judged]
     if all(answer.score is None for answer in answers):
         return None
     return score_health(
         [answer.score for answer in answers],
-        gold=[item.row.gold for item in judged],
+        gold=[judged_row.row.gold for judged_row in judged],
         fallback=[answer.stage == "fallback" for answer in answers],
         masses=[answer.choice_mass for answer in answers],
     )
@@ -136,11 +138,11 @@ def paired_metric_difference(
     task: Task, rows: Sequence[Row], a: Mapping[str, Answer], b: Mapping[str, Answer], *, seed: int = 0
 ) -> Estimate:
     """The main metric of `a` minus that of `b`, with a paired interval over the rows that both have scored."""
-    main = find_metric(task.metric_names[0])
-    rows = [row for row in rows if main.takes != "score" or None not in (a[row.id].score, b[row.id].score)]
-    gold, first, scored = _metric_columns(main, _join_answers(task, rows, a))
-    _, second, _ = _metric_columns(main, _join_answers(task, rows, b))
-    return paired_difference(main, gold, first, second, seed=seed, groups=_bootstrap_clusters(scored))
+    main_metric = find_metric(task.metric_names[0])
+    rows = [row for row in rows if main_metric.takes != "score" or None not in (a[row.id].score, b[row.id].score)]
+    gold_values, first, scored = _metric_columns(main_metric, _join_answers(task, rows, a))
+    _, second, _ = _metric_columns(main_metric, _join_answers(task, rows, b))
+    return paired_difference(main_metric, gold_values, first, second, seed=seed, groups=_bootstrap_clusters(scored))
 
 
 def _join_answers(
@@ -161,22 +163,28 @@ def _join_answers(
                 row_id=row.id,
                 fix="answer the same file that is evaluated; `lorica infer` writes every row",
             )
-    read = task.answer_parser([(row, text) for row in rows if (text := _answer_text(answers[row.id]))])
+    parse_row_answer = task.answer_parser(
+        [(row, answer_text) for row in rows if (answer_text := _answer_text(answers[row.id]))]
+    )
     by_score = find_metric(task.metric_names[0]).takes == "score"
-    return [_judge_row(read, row, answers[row.id], by_score=by_score) for row in rows]
+    return [_judge_row(parse_row_answer, row, answers[row.id], by_score=by_score) for row in rows]
 
 
-def _judge_row(read: Callable[[Row, str], int | str], row: Row, answer: Answer, *, by_score: bool) -> _Judged:
-    text, value, problem = _answer_text(answer), None, ""
+def _judge_row(
+    parse_row_answer: Callable[[Row, str], int | str], row: Row, answer: Answer, *, by_score: bool
+) -> _Judged:
+    answer_text, parsed_value, problem = _answer_text(answer), None, ""
     try:
-        value = read(row, text) if text else None
+        parsed_value = parse_row_answer(row, answer_text) if answer_text else None
     except ValueError as error:
         fix = getattr(error, "fix", "")
         problem = f"{error} -> {fix}" if fix else str(error)
     if by_score and answer.score is not None and not _has_no_answer(answer):
-        label = int(answer.score >= 0.5)
-        return _Judged(row, answer, label, contradictory=value is not None and value != label)
-    return _Judged(row, answer, value, problem)
+        scored_label = int(answer.score >= 0.5)
+        return _Judged(
+            row, answer, scored_label, contradictory=parsed_value is not None and parsed_value != scored_label
+        )
+    return _Judged(row, answer, parsed_value, problem)
 
 
 def _answer_text(answer: Answer) -> str:
@@ -192,43 +200,47 @@ def _has_no_answer(answer: Answer) -> bool:
 
 def _estimate_metric(metric: Metric, judged: Sequence[_Judged], seed: int, *, within: bool = False) -> Estimate:
     """within: of the rows of one value of a column, which may be of one group; then its rows are drawn."""
-    gold, predicted, scored = _metric_columns(metric, judged)
+    gold_values, predicted, scored = _metric_columns(metric, judged)
     if not scored:
         return Estimate(math.nan, math.nan, math.nan, 0, f"{metric.name} needs scores, and no row has one")
     clusters = _bootstrap_clusters(scored)
     if within and clusters is not None and len(set(clusters)) == 1:
         clusters = None
-    return estimate(metric, gold, predicted, seed=seed, groups=clusters)
+    return estimate(metric, gold_values, predicted, seed=seed, groups=clusters)
 
 
 def _by_group(metric: Metric, judged: Sequence[_Judged], groups: Sequence[str], seed: int) -> dict[str, Estimate]:
-    names = {item.row.id: name for item, name in zip(judged, groups, strict=True)}
-    gold, predicted, scored = _metric_columns(metric, judged)
-    return by_group(metric, gold, predicted, [names[row.id] for row in scored], seed=seed)
+    group_by_id = {judged_row.row.id: group_name for judged_row, group_name in zip(judged, groups, strict=True)}
+    gold_values, predicted, scored = _metric_columns(metric, judged)
+    return by_group(metric, gold_values, predicted, [group_by_id[row.id] for row in scored], seed=seed)
 
 
-def _group_metrics(used: Sequence[Metric], judged: Sequence[_Judged], values: Mapping[str, str], seed: int) -> Grouping:
+def _group_metrics(
+    used_metrics: Sequence[Metric], judged: Sequence[_Judged], values: Mapping[str, str], seed: int
+) -> Grouping:
     members: dict[str, list[_Judged]] = {}
-    for item in judged:
-        members.setdefault(values[item.row.id], []).append(item)
+    for judged_row in judged:
+        members.setdefault(values[judged_row.row.id], []).append(judged_row)
     groups = {
-        name: {metric.name: _estimate_metric(metric, members[name], seed, within=True) for metric in used}
-        for name in sorted(members)
+        group_value: {
+            metric.name: _estimate_metric(metric, members[group_value], seed, within=True) for metric in used_metrics
+        }
+        for group_value in sorted(members)
     }
-    means = {}
-    for metric in used:
+    group_means = {}
+    for metric in used_metrics:
         values_of = [estimates[metric.name].value for estimates in groups.values()]
-        defined = [value for value in values_of if not math.isnan(value)]
-        means[metric.name] = sum(defined) / len(defined) if defined else math.nan
-    return Grouping(groups, {name: len(members[name]) for name in groups}, means)
+        defined = [group_mean for group_mean in values_of if not math.isnan(group_mean)]
+        group_means[metric.name] = sum(defined) / len(defined) if defined else math.nan
+    return Grouping(groups, {group_value: len(members[group_value]) for group_value in groups}, group_means)
 
 
 def _metric_columns(metric: Metric, judged: Sequence[_Judged]) -> tuple[Column, Column, list[Row]]:
     """gold [n] and prediction [n] as the metric takes them, and the n rows they are of."""
     if metric.takes == "score":
-        judged = [item for item in judged if item.answer.score is not None]
-    predicted = [item.answer.score if metric.takes == "score" else item.value for item in judged]
-    return [item.row.gold for item in judged], predicted, [item.row for item in judged]
+        judged = [judged_row for judged_row in judged if judged_row.answer.score is not None]
+    predicted = [judged_row.answer.score if metric.takes == "score" else judged_row.value for judged_row in judged]
+    return [judged_row.row.gold for judged_row in judged], predicted, [judged_row.row for judged_row in judged]
 
 
 def _bootstrap_clusters(rows: Sequence[Row]) -> list[str] | None:

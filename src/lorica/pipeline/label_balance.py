@@ -38,41 +38,50 @@ def count_answers(rows: Iterable[Row]) -> AnswerCounts:
     for row in rows:
         if row.gold is None:
             continue
-        key = row.gold if isinstance(row.gold, int) else " ".join(row.gold[0].split()).casefold() if row.gold else ""
-        counts[key] += 1
-        examples.setdefault(key, row)
+        answer_key = (
+            row.gold if isinstance(row.gold, int) else " ".join(row.gold[0].split()).casefold() if row.gold else ""
+        )
+        counts[answer_key] += 1
+        examples.setdefault(answer_key, row)
     if not counts:
         return AnswerCounts(0, 0, 0)
     answer, largest = counts.most_common(1)[0]
     return AnswerCounts(counts.total(), len(counts), largest, examples[answer])
 
 
-def label_notes(task: Task, train: AnswerCounts, held: AnswerCounts) -> list[str]:
+def label_notes(task: Task, training_answers: AnswerCounts, held_out_answers: AnswerCounts) -> list[str]:
     """What a person should know of the answers before the training begins."""
-    notes = []
-    if train.example is not None and train.rows > 1:
-        answer = f"{task.target(train.example)!r:.60}"
-        if train.distinct == 1:
-            notes.append(
-                f"all {train.rows} training rows have the answer {answer}: the adapter can only learn to say that to "
-                "everything. Add rows with other answers"
+    balance_notes = []
+    if training_answers.example is not None and training_answers.rows > 1:
+        answer = f"{task.target(training_answers.example)!r:.60}"
+        if training_answers.distinct == 1:
+            balance_notes.append(
+                f"all {training_answers.rows} training rows have the answer {answer}: the adapter can only learn "
+                "to say that to everything. Add rows with other answers"
             )
-        elif is_lopsided(train.rows, train.largest):
-            notes.append(
-                f"{train.largest} of {train.rows} training rows have the answer {answer}: a loss can fall by saying "
-                "that to everything. Look at ROC-AUC or the rarer answers, not at accuracy"
+        elif is_lopsided(training_answers.rows, training_answers.largest):
+            balance_notes.append(
+                f"{training_answers.largest} of {training_answers.rows} training rows have the answer "
+                f"{answer}: a loss can fall by saying that to everything. "
+                "Look at ROC-AUC or the rarer answers, not at accuracy"
             )
-    if held.example is not None and held.rows > 1 and held.distinct == 1 and train.distinct > 1:
-        notes.append(
-            f"all {held.rows} held-out rows have the answer {task.target(held.example)!r:.60}: the best checkpoint is "
-            "chosen by that answer alone. Add rows, or raise training.val_ratio"
+    if (
+        held_out_answers.example is not None
+        and held_out_answers.rows > 1
+        and held_out_answers.distinct == 1
+        and training_answers.distinct > 1
+    ):
+        balance_notes.append(
+            f"all {held_out_answers.rows} held-out rows have the answer "
+            f"{task.target(held_out_answers.example)!r:.60}: the best checkpoint is chosen by that answer alone. "
+            "Add rows, or raise training.val_ratio"
         )
-    return notes
+    return balance_notes
 
 
-def label_facts(train: AnswerCounts, held: AnswerCounts) -> Mapping[str, object]:
+def label_facts(training_answers: AnswerCounts, held_out_answers: AnswerCounts) -> Mapping[str, object]:
     """For training.json."""
-    return {"labels": {"training": train.plain(), "held_out": held.plain()}}
+    return {"labels": {"training": training_answers.plain(), "held_out": held_out_answers.plain()}}
 
 
 def is_lopsided(rows: int, largest: int) -> bool:

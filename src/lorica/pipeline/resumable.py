@@ -18,53 +18,54 @@ GENERATION_GROUP = 128
 
 
 def run_resumable(
-    engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
+    engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, output_log: OutputLog
 ) -> list[Output]:
-    """Outputs in the order of the requests; what `log` holds is not computed again. Raises what the engine raises."""
+    """Outputs in the order of the requests; what `output_log` holds is not computed again. Raises what the engine
+    raises."""
     outputs: dict[int, Output] = {}
-    info = engine.info
-    for group in _request_groups(info, requests):
-        group_requests = [requests[index] for index in group]
-        if all(request.id in log.outputs_by_id for request in group_requests):
-            group_outputs = [log.outputs_by_id[request.id] for request in group_requests]
+    engine_info = engine.info
+    for request_group in _request_groups(engine_info, requests):
+        group_requests = [requests[request_index] for request_index in request_group]
+        if all(request.id in output_log.outputs_by_id for request in group_requests):
+            group_outputs = [output_log.outputs_by_id[request.id] for request in group_requests]
             if on_done is not None:
                 on_done(len(group_outputs))
-        elif info.is_batch_invariant(group_requests[0]):
-            group_outputs = _run_batch_invariant(engine, group_requests, on_done, log)
+        elif engine_info.is_batch_invariant(group_requests[0]):
+            group_outputs = _run_batch_invariant(engine, group_requests, on_done, output_log)
         else:
             group_outputs = engine.run(group_requests, on_done)
-            log.add(group_outputs)
-        outputs.update(zip(group, group_outputs, strict=True))
-    return [outputs[index] for index in range(len(requests))]
+            output_log.add(group_outputs)
+        outputs.update(zip(request_group, group_outputs, strict=True))
+    return [outputs[request_index] for request_index in range(len(requests))]
 
 
-def _request_groups(info: EngineInfo, requests: Sequence[Request]) -> Iterator[list[int]]:
+def _request_groups(engine_info: EngineInfo, requests: Sequence[Request]) -> Iterator[list[int]]:
     """Indices of batch-invariant requests, of other scores, and of generations in groups of one adapter and of prompts
     with a common prefix."""
     batch_invariant: list[int] = []
     scores: list[int] = []
     generations: list[int] = []
-    for index, request in enumerate(requests):
-        if info.is_batch_invariant(request):
-            batch_invariant.append(index)
+    for request_index, request in enumerate(requests):
+        if engine_info.is_batch_invariant(request):
+            batch_invariant.append(request_index)
         else:
-            (generations if isinstance(request, Generate) else scores).append(index)
-    generations.sort(key=lambda index: (requests[index].adapter or "", requests[index].prompt))
+            (generations if isinstance(request, Generate) else scores).append(request_index)
+    generations.sort(key=lambda request_index: (requests[request_index].adapter or "", requests[request_index].prompt))
     starts = range(0, len(generations), GENERATION_GROUP)
-    generation_groups = [generations[start : start + GENERATION_GROUP] for start in starts]
-    yield from (group for group in (batch_invariant, scores, *generation_groups) if group)
+    generation_groups = [generations[group_start : group_start + GENERATION_GROUP] for group_start in starts]
+    yield from (request_group for request_group in (batch_invariant, scores, *generation_groups) if request_group)
 
 
 def _run_batch_invariant(
-    engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
+    engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, output_log: OutputLog
 ) -> list[Output]:
-    logged = {request.id for request in requests if request.id in log.outputs_by_id}
+    logged = {request.id for request in requests if request.id in output_log.outputs_by_id}
     if on_done is not None and logged:
         on_done(len(logged))
 
     def add_to_log(finished: Sequence[tuple[int, Output]]) -> None:
-        log.add([output for _, output in finished])
+        output_log.add([output for _, output in finished])
 
     pending = [request for request in requests if request.id not in logged]
     new_outputs = iter(engine.run(pending, on_done, add_to_log))
-    return [log.outputs_by_id[request.id] if request.id in logged else next(new_outputs) for request in requests]
+    return [output_log.outputs_by_id[request.id] if request.id in logged else next(new_outputs) for request in requests]

@@ -20,15 +20,15 @@ class SanityCheck:
 
 
 def check_trained_adapter(
-    adapter: AdapterFolder, result: TrainResult, base: Mapping[str, Answer], adapted: Mapping[str, Answer]
+    adapter: AdapterFolder, result: TrainResult, base_answers: Mapping[str, Answer], adapted: Mapping[str, Answer]
 ) -> list[SanityCheck]:
     """Sanity checks of a trained adapter.
 
     base, adapted: answers to the same rows (by id) without and with the adapter.
     """
-    pairs = [(base[row_id], answer) for row_id, answer in adapted.items()]
-    changed = sum(_answer_content(before) != _answer_content(after) for before, after in pairs)
-    distinct = len({_answer_content(after) for _, after in pairs})
+    answer_pairs = [(base_answers[row_id], answer) for row_id, answer in adapted.items()]
+    changed = sum(_answer_content(before) != _answer_content(after) for before, after in answer_pairs)
+    distinct = len({_answer_content(after) for _, after in answer_pairs})
     return [
         SanityCheck("is the folder whole?", True, f"{len(adapter.modules())} modules, rank {adapter.config.r}"),
         SanityCheck(
@@ -36,11 +36,13 @@ def check_trained_adapter(
             result.trained_loss < result.base_loss,
             f"loss per answer token {result.base_loss:.3f} without it, {result.trained_loss:.3f} with it",
         ),
-        SanityCheck("does it change the base's answers?", changed > 0, f"{changed} of {len(pairs)} rows"),
-        SanityCheck("does its output vary with the input?", distinct > 1, f"{distinct} different in {len(pairs)} rows"),
+        SanityCheck("does it change the base's answers?", changed > 0, f"{changed} of {len(answer_pairs)} rows"),
+        SanityCheck(
+            "does its output vary with the input?", distinct > 1, f"{distinct} different in {len(answer_pairs)} rows"
+        ),
     ]
 
 
 def _answer_content(answer: Answer) -> tuple[object, ...]:
-    scores = None if answer.scores is None else tuple(round(score, 6) for score in answer.scores.values())
+    scores = None if answer.scores is None else tuple(round(choice_score, 6) for choice_score in answer.scores.values())
     return answer.answer, answer.score, scores

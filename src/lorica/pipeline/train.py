@@ -62,19 +62,19 @@ def loss_example(encoder: Encoder, example: Example) -> LossExample:
     """The loss mask of an encoded row as two texts."""
     encoded = example.encoded
     prompt, answer = encoder.decode_example(encoded)
-    count = len(encoded.tokens)
-    return LossExample(example.id, prompt, answer, tokens=count, loss_tokens=count - encoded.answer_start)
+    token_count = len(encoded.tokens)
+    return LossExample(example.id, prompt, answer, tokens=token_count, loss_tokens=token_count - encoded.answer_start)
 
 
-def train_val_split(job: TrainJob, task: Task, *, val_ratio: float, seed: int) -> TrainVal:
+def train_val_split(train_job: TrainJob, task: Task, *, val_ratio: float, seed: int) -> TrainVal:
     """Hold rows out, unless there are too few of them. Raises what `split` raises."""
-    if val_ratio > 0 and len(job.rows) >= _FEWEST_TO_SPLIT:
-        return TrainVal(*split(job.rows, ratio=val_ratio, seed=seed, text=task.text, source=job.source))
-    return TrainVal(list(job.rows), [])
+    if val_ratio > 0 and len(train_job.rows) >= _FEWEST_TO_SPLIT:
+        return TrainVal(*split(train_job.rows, ratio=val_ratio, seed=seed, text=task.text, source=train_job.source))
+    return TrainVal(list(train_job.rows), [])
 
 
 def train_adapter(
-    job: TrainJob,
+    train_job: TrainJob,
     *,
     task: Task,
     encoder: Encoder,
@@ -85,8 +85,8 @@ def train_adapter(
     provenance: Mapping[str, str],
     listener: Listener,
     split_rows: TrainVal | None = None,
-    issue: Issue | None = None,
-    lock: FolderLock | None = None,
+    issue_passport: Issue | None = None,
+    folder_lock: FolderLock | None = None,
     tell_example: Callable[[LossExample], None] | None = None,
 ) -> TrainResult:
     """Train one adapter and leave it, with its log and checkpoints, in `job.folder`.
@@ -97,7 +97,7 @@ def train_adapter(
     Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
     training loop raises.
     """
-    split_rows = split_rows or train_val_split(job, task, val_ratio=settings.val_ratio, seed=settings.seed)
+    split_rows = split_rows or train_val_split(train_job, task, val_ratio=settings.val_ratio, seed=settings.seed)
     training_rows, validation_rows = split_rows.train, split_rows.validation
     positions = decoder.config.max_positions
     longest = min(settings.max_seq_length, positions)
@@ -105,30 +105,30 @@ def train_adapter(
         **provenance,
         "rows": ids_digest(row.id for row in training_rows),
         "validation_rows": ids_digest(row.id for row in validation_rows),
-        "source": job.source,
+        "source": train_job.source,
     }
     examples, validation = (
-        encode_rows(task, encoder, rows, job.source, longest, truncate, positions)
+        encode_rows(task, encoder, rows, train_job.source, longest, truncate, positions)
         for rows in (training_rows, validation_rows)
     )
     if tell_example is not None and examples:
         tell_example(loss_example(encoder, examples[0]))
     training_answers, held_out_answers = count_answers(training_rows), count_answers(validation_rows)
-    for note in label_notes(task, training_answers, held_out_answers):
-        listener.note(f"{job.name}: {note}")
+    for balance_note in label_notes(task, training_answers, held_out_answers):
+        listener.note(f"{train_job.name}: {balance_note}")
     return train(
         decoder,
         adapter,
         examples,
         validation,
         settings,
-        job.folder,
-        name=job.name,
+        train_job.folder,
+        adapter_name=train_job.name,
         listener=listener,
         digests=digests,
-        facts=label_facts(training_answers, held_out_answers),
-        issue=issue,
-        lock=lock,
+        extra_facts=label_facts(training_answers, held_out_answers),
+        issue_passport=issue_passport,
+        folder_lock=folder_lock,
     )
 
 

@@ -40,8 +40,8 @@ class Encoder:
         self.template_origin = components.template.source.origin
         self.folds_system = components.template.folds_system
         position = components.template.position
-        after = self._vocabulary.first_marker(position.after)
-        self.end_of_turn: int = components.end_of_text if after is None else after
+        end_marker = self._vocabulary.first_marker(position.after)
+        self.end_of_turn: int = components.end_of_text if end_marker is None else end_marker
         self.stop_tokens: tuple[int, ...] = tuple(
             dict.fromkeys((self.end_of_turn, components.end_of_text, *components.more_stop_tokens))
         )
@@ -114,29 +114,29 @@ class Encoder:
                     otherwise="set task.truncate=middle",
                 )
             full_length = len(prompt)
-            empty = replace_spans(shortened, [""] * len(span_texts(shortened)))
-            fixed = len(self._prompt(empty, thinks))
-            if fixed > budget:
+            emptied_messages = replace_spans(shortened, [""] * len(span_texts(shortened)))
+            fixed_tokens = len(self._prompt(emptied_messages, thinks))
+            if fixed_tokens > budget:
                 raise TooLongError(
-                    f"the fixed text of a prompt needs {fixed} tokens{_with_answer(ending)}; "
+                    f"the fixed text of a prompt needs {fixed_tokens} tokens{_with_answer(ending)}; "
                     f"max_tokens is {max_tokens}",
-                    needed=fixed + len(ending),
+                    needed=fixed_tokens + len(ending),
                     limit_key=limit_key,
                     otherwise=_SHORTEN,
                 )
-            prompt = self._truncate(shortened, budget, fixed, truncate, thinks)
+            prompt = self._truncate(shortened, budget, fixed_tokens, truncate, thinks)
             dropped += max(full_length - len(prompt), 0 if unseen else 1)
         return Encoded(tokens=prompt + ending, answer_start=len(prompt), dropped=dropped)
 
-    def encode_choice(self, text: str) -> tuple[int, ...]:
+    def encode_choice(self, choice_text: str) -> tuple[int, ...]:
         """Token ids of an answer as it follows a prompt, without the end of turn.
 
         Raises PromptError for an empty answer or text that is not valid Unicode.
         """
-        _check_unicode(text)
-        tokens = self._vocabulary.encode(self._answer_prefix + text, self._answer_place)
-        if not text or not tokens:
-            raise PromptError(f"the answer {text!r} has no tokens", fix="give every choice and answer a text")
+        _check_unicode(choice_text)
+        tokens = self._vocabulary.encode(self._answer_prefix + choice_text, self._answer_place)
+        if not choice_text or not tokens:
+            raise PromptError(f"the answer {choice_text!r} has no tokens", fix="give every choice and answer a text")
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -149,27 +149,27 @@ class Encoder:
         Raises PromptError where ordinary texts, the template or its end of turn have tokens that the model has not.
         """
         written = self._encode_text(self._template.sample(), "start")
-        return vocabulary_notes(self._vocabulary, rows, used={*written, *self.stop_tokens[:2]})
+        return vocabulary_notes(self._vocabulary, rows, used_markers={*written, *self.stop_tokens[:2]})
 
     def decode_example(self, encoded: Encoded) -> tuple[str, str]:
         """Prompt and answer of a training example as the model sees them, special tokens written out; the loss is on
         all of the answer."""
-        start = encoded.answer_start
-        return self._vocabulary.decode_with_special(encoded.tokens[:start]), self._vocabulary.decode_with_special(
-            encoded.tokens[start:]
-        )
+        answer_start = encoded.answer_start
+        return self._vocabulary.decode_with_special(
+            encoded.tokens[:answer_start]
+        ), self._vocabulary.decode_with_special(encoded.tokens[answer_start:])
 
     def render(self, messages: Sequence[Message], *, generated: bool = True) -> str:
         """The prompt as text, for people to read; see `encode`."""
         folded = self._template.fold(messages)
-        return self._render([(m.role, m.content) for m in folded], generated and self.thinks)
+        return self._render([(message.role, message.content) for message in folded], generated and self.thinks)
 
-    def _render(self, turns: Sequence[tuple[str, str]], thinks: bool) -> str:
-        opening = self._template.render(turns, generation=True) + self._marker
+    def _render(self, chat_turns: Sequence[tuple[str, str]], thinks: bool) -> str:
+        opening = self._template.render(chat_turns, generation=True) + self._marker
         return opening if thinks else (opening + self._closing).removesuffix(self._trailing)
 
-    def _position_after(self, text: str) -> RunPosition:
-        return "segment" if self._vocabulary.ends_with_marker(text) else "continuation"
+    def _position_after(self, prompt_text: str) -> RunPosition:
+        return "segment" if self._vocabulary.ends_with_marker(prompt_text) else "continuation"
 
     def _prompt(self, messages: Sequence[Message], thinks: bool) -> tuple[int, ...]:
         contents = [message.content for message in messages]
@@ -177,28 +177,30 @@ class Encoder:
         if any(self._vocabulary.has_marker(content) for content in contents):
             stand_ins = self._stand_ins(contents)
             contents = [self._vocabulary.mask_markers(content, stand_ins) for content in contents]
-            restore = {ord(stand_in): char for char, stand_in in stand_ins.items()}
-        turns = [(message.role, content) for message, content in zip(messages, contents, strict=True)]
-        return self._encode_text(self._render(turns, thinks), "start", restore)
+            restore = {ord(stand_in): original_char for original_char, stand_in in stand_ins.items()}
+        chat_turns = [(message.role, content) for message, content in zip(messages, contents, strict=True)]
+        return self._encode_text(self._render(chat_turns, thinks), "start", restore)
 
     def _encode_text(
-        self, text: str, position: RunPosition, restore: Mapping[int, str] | None = None
+        self, prompt_text: str, position: RunPosition, restore: Mapping[int, str] | None = None
     ) -> tuple[int, ...]:
         """What a template wrote. restore: stand-ins of characters that the user wrote -> these characters."""
         tokens: list[int] = []
-        for piece in self._vocabulary.split(text):
-            if isinstance(piece, int):
-                tokens.append(piece)
+        for text_piece in self._vocabulary.split(prompt_text):
+            if isinstance(text_piece, int):
+                tokens.append(text_piece)
             else:
-                tokens.extend(self._vocabulary.encode(piece.translate(restore) if restore else piece, position))
+                tokens.extend(
+                    self._vocabulary.encode(text_piece.translate(restore) if restore else text_piece, position)
+                )
             position = "segment"
         return tuple(tokens)
 
     def _stand_ins(self, contents: Sequence[str]) -> dict[str, str]:
         """For each first character of a marker, a private-use character found nowhere else in this prompt."""
-        used = set().union(*map(set, contents), self._template.source.text)
-        free = (char for char in map(chr, _PRIVATE_USE) if char not in used)
-        stand_ins = dict(zip(self._vocabulary.marker_initials, free, strict=False))
+        used_characters = set().union(*map(set, contents), self._template.source.text)
+        free_characters = (candidate for candidate in map(chr, _PRIVATE_USE) if candidate not in used_characters)
+        stand_ins = dict(zip(self._vocabulary.marker_initials, free_characters, strict=False))
         if len(stand_ins) < len(self._vocabulary.marker_initials):
             raise PromptError(
                 "a row holds control tokens of the model and every private-use character of Unicode",
@@ -210,36 +212,36 @@ class Encoder:
         self, messages: Sequence[Message], max_tokens: int, policy: str, limit_key: str
     ) -> tuple[Sequence[Message], int]:
         """Cut what can never fit before it is tokenised; the messages, and about how many tokens are gone."""
-        limit = max(max_tokens, 1) * _CHARS_PER_TOKEN
-        texts = span_texts(messages)
-        fixed = sum(len(message.content) for message in messages) - sum(map(len, texts))
-        if fixed > limit:
+        max_characters = max(max_tokens, 1) * _CHARS_PER_TOKEN
+        message_texts = span_texts(messages)
+        fixed_tokens = sum(len(message.content) for message in messages) - sum(map(len, message_texts))
+        if fixed_tokens > max_characters:
             raise TooLongError(
-                f"a prompt has {fixed} characters that may not be cut; max_tokens is {max_tokens}",
-                needed=-(-fixed // _CHARS_PER_TOKEN),
+                f"a prompt has {fixed_tokens} characters that may not be cut; max_tokens is {max_tokens}",
+                needed=-(-fixed_tokens // _CHARS_PER_TOKEN),
                 limit_key=limit_key,
                 otherwise=_SHORTEN,
             )
-        if all(len(text) <= limit for text in texts):
+        if all(len(span_text) <= max_characters for span_text in message_texts):
             return messages, 0
         unseen, shortened = 0, []
-        for text in texts:
-            excess = max(len(text) - limit, 0)
-            start = {"left": 0, "right": limit}.get(policy, limit // 2)
-            shortened.append(text[:start] + text[start + excess :])
-            unseen += self._vocabulary.count(text[start : start + excess])
+        for span_text in message_texts:
+            excess = max(len(span_text) - max_characters, 0)
+            kept_prefix = {"left": 0, "right": max_characters}.get(policy, max_characters // 2)
+            shortened.append(span_text[:kept_prefix] + span_text[kept_prefix + excess :])
+            unseen += self._vocabulary.count(span_text[kept_prefix : kept_prefix + excess])
         return replace_spans(messages, shortened), unseen
 
     def _truncate(
-        self, messages: Sequence[Message], budget: int, fixed: int, policy: str, thinks: bool
+        self, messages: Sequence[Message], budget: int, fixed_tokens: int, policy: str, thinks: bool
     ) -> tuple[int, ...]:
-        """fixed: tokens of the prompt without the spans that may be cut."""
+        """fixed_tokens: tokens of the prompt without the spans that may be cut."""
         fitted = fit_spans(
             messages,
             policy=policy,
-            available=budget - fixed,
+            available=budget - fixed_tokens,
             offsets=self._vocabulary.offsets,
-            fits=lambda cut: len(self._prompt(cut, thinks)) - budget,
+            count_excess=lambda shortened: len(self._prompt(shortened, thinks)) - budget,
         )
         return self._prompt(fitted, thinks)
 
@@ -248,13 +250,13 @@ def _with_answer(ending: tuple[int, ...]) -> str:
     return f" and {len(ending)} for its answer" if ending else ""
 
 
-def _check_unicode(text: str) -> None:
-    if text.isascii():
+def _check_unicode(prompt_text: str) -> None:
+    if prompt_text.isascii():
         return
     try:
-        text.encode("utf-8")
+        prompt_text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise PromptError(
-            f"a text holds half a character (the lone surrogate {text[error.start]!r} at {error.start})",
+            f"a text holds half a character (the lone surrogate {prompt_text[error.start]!r} at {error.start})",
             fix="decode the file with its real encoding, or remove the character",
         ) from error

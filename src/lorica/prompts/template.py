@@ -69,22 +69,26 @@ def find_template(folder: Path, choice: str, tokenizer_config: Mapping[str, Any]
     if isinstance(declared, str):
         return TemplateSource(declared, origin)
     if isinstance(declared, list):
-        named = {entry["name"]: entry["template"] for entry in declared if isinstance(entry, dict)}
-        if "default" not in named:
+        template_by_name = {
+            declared_template["name"]: declared_template["template"]
+            for declared_template in declared
+            if isinstance(declared_template, dict)
+        }
+        if "default" not in template_by_name:
             raise PromptError(
-                f"{origin} holds chat templates {sorted(named)} and none is called 'default'",
+                f"{origin} holds chat templates {sorted(template_by_name)} and none is called 'default'",
                 fix="save one of them as a file and set model.chat_template to its path",
             )
-        return TemplateSource(str(named["default"]), origin)
+        return TemplateSource(str(template_by_name["default"]), origin)
     return TemplateSource(PLAIN_TEMPLATE, "plain")
 
 
-def _read_template(path: Path) -> TemplateSource:
+def _read_template(template_path: Path) -> TemplateSource:
     try:
-        return TemplateSource(path.read_text(encoding="utf-8"), str(path))
+        return TemplateSource(template_path.read_text(encoding="utf-8"), str(template_path))
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(
-            f"cannot read the chat template {path}: {error}",
+            f"cannot read the chat template {template_path}: {error}",
             fix="model.chat_template is 'auto', 'plain' or the path of a Jinja file",
         ) from error
 
@@ -116,22 +120,22 @@ class ChatTemplate:
             self._render, folds_system=self.folds_system, origin=source.origin, is_token=is_token
         )
 
-    def render(self, turns: Sequence[tuple[str, str]], *, generation: bool) -> str:
+    def render(self, chat_turns: Sequence[tuple[str, str]], *, generation: bool) -> str:
         """Render (role, content) pairs. generation: end with the opening of the assistant's turn.
 
         Raises PromptError when the template refuses the conversation.
         """
-        return self._render([{"role": role, "content": content} for role, content in turns], generation)
+        return self._render([{"role": role, "content": content} for role, content in chat_turns], generation)
 
     def sample(self) -> str:
         """A conversation as it writes one, with all marks of turns."""
         system = [] if self.folds_system else [("system", PROBE_SYSTEM)]
         return self.render([*system, ("user", PROBE_USER), ("assistant", PROBE_ANSWER)], generation=False)
 
-    def _render(self, turns: Sequence[Turn], generation: bool) -> str:
+    def _render(self, chat_turns: Sequence[Turn], generation: bool) -> str:
         try:
             return self._template.render(
-                messages=turns,
+                messages=chat_turns,
                 tools=None,
                 documents=None,
                 add_generation_prompt=generation,
@@ -140,7 +144,8 @@ class ChatTemplate:
         # A template is a program from elsewhere: whatever it raises is its refusal.
         except Exception as error:
             raise PromptError(
-                f"the chat template of {self.source.origin} refused {[turn['role'] for turn in turns]}: {error}",
+                f"the chat template of {self.source.origin} refused "
+                f"{[chat_turn['role'] for chat_turn in chat_turns]}: {error}",
                 fix="set model.chat_template to a template that accepts them, or to 'plain'",
             ) from error
 
@@ -152,32 +157,34 @@ class ChatTemplate:
         if not later_messages or later_messages[0].role != "user":
             return (Message("user", system.content, system.trim), *later_messages)
         offset = len(system.content) + 2
-        user = later_messages[0]
-        trim = system.trim + tuple((start + offset, stop + offset) for start, stop in user.trim)
-        return (Message("user", f"{system.content}\n\n{user.content}", trim), *later_messages[1:])
+        first_user = later_messages[0]
+        trimmed_spans = system.trim + tuple(
+            (span_start + offset, span_end + offset) for span_start, span_end in first_user.trim
+        )
+        return (Message("user", f"{system.content}\n\n{first_user.content}", trimmed_spans), *later_messages[1:])
 
     def _probe_system(self) -> bool:
         """Whether a system message must be folded. Raises PromptError when the user's message is not shown."""
-        user = ("user", PROBE_USER)
-        if PROBE_USER not in self.render([user], generation=True):
+        user_turn = ("user", PROBE_USER)
+        if PROBE_USER not in self.render([user_turn], generation=True):
             raise PromptError(
                 f"the chat template of {self.source.origin} does not show the user's message",
                 fix="set model.chat_template to a template that does, or to 'plain'",
             )
         try:
-            rendered = self.render([("system", PROBE_SYSTEM), user], generation=True)
+            rendered = self.render([("system", PROBE_SYSTEM), user_turn], generation=True)
         except PromptError:
             return True
         return PROBE_SYSTEM not in rendered or PROBE_USER not in rendered
 
 
-def _without_generation_tags(text: str) -> str:
+def _without_generation_tags(template_text: str) -> str:
     # `generation` blocks mark the words to train on; here the mask comes from the token ids.
-    def replace(match: re.Match[str]) -> str:
-        before, end, after = match.groups()
-        return f"{{%{before} {'endif' if end else 'if true'} {after}%}}"
+    def replace(block_match: re.Match[str]) -> str:
+        before, end_keyword, after = block_match.groups()
+        return f"{{%{before} {'endif' if end_keyword else 'if true'} {after}%}}"
 
-    return _GENERATION_TAG.sub(replace, text)
+    return _GENERATION_TAG.sub(replace, template_text)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -195,11 +202,11 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _tojson(
-    value: object,
+    json_value: object,
     ensure_ascii: bool = False,
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
     # Jinja's own filter escapes HTML characters, which no model was trained on.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(json_value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

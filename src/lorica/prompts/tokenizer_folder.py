@@ -41,16 +41,16 @@ def read_components(
     if not folder.is_dir():
         raise PromptError(f"there is no model folder {folder}", fix="set model.path to a base model's folder")
     config = _read_json(folder / "tokenizer_config.json")
-    names = _named_tokens(config, _read_json(folder / "special_tokens_map.json"))
+    named_tokens = _named_tokens(config, _read_json(folder / "special_tokens_map.json"))
     tokenizer, origin = _read_tokenizer(folder)
-    tokenizer["added_tokens"] = _all_added_tokens(tokenizer, config, names)
+    tokenizer["added_tokens"] = _all_added_tokens(tokenizer, config, named_tokens)
     vocabulary = Vocabulary(tokenizer, origin)
-    stops = _generation_stops(folder, model_config)
+    stop_tokens = _generation_stops(folder, model_config)
     source = find_template(folder, chat_template, config)
-    variables: dict[str, object] = {**names, "enable_thinking": thinking}
-    if source.origin == "plain" and not _opens_with(vocabulary, names.get("bos_token")):
+    variables: dict[str, object] = {**named_tokens, "enable_thinking": thinking}
+    if source.origin == "plain" and not _opens_with(vocabulary, named_tokens.get("bos_token")):
         variables.pop("bos_token", None)
-    template = ChatTemplate(source, variables, is_token=lambda text: vocabulary.marker_id(text) is not None)
+    template = ChatTemplate(source, variables, is_token=lambda token_text: vocabulary.marker_id(token_text) is not None)
     position = template.position
     trailing = _trailing_spaces(position.tail + position.marker + position.closing, vocabulary)
     # What is added to a template's own prompts, and taken from them, changes them, as another template would.
@@ -62,9 +62,11 @@ def read_components(
         template=template,
         thinking=thinking,
         trailing=trailing,
-        named_tokens=tuple(names[name] for name in ("bos_token", "eos_token") if name in names),
-        end_of_text=_end_of_text(folder, vocabulary, names, stops),
-        more_stop_tokens=stops,
+        named_tokens=tuple(
+            named_tokens[token_role] for token_role in ("bos_token", "eos_token") if token_role in named_tokens
+        ),
+        end_of_text=_end_of_text(folder, vocabulary, named_tokens, stop_tokens),
+        more_stop_tokens=stop_tokens,
         template_digest=f"sha256:{hashlib.sha256(template_bytes).hexdigest()}",
         tokenizer_digest=f"sha256:{hashlib.sha256(tokenizer_bytes).hexdigest()}",
     )
@@ -77,12 +79,18 @@ def _trailing_spaces(prompt: str, vocabulary: Vocabulary) -> str:
     return prompt[len(prompt.rstrip(" \t")) :]
 
 
-def _end_of_text(folder: Path, vocabulary: Vocabulary, names: Mapping[str, str], stops: Sequence[int]) -> int:
-    named = names.get("eos_token")
-    end = next(iter(stops), None) if named is None else vocabulary.token_id(named)
-    if end is not None:
-        return end
-    problem = "names no end-of-text token" if named is None else f"names {named!r}, no token of it, as its end of text"
+def _end_of_text(
+    folder: Path, vocabulary: Vocabulary, named_tokens: Mapping[str, str], stop_tokens: Sequence[int]
+) -> int:
+    end_token = named_tokens.get("eos_token")
+    end_of_text = next(iter(stop_tokens), None) if end_token is None else vocabulary.token_id(end_token)
+    if end_of_text is not None:
+        return end_of_text
+    problem = (
+        "names no end-of-text token"
+        if end_token is None
+        else f"names {end_token!r}, no token of it, as its end of text"
+    )
     raise PromptError(
         f"{folder} {problem}, so an answer could not end",
         fix="add eos_token to tokenizer_config.json, one of the tokenizer's tokens",
@@ -101,8 +109,8 @@ def _encoding_parts(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     }
     merges = tokenizer["model"].get("merges")
     if isinstance(merges, list):
-        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
-        encoding["model"] = {**tokenizer["model"], "merges": pairs}
+        merge_pairs = [merge_rule.split(" ", 1) if isinstance(merge_rule, str) else merge_rule for merge_rule in merges]
+        encoding["model"] = {**tokenizer["model"], "merges": merge_pairs}
     return encoding
 
 
@@ -111,44 +119,46 @@ def _adds_nothing(processor: object) -> bool:
     if not isinstance(processor, dict):
         return processor is None
     if processor.get("type") == "Sequence":
-        inner = processor.get("processors")
-        return isinstance(inner, list) and all(map(_adds_nothing, inner))
+        inner_processors = processor.get("processors")
+        return isinstance(inner_processors, list) and all(map(_adds_nothing, inner_processors))
     if processor.get("type") == "TemplateProcessing":
         single = processor.get("single")
-        return isinstance(single, list) and all(isinstance(step, dict) and "Sequence" in step for step in single)
+        return isinstance(single, list) and all(
+            isinstance(template_step, dict) and "Sequence" in template_step for template_step in single
+        )
     return processor.get("type") == "ByteLevel"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _read_json(file_path: Path) -> dict[str, Any]:
+    if not file_path.is_file():
         return {}
-    data = path.read_bytes()
-    if recognise(data) is Content.LFS_POINTER:
-        raise PromptError(f"{path} is {Content.LFS_POINTER}", fix=LFS_FIX)
+    file_bytes = file_path.read_bytes()
+    if recognise(file_bytes) is Content.LFS_POINTER:
+        raise PromptError(f"{file_path} is {Content.LFS_POINTER}", fix=LFS_FIX)
     try:
-        return msgspec.json.decode(data, type=dict[str, Any])
+        return msgspec.json.decode(file_bytes, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PromptError(f"{path} is not a JSON object: {error}", fix="download the folder again") from error
+        raise PromptError(f"{file_path} is not a JSON object: {error}", fix="download the folder again") from error
 
 
 def _named_tokens(config: Mapping[str, Any], special_tokens_map: Mapping[str, Any]) -> dict[str, str]:
     """The tokens that templates call bos_token, eos_token ...; the config wins over the older map."""
     tokens = {}
-    for name in _NAMED_TOKENS:
-        value = config.get(name) or special_tokens_map.get(name)
-        content = value.get("content") if isinstance(value, dict) else value
+    for token_role in _NAMED_TOKENS:
+        token_value = config.get(token_role) or special_tokens_map.get(token_role)
+        content = token_value.get("content") if isinstance(token_value, dict) else token_value
         if isinstance(content, str) and content:
-            tokens[name] = content
+            tokens[token_role] = content
     return tokens
 
 
 def _read_tokenizer(folder: Path) -> tuple[dict[str, Any], str]:
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        tokenizer = _read_json(path)
+    file_path = folder / "tokenizer.json"
+    if file_path.is_file():
+        tokenizer = _read_json(file_path)
         if not isinstance(tokenizer.get("model"), dict):
-            raise PromptError(f"{path} has no tokenizer model", fix="download the model's folder again")
-        return tokenizer, str(path)
+            raise PromptError(f"{file_path} has no tokenizer model", fix="download the model's folder again")
+        return tokenizer, str(file_path)
     return _convert_tokenizer(folder), str(folder)
 
 
@@ -156,7 +166,7 @@ def _convert_tokenizer(folder: Path) -> dict[str, Any]:
     """The older formats (vocab.json + merges.txt, tokenizer.model), by way of transformers."""
     fix = "save a tokenizer.json there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
     sources = ("vocab.json", "merges.txt", "tokenizer.model", "vocab.txt", "tokenizer_config.json")
-    if not any((folder / name).is_file() for name in sources):
+    if not any((folder / file_name).is_file() for file_name in sources):
         raise PromptError(f"{folder} holds no tokenizer (no tokenizer.json)", fix=fix)
     try:
         from transformers import AutoTokenizer
@@ -176,42 +186,42 @@ def _convert_tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def _all_added_tokens(
-    tokenizer: Mapping[str, Any], config: Mapping[str, Any], names: Mapping[str, str]
+    tokenizer: Mapping[str, Any], config: Mapping[str, Any], named_tokens: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The tokenizer's added tokens, with those that only tokenizer_config.json declares."""
-    added = list(tokenizer.get("added_tokens") or [])
-    contents = {entry["content"] for entry in added}
-    extra = dict(config.get("added_tokens_decoder") or {})
+    added_tokens = list(tokenizer.get("added_tokens") or [])
+    contents = {token_entry["content"] for token_entry in added_tokens}
+    decoder_tokens = dict(config.get("added_tokens_decoder") or {})
     vocabulary = tokenizer["model"].get("vocab")
     if isinstance(vocabulary, dict):
-        extra |= {
+        decoder_tokens |= {
             str(vocabulary[content]): {"content": content, "special": True}
-            for content in names.values()
+            for content in named_tokens.values()
             if content in vocabulary
         }
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    for identifier, entry in sorted(extra.items(), key=lambda item: int(item[0])):
-        if entry["content"] not in contents:
-            contents.add(entry["content"])
-            chosen = {flag: bool(entry.get(flag)) for flag in flags}
-            added.append({"id": int(identifier), "content": entry["content"], **chosen})
-    return sorted(added, key=lambda entry: int(entry["id"]))
+    token_flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    for identifier, token_entry in sorted(decoder_tokens.items(), key=lambda decoder_item: int(decoder_item[0])):
+        if token_entry["content"] not in contents:
+            contents.add(token_entry["content"])
+            chosen = {token_flag: bool(token_entry.get(token_flag)) for token_flag in token_flags}
+            added_tokens.append({"id": int(identifier), "content": token_entry["content"], **chosen})
+    return sorted(added_tokens, key=lambda token_entry: int(token_entry["id"]))
 
 
 def _generation_stops(folder: Path, model_config: Mapping[str, Any] | None) -> tuple[int, ...]:
     """End tokens of generation_config.json, else of config.json. Raises PromptError for what is no token id."""
-    for name in ("generation_config.json", "config.json"):
-        given = model_config if name == "config.json" else None
-        value = (_read_json(folder / name) if given is None else given).get("eos_token_id")
-        if value is None:
+    for file_name in ("generation_config.json", "config.json"):
+        given_config = model_config if file_name == "config.json" else None
+        stop_value = (_read_json(folder / file_name) if given_config is None else given_config).get("eos_token_id")
+        if stop_value is None:
             continue
-        ids = value if isinstance(value, list) else [value]
-        if any(type(entry) is not int for entry in ids):
+        token_ids = stop_value if isinstance(stop_value, list) else [stop_value]
+        if any(type(token_id) is not int for token_id in token_ids):
             raise PromptError(
-                f"{folder / name}: eos_token_id is {value!r}, neither a token id nor a list of them",
+                f"{folder / file_name}: eos_token_id is {stop_value!r}, neither a token id nor a list of them",
                 fix="write the ids as whole numbers, or download the file again",
             )
-        return tuple(ids)
+        return tuple(token_ids)
     return ()
 
 

@@ -41,7 +41,9 @@ class AddedToken(msgspec.Struct, frozen=True):
     @property
     def is_marker(self) -> bool:
         """Whether user text must not produce it: added white space and words are ordinary vocabulary."""
-        wordlike = self.content.isspace() or all(char.isalnum() or char.isspace() for char in self.content)
+        wordlike = self.content.isspace() or all(
+            character.isalnum() or character.isspace() for character in self.content
+        )
         return self.special or not wordlike
 
 
@@ -50,50 +52,56 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Mapping[str, Any], origin: str) -> None:
         """tokenizer: the decoded tokenizer.json. Raises PromptError when the library refuses it."""
-        added = msgspec.convert(tokenizer.get("added_tokens") or [], list[AddedToken])
-        self._markers = {token.content: token for token in added if token.is_marker and token.content}
+        added_tokens = msgspec.convert(tokenizer.get("added_tokens") or [], list[AddedToken])
+        self._markers = {
+            added_token.content: added_token
+            for added_token in added_tokens
+            if added_token.is_marker and added_token.content
+        }
         # Thoughts are told from answers by their tags.
-        self._special_ids = {token.id for token in added if token.special and not is_tag(token.content)}
+        self._special_ids = {
+            added_token.id for added_token in added_tokens if added_token.special and not is_tag(added_token.content)
+        }
         # Leftmost-longest, as the tokenizer's own automaton matches; `(?!)` matches nothing.
         longest_first = sorted(self._markers, key=len, reverse=True)
         alternatives = "|".join(map(re.escape, longest_first)) or "(?!)"
         self._marker = re.compile(f"({alternatives})")
         self._marker_start = re.compile(f"(?=(?:{alternatives}))")
-        self._has_space_rules = any(token.lstrip or token.rstrip for token in self._markers.values())
+        self._has_space_rules = any(added_token.lstrip or added_token.rstrip for added_token in self._markers.values())
         self._tokenizers = _variants(tokenizer, set(self._markers), origin)
         unknown = tokenizer["model"].get("unk_token")
-        self._forbidden = {token.id for token in self._markers.values() if token.content != unknown}
+        self._forbidden = {added_token.id for added_token in self._markers.values() if added_token.content != unknown}
         self._encode_cached = functools.lru_cache(maxsize=_CACHED_RUNS)(self._encode_now)
 
     def marker_id(self, content: str) -> int | None:
         """The id of a marker, or None when `content` is not one."""
-        token = self._markers.get(content)
-        return None if token is None else token.id
+        added_token = self._markers.get(content)
+        return None if added_token is None else added_token.id
 
-    def first_marker(self, text: str) -> int | None:
-        """The id of the marker that `text` opens with, after white space; None for anything else."""
-        match = self._marker.match(text.lstrip()) or self._marker.match(text)
-        return self._markers[match.group()].id if match else None
+    def first_marker(self, prompt_text: str) -> int | None:
+        """The id of the marker that `prompt_text` opens with, after white space; None for anything else."""
+        marker_match = self._marker.match(prompt_text.lstrip()) or self._marker.match(prompt_text)
+        return self._markers[marker_match.group()].id if marker_match else None
 
-    def ends_with_marker(self, text: str) -> bool:
-        """Whether the last thing in `text` that yields a token is a marker."""
-        pieces = self.split(text)
+    def ends_with_marker(self, prompt_text: str) -> bool:
+        """Whether the last thing in `prompt_text` that yields a token is a marker."""
+        pieces = self.split(prompt_text)
         return bool(pieces) and isinstance(pieces[-1], int)
 
-    def mask_markers(self, text: str, stand_ins: Mapping[str, str]) -> str:
-        """`text` with the first character of each marker replaced, so that `split` finds none."""
-        starts = [match.start() for match in self._marker_start.finditer(text)]
+    def mask_markers(self, prompt_text: str, stand_ins: Mapping[str, str]) -> str:
+        """`prompt_text` with the first character of each marker replaced, so that `split` finds none."""
+        starts = [marker_match.start() for marker_match in self._marker_start.finditer(prompt_text)]
         if not starts:
-            return text
+            return prompt_text
         pieces, end = [], 0
-        for start in starts:
-            pieces += [text[end:start], stand_ins[text[start]]]
-            end = start + 1
-        return "".join(pieces) + text[end:]
+        for piece_start in starts:
+            pieces += [prompt_text[end:piece_start], stand_ins[prompt_text[piece_start]]]
+            end = piece_start + 1
+        return "".join(pieces) + prompt_text[end:]
 
-    def has_marker(self, text: str) -> bool:
-        """Whether any marker occurs in `text`."""
-        return self._marker.search(text) is not None
+    def has_marker(self, prompt_text: str) -> bool:
+        """Whether any marker occurs in `prompt_text`."""
+        return self._marker.search(prompt_text) is not None
 
     @property
     def marker_initials(self) -> list[str]:
@@ -105,36 +113,40 @@ class Vocabulary:
         pieces = self._marker.split(text)
         if self._has_space_rules:
             self._strip_beside_markers(pieces)
-        runs: list[int | str] = []
-        for index, piece in enumerate(pieces):
-            if index % 2:
-                runs.append(self._markers[piece].id)
-            elif piece:
-                runs.append(piece)
-        return runs
+        text_runs: list[int | str] = []
+        for piece_index, text_piece in enumerate(pieces):
+            if piece_index % 2:
+                text_runs.append(self._markers[text_piece].id)
+            elif text_piece:
+                text_runs.append(text_piece)
+        return text_runs
 
-    def encode(self, run: str, position: RunPosition) -> tuple[int, ...]:
+    def encode(self, text_run: str, position: RunPosition) -> tuple[int, ...]:
         """Token ids of plain text; never the id of a marker."""
-        if len(run) > _CACHED_RUN_CHARS:
-            return self._encode_now(run, position)
-        return self._encode_cached(run, position)
+        if len(text_run) > _CACHED_RUN_CHARS:
+            return self._encode_now(text_run, position)
+        return self._encode_cached(text_run, position)
 
-    def offsets(self, text: str) -> list[tuple[int, int]]:
-        """The character span of each token of `text` as a continuation of other text."""
-        return list(self._tokenizers["continuation"].encode(text, add_special_tokens=False).offsets)
+    def offsets(self, prompt_text: str) -> list[tuple[int, int]]:
+        """The character span of each token of `prompt_text` as a continuation of other text."""
+        return list(self._tokenizers["continuation"].encode(prompt_text, add_special_tokens=False).offsets)
 
-    def count(self, text: str) -> int:
-        """About how many tokens `text` has: exact up to 65,536 characters, beyond that counted in pieces."""
-        pieces = range(0, len(text), _COUNTED_PIECE_CHARS)
+    def count(self, prompt_text: str) -> int:
+        """About how many tokens `prompt_text` has: exact up to 65,536 characters, beyond that counted in pieces."""
+        pieces = range(0, len(prompt_text), _COUNTED_PIECE_CHARS)
         tokenizer = self._tokenizers["continuation"]
         return sum(
-            len(tokenizer.encode(text[start : start + _COUNTED_PIECE_CHARS], add_special_tokens=False))
-            for start in pieces
+            len(
+                tokenizer.encode(
+                    prompt_text[piece_start : piece_start + _COUNTED_PIECE_CHARS], add_special_tokens=False
+                )
+            )
+            for piece_start in pieces
         )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without special tokens but for the tags of thoughts; unknown ids are left out."""
-        text_tokens = [token for token in tokens if token not in self._special_ids]
+        text_tokens = [token_id for token_id in tokens if token_id not in self._special_ids]
         return str(self._tokenizers["start"].decode(text_tokens, skip_special_tokens=False))
 
     def decode_with_special(self, tokens: Sequence[int]) -> str:
@@ -151,40 +163,46 @@ class Vocabulary:
 
     def token_id(self, content: str) -> int | None:
         """The id of a marker or of any other entry of the vocabulary with exactly this spelling."""
-        token = self._tokenizers["start"].token_to_id(content)
-        return None if token is None else int(token)
+        identifier = self._tokenizers["start"].token_to_id(content)
+        return None if identifier is None else int(identifier)
 
     def renumbered(self, tokens: Collection[int]) -> dict[str, int | None]:
         """Of these markers those that the file gives one id and the tokenizers library another: spelling -> the
         library's.
         """
         library_ids = {
-            content: self.token_id(content) for content, token in self._markers.items() if token.id in tokens
+            content: self.token_id(content)
+            for content, added_token in self._markers.items()
+            if added_token.id in tokens
         }
         return {content: number for content, number in library_ids.items() if number != self._markers[content].id}
 
     def _strip_beside_markers(self, pieces: list[str]) -> None:
-        for index in range(1, len(pieces), 2):
-            token = self._markers[pieces[index]]
-            if token.lstrip:
-                pieces[index - 1] = pieces[index - 1].rstrip()
-            if token.rstrip:
-                pieces[index + 1] = pieces[index + 1].lstrip()
+        for piece_index in range(1, len(pieces), 2):
+            added_token = self._markers[pieces[piece_index]]
+            if added_token.lstrip:
+                pieces[piece_index - 1] = pieces[piece_index - 1].rstrip()
+            if added_token.rstrip:
+                pieces[piece_index + 1] = pieces[piece_index + 1].lstrip()
 
-    def _ids(self, text: str, position: RunPosition) -> tuple[int, ...]:
-        return tuple(self._tokenizers[position].encode(text, add_special_tokens=False).ids)
+    def _ids(self, prompt_text: str, position: RunPosition) -> tuple[int, ...]:
+        return tuple(self._tokenizers[position].encode(prompt_text, add_special_tokens=False).ids)
 
-    def _encode_now(self, run: str, position: RunPosition) -> tuple[int, ...]:
-        ids = self._ids(run, position)
-        if self._forbidden.isdisjoint(ids):
-            return ids
+    def _encode_now(self, text_run: str, position: RunPosition) -> tuple[int, ...]:
+        token_ids = self._ids(text_run, position)
+        if self._forbidden.isdisjoint(token_ids):
+            return token_ids
         # A vocabulary may spell a marker as an ordinary piece (Unigram models do): keep its letters apart.
-        cuts = [0, *(match.start() + 1 for match in self._marker_start.finditer(run)), len(run)]
-        pieces = [run[start:stop] for start, stop in itertools.pairwise(cuts)]
+        cut_points = [
+            0,
+            *(marker_match.start() + 1 for marker_match in self._marker_start.finditer(text_run)),
+            len(text_run),
+        ]
+        pieces = [text_run[piece_start:piece_end] for piece_start, piece_end in itertools.pairwise(cut_points)]
         split = [
-            token
-            for index, piece in enumerate(pieces)
-            for token in self._ids(piece, "continuation" if index else position)
+            token_id
+            for piece_index, text_piece in enumerate(pieces)
+            for token_id in self._ids(text_piece, "continuation" if piece_index else position)
         ]
         if self._forbidden.isdisjoint(split):
             return tuple(split)
@@ -195,12 +213,12 @@ class Vocabulary:
 
 
 def _variants(tokenizer: Mapping[str, Any], markers: set[str], origin: str) -> dict[RunPosition, Tokenizer]:
-    added = [
-        {**entry, "special": bool(entry.get("special")) or entry["content"] in markers}
-        for entry in tokenizer.get("added_tokens") or []
+    added_tokens = [
+        {**token_entry, "special": bool(token_entry.get("special")) or token_entry["content"] in markers}
+        for token_entry in tokenizer.get("added_tokens") or []
     ]
-    base_config = {**tokenizer, "added_tokens": added, "truncation": None, "padding": None}
-    built: dict[bytes, Tokenizer] = {}
+    base_config = {**tokenizer, "added_tokens": added_tokens, "truncation": None, "padding": None}
+    built_tokenizers: dict[bytes, Tokenizer] = {}
     variants: dict[RunPosition, Tokenizer] = {}
     edits: list[tuple[RunPosition, Callable[[Any], Any]]] = [
         ("start", lambda component: component),
@@ -208,11 +226,13 @@ def _variants(tokenizer: Mapping[str, Any], markers: set[str], origin: str) -> d
         ("continuation", _without_any_space),
     ]
     for position, edit in edits:
-        components = {key: edit(base_config.get(key)) for key in ("normalizer", "pre_tokenizer")}
-        key = msgspec.json.encode(components)
-        if key not in built:
-            built[key] = _build(msgspec.json.encode({**base_config, **components}), origin)
-        variants[position] = built[key]
+        components = {
+            component_key: edit(base_config.get(component_key)) for component_key in ("normalizer", "pre_tokenizer")
+        }
+        variant_key = msgspec.json.encode(components)
+        if variant_key not in built_tokenizers:
+            built_tokenizers[variant_key] = _build(msgspec.json.encode({**base_config, **components}), origin)
+        variants[position] = built_tokenizers[variant_key]
     return variants
 
 
@@ -230,32 +250,41 @@ def _build(serialised: bytes, origin: str) -> Tokenizer:
 
 def _without_first_space(component: Any) -> Any:
     """Metaspace with prepend_scheme "first" adds its space only at the very start of a text."""
-    return _edit(component, lambda node: {**node, "prepend_scheme": "never"} if _scheme(node) == "first" else node)
+    return _edit(
+        component,
+        lambda component_node: (
+            {**component_node, "prepend_scheme": "never"} if _scheme(component_node) == "first" else component_node
+        ),
+    )
 
 
 def _without_any_space(component: Any) -> Any:
     """No prefix space at all: the text goes on in the middle of a run."""
 
-    def edit(node: dict[str, Any]) -> dict[str, Any] | None:
-        if node.get("type") == "Prepend":
+    def edit(component_node: dict[str, Any]) -> dict[str, Any] | None:
+        if component_node.get("type") == "Prepend":
             return None
-        if _scheme(node) is not None:
-            return {**node, "prepend_scheme": "never"}
-        return {**node, "add_prefix_space": False} if node.get("type") == "ByteLevel" else node
+        if _scheme(component_node) is not None:
+            return {**component_node, "prepend_scheme": "never"}
+        return (
+            {**component_node, "add_prefix_space": False}
+            if component_node.get("type") == "ByteLevel"
+            else component_node
+        )
 
     return _edit(component, edit)
 
 
-def _scheme(node: Mapping[str, Any]) -> Any:
-    return node.get("prepend_scheme", "always") if node.get("type") == "Metaspace" else None
+def _scheme(component_node: Mapping[str, Any]) -> Any:
+    return component_node.get("prepend_scheme", "always") if component_node.get("type") == "Metaspace" else None
 
 
 def _edit(component: Any, edit: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Any:
     """Apply `edit` to a normalizer or pre-tokenizer, and to the members of a sequence; None removes it."""
     if component is None:
         return None
-    for key in ("normalizers", "pretokenizers"):
-        if key in component:
-            members = [_edit(member, edit) for member in component[key]]
-            return {**component, key: [member for member in members if member is not None]}
+    for component_key in ("normalizers", "pretokenizers"):
+        if component_key in component:
+            members = [_edit(member, edit) for member in component[component_key]]
+            return {**component, component_key: [member for member in members if member is not None]}
     return edit(component)

@@ -21,22 +21,23 @@ TASKS = {
 DEFAULT_TASK = "rules"
 
 
-def load_task(name: str, settings: TaskSettings = TaskSettings()) -> Task:  # noqa: B008 (immutable)
-    """The task called `name`. Raises ConfigError for an unknown name, method or style, or clashing labels."""
-    if name not in TASKS:
+def load_task(task_name: str, settings: TaskSettings = TaskSettings()) -> Task:  # noqa: B008 (immutable)
+    """The task called `task_name`. Raises ConfigError for an unknown name, method or style, or clashing labels."""
+    if task_name not in TASKS:
         raise ConfigError(
-            f"task.name={name!r} is not a task", fix=did_you_mean(name, TASKS, then=f"tasks: {', '.join(TASKS)}")
+            f"task.name={task_name!r} is not a task",
+            fix=did_you_mean(task_name, TASKS, then=f"tasks: {', '.join(TASKS)}"),
         )
-    module, attribute = TASKS[name].split(":")
-    task: Task = getattr(importlib.import_module(module), attribute)(settings)
-    return task
+    module_name, attribute_name = TASKS[task_name].split(":")
+    loaded_task: Task = getattr(importlib.import_module(module_name), attribute_name)(settings)
+    return loaded_task
 
 
-def tasks_with_other_probes(task: Task) -> Iterator[Task]:
+def tasks_with_other_probes(own_task: Task) -> Iterator[Task]:
     """A task, in its default settings, for each set of shipped prompts but this task's own."""
-    names = {task.probes.name}
-    for name in TASKS:
-        candidate = load_task(name)
-        if candidate.probes.name not in names:
-            names.add(candidate.probes.name)
+    probe_set_names = {own_task.probes.name}
+    for task_name in TASKS:
+        candidate = load_task(task_name)
+        if candidate.probes.name not in probe_set_names:
+            probe_set_names.add(candidate.probes.name)
             yield candidate

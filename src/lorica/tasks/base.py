@@ -151,7 +151,7 @@ class Task(Protocol):
         """logprobs: summed natural-log probability of each choice. lengths: tokens of each choice."""
         ...
 
-    def parse_text(self, row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
+    def parse_text(self, row: Row, generated_text: str, *, cut_off: bool = True) -> ParsedAnswer:
         """Read what the model generated; never invents an answer.
 
         cut_off: whether the length limit may have ended it.
@@ -173,33 +173,35 @@ class Task(Protocol):
         """What a word-count baseline learns from, besides the options."""
         ...
 
-    def with_text_of(self, row: Row, donor: Row) -> Row:
-        """The row with the text of `donor`; gold, and what is no text of the row's own (options, rule), stay."""
+    def with_text_of(self, row: Row, donor_row: Row) -> Row:
+        """The row with the text of `donor_row`; gold, and what is no text of the row's own (options, rule), stay."""
         ...
 
 
-def check_setting(setting: str, value: str, allowed: Sequence[str], *, task: str) -> str:
-    """`value`, or the first of `allowed` when it is empty. Raises ConfigError for anything else."""
-    if not value:
-        return allowed[0]
-    if value not in allowed:
+def check_setting(setting_name: str, setting_value: str, allowed_values: Sequence[str], *, task_name: str) -> str:
+    """`setting_value`, or the first of `allowed_values` when it is empty. Raises ConfigError for anything else."""
+    if not setting_value:
+        return allowed_values[0]
+    if setting_value not in allowed_values:
         raise ConfigError(
-            f"task.{setting}={value!r} is not known to the task {task!r}",
-            fix=f"use {' or '.join(map(repr, allowed))}" if any(allowed) else f"leave task.{setting} empty",
+            f"task.{setting_name}={setting_value!r} is not known to the task {task_name!r}",
+            fix=f"use {' or '.join(map(repr, allowed_values))}"
+            if any(allowed_values)
+            else f"leave task.{setting_name} empty",
         )
-    return value
+    return setting_value
 
 
-def softmax(values: Sequence[float]) -> list[float] | None:
+def softmax(logits: Sequence[float]) -> list[float] | None:
     """Probabilities that sum to 1; None when no value is finite or any is NaN or +inf."""
-    if not values or any(math.isnan(value) or value == math.inf for value in values):
+    if not logits or any(math.isnan(logit) or logit == math.inf for logit in logits):
         return None
-    top = max(values)
-    if top == -math.inf:
+    max_logit = max(logits)
+    if max_logit == -math.inf:
         return None
-    weights = [math.exp(value - top) for value in values]
-    total = sum(weights)
-    return [weight / total for weight in weights]
+    exponentials = [math.exp(logit - max_logit) for logit in logits]
+    exponential_sum = sum(exponentials)
+    return [exponential / exponential_sum for exponential in exponentials]
 
 
 def choice_mass(logprobs: Sequence[float]) -> float:
@@ -212,31 +214,31 @@ def invalid(problem: str) -> ParsedAnswer:
     return ParsedAnswer(answer=None, stage="invalid", valid=False, problem=problem)
 
 
-def is_missing(value: object) -> bool:
+def is_missing(cell_value: object) -> bool:
     """None, and NaN, which is how pandas holds a value that is not there."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return cell_value is None or (isinstance(cell_value, float) and math.isnan(cell_value))
 
 
-def text_value(values: Mapping[str, Any], name: str) -> str:
+def text_value(cell_values: Mapping[str, Any], column_name: str) -> str:
     """A text cell without outer white space, "" when the row has none.
 
     Numbers count as text, as a CSV file would have it, and NaN as nothing. Raises ValueError for lists, objects and
     true/false.
     """
-    value = values.get(name)
-    if is_missing(value):
+    cell_value = cell_values.get(column_name)
+    if is_missing(cell_value):
         return ""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise CellError(f"{name!r} is {_kind(value)}, and must be text", fix="write it as text")
-    return str(value).strip()
+    if isinstance(cell_value, bool) or not isinstance(cell_value, (str, int, float)):
+        raise CellError(f"{column_name!r} is {_kind(cell_value)}, and must be text", fix="write it as text")
+    return str(cell_value).strip()
 
 
-def needed_text(values: Mapping[str, Any], name: str) -> str:
+def needed_text(cell_values: Mapping[str, Any], column_name: str) -> str:
     """As `text_value`. Raises ValueError when it is missing or blank."""
-    text = text_value(values, name)
-    if not text:
-        raise CellError(f"{name!r} is empty, and every row needs it", fix="fill it, or leave the row out")
-    return text
+    cell_text = text_value(cell_values, column_name)
+    if not cell_text:
+        raise CellError(f"{column_name!r} is empty, and every row needs it", fix="fill it, or leave the row out")
+    return cell_text
 
 
 def check_lengths(choices: Collection[object], logprobs: Sequence[float], lengths: Sequence[int]) -> None:
@@ -245,5 +247,5 @@ def check_lengths(choices: Collection[object], logprobs: Sequence[float], length
         raise ValueError(f"{len(choices)} choices have {len(logprobs)} log-probabilities and {len(lengths)} lengths")
 
 
-def _kind(value: object) -> str:
-    return {bool: "true/false", list: "a list", dict: "an object"}.get(type(value), type(value).__name__)
+def _kind(cell_value: object) -> str:
+    return {bool: "true/false", list: "a list", dict: "an object"}.get(type(cell_value), type(cell_value).__name__)

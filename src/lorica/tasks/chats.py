@@ -47,165 +47,199 @@ class ChatCase(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """All that was said."""
-        return "\n".join(text for _, text in self.turns)
+        return "\n".join(turn_text for _, turn_text in self.turns)
 
 
-def chat_messages(case: ChatCase) -> tuple[Message, ...]:
+def chat_messages(chat_case: ChatCase) -> tuple[Message, ...]:
     """The turns as messages. Truncation may cut all of the turns but the first (a system message) and the last."""
-    last = len(case.turns) - 1
+    last_index = len(chat_case.turns) - 1
     messages = []
-    for number, (role, text) in enumerate(case.turns):
-        never_cut = role == "system" or number == last
+    for turn_index, (role, turn_text) in enumerate(chat_case.turns):
+        never_cut = role == "system" or turn_index == last_index
         messages.append(
-            (MessageBuilder().add_protected(text) if never_cut else MessageBuilder().add_truncatable(text)).build(role)
+            (
+                MessageBuilder().add_protected(turn_text) if never_cut else MessageBuilder().add_truncatable(turn_text)
+            ).build(role)
         )
     return tuple(messages)
 
 
-def with_chat_of(row: Row, donor: Row) -> Row:
+def with_chat_of(row: Row, donor_row: Row) -> Row:
     """The row with the turns of another chat; as it is where one of the two is no chat."""
-    is_chat = isinstance(row.case, ChatCase) and isinstance(donor.case, ChatCase)
-    return msgspec.structs.replace(row, case=donor.case) if is_chat else row
+    is_chat = isinstance(row.case, ChatCase) and isinstance(donor_row.case, ChatCase)
+    return msgspec.structs.replace(row, case=donor_row.case) if is_chat else row
 
 
-def chat_schemas(gold: Gold) -> tuple[RowSchema, ...]:
+def chat_schemas(parse_gold: Gold) -> tuple[RowSchema, ...]:
     """The tables of chats, whose turns say who speaks."""
     return (
-        _schema("chats as messages", ("messages",), (), lambda values: _turns(values["messages"], "messages"), gold),
-        _schema("ShareGPT", ("conversations",), ("system",), _conversation, gold),
+        _schema(
+            "chats as messages",
+            ("messages",),
+            (),
+            lambda cell_values: _turns(cell_values["messages"], "messages"),
+            parse_gold,
+        ),
+        _schema("ShareGPT", ("conversations",), ("system",), _conversation, parse_gold),
     )
 
 
-def pair_schema(gold: Gold) -> RowSchema:
+def pair_schema(parse_gold: Gold) -> RowSchema:
     """The table of prompts and completions, asked as chats of one turn."""
-    return _schema("prompt and completion", ("prompt",), ("completion", "system", *_OPTIONS), _pair, gold)
+    return _schema("prompt and completion", ("prompt",), ("completion", "system", *_OPTIONS), _pair, parse_gold)
 
 
 def _schema(
-    name: str,
+    schema_name: str,
     required: tuple[str, ...],
     optional: tuple[str, ...],
-    turns: Callable[[Mapping[str, Any]], list[tuple[Role, str]]],
-    gold: Gold,
+    parse_turns: Callable[[Mapping[str, Any]], list[tuple[Role, str]]],
+    parse_gold: Gold,
 ) -> RowSchema:
-    def build(values: Mapping[str, Any], row_id: str, line: int) -> Row:
+    def build(cell_values: Mapping[str, Any], row_id: str, line_number: int) -> Row:
         for column in (*_REFUSED, *_OPTIONS):
-            if column in values and not _is_harmless(column, values[column]):
+            if column in cell_values and not _is_harmless(column, cell_values[column]):
                 raise CellError(
                     f"the chat comes with {column!r}, and would be asked without it",
                     fix=f"remove {column!r} where it does not matter, or leave such rows out",
                 )
-        return _build(turns(values), values, gold, row_id, line)
+        return _build(parse_turns(cell_values), cell_values, parse_gold, row_id, line_number)
 
     aliases = {"completion": ("response", "answer", "output"), "conversations": ("conversation",)}
     gold_column = "completion" if "completion" in optional else ""
-    return RowSchema(name, required, (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases, gold=gold_column)
-
-
-def _build(turns: list[tuple[Role, str]], values: Mapping[str, Any], gold: Gold, row_id: str, line: int) -> Row:
-    answers = sum(role == "assistant" for role, _ in turns)
-    answer = turns.pop()[1].strip() if turns[-1][0] == "assistant" else None
-    if not turns or turns[-1][0] != "user":
-        where = "at its end" if answer is None else "before its answer"
-        raise CellError(
-            f"the chat has no turn of the user {where}", fix="end it with the user, or with the answer to the user"
-        )
-    label, notes = (None, ()) if answer is None else gold(answer)
-    return Row(
-        id=row_id,
-        case=ChatCase(tuple(turns)),
-        subject=text_value(values, "subject"),
-        gold=label,
-        group=text_value(values, "group"),
-        line=line,
-        notes=(*((_SEVERAL,) if answer is not None and answers > 1 else ()), *notes),
+    return RowSchema(
+        schema_name, required, (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases, gold=gold_column
     )
 
 
-def _conversation(values: Mapping[str, Any]) -> list[tuple[Role, str]]:
-    return _with_system(values, _turns(values["conversations"], "conversations"))
-
-
-def _pair(values: Mapping[str, Any]) -> list[tuple[Role, str]]:
-    """The turns of a prompt and a completion, each a text or a list of messages."""
-    turns: list[tuple[Role, str]] = []
-    for name, role in (("prompt", "user"), ("completion", "assistant")):
-        value = values.get(name)
-        if isinstance(value, list):
-            turns += _turns(value, name)
-        elif not is_missing(value):
-            turns.append((_ROLES[role], needed_text(values, name)))
-    return _with_system(values, turns)
-
-
-def _with_system(values: Mapping[str, Any], turns: list[tuple[Role, str]]) -> list[tuple[Role, str]]:
-    system = text_value(values, "system")
-    if system and turns[0][0] == "system":
-        raise CellError("the chat has two system messages", fix="keep one: the column 'system', or the first turn")
-    return [("system", system), *turns] if system else turns
-
-
-def _turns(value: object, name: str) -> list[tuple[Role, str]]:
-    """(role, text) of each turn. Raises ValueError for roles and parts that are not known."""
-    cell = literal_cell(value, name)
-    if isinstance(cell, dict) and all(isinstance(column, list) for column in cell.values()):
-        # A sequence of objects as datasets may hold it: a list for every key.
-        alike = len({len(column) for column in cell.values()}) == 1
-        cell = [dict(zip(cell, turn, strict=True)) for turn in zip(*cell.values(), strict=True)] if alike else []
-    if not isinstance(cell, list) or not cell:
-        raise CellError(f"{name!r} is no list of turns", fix='write [{"role": "user", "content": "..."}, ...]')
-    turns = [_turn(turn, f"{name}[{number}]") for number, turn in enumerate(cell)]
-    if any(role == "system" for role, _ in turns[1:]):
-        raise CellError(f"{name!r} has a system message behind its first turn", fix="put it first")
-    return turns
-
-
-def _turn(turn: object, name: str) -> tuple[Role, str]:
-    if not isinstance(turn, Mapping):
+def _build(
+    chat_turns: list[tuple[Role, str]], cell_values: Mapping[str, Any], parse_gold: Gold, row_id: str, line_number: int
+) -> Row:
+    answers = sum(role == "assistant" for role, _ in chat_turns)
+    answer = chat_turns.pop()[1].strip() if chat_turns[-1][0] == "assistant" else None
+    if not chat_turns or chat_turns[-1][0] != "user":
+        position_words = "at its end" if answer is None else "before its answer"
         raise CellError(
-            f"{name} is {turn!r:.40}, and must be an object", fix='write {"role": "user", "content": "..."}'
+            f"the chat has no turn of the user {position_words}",
+            fix="end it with the user, or with the answer to the user",
         )
-    role_key, text_key = (next((key for key in keys if key in turn), keys[0]) for keys in (_ROLE_KEYS, _TEXT_KEYS))
-    for key, value in turn.items():
-        if key not in (role_key, text_key) and not _is_harmless(key, value):
-            if role_key not in turn:
-                keys = ", ".join(map(repr, turn))
+    gold_label, gold_notes = (None, ()) if answer is None else parse_gold(answer)
+    return Row(
+        id=row_id,
+        case=ChatCase(tuple(chat_turns)),
+        subject=text_value(cell_values, "subject"),
+        gold=gold_label,
+        group=text_value(cell_values, "group"),
+        line=line_number,
+        notes=(*((_SEVERAL,) if answer is not None and answers > 1 else ()), *gold_notes),
+    )
+
+
+def _conversation(cell_values: Mapping[str, Any]) -> list[tuple[Role, str]]:
+    return _with_system(cell_values, _turns(cell_values["conversations"], "conversations"))
+
+
+def _pair(cell_values: Mapping[str, Any]) -> list[tuple[Role, str]]:
+    """The turns of a prompt and a completion, each a text or a list of messages."""
+    chat_turns: list[tuple[Role, str]] = []
+    for column_name, role in (("prompt", "user"), ("completion", "assistant")):
+        cell_value = cell_values.get(column_name)
+        if isinstance(cell_value, list):
+            chat_turns += _turns(cell_value, column_name)
+        elif not is_missing(cell_value):
+            chat_turns.append((_ROLES[role], needed_text(cell_values, column_name)))
+    return _with_system(cell_values, chat_turns)
+
+
+def _with_system(cell_values: Mapping[str, Any], chat_turns: list[tuple[Role, str]]) -> list[tuple[Role, str]]:
+    system = text_value(cell_values, "system")
+    if system and chat_turns[0][0] == "system":
+        raise CellError("the chat has two system messages", fix="keep one: the column 'system', or the first turn")
+    return [("system", system), *chat_turns] if system else chat_turns
+
+
+def _turns(cell_value: object, column_name: str) -> list[tuple[Role, str]]:
+    """(role, text) of each turn. Raises ValueError for roles and parts that are not known."""
+    chat_cell = literal_cell(cell_value, column_name)
+    if isinstance(chat_cell, dict) and all(isinstance(column_values, list) for column_values in chat_cell.values()):
+        # A sequence of objects as datasets may hold it: a list for every key.
+        equal_lengths = len({len(column_values) for column_values in chat_cell.values()}) == 1
+        chat_cell = (
+            [dict(zip(chat_cell, turn_values, strict=True)) for turn_values in zip(*chat_cell.values(), strict=True)]
+            if equal_lengths
+            else []
+        )
+    if not isinstance(chat_cell, list) or not chat_cell:
+        raise CellError(f"{column_name!r} is no list of turns", fix='write [{"role": "user", "content": "..."}, ...]')
+    chat_turns = [
+        _turn(turn_values, f"{column_name}[{turn_index}]") for turn_index, turn_values in enumerate(chat_cell)
+    ]
+    if any(role == "system" for role, _ in chat_turns[1:]):
+        raise CellError(f"{column_name!r} has a system message behind its first turn", fix="put it first")
+    return chat_turns
+
+
+def _turn(turn_object: object, turn_name: str) -> tuple[Role, str]:
+    if not isinstance(turn_object, Mapping):
+        raise CellError(
+            f"{turn_name} is {turn_object!r:.40}, and must be an object", fix='write {"role": "user", "content": "..."}'
+        )
+    role_key, text_key = (
+        next((turn_key for turn_key in alternative_keys if turn_key in turn_object), alternative_keys[0])
+        for alternative_keys in (_ROLE_KEYS, _TEXT_KEYS)
+    )
+    for turn_key, extra_value in turn_object.items():
+        if turn_key not in (role_key, text_key) and not _is_harmless(turn_key, extra_value):
+            if role_key not in turn_object:
+                present_keys = ", ".join(map(repr, turn_object))
                 raise CellError(
-                    f"{name} has {keys}, and no 'role' that says who speaks",
+                    f"{turn_name} has {present_keys}, and no 'role' that says who speaks",
                     fix='write every turn as {"role": "user", "content": "..."}',
                 )
             raise CellError(
-                f"{name} has {key!r}: {value!r:.40}, which is not read", fix=f"remove {key!r}, or leave the chat out"
+                f"{turn_name} has {turn_key!r}: {extra_value!r:.40}, which is not read",
+                fix=f"remove {turn_key!r}, or leave the chat out",
             )
-    role = turn.get(role_key)
-    if not isinstance(role, str) or role.lower() not in _ROLES:
+    role_name = turn_object.get(role_key)
+    if not isinstance(role_name, str) or role_name.lower() not in _ROLES:
         raise CellError(
-            f"{name} is by {role!r}", fix=f"allowed are {', '.join(_ROLES)}; leave out chats with other turns"
+            f"{turn_name} is by {role_name!r}", fix=f"allowed are {', '.join(_ROLES)}; leave out chats with other turns"
         )
-    return _ROLES[role.lower()], _content(turn.get(text_key), name)
+    return _ROLES[role_name.lower()], _content(turn_object.get(text_key), turn_name)
 
 
-def _content(value: object, name: str) -> str:
+def _content(content_value: object, content_name: str) -> str:
     """The text of a turn, or of its parts {"type": "text", "text": ...}."""
-    blocks = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    texts = []
-    for block in blocks:
-        if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str):
-            block = block["text"]
-        if not isinstance(block, str):
-            block_type = block.get("type", "an object") if isinstance(block, Mapping) else repr(block)
-            raise CellError(
-                f"{name} holds {block_type}, and only text is read", fix="leave the chat out, or its other parts"
+    content_blocks = (
+        content_value if isinstance(content_value, Sequence) and not isinstance(content_value, str) else [content_value]
+    )
+    block_texts = []
+    for content_block in content_blocks:
+        if (
+            isinstance(content_block, Mapping)
+            and content_block.get("type") == "text"
+            and isinstance(content_block.get("text"), str)
+        ):
+            content_block = content_block["text"]
+        if not isinstance(content_block, str):
+            block_type = (
+                content_block.get("type", "an object") if isinstance(content_block, Mapping) else repr(content_block)
             )
-        texts.append(block)
-    text = "\n".join(texts)
-    if not text.strip():
-        raise CellError(f"{name} is empty", fix="give the turn a text, or leave the chat out")
-    return text
+            raise CellError(
+                f"{content_name} holds {block_type}, and only text is read",
+                fix="leave the chat out, or its other parts",
+            )
+        block_texts.append(content_block)
+    joined_text = "\n".join(block_texts)
+    if not joined_text.strip():
+        raise CellError(f"{content_name} is empty", fix="give the turn a text, or leave the chat out")
+    return joined_text
 
 
-def _is_harmless(name: str, value: object) -> bool:
+def _is_harmless(column_name: str, cell_value: object) -> bool:
     """Whether it means the same as if it were not there."""
-    if isinstance(value, str):
-        return value.strip() in _EMPTY_TEXTS
-    return is_missing(value) or value == [] or value == {} or (name == "weight" and value == 1)
+    if isinstance(cell_value, str):
+        return cell_value.strip() in _EMPTY_TEXTS
+    return (
+        is_missing(cell_value) or cell_value == [] or cell_value == {} or (column_name == "weight" and cell_value == 1)
+    )

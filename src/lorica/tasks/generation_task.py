@@ -37,7 +37,7 @@ class GenerationTask:
 
     def __init__(
         self,
-        name: str,
+        task_name: str,
         settings: TaskSettings,
         *,
         prompt: Callable[[Row], tuple[Message, ...]],
@@ -45,13 +45,13 @@ class GenerationTask:
         metric_names: tuple[str, ...],
     ) -> None:
         """Raises ConfigError for an unknown method or style."""
-        self.name = name
+        self.name = task_name
         self.schemas = schemas
         self.metric_names = metric_names
         self.settings = msgspec.structs.replace(
             settings,
-            method=check_setting("method", settings.method, self.methods, task=name),
-            style=check_setting("style", settings.style, self.styles, task=name),
+            method=check_setting("method", settings.method, self.methods, task_name=task_name),
+            style=check_setting("style", settings.style, self.styles, task_name=task_name),
         )
         self._prompt = prompt
 
@@ -79,9 +79,9 @@ class GenerationTask:
         """The task generates; log-probabilities are not read."""
         return invalid(f"the task {self.name} answers in words and got log-probabilities")
 
-    def parse_text(self, row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
+    def parse_text(self, row: Row, generated_text: str, *, cut_off: bool = True) -> ParsedAnswer:
         """The cleaned answer; what is no answer has its problem named."""
-        return parse_answer(row, text, cut_off=cut_off)
+        return parse_answer(row, generated_text, cut_off=cut_off)
 
     def answer_parser(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         """To the text itself; where gold marks its final answer, to what the answer marks so."""
@@ -100,13 +100,13 @@ class GenerationTask:
         """As `text`."""
         return self.text(row)
 
-    def with_text_of(self, row: Row, donor: Row) -> Row:
+    def with_text_of(self, row: Row, donor_row: Row) -> Row:
         """Another question and passage; another chat."""
-        if isinstance(row.case, QuestionCase) and isinstance(donor.case, QuestionCase):
-            text = donor.case
-            case = msgspec.structs.replace(row.case, question=text.question, passage=text.passage)
-            return msgspec.structs.replace(row, case=case)
-        return with_chat_of(row, donor)
+        if isinstance(row.case, QuestionCase) and isinstance(donor_row.case, QuestionCase):
+            donor_case = donor_row.case
+            new_case = msgspec.structs.replace(row.case, question=donor_case.question, passage=donor_case.passage)
+            return msgspec.structs.replace(row, case=new_case)
+        return with_chat_of(row, donor_row)
 
 
 def saq_task(settings: TaskSettings) -> GenerationTask:
@@ -126,18 +126,18 @@ def qa_task(settings: TaskSettings) -> GenerationTask:
 
 def _short_prompt(row: Row) -> tuple[Message, ...]:
     """One user message: the instruction, the passage if there is one, and the question."""
-    case = question_case(row)
+    qa_case = question_case(row)
     builder = MessageBuilder().add("Answer in a few words.\n")
-    if case.passage:
-        builder.add("Passage: ").add_truncatable(case.passage).add("\n")
-    return (builder.add("Question: ").add_protected(case.question).build("user"),)
+    if qa_case.passage:
+        builder.add("Passage: ").add_truncatable(qa_case.passage).add("\n")
+    return (builder.add("Question: ").add_protected(qa_case.question).build("user"),)
 
 
 def _sentence_prompt(row: Row) -> tuple[Message, ...]:
     """A system message with the subject, and the question as the user's message, behind its passage if it has one."""
-    about = f"questions about {row.subject}" if row.subject else "questions"
-    system = Message("system", f"You answer {about}. Reply in one sentence.")
-    case, builder = question_case(row), MessageBuilder()
-    if case.passage:
-        builder.add("Passage: ").add_truncatable(case.passage).add("\nQuestion: ")
-    return (system, builder.add_protected(case.question).build("user"))
+    topic_words = f"questions about {row.subject}" if row.subject else "questions"
+    system = Message("system", f"You answer {topic_words}. Reply in one sentence.")
+    qa_case, builder = question_case(row), MessageBuilder()
+    if qa_case.passage:
+        builder.add("Passage: ").add_truncatable(qa_case.passage).add("\nQuestion: ")
+    return (system, builder.add_protected(qa_case.question).build("user"))

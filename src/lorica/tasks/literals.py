@@ -23,75 +23,84 @@ _LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 _WORDS = {"nan": None, "NaN": None, "null": None, "true": True, "false": False}
 
 
-def literal_cell(value: object, name: str) -> list[Any] | dict[str, Any]:
+def literal_cell(cell_value: object, column_name: str) -> list[Any] | dict[str, Any]:
     """A list or object as it is, or read from JSON text or a Python literal; a NaN inside is None.
 
     Raises CellError for anything else.
     """
-    if isinstance(value, (list, dict)):
-        return value
-    _check(value, name)
-    text = str(value).strip()
+    if isinstance(cell_value, (list, dict)):
+        return cell_value
+    _check(cell_value, column_name)
+    cell_text = str(cell_value).strip()
     try:
         # First, since Python reads the escapes of a JSON text otherwise.
-        cell = msgspec.json.decode(text)
+        parsed_cell = msgspec.json.decode(cell_text)
     except (msgspec.DecodeError, RecursionError) as error:
         try:
-            cell = _python(text, name)
+            parsed_cell = _python(cell_text, column_name)
         except CellError:
             raise
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError):
             raise CellError(
-                f"{name!r} is not JSON ({error}) and no Python literal: {_shown(value)}", fix=_AS_JSON
+                f"{column_name!r} is not JSON ({error}) and no Python literal: {_shown(cell_value)}", fix=_AS_JSON
             ) from error
-    if not isinstance(cell, (list, dict)):
-        raise CellError(f"{name!r} must hold a list or an object, not {_shown(value)}", fix=_AS_JSON)
-    return cell
+    if not isinstance(parsed_cell, (list, dict)):
+        raise CellError(f"{column_name!r} must hold a list or an object, not {_shown(cell_value)}", fix=_AS_JSON)
+    return parsed_cell
 
 
-def _python(text: str, name: str) -> object:
+def _python(cell_text: str, column_name: str) -> object:
     """Literals only: numbers, strings, containers. Nothing in the text is run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a strange escape in the user's text
-        tree = ast.parse(text, mode="eval")
-    _refuse_missing_commas(text, name)
-    for node in ast.walk(tree):
-        for items in (getattr(node, field, None) for field in ("elts", "keys", "values")):
-            if isinstance(items, list):
-                items[:] = map(_word, items)
-    return ast.literal_eval(tree)
+        syntax_tree = ast.parse(cell_text, mode="eval")
+    _refuse_missing_commas(cell_text, column_name)
+    for syntax_node in ast.walk(syntax_tree):
+        for child_nodes in (getattr(syntax_node, field_name, None) for field_name in ("elts", "keys", "values")):
+            if isinstance(child_nodes, list):
+                child_nodes[:] = map(_word, child_nodes)
+    return ast.literal_eval(syntax_tree)
 
 
-def _refuse_missing_commas(text: str, name: str) -> None:
+def _refuse_missing_commas(cell_text: str, column_name: str) -> None:
     """Python takes 'red' 'two' for one text. Raises CellError."""
-    if not _SIDE_BY_SIDE.search(text):
+    if not _SIDE_BY_SIDE.search(cell_text):
         return
-    kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type not in _LAYOUT]
-    if (tokenize.STRING, tokenize.STRING) in pairwise(kinds):
+    token_types = [
+        token.type for token in tokenize.generate_tokens(io.StringIO(cell_text).readline) if token.type not in _LAYOUT
+    ]
+    if (tokenize.STRING, tokenize.STRING) in pairwise(token_types):
         raise CellError(
-            f"{name!r} has texts side by side without a comma: {_shown(text)}",
-            fix=f"{_AS_JSON}; pandas writes a column of arrays so: df[{name!r}].map(list) makes lists of them",
+            f"{column_name!r} has texts side by side without a comma: {_shown(cell_text)}",
+            fix=f"{_AS_JSON}; pandas writes a column of arrays so: df[{column_name!r}].map(list) makes lists of them",
         )
 
 
-def _word(node: ast.expr) -> ast.expr:
-    return ast.Constant(_WORDS[node.id]) if isinstance(node, ast.Name) and node.id in _WORDS else node
+def _word(syntax_node: ast.expr) -> ast.expr:
+    return (
+        ast.Constant(_WORDS[syntax_node.id])
+        if isinstance(syntax_node, ast.Name) and syntax_node.id in _WORDS
+        else syntax_node
+    )
 
 
-def _check(value: object, name: str) -> None:
-    if not isinstance(value, str):
+def _check(cell_value: object, column_name: str) -> None:
+    if not isinstance(cell_value, str):
         raise CellError(
-            f"{name!r} is {type(value).__name__}, and must be a list, an object or text that holds one", fix=_AS_JSON
+            f"{column_name!r} is {type(cell_value).__name__}, and must be a list, an object or text that holds one",
+            fix=_AS_JSON,
         )
-    if len(value) > MAX_CHARS:
-        raise CellError(f"{name!r} has {len(value)} characters; at most {MAX_CHARS} are read", fix="shorten it")
-    depth = 0
-    for char in value:
-        depth += (char in "[{(") - (char in "]})")
-        if depth > MAX_DEPTH:
-            raise CellError(f"{name!r} is nested more than {MAX_DEPTH} deep", fix="flatten it")
+    if len(cell_value) > MAX_CHARS:
+        raise CellError(
+            f"{column_name!r} has {len(cell_value)} characters; at most {MAX_CHARS} are read", fix="shorten it"
+        )
+    bracket_depth = 0
+    for character in cell_value:
+        bracket_depth += (character in "[{(") - (character in "]})")
+        if bracket_depth > MAX_DEPTH:
+            raise CellError(f"{column_name!r} is nested more than {MAX_DEPTH} deep", fix="flatten it")
 
 
-def _shown(value: object) -> str:
-    text = str(value)
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+def _shown(cell_value: object) -> str:
+    cell_text = str(cell_value)
+    return repr(cell_text if len(cell_text) <= 60 else cell_text[:57] + "...")

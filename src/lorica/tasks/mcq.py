@@ -48,8 +48,8 @@ class McqTask:
         """Raises ConfigError for an unknown method or style."""
         self.settings = msgspec.structs.replace(
             settings,
-            method=check_setting("method", settings.method, self.methods, task=self.name),
-            style=check_setting("style", settings.style, self.styles, task=self.name),
+            method=check_setting("method", settings.method, self.methods, task_name=self.name),
+            style=check_setting("style", settings.style, self.styles, task_name=self.name),
         )
         self.schemas: tuple[RowSchema, ...] = mcq_schemas(self._numbering)
 
@@ -61,24 +61,24 @@ class McqTask:
 
     def render(self, row: Row) -> tuple[Message, ...]:
         """One user message: instruction, passage if any, question, options as lines "A. text"."""
-        case = _case(row)
+        mcq_case = _case(row)
         letters = self.settings.method == "choice"
         builder = MessageBuilder().add(
             "Answer with the letter of the right option.\n" if letters else "Answer the question.\n"
         )
-        if case.passage:
-            builder.add("Passage: ").add_truncatable(case.passage).add("\n")
-        end = _end_of_question(case)
-        builder.add("Question: ").add_protected(case.question[:end]).add(case.question[end:])
-        if letters and not case.listed:
-            for letter, option in zip(case.letters, case.options, strict=True):
+        if mcq_case.passage:
+            builder.add("Passage: ").add_truncatable(mcq_case.passage).add("\n")
+        question_end = _end_of_question(mcq_case)
+        builder.add("Question: ").add_protected(mcq_case.question[:question_end]).add(mcq_case.question[question_end:])
+        if letters and not mcq_case.listed:
+            for letter, option in zip(mcq_case.letters, mcq_case.options, strict=True):
                 builder.add(f"\n{letter}. ").add_protected(option)
         return (builder.build("user"),)
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """The letters, or for method=likelihood the options' texts."""
-        case = _case(row)
-        return case.letters if self.settings.method == "choice" else case.options
+        mcq_case = _case(row)
+        return mcq_case.letters if self.settings.method == "choice" else mcq_case.options
 
     def options(self, row: Row) -> dict[str, str]:
         """The file's own keys of the options, or letters -> the options' texts."""
@@ -97,30 +97,33 @@ class McqTask:
             raise ValueError(f"row {row.id!r} has no right answer, so there is nothing to train on")
         return choices[row.gold]
 
-    def parse_logprobs(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> ParsedAnswer:
+    def parse_logprobs(self, row: Row, logprobs: Sequence[float], token_counts: Sequence[int]) -> ParsedAnswer:
         """The file's name of the most probable option. scores: softmax over the letters' log-probabilities, or over the
         options' log-probabilities per token (method=likelihood). Ties go to the first."""
-        names = _case(row).names
-        check_lengths(names, logprobs, lengths)
-        values = list(logprobs)
+        answer_names = _case(row).names
+        check_lengths(answer_names, logprobs, token_counts)
+        mean_logprobs = list(logprobs)
         if self.settings.method == "likelihood":
-            values = [value / max(length, 1) for value, length in zip(logprobs, lengths, strict=True)]
-        probabilities = softmax(values)
+            mean_logprobs = [
+                mean_logprob / max(token_count, 1)
+                for mean_logprob, token_count in zip(logprobs, token_counts, strict=True)
+            ]
+        probabilities = softmax(mean_logprobs)
         if probabilities is None:
             return invalid("the log-probabilities of the options are not numbers")
-        best = max(range(len(names)), key=probabilities.__getitem__)
+        best_index = max(range(len(answer_names)), key=probabilities.__getitem__)
         return ParsedAnswer(
-            answer=names[best],
+            answer=answer_names[best_index],
             stage="choice",
             valid=True,
-            scores=dict(zip(names, probabilities, strict=True)),
+            scores=dict(zip(answer_names, probabilities, strict=True)),
             # Of whole options the mass says little: a right one is long, and improbable word for word.
             choice_mass=choice_mass(logprobs) if self.settings.method == "choice" else None,
         )
 
-    def parse_text(self, row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
+    def parse_text(self, row: Row, generated_text: str, *, cut_off: bool = True) -> ParsedAnswer:
         """Both methods score choices; a generated text is not read."""
-        return invalid(f"the task mcq answers by scoring its options, and got the text {text[:40]!r}")
+        return invalid(f"the task mcq answers by scoring its options, and got the text {generated_text[:40]!r}")
 
     def answer_parser(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         """To the index of the option, by `parse_option`; numbers mean what all numbers of the file allow."""
@@ -129,52 +132,58 @@ class McqTask:
         )
 
         def read(row: Row, answer: str) -> int | str:
-            options, keys = _named(row)
-            own = _own_numbering(row)
-            index = parse_option(answer, options, keys, numbering=lambda: own or of_file)
-            if index is None:
+            option_texts, option_keys = _named(row)
+            own_numbering = _own_numbering(row)
+            option_index = parse_option(answer, option_texts, option_keys, numbering=lambda: own_numbering or of_file)
+            if option_index is None:
                 raise ValueError("the answer is empty")
-            return index
+            return option_index
 
         return read
 
     def text(self, row: Row) -> str:
         """The question and its options."""
-        case = _case(row)
-        return case.question if case.listed else "\n".join((case.question, *case.options))
+        mcq_case = _case(row)
+        return mcq_case.question if mcq_case.listed else "\n".join((mcq_case.question, *mcq_case.options))
 
     def baseline_text(self, row: Row) -> str:
         """The question."""
         return _case(row).question
 
-    def with_text_of(self, row: Row, donor: Row) -> Row:
+    def with_text_of(self, row: Row, donor_row: Row) -> Row:
         """Another question and passage above the row's own options."""
-        text = _case(donor)
-        case = msgspec.structs.replace(_case(row), question=text.question, passage=text.passage, listed=False)
-        return msgspec.structs.replace(row, case=case)
+        donor_case = _case(donor_row)
+        new_case = msgspec.structs.replace(
+            _case(row), question=donor_case.question, passage=donor_case.passage, listed=False
+        )
+        return msgspec.structs.replace(row, case=new_case)
 
 
-def _end_of_question(case: McqCase) -> int:
+def _end_of_question(mcq_case: McqCase) -> int:
     """Where the options begin in a question that lists them: from there on nothing may be cut."""
-    at = 0
-    options = {line for pair in zip(case.letters, case.options, strict=True) for line in listed_as(*pair)}
-    for line in case.question.splitlines(keepends=True) if case.listed else ():
-        if line.strip() in options:
-            return at
-        at += len(line)
-    return len(case.question)
+    search_start = 0
+    option_lines = {
+        option_line
+        for line_pair in zip(mcq_case.letters, mcq_case.options, strict=True)
+        for option_line in listed_as(*line_pair)
+    }
+    for option_line in mcq_case.question.splitlines(keepends=True) if mcq_case.listed else ():
+        if option_line.strip() in option_lines:
+            return search_start
+        search_start += len(option_line)
+    return len(mcq_case.question)
 
 
 def _named(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The texts of a row's options, and the file's keys for them."""
-    case = _case(row)
-    return case.options, case.keys or ()
+    mcq_case = _case(row)
+    return mcq_case.options, mcq_case.keys or ()
 
 
 def _own_numbering(row: Row) -> Numbering | None:
     """What numbers mean for this row alone, by the labels of its options."""
-    options, keys = _named(row)
-    return None if keys else label_numbering(options)
+    option_texts, option_keys = _named(row)
+    return None if option_keys else label_numbering(option_texts)
 
 
 def _case(row: Row) -> McqCase:

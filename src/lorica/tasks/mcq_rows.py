@@ -71,47 +71,61 @@ class McqCase(msgspec.Struct, frozen=True):
         return shown_letters(self.keys or (), len(self.options))
 
 
-def mcq_schemas(find: FindNumbering) -> tuple[RowSchema, ...]:
-    """The tables of multiple choice. find: what numbers mean among the answers of a table."""
-    table = _schema(
+def mcq_schemas(find_table_numbering: FindNumbering) -> tuple[RowSchema, ...]:
+    """The tables of multiple choice. find_table_numbering: what numbers mean among the answers of a table."""
+    table_schema = _schema(
         "multiple choice with MCQID",
         ("MCQID", "prompt", "choices"),
         ("ID", "country", "choice_countries", "answer_idx", "subject", "group"),
         _table_row,
-        find,
+        find_table_numbering,
         id_column="MCQID",
     )
-    columns = _of_columns("", list(LETTERS), find)
+    columns_schema = _of_columns("", list(LETTERS), find_table_numbering)
     return (
-        table,
-        _schema("question and options", ("question", "options"), ("id", *_OPTIONAL), _question_row, find),
-        msgspec.structs.replace(columns, of_columns=lambda names: _option_columns(names, find)),
-        _schema("question with its choices", ("question", "answerKey"), ("id", *_OPTIONAL[1:]), _stem_row, find),
+        table_schema,
+        _schema(
+            "question and options", ("question", "options"), ("id", *_OPTIONAL), _question_row, find_table_numbering
+        ),
+        msgspec.structs.replace(
+            columns_schema, of_columns=lambda column_names: _option_columns(column_names, find_table_numbering)
+        ),
+        _schema(
+            "question with its choices",
+            ("question", "answerKey"),
+            ("id", *_OPTIONAL[1:]),
+            _stem_row,
+            find_table_numbering,
+        ),
     )
 
 
 def _schema(
-    name: str,
+    schema_name: str,
     required: tuple[str, ...],
     optional: tuple[str, ...],
-    read: Cells,
-    find: FindNumbering,
+    read_cells: Cells,
+    find_table_numbering: FindNumbering,
     *,
     id_column: str = "id",
 ) -> RowSchema:
-    """A table of which `read` makes rows; what its numbers mean as answers is for the whole table to say."""
+    """A table of which `read_cells` makes rows; what its numbers mean as answers is for the whole table to say."""
 
-    def of_table(again: Callable[[], Iterator[Mapping[str, Any]]]) -> BuildRow:
-        return partial(_build, read, functools.cache(lambda: find(lambda: _answers(read, again()))))
+    def of_table(reread_table: Callable[[], Iterator[Mapping[str, Any]]]) -> BuildRow:
+        return partial(
+            _build,
+            read_cells,
+            functools.cache(lambda: find_table_numbering(lambda: _answers(read_cells, reread_table()))),
+        )
 
-    build = of_table(lambda: iter(()))
+    build_row = of_table(lambda: iter(()))
     gold_column = next((column for column in (*required, *optional) if column in _GOLD), "")
     return RowSchema(
-        name,
+        schema_name,
         required,
         optional,
         id_column,
-        build,
+        build_row,
         aliases=_ALIASES,
         of_table=of_table,
         gold=gold_column,
@@ -119,38 +133,44 @@ def _schema(
     )
 
 
-def _of_columns(prefix: str, ends: Sequence[str], find: FindNumbering) -> RowSchema:
+def _of_columns(prefix: str, column_suffixes: Sequence[str], find_table_numbering: FindNumbering) -> RowSchema:
     """The table with the columns prefix + end. Letters are keys themselves; numbers may be counted in two ways, so that
     there the whole name is the key."""
-    columns = [prefix + end for end in ends]
-    keys = list(ends) if ends[0].isalpha() else columns
+    column_names = [prefix + column_suffix for column_suffix in column_suffixes]
+    option_keys = list(column_suffixes) if column_suffixes[0].isalpha() else column_names
     return _schema(
         "question and a column for each option",
-        ("question", *columns[:2]),
-        ("id", *columns[2:], *_OPTIONAL),
-        partial(_columns_row, columns=columns, keys=keys),
-        find,
+        ("question", *column_names[:2]),
+        ("id", *column_names[2:], *_OPTIONAL),
+        partial(_columns_row, column_names=column_names, option_keys=option_keys),
+        find_table_numbering,
     )
 
 
-def _option_columns(names: Sequence[str], find: FindNumbering) -> RowSchema | None:
+def _option_columns(column_names: Sequence[str], find_table_numbering: FindNumbering) -> RowSchema | None:
     """The schema of a table by the names that its columns of options have; of several kinds the largest."""
-    kinds: dict[tuple[str, str], dict[int, str]] = {}
-    for match in filter(None, map(_COLUMN.fullmatch, names)):
-        prefix, end = match.groups()
-        alphabet = "number" if end.isdigit() else "upper" if end.isupper() else "lower"
-        kinds.setdefault((prefix, alphabet), {})[int(end) if end.isdigit() else ord(end.upper()) - ord("A")] = end
+    series_by_form: dict[tuple[str, str], dict[int, str]] = {}
+    for column_match in filter(None, map(_COLUMN.fullmatch, column_names)):
+        prefix, column_suffix = column_match.groups()
+        alphabet = "number" if column_suffix.isdigit() else "upper" if column_suffix.isupper() else "lower"
+        series_by_form.setdefault((prefix, alphabet), {})[
+            int(column_suffix) if column_suffix.isdigit() else ord(column_suffix.upper()) - ord("A")
+        ] = column_suffix
     series = [
-        (prefix, alphabet, ends)
-        for (prefix, alphabet), ends in kinds.items()
-        if 1 in ends and (0 in ends or (alphabet == "number" and 2 in ends))
+        (prefix, alphabet, suffix_by_index)
+        for (prefix, alphabet), suffix_by_index in series_by_form.items()
+        if 1 in suffix_by_index and (0 in suffix_by_index or (alphabet == "number" and 2 in suffix_by_index))
     ]
     if not series:
         return None
-    prefix, alphabet, ends = max(series, key=lambda entry: len(entry[2]))
+    prefix, alphabet, suffix_by_index = max(series, key=lambda numbered_series: len(numbered_series[2]))
     letters = {"upper": LETTERS, "lower": LETTERS.lower(), "number": ""}[alphabet]
-    further = letters[max(ends) + 1 :]  # which later records of JSON may have
-    return _of_columns(prefix, [*(ends[index] for index in sorted(ends)), *further], find)
+    further_suffixes = letters[max(suffix_by_index) + 1 :]  # which later records of JSON may have
+    return _of_columns(
+        prefix,
+        [*(suffix_by_index[suffix_index] for suffix_index in sorted(suffix_by_index)), *further_suffixes],
+        find_table_numbering,
+    )
 
 
 class McqRow(msgspec.Struct, frozen=True):
@@ -163,124 +183,133 @@ class McqRow(msgspec.Struct, frozen=True):
 
 
 def _build(
-    read: Callable[[Mapping[str, Any]], McqRow],
+    read_cells: Callable[[Mapping[str, Any]], McqRow],
     numbering: Callable[[], Numbering | None],
-    values: Mapping[str, Any],
+    cell_values: Mapping[str, Any],
     row_id: str,
-    line: int,
+    line_number: int,
 ) -> Row:
-    row = read(values)
-    gold, problem = None, None
+    row = read_cells(cell_values)
+    gold_index, problem = None, None
     try:
-        gold = _gold(row, numbering)
+        gold_index = _gold(row, numbering)
     except UndecidedNumberError as error:
         # Answering needs no gold; training and evaluation refuse the row by this problem.
         problem = Problem(str(error), error.fix)
-    notes = [_COUNTED_IN_TWO_WAYS] if problem else []
+    row_notes = [_COUNTED_IN_TWO_WAYS] if problem else []
     if len(set(row.options.texts)) < len(row.options.texts):
-        notes.append("two options have the same text")
+        row_notes.append("two options have the same text")
     return Row(
         id=row_id,
         case=row.case,
-        subject=text_value(values, "subject"),
-        gold=gold,
+        subject=text_value(cell_values, "subject"),
+        gold=gold_index,
         group=row.group,
-        line=line,
+        line=line_number,
         gold_problem=problem,
-        notes=tuple(notes),
+        notes=tuple(row_notes),
     )
 
 
 def _gold(row: McqRow, numbering: Callable[[], Numbering | None]) -> int | None:
-    own = row.options.numbering
+    own_numbering = row.options.numbering
     return parse_option(
         row.answer,
         row.case.options,
         row.options.keys,
-        numbering=numbering if own is None else lambda: own,
+        numbering=numbering if own_numbering is None else lambda: own_numbering,
         counted=row.options.counted,
     )
 
 
-def _answers(read: Callable[[Mapping[str, Any]], McqRow], table: Iterator[Mapping[str, Any]]) -> Iterator[NamedAnswer]:
+def _answers(
+    read_cells: Callable[[Mapping[str, Any]], McqRow], record_stream: Iterator[Mapping[str, Any]]
+) -> Iterator[NamedAnswer]:
     """The answers of a table for `find_numbering`. A row that cannot be read is left out: reading it later says why."""
-    for values in table:
+    for cell_values in record_stream:
         try:
-            row = read(values)
+            row = read_cells(cell_values)
         except ValueError:
             continue
         yield row.answer, row.case.options, row.options.keys, row.options.counted and not row.options.numbering
 
 
-def _table_row(values: Mapping[str, Any]) -> McqRow:
-    options = parse_options(values["choices"], "choices")
-    countries = _countries(values.get("choice_countries"), options)
-    group = text_value(values, "group") or text_value(values, "ID")
-    question = needed_text(values, "prompt")
-    return McqRow(_case_of(values, question, options, countries), options, values.get("answer_idx"), group)
-
-
-def _question_row(values: Mapping[str, Any]) -> McqRow:
-    return _row_of(values, parse_options(values["options"], "options"))
-
-
-def _columns_row(values: Mapping[str, Any], *, columns: Sequence[str], keys: Sequence[str]) -> McqRow:
-    row = _row_of(values, column_options(values, columns, keys))
-    named = dict(zip(columns, keys, strict=False))  # an answer may name the column, too
-    answer = named.get(row.answer.strip(), row.answer) if isinstance(row.answer, str) else row.answer
-    return msgspec.structs.replace(row, answer=answer)
-
-
-def _row_of(values: Mapping[str, Any], options: OptionSet) -> McqRow:
-    case = _case_of(values, needed_text(values, "question"), options, ())
-    return McqRow(case, options, values.get("answer"), text_value(values, "group"))
-
-
-def _case_of(values: Mapping[str, Any], question: str, options: OptionSet, countries: tuple[str, ...]) -> McqCase:
-    return McqCase(
-        question=question,
-        options=options.texts,
-        passage=text_value(values, "passage"),
-        country=text_value(values, "country"),
-        option_countries=countries,
-        listed=_lists_options(question, options.texts, shown_letters(options.keys, len(options.texts))),
-        keys=UNSET if options.keys in ((), tuple(LETTERS[: len(options.keys)])) else options.keys,
+def _table_row(cell_values: Mapping[str, Any]) -> McqRow:
+    option_set = parse_options(cell_values["choices"], "choices")
+    countries = _countries(cell_values.get("choice_countries"), option_set)
+    group_name = text_value(cell_values, "group") or text_value(cell_values, "ID")
+    question = needed_text(cell_values, "prompt")
+    return McqRow(
+        _case_of(cell_values, question, option_set, countries), option_set, cell_values.get("answer_idx"), group_name
     )
 
 
-def _countries(value: object, options: OptionSet) -> tuple[str, ...]:
+def _question_row(cell_values: Mapping[str, Any]) -> McqRow:
+    return _row_of(cell_values, parse_options(cell_values["options"], "options"))
+
+
+def _columns_row(cell_values: Mapping[str, Any], *, column_names: Sequence[str], option_keys: Sequence[str]) -> McqRow:
+    row = _row_of(cell_values, column_options(cell_values, column_names, option_keys))
+    key_by_column = dict(zip(column_names, option_keys, strict=False))  # an answer may name the column, too
+    answer = key_by_column.get(row.answer.strip(), row.answer) if isinstance(row.answer, str) else row.answer
+    return msgspec.structs.replace(row, answer=answer)
+
+
+def _row_of(cell_values: Mapping[str, Any], option_set: OptionSet) -> McqRow:
+    mcq_case = _case_of(cell_values, needed_text(cell_values, "question"), option_set, ())
+    return McqRow(mcq_case, option_set, cell_values.get("answer"), text_value(cell_values, "group"))
+
+
+def _case_of(
+    cell_values: Mapping[str, Any], question: str, option_set: OptionSet, countries: tuple[str, ...]
+) -> McqCase:
+    return McqCase(
+        question=question,
+        options=option_set.texts,
+        passage=text_value(cell_values, "passage"),
+        country=text_value(cell_values, "country"),
+        option_countries=countries,
+        listed=_lists_options(question, option_set.texts, shown_letters(option_set.keys, len(option_set.texts))),
+        keys=UNSET if option_set.keys in ((), tuple(LETTERS[: len(option_set.keys)])) else option_set.keys,
+    )
+
+
+def _countries(cell_value: object, option_set: OptionSet) -> tuple[str, ...]:
     """The country of each option: by its key, or by its place."""
-    if is_missing(value):
+    if is_missing(cell_value):
         return ()
-    cell = literal_cell(value, "choice_countries")
-    if isinstance(cell, dict):
-        named = {str(key).strip(): str(country) for key, country in cell.items()}
-        names = option_names(options.keys, len(options.texts))
-        if named.keys() & set(names):
-            return tuple(named.get(name, "") for name in names)
-        cell = list(named.values())
-    countries = [str(country) for country in cell]
-    return tuple(countries[index] for index in options.order if index < len(countries))
+    parsed_cell = literal_cell(cell_value, "choice_countries")
+    if isinstance(parsed_cell, dict):
+        country_by_key = {str(country_key).strip(): str(country) for country_key, country in parsed_cell.items()}
+        answer_names = option_names(option_set.keys, len(option_set.texts))
+        if country_by_key.keys() & set(answer_names):
+            return tuple(country_by_key.get(option_name, "") for option_name in answer_names)
+        parsed_cell = list(country_by_key.values())
+    countries = [str(country) for country in parsed_cell]
+    return tuple(countries[option_index] for option_index in option_set.order if option_index < len(countries))
 
 
-def _stem_row(values: Mapping[str, Any]) -> McqRow:
+def _stem_row(cell_values: Mapping[str, Any]) -> McqRow:
     """ARC's own files: the question is an object of its stem and its choices."""
     try:
-        cell = literal_cell(values["question"], "question")
+        question_object = literal_cell(cell_values["question"], "question")
     except CellError as error:
         raise CellError("the question has no options", fix="add a column 'options' with a list of them") from error
-    if not isinstance(cell, dict) or not {"stem", "choices"} <= cell.keys():
+    if not isinstance(question_object, dict) or not {"stem", "choices"} <= question_object.keys():
         raise CellError("'question' is no object of 'stem' and 'choices'", fix="write question and options apart")
-    options = parse_options(cell["choices"], "choices")
-    case = _case_of(values, needed_text(cell, "stem"), options, ())
-    return McqRow(case, options, values["answerKey"], text_value(values, "group"))
+    option_set = parse_options(question_object["choices"], "choices")
+    mcq_case = _case_of(cell_values, needed_text(question_object, "stem"), option_set, ())
+    return McqRow(mcq_case, option_set, cell_values["answerKey"], text_value(cell_values, "group"))
 
 
-def _lists_options(prompt: str, options: Sequence[str], letters: Sequence[str]) -> bool:
-    lines = {line.strip() for line in prompt.splitlines()}
-    return all(not lines.isdisjoint(listed_as(letter, text)) for letter, text in zip(letters, options, strict=True))
+def _lists_options(prompt: str, option_texts: Sequence[str], letters: Sequence[str]) -> bool:
+    prompt_lines = {prompt_line.strip() for prompt_line in prompt.splitlines()}
+    return all(
+        not prompt_lines.isdisjoint(listed_as(letter, option_text))
+        for letter, option_text in zip(letters, option_texts, strict=True)
+    )
 
 
 def listed_as(letter: str, option: str) -> list[str]:
     """The lines by which a question may list an option itself."""
-    return [f"{letter}{mark}{option}" for mark in (". ", ".", ") ", ")", ": ")]
+    return [f"{letter}{separator}{option}" for separator in (". ", ".", ") ", ")", ": ")]

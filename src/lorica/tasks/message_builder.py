@@ -21,47 +21,49 @@ class MessageBuilder:
         self._length = 0
         self._trim: list[tuple[int, int]] = []
 
-    def add(self, text: str) -> MessageBuilder:
+    def add(self, segment_text: str) -> MessageBuilder:
         """Text that stays."""
-        self._pieces.append(text)
-        self._length += len(text)
+        self._pieces.append(segment_text)
+        self._length += len(segment_text)
         return self
 
-    def add_truncatable(self, text: str) -> MessageBuilder:
+    def add_truncatable(self, segment_text: str) -> MessageBuilder:
         """A user's text, which truncation may cut."""
-        if text:
-            self._trim.append((self._length, self._length + len(text)))
-        return self.add(text)
+        if segment_text:
+            self._trim.append((self._length, self._length + len(segment_text)))
+        return self.add(segment_text)
 
-    def add_protected(self, text: str) -> MessageBuilder:
+    def add_protected(self, segment_text: str) -> MessageBuilder:
         """A question or a rule: it stays whole, unless it is longer than 200 words (or 1,200 characters). Of such
         a text truncation may cut the middle, never the first and last 40 words (or 240 characters)."""
-        middle = _middle(text)
+        middle = _middle(segment_text)
         if middle:
             self._trim.append((self._length + middle[0], self._length + middle[1]))
-        return self.add(text)
+        return self.add(segment_text)
 
-    def build(self, role: Role) -> Message:
+    def build(self, message_role: Role) -> Message:
         """The finished message."""
-        return Message(role, "".join(self._pieces), tuple(self._trim))
+        return Message(message_role, "".join(self._pieces), tuple(self._trim))
 
 
-def _middle(text: str) -> tuple[int, int] | None:
+def _middle(segment_text: str) -> tuple[int, int] | None:
     """The characters that truncation may cut from a text that should stay whole; None for a normal one."""
-    if len(text) <= LONG_CHARS and len(text.split()) <= LONG_WORDS:
+    if len(segment_text) <= LONG_CHARS and len(segment_text.split()) <= LONG_WORDS:
         return None
-    start, stop = _end_length(text), len(text) - _end_length(text[::-1])
-    inner = text[start:stop]
-    if not inner.strip():
+    middle_start, middle_end = _end_length(segment_text), len(segment_text) - _end_length(segment_text[::-1])
+    inner_text = segment_text[middle_start:middle_end]
+    if not inner_text.strip():
         return None
     # White space stays, so that what is left of the ends never runs together.
-    return start + len(inner) - len(inner.lstrip()), stop - (len(inner) - len(inner.rstrip()))
+    return middle_start + len(inner_text) - len(inner_text.lstrip()), middle_end - (
+        len(inner_text) - len(inner_text.rstrip())
+    )
 
 
-def _end_length(text: str) -> int:
+def _end_length(segment_text: str) -> int:
     """How many characters of the beginning stay: whole words where there are any of usual length."""
-    words = re.finditer(r"\S+", text[: END_CHARS + 1])
-    ends = [word.end() for word in islice(words, END_WORDS) if word.end() <= END_CHARS]
-    if len(ends) < END_WORDS and (not ends or ends[-1] < END_CHARS // 2):
+    word_matches = re.finditer(r"\S+", segment_text[: END_CHARS + 1])
+    word_ends = [word_match.end() for word_match in islice(word_matches, END_WORDS) if word_match.end() <= END_CHARS]
+    if len(word_ends) < END_WORDS and (not word_ends or word_ends[-1] < END_CHARS // 2):
         return END_CHARS
-    return ends[-1]
+    return word_ends[-1]

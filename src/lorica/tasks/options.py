@@ -44,67 +44,72 @@ class UndecidedNumberError(CellError):
     """A number that means one option counted from 0 and another counted from 1, where nothing tells which."""
 
 
-def option_names(keys: Sequence[str], count: int) -> tuple[str, ...]:
+def option_names(option_keys: Sequence[str], option_count: int) -> tuple[str, ...]:
     """What names each option in answers: the file's own keys, or letters where it has none."""
-    return tuple(keys) or tuple(LETTERS[:count])
+    return tuple(option_keys) or tuple(LETTERS[:option_count])
 
 
-def shown_letters(keys: Sequence[str], count: int) -> tuple[str, ...]:
+def shown_letters(option_keys: Sequence[str], option_count: int) -> tuple[str, ...]:
     """The letters that a prompt shows: the file's own keys in capitals where they are letters, or A, B, C."""
-    own = tuple(filter(None, map(key_letter, keys)))
-    return own if len(set(own)) == count else tuple(LETTERS[:count])
+    own_letters = tuple(filter(None, map(key_letter, option_keys)))
+    return own_letters if len(set(own_letters)) == option_count else tuple(LETTERS[:option_count])
 
 
-def key_letter(key: str) -> str:
+def key_letter(option_key: str) -> str:
     """The capital letter that a key is, in whatever marks ("a", "(A)", "A."); "" for another key."""
-    letter = key.strip(_AROUND_A_NAME).upper()
+    letter = option_key.strip(_AROUND_A_NAME).upper()
     return letter if len(letter) == 1 and letter in LETTERS else ""
 
 
 def parse_option(
-    value: object,
+    answer_value: object,
     options: Sequence[str],
-    keys: Sequence[str] = (),
+    option_keys: Sequence[str] = (),
     *,
     numbering: Callable[[], Numbering | None] = lambda: None,
     counted: bool = True,
 ) -> int | None:
-    """The index of the option that `value` names: by key, letter, text or number; None when empty.
+    """The index of the option that `answer_value` names: by key, letter, text or number; None when empty.
 
-    keys: the file's own names of the options, which come first. Letters may have any case, brackets and marks ("b",
-    "(B)", "B."), stand before their option's text ("B) blue"), or follow "the answer is". Where no text is equal, case,
-    white space, width, quotes around the whole and a full stop are overlooked; 4, 4.0 and "4" are one number.
+    option_keys: the file's own names of the options, which come first. Letters may have any case, brackets and marks
+    ("b", "(B)", "B."), stand before their option's text ("B) blue"), or follow "the answer is". Where no text is equal,
+    case, white space, width, quotes around the whole and a full stop are overlooked; 4, 4.0 and "4" are one number.
     numbering: what numbers mean in the value's file, None when nothing tells (see `find_numbering`); called only for
     numbers. counted: False where the options have no order to count by.
     Raises CellError for a value that names no option, or two; UndecidedNumberError where counting decides.
     """
-    readings = _readings(value, options, keys, counted)
+    readings = _readings(answer_value, options, option_keys, counted)
     if readings is None:
         return None
-    meant = None if readings.keys().isdisjoint(NUMBERINGS) else numbering()
-    if meant is not None:
+    meant_numbering = None if readings.keys().isdisjoint(NUMBERINGS) else numbering()
+    if meant_numbering is not None:
         # In this file a number has no other meaning.
-        readings = {meant: readings.get(meant, set())}
+        readings = {meant_numbering: readings.get(meant_numbering, set())}
     indices = sorted(set().union(*readings.values()))
     if len(indices) == 1:
         return indices[0]
-    names = option_names(keys, len(options))
+    answer_names = option_names(option_keys, len(options))
     if not indices:
-        names_none = "names none" if _WHOLE.fullmatch(_text(value)) else _NO_OPTION.get(type(value), "names none")
+        names_none = (
+            "names none" if _WHOLE.fullmatch(_text(answer_value)) else _NO_OPTION.get(type(answer_value), "names none")
+        )
         raise CellError(
-            f"the answer {value!r} {names_none} of the {len(options)} options "
-            f"({_allowed(len(options), keys, meant, counted)})",
+            f"the answer {answer_value!r} {names_none} of the {len(options)} options "
+            f"({_allowed(len(options), option_keys, meant_numbering, counted)})",
             fix="write what names the right option, or leave it empty",
         )
-    two = f"the answer {value!r} could mean the options {' and '.join(names[index] for index in indices)}"
+    candidate_names = " and ".join(answer_names[option_index] for option_index in indices)
+    ambiguity = f"the answer {answer_value!r} could mean the options {candidate_names}"
     if readings.keys() & {"from_0", "from_1"}:
-        ways = ", ".join(f"{names[min(indices)]} {_COUNTED[name]}" for name, indices in readings.items())
+        reading_list = ", ".join(
+            f"{answer_names[min(indices)]} {_COUNTED[reading_name]}" for reading_name, indices in readings.items()
+        )
         raise UndecidedNumberError(
-            f"{two} ({ways}), and no row decides it",
+            f"{ambiguity} ({reading_list}), and no row decides it",
             fix="say what numbers mean, task.answer_numbers=from_0, from_1 or text; or write letters or keys",
         )
-    example = f"{names[indices[0]]}) {options[indices[0]]}"
-    raise CellError(two, fix=f"write the option's letter or key before its text, as in {example!r}")
+    example = f"{answer_names[indices[0]]}) {options[indices[0]]}"
+    raise CellError(ambiguity, fix=f"write the option's letter or key before its text, as in {example!r}")
 
 
 def find_numbering(answers: Iterable[NamedAnswer]) -> Numbering | None:
@@ -114,9 +119,9 @@ def find_numbering(answers: Iterable[NamedAnswer]) -> Numbering | None:
     None when several readings are left, or there are no numbers. Reads no further than it must.
     """
     possible = set(NUMBERINGS)
-    for value, options, keys, counted in answers:
+    for answer_value, options, option_keys, counted in answers:
         try:
-            possible = possible.intersection(_readings(value, options, keys, counted) or ()) or possible
+            possible = possible.intersection(_readings(answer_value, options, option_keys, counted) or ()) or possible
         except CellError:
             continue
         if len(possible) == 1:
@@ -124,68 +129,89 @@ def find_numbering(answers: Iterable[NamedAnswer]) -> Numbering | None:
     return None
 
 
-def _readings(value: object, options: Sequence[str], keys: Sequence[str], counted: bool) -> dict[str, set[int]] | None:
+def _readings(
+    answer_value: object, options: Sequence[str], option_keys: Sequence[str], counted: bool
+) -> dict[str, set[int]] | None:
     """The options that a value may mean, by how it is read; None when it is empty.
 
     A key leaves no other reading. A whole number is read as NUMBERINGS say, anything else not.
     """
-    text = _text(value)
-    if not text:
+    answer_text = _text(answer_value)
+    if not answer_text:
         return None
-    if text not in options and (boxed := _BOXED.fullmatch(text)):
-        text = boxed[1].strip()
-    bare = _folded(text).strip(_AROUND_A_NAME)
-    bare_keys = [_folded(key).strip(_AROUND_A_NAME) or key for key in keys]
-    if own := (_alike(text, keys) or (_alike(bare, bare_keys) if bare else set())):
-        return {"key": own}
-    texts = _alike(text, options)
-    if isinstance(value, bool):
-        return {"words": texts}
-    integer = _WHOLE.fullmatch(_folded(text))
-    if integer and counted and not any(_number(key) is not None for key in keys):
-        number = int(integer[1])
-        counts = {"text": texts, "from_0": {number}, "from_1": {number - 1}}
-        within = {name: indices & set(range(len(options))) for name, indices in counts.items()}
-        return {name: indices for name, indices in within.items() if indices}
-    letter = () if keys or len(bare) != 1 else {LETTERS.find(bare.upper())} & set(range(len(options)))
-    return {"words": texts.union(letter) or _by_label(_loosened(text), options, option_names(keys, len(options)))}
+    if answer_text not in options and (boxed_match := _BOXED.fullmatch(answer_text)):
+        answer_text = boxed_match[1].strip()
+    bare_text = _folded(answer_text).strip(_AROUND_A_NAME)
+    bare_keys = [_folded(option_key).strip(_AROUND_A_NAME) or option_key for option_key in option_keys]
+    if key_matches := (_alike(answer_text, option_keys) or (_alike(bare_text, bare_keys) if bare_text else set())):
+        return {"key": key_matches}
+    text_matches = _alike(answer_text, options)
+    if isinstance(answer_value, bool):
+        return {"words": text_matches}
+    integer_match = _WHOLE.fullmatch(_folded(answer_text))
+    if integer_match and counted and not any(_number(option_key) is not None for option_key in option_keys):
+        parsed_number = int(integer_match[1])
+        counts = {"text": text_matches, "from_0": {parsed_number}, "from_1": {parsed_number - 1}}
+        possible_readings = {
+            reading_name: indices & set(range(len(options))) for reading_name, indices in counts.items()
+        }
+        return {reading_name: indices for reading_name, indices in possible_readings.items() if indices}
+    letter = () if option_keys or len(bare_text) != 1 else {LETTERS.find(bare_text.upper())} & set(range(len(options)))
+    return {
+        "words": text_matches.union(letter)
+        or _by_label(_loosened(answer_text), options, option_names(option_keys, len(options)))
+    }
 
 
-def _text(value: object) -> str:
+def _text(answer_value: object) -> str:
     """An answer as text, "" when it is empty. Raises CellError for what can name no option."""
-    if is_missing(value):
+    if is_missing(answer_value):
         return ""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, (str, int)):
-        return str(value).strip()
+    if isinstance(answer_value, float):
+        return str(int(answer_value)) if answer_value.is_integer() else repr(answer_value)
+    if isinstance(answer_value, (str, int)):
+        return str(answer_value).strip()
     raise CellError(
-        f"the answer {value!r} is no letter, index or text of an option", fix="write one letter, number or text per row"
+        f"the answer {answer_value!r} is no letter, index or text of an option",
+        fix="write one letter, number or text per row",
     )
 
 
 def _alike(text: str, candidates: Sequence[str]) -> set[int]:
     """The candidates that are the text: exactly, or else but for width and spaces, or else but for what `_loosened`
     leaves out, or else as a number."""
-    for form in (str, _folded, _loosened):
-        wanted = form(text)
-        if matches := {index for index, candidate in enumerate(candidates) if form(candidate) == wanted}:
+    for normalize in (str, _folded, _loosened):
+        wanted_text = normalize(text)
+        if matches := {
+            candidate_index
+            for candidate_index, candidate in enumerate(candidates)
+            if normalize(candidate) == wanted_text
+        }:
             return matches
-    number = _number(text)
-    return {i for i, candidate in enumerate(candidates) if number is not None and _number(candidate) == number}
+    parsed_number = _number(text)
+    return {
+        i for i, candidate in enumerate(candidates) if parsed_number is not None and _number(candidate) == parsed_number
+    }
 
 
-def _by_label(text: str, options: Sequence[str], names: Sequence[str]) -> set[int]:
+def _by_label(loosened_answer: str, options: Sequence[str], answer_names: Sequence[str]) -> set[int]:
     """By a label with the option's own text behind it, and by what follows "the answer is"."""
-    lead = _LEAD.match(text)
-    answer_text = _loosened(text[lead.end() :]) if lead else text
+    lead_match = _LEAD.match(loosened_answer)
+    answer_text = _loosened(loosened_answer[lead_match.end() :]) if lead_match else loosened_answer
     meanings = set()
-    for index, (name, option) in enumerate(zip(names, options, strict=True)):
-        label, wanted = _loosened(name).strip(_AROUND_A_NAME) or _loosened(name), _loosened(option)
+    for option_index, (answer_name, option_text) in enumerate(zip(answer_names, options, strict=True)):
+        option_label, wanted_text = (
+            _loosened(answer_name).strip(_AROUND_A_NAME) or _loosened(answer_name),
+            _loosened(option_text),
+        )
         # As one pattern: in "(A)-1" the minus separates only where the option is 1.
-        behind = re.fullmatch(rf"[(\[]?{re.escape(label)}{_SEPARATORS}{re.escape(wanted)}", answer_text)
-        if behind or (lead and (answer_text == wanted or answer_text.strip(_AROUND_A_NAME) == label)):
-            meanings.add(index)
+        label_match = re.fullmatch(
+            rf"[(\[]?{re.escape(option_label)}{_SEPARATORS}{re.escape(wanted_text)}", answer_text
+        )
+        if label_match or (
+            lead_match and (answer_text == wanted_text or answer_text.strip(_AROUND_A_NAME) == option_label)
+        ):
+            meanings.add(option_index)
     return meanings
 
 
@@ -194,30 +220,34 @@ def _folded(text: str) -> str:
     """One space between words, characters in their usual width, nothing invisible; x² stays x²."""
     if text.isascii():
         return " ".join(text.split())
-    visible = (char for char in unicodedata.normalize("NFC", text) if unicodedata.category(char) != "Cf")
-    usual = (
-        unicodedata.normalize("NFKC", char) if unicodedata.decomposition(char).startswith(_WIDTHS) else char
-        for char in visible
+    visible = (character for character in unicodedata.normalize("NFC", text) if unicodedata.category(character) != "Cf")
+    usual_width = (
+        unicodedata.normalize("NFKC", character)
+        if unicodedata.decomposition(character).startswith(_WIDTHS)
+        else character
+        for character in visible
     )
-    return " ".join("".join(usual).split())
+    return " ".join("".join(usual_width).split())
 
 
 def _loosened(text: str) -> str:
     """Without case, quotes or markup around the whole, and a full stop at the end."""
-    loose = _folded(text).casefold()
-    while len(loose) > 2 and (loose[-1] in ".。" or _QUOTES.get(loose[0]) == loose[-1]):
-        loose = (loose[:-1] if loose[-1] in ".。" else loose[1:-1]).strip()
-    return loose
+    loosened_text = _folded(text).casefold()
+    while len(loosened_text) > 2 and (loosened_text[-1] in ".。" or _QUOTES.get(loosened_text[0]) == loosened_text[-1]):
+        loosened_text = (loosened_text[:-1] if loosened_text[-1] in ".。" else loosened_text[1:-1]).strip()
+    return loosened_text
 
 
 def _number(text: str) -> Decimal | None:
-    number = _folded(text).casefold().replace("−", "-")
-    return Decimal(number) if _NUMBER.fullmatch(number) else None
+    parsed_number = _folded(text).casefold().replace("−", "-")
+    return Decimal(parsed_number) if _NUMBER.fullmatch(parsed_number) else None
 
 
-def _allowed(count: int, keys: Sequence[str], meant: Numbering | None, counted: bool) -> str:
-    ranges = {"from_0": f"0 to {count - 1}", "from_1": f"1 to {count}", "text": ""}
-    numbers = ranges[meant] if meant else f"0 to {count - 1}, 1 to {count}"
-    if keys:
-        return f"{', '.join(keys)}, or the option's text"
-    return ", ".join(filter(None, (f"A to {LETTERS[count - 1]}", numbers if counted else "", "or the option's text")))
+def _allowed(option_count: int, option_keys: Sequence[str], meant_numbering: Numbering | None, counted: bool) -> str:
+    ranges = {"from_0": f"0 to {option_count - 1}", "from_1": f"1 to {option_count}", "text": ""}
+    allowed_numbers = ranges[meant_numbering] if meant_numbering else f"0 to {option_count - 1}, 1 to {option_count}"
+    if option_keys:
+        return f"{', '.join(option_keys)}, or the option's text"
+    return ", ".join(
+        filter(None, (f"A to {LETTERS[option_count - 1]}", allowed_numbers if counted else "", "or the option's text"))
+    )

@@ -65,55 +65,55 @@ class ParsedProbability(msgspec.Struct, frozen=True):
     stage: Stage
 
 
-def parse_probability(text: str) -> ParsedProbability | None:
+def parse_probability(answer_text: str) -> ParsedProbability | None:
     """Read a generated text; None when it holds neither a number nor one clear verdict."""
-    cleaned = strip_markup(text)[:_READ_CHARS]
-    value = _whole(cleaned)
-    if value is not None:
-        return ParsedProbability(value, "whole")
-    value = _first_number(cleaned)
-    if value is not None:
-        return ParsedProbability(value, "first_number")
-    value = _keyword(cleaned)
-    return None if value is None else ParsedProbability(value, "keyword")
+    cleaned = strip_markup(answer_text)[:_READ_CHARS]
+    probability = _whole(cleaned)
+    if probability is not None:
+        return ParsedProbability(probability, "whole")
+    probability = _first_number(cleaned)
+    if probability is not None:
+        return ParsedProbability(probability, "first_number")
+    probability = _keyword(cleaned)
+    return None if probability is None else ParsedProbability(probability, "keyword")
 
 
-def _whole(text: str) -> float | None:
-    bare = text.strip(_WRAPPING)
-    label = _LABEL.match(bare)
-    bare = bare[label.end() :] if label else bare
-    match = _WHOLE.fullmatch(bare.strip(_WRAPPING).rstrip(".!").strip(_WRAPPING))
-    return _value(*match.groups()) if match else None
+def _whole(answer_text: str) -> float | None:
+    bare_text = answer_text.strip(_WRAPPING)
+    label_match = _LABEL.match(bare_text)
+    bare_text = bare_text[label_match.end() :] if label_match else bare_text
+    number_match = _WHOLE.fullmatch(bare_text.strip(_WRAPPING).rstrip(".!").strip(_WRAPPING))
+    return _value(*number_match.groups()) if number_match else None
 
 
-def _first_number(text: str) -> float | None:
-    numbered_list = re.search(r"(?m)^[ \t]*2[.)]\s", text) is not None
-    for match in _LOOSE.finditer(text):
-        digits, percent = match.groups()
-        value = _value(digits, percent)
-        before, after = (
-            text[max(match.start() - 40, 0) : match.start()],
-            text[match.end(1) : match.end(1) + 16],
+def _first_number(answer_text: str) -> float | None:
+    numbered_list = re.search(r"(?m)^[ \t]*2[.)]\s", answer_text) is not None
+    for number_match in _LOOSE.finditer(answer_text):
+        digits, percent = number_match.groups()
+        probability = _value(digits, percent)
+        preceding_text, following_text = (
+            answer_text[max(number_match.start() - 40, 0) : number_match.start()],
+            answer_text[number_match.end(1) : number_match.end(1) + 16],
         )
-        if value is None or _NAMED.search(before):
+        if probability is None or _NAMED.search(preceding_text):
             continue
-        if _SCALE_AFTER.match(after) or _SCALE_BEFORE.search(before):
+        if _SCALE_AFTER.match(following_text) or _SCALE_BEFORE.search(preceding_text):
             continue
         if percent is None and digits.rstrip(".").isdigit():
-            marker = numbered_list and digits.rstrip(".") == "1" and after[:1] in (".", ")", " ", "")
-            if marker or not (_LEADS_TO_IT.search(before) and _ENDS_THERE.match(after)):
+            marker = numbered_list and digits.rstrip(".") == "1" and following_text[:1] in (".", ")", " ", "")
+            if marker or not (_LEADS_TO_IT.search(preceding_text) and _ENDS_THERE.match(following_text)):
                 continue
-        return value
+        return probability
     return None
 
 
-def _keyword(text: str) -> float | None:
+def _keyword(answer_text: str) -> float | None:
     """1 or 0 when all signals agree; None when there is none or they contradict each other."""
-    text = _IDIOM.sub(" ", text)
-    leading = _LEADING.match(text)
+    answer_text = _IDIOM.sub(" ", answer_text)
+    leading = _LEADING.match(answer_text)
     signals = {1.0 if leading.group(1).casefold() == "yes" else 0.0} if leading else set()
-    forbidden = _FORBIDDEN.search(text) is not None
-    remaining = _FORBIDDEN.sub(" ", text)
+    forbidden = _FORBIDDEN.search(answer_text) is not None
+    remaining = _FORBIDDEN.sub(" ", answer_text)
     negated = _NEGATED.search(remaining) is not None
     remaining = _NEGATED.sub(" ", remaining)
     affirmed = forbidden or _AFFIRMED.search(remaining) is not None
@@ -124,5 +124,5 @@ def _keyword(text: str) -> float | None:
 
 
 def _value(digits: str, percent: str | None) -> float | None:
-    value = float(digits) / (100 if percent else 1)
-    return value if 0 <= value <= 1 else None
+    probability = float(digits) / (100 if percent else 1)
+    return probability if 0 <= probability <= 1 else None

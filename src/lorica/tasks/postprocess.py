@@ -71,31 +71,31 @@ _LONGEST_UNIT = 24  # characters
 _LONGEST_WORD = 32  # characters: "abababababababab" may be asked for
 
 
-def strip_markup(text: str) -> str:
+def strip_markup(answer_text: str) -> str:
     """Without thinking and template markers; a text that starts a second turn ends there."""
-    return _strip_markers(without_thoughts(text[:_MAX_CHARS])).strip()
+    return _strip_markers(without_thoughts(answer_text[:_MAX_CHARS])).strip()
 
 
-def clean_answer(text: str, *, question: str) -> str:
+def clean_answer(answer_text: str, *, question: str) -> str:
     """A generated text reduced to its answer; "" when nothing is left.
 
     Cut are thinking, template markers, an echo of the question, a leading "Answer:", a second turn, repeated
     lines and quotes around the whole.
     """
-    cleaned = _strip_markers(without_thoughts(text[:_MAX_CHARS]), question).strip()
+    cleaned = _strip_markers(without_thoughts(answer_text[:_MAX_CHARS]), question).strip()
     cleaned = _strip_echo(_strip_label(cleaned), question)
     cleaned = _strip_label(cleaned)
-    cut = (_NEW_EXCHANGE if _LABELLED.match(cleaned) else _NEW_TURN).search(cleaned)
-    if cut:
-        cleaned = cleaned[: cut.start()]
+    cut_match = (_NEW_EXCHANGE if _LABELLED.match(cleaned) else _NEW_TURN).search(cleaned)
+    if cut_match:
+        cleaned = cleaned[: cut_match.start()]
     return _unquote(_once_per_line(cleaned).strip())
 
 
-def find_problem(answer: str, *, raw: str, question: str, cut_off: bool = True) -> str:
+def find_problem(answer: str, *, raw_text: str, question: str, cut_off: bool = True) -> str:
     """Why a cleaned answer is not one, "" when it is.
 
-    raw: the text before cleaning, which shows loops. cut_off: whether the length limit may have ended it; a model that
-    stopped by itself is in no loop, unless it is a very long one.
+    raw_text: the text before cleaning, which shows loops. cut_off: whether the length limit may have ended it; a model
+    that stopped by itself is in no loop, unless it is a very long one.
     """
     if not answer:
         return "empty"
@@ -103,106 +103,115 @@ def find_problem(answer: str, *, raw: str, question: str, cut_off: bool = True) 
         return "only punctuation"
     if _fold(answer) == _fold(question) != "":
         return "an echo of the question"
-    if _is_endless(strip_markup(raw), cut_off) or _is_endless(answer, cut_off):
+    if _is_endless(strip_markup(raw_text), cut_off) or _is_endless(answer, cut_off):
         return "endless repetition"
     if _REFUSAL.match(answer):
         return "a refusal"
     return ""
 
 
-def _strip_markers(text: str, question: str = "") -> str:
+def _strip_markers(answer_text: str, question: str = "") -> str:
     """The first stretch between markers that says anything but a role's name; the marker itself where nothing does and
     it may be what was asked for."""
-    pieces = _MARKER.split(text)
+    text_pieces = _MARKER.split(answer_text)
     sign_wanted = bool(_ASKS_FOR_A_SIGN.search(question))
-    if sign_wanted and _SAYABLE.search(text):
-        return text if "<s>" in text else _END.sub("", text)
-    for piece in pieces:
-        opening = _ROLE_LINE.match(piece)
-        content = piece[opening.end() :] if opening else piece
-        if content.strip() and (len(pieces) == 1 or content.strip().casefold() not in _ROLES):
+    if sign_wanted and _SAYABLE.search(answer_text):
+        return answer_text if "<s>" in answer_text else _END.sub("", answer_text)
+    for text_piece in text_pieces:
+        opening = _ROLE_LINE.match(text_piece)
+        content = text_piece[opening.end() :] if opening else text_piece
+        if content.strip() and (len(text_pieces) == 1 or content.strip().casefold() not in _ROLES):
             return content
-    return text if sign_wanted or len(pieces) == 1 else ""
+    return answer_text if sign_wanted or len(text_pieces) == 1 else ""
 
 
-def _strip_label(text: str) -> str:
-    label = _LABEL.match(text)
+def _strip_label(answer_text: str) -> str:
+    label_match = _LABEL.match(answer_text)
     # "A: (5,1) B: (-2,4)" names points; its A is no label.
-    if not label or (label.group().strip(" *_#:：").casefold() == "a" and re.search(r"B\s*[:：]", text)):
-        return text
-    return text[label.end() :]
+    if not label_match or (
+        label_match.group().strip(" *_#:：").casefold() == "a" and re.search(r"B\s*[:：]", answer_text)
+    ):
+        return answer_text
+    return answer_text[label_match.end() :]
 
 
-def _strip_echo(text: str, question: str) -> str:
+def _strip_echo(answer_text: str, question: str) -> str:
     """Without the question at its start, when something follows it."""
-    bare = re.sub(r"^\s*(?:question|q)\s*[:：]\s*", "", text, flags=re.IGNORECASE)
+    unlabelled_text = re.sub(r"^\s*(?:question|q)\s*[:：]\s*", "", answer_text, flags=re.IGNORECASE)
     question = question.strip()
-    remainder = bare[len(question) :]
-    if not question or bare[: len(question)].casefold() != question.casefold() or not remainder.strip():
-        return text
+    remainder = unlabelled_text[len(question) :]
+    if not question or unlabelled_text[: len(question)].casefold() != question.casefold() or not remainder.strip():
+        return answer_text
     # A restatement that goes on, as in "f(x)=2", is an answer.
     ends_there = question[-1] in "?.!:？。！：" or remainder.lstrip(" ?.!:")[:1] == "\n"
-    return remainder.lstrip(" ?.!:").strip() if ends_there else text
+    return remainder.lstrip(" ?.!:").strip() if ends_there else answer_text
 
 
-def _once_per_line(text: str) -> str:
+def _once_per_line(answer_text: str) -> str:
     """Each line once: a line that came before is not said again. One without a letter may be a table's or program's."""
-    keys: set[str] = set()
-    lines = []
-    for line in text.splitlines():
-        key = _fold(line)
-        if key in keys and any(map(str.isalpha, key)):
+    folded_lines: set[str] = set()
+    unique_lines = []
+    for text_line in answer_text.splitlines():
+        folded_line = _fold(text_line)
+        if folded_line in folded_lines and any(map(str.isalpha, folded_line)):
             continue
-        keys.add(key)
-        lines.append(line.rstrip())
-    return "\n".join(lines)
+        folded_lines.add(folded_line)
+        unique_lines.append(text_line.rstrip())
+    return "\n".join(unique_lines)
 
 
-def _unquote(text: str) -> str:
-    if len(text) > 2 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
-        return text[1:-1].strip()
-    return text
+def _unquote(answer_text: str) -> str:
+    if (
+        len(answer_text) > 2
+        and _QUOTES.get(answer_text[0]) == answer_text[-1]
+        and answer_text[0] not in answer_text[1:-1]
+    ):
+        return answer_text[1:-1].strip()
+    return answer_text
 
 
-def _is_endless(text: str, cut_off: bool) -> bool:
+def _is_endless(answer_text: str, cut_off: bool) -> bool:
     """Whether the text runs out in one word, phrase or string of characters said over and over."""
-    words = [word.strip(".,;:!?") or word for word in text.casefold().split()]
-    least = _ENDLESS if cut_off else _ENDLESS_THOUGH_STOPPED
-    return bool(words) and (_is_endless_word(words[-1], least) or _is_endless_phrase(words, least))
+    answer_words = [answer_word.strip(".,;:!?") or answer_word for answer_word in answer_text.casefold().split()]
+    least_repeats = _ENDLESS if cut_off else _ENDLESS_THOUGH_STOPPED
+    return bool(answer_words) and (
+        _is_endless_word(answer_words[-1], least_repeats) or _is_endless_phrase(answer_words, least_repeats)
+    )
 
 
-def _is_endless_word(word: str, least: int) -> bool:
-    if len(word) <= _LONGEST_WORD and word.isascii():
+def _is_endless_word(answer_word: str, least_repeats: int) -> bool:
+    if len(answer_word) <= _LONGEST_WORD and answer_word.isascii():
         return False
-    for period in range(1, min(_LONGEST_UNIT, len(word) // least) + 1):
-        same = _tail_period(word, period)
-        if same >= least * period and (period > 1 or same >= 2 * least):
-            unit = word[-period:]
-            if any(map(_is_word, unit)) and not unit.isdigit():
+    for period in range(1, min(_LONGEST_UNIT, len(answer_word) // least_repeats) + 1):
+        repeated_length = _tail_period(answer_word, period)
+        if repeated_length >= least_repeats * period and (period > 1 or repeated_length >= 2 * least_repeats):
+            repeated_unit = answer_word[-period:]
+            if any(map(_is_word, repeated_unit)) and not repeated_unit.isdigit():
                 return True
     return False
 
 
-def _is_endless_phrase(words: list[str], least: int) -> bool:
+def _is_endless_phrase(answer_words: list[str], least_repeats: int) -> bool:
     return any(
-        _tail_period(words, period) >= (max(least, _ENDLESS_WORD) if period == 1 else least) * period
-        for period in range(1, min(_LONGEST_PHRASE, len(words) // least) + 1)
+        _tail_period(answer_words, period)
+        >= (max(least_repeats, _ENDLESS_WORD) if period == 1 else least_repeats) * period
+        for period in range(1, min(_LONGEST_PHRASE, len(answer_words) // least_repeats) + 1)
     )
 
 
-def _tail_period(items: str | list[str], period: int) -> int:
-    """The length of the longest tail of `items` in which every item equals the one `period` before it."""
-    index = len(items) - 1
-    while index >= period and items[index] == items[index - period]:
-        index -= 1
-    length = len(items) - 1 - index
+def _tail_period(sequence_items: str | list[str], period: int) -> int:
+    """The length of the longest tail of `sequence_items` in which every item equals the one `period` before it."""
+    item_index = len(sequence_items) - 1
+    while item_index >= period and sequence_items[item_index] == sequence_items[item_index - period]:
+        item_index -= 1
+    length = len(sequence_items) - 1 - item_index
     return length + period if length else 0
 
 
-def _is_word(char: str) -> bool:
+def _is_word(character: str) -> bool:
     """Letters, digits and symbols that can be an answer of their own, such as ∞, ¥ or an emoji."""
-    category = unicodedata.category(char)
-    return category[0] in "LN" or category in ("Sc", "So") or (category == "Sm" and char not in "|~")
+    category = unicodedata.category(character)
+    return category[0] in "LN" or category in ("Sc", "So") or (category == "Sm" and character not in "|~")
 
 
 def _is_sign(answer: str, question: str) -> bool:
@@ -212,5 +221,5 @@ def _is_sign(answer: str, question: str) -> bool:
     return set(answer) <= _SAYING_MARKS or bool(asks_for_sign or offered)
 
 
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .?!:;,\"'")
+def _fold(answer_text: str) -> str:
+    return " ".join(answer_text.casefold().split()).strip(" .?!:;,\"'")

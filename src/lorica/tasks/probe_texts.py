@@ -88,36 +88,36 @@ QUESTIONS = (
 )
 
 
-def labelled_records(file: str) -> list[dict[str, Any]]:
+def labelled_records(file_name: str) -> list[dict[str, Any]]:
     """The records with gold of a file in `probes/`, for the behaviour checks."""
-    lines = (_FOLDER / f"{file}.jsonl").read_bytes().splitlines()
-    return [msgspec.json.decode(line) for line in lines]
+    json_lines = (_FOLDER / f"{file_name}.jsonl").read_bytes().splitlines()
+    return [msgspec.json.decode(json_line) for json_line in json_lines]
 
 
 def question_canaries(*, with_options: bool) -> list[CanaryRecord]:
     """The shipped questions, each asked with its options, or scored by them as candidates for a written answer."""
     return [
         CanaryRecord(
-            {"id": f"probe-{number}", "question": question}
-            | ({"options": _rotated(options, number)} if with_options else {}),
+            {"id": f"probe-{record_index}", "question": question}
+            | ({"options": _rotated(options, record_index)} if with_options else {}),
             options,
         )
-        for number, (question, options) in enumerate(QUESTIONS)
+        for record_index, (question, options) in enumerate(QUESTIONS)
     ]
 
 
 def rule_canaries() -> list[CanaryRecord]:
     """The shipped posts, each with a rule and examples that have nothing to do with it."""
     canaries = []
-    for number, post in enumerate(POSTS):
-        rule, breaking, keeping = RULES[number % len(RULES)]
-        record = {"row_id": f"probe-{number}", "body": post, "rule": rule}
-        record |= {"positive_example_1": breaking, "negative_example_1": keeping}
-        canaries.append(CanaryRecord(record, ("1.0", "0.0", "0.5"), rule))
+    for record_index, post_text in enumerate(POSTS):
+        rule_text, breaking_examples, keeping_examples = RULES[record_index % len(RULES)]
+        record = {"row_id": f"probe-{record_index}", "body": post_text, "rule": rule_text}
+        record |= {"positive_example_1": breaking_examples, "negative_example_1": keeping_examples}
+        canaries.append(CanaryRecord(record, ("1.0", "0.0", "0.5"), rule_text))
     return canaries
 
 
-def _rotated(options: Sequence[str], number: int) -> list[str]:
+def _rotated(options: Sequence[str], record_index: int) -> list[str]:
     """The right answer in another place for each question."""
-    start = number % len(options)
-    return [*options[start:], *options[:start]]
+    start_index = record_index % len(options)
+    return [*options[start_index:], *options[:start_index]]

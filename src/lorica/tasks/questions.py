@@ -45,11 +45,11 @@ class QuestionCase(msgspec.Struct, frozen=True):
     passage: str | UnsetType = UNSET
 
 
-def parse_answer(row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
+def parse_answer(row: Row, generated_text: str, *, cut_off: bool = True) -> ParsedAnswer:
     """Clean a generated text and judge it; an invalid one has no answer and its problem named."""
     question = row.case.question if isinstance(row.case, ChatCase) else question_case(row).question
-    answer = clean_answer(text, question=question)
-    problem = find_problem(answer, raw=text, question=question, cut_off=cut_off)
+    answer = clean_answer(generated_text, question=question)
+    problem = find_problem(answer, raw_text=generated_text, question=question, cut_off=cut_off)
     return invalid(problem) if problem else ParsedAnswer(answer=answer, stage="text", valid=True)
 
 
@@ -60,10 +60,10 @@ def gold_text(row: Row) -> str:
     return row.gold[0]
 
 
-def final_answer(text: str) -> str:
+def final_answer(answer_text: str) -> str:
     """What stands behind `####` on the last line, as GSM8K marks the answer behind its reasoning; else ""."""
-    match = _FINAL.search(text)
-    return match[1].strip() if match else ""
+    final_match = _FINAL.search(answer_text)
+    return final_match[1].strip() if final_match else ""
 
 
 def question_case(row: Row) -> QuestionCase:
@@ -73,64 +73,71 @@ def question_case(row: Row) -> QuestionCase:
     return row.case
 
 
-def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
-    question, context = needed_text(values, "question"), text_value(values, "input")
+def _build_question(cell_values: Mapping[str, Any], row_id: str, line_number: int) -> Row:
+    question, context = needed_text(cell_values, "question"), text_value(cell_values, "input")
     if context == question:  # one column, which is the question by a mapping
         context = ""
-    answers, notes = _answers(values.get("answer"))
+    answers, gold_notes = _answers(cell_values.get("answer"))
     return Row(
         id=row_id,
         case=QuestionCase(
             "\n\n".join(filter(None, (question, context))),
-            text_value(values, "country"),
-            text_value(values, "passage") or UNSET,
+            text_value(cell_values, "country"),
+            text_value(cell_values, "passage") or UNSET,
         ),
-        subject=text_value(values, "subject"),
+        subject=text_value(cell_values, "subject"),
         gold=answers,
-        group=text_value(values, "group"),
-        line=line,
-        notes=(*((_WITH_INPUT,) if context else ()), *notes),
+        group=text_value(cell_values, "group"),
+        line=line_number,
+        notes=(*((_WITH_INPUT,) if context else ()), *gold_notes),
     )
 
 
-def _build_instruction(values: Mapping[str, Any], row_id: str, line: int) -> Row:
-    for name in _NOT_ASKED:
-        if name in values and values[name] != []:
+def _build_instruction(cell_values: Mapping[str, Any], row_id: str, line_number: int) -> Row:
+    for column_name in _NOT_ASKED:
+        if column_name in cell_values and cell_values[column_name] != []:
             raise CellError(
-                f"the instruction comes with {name!r}, and would be asked without it",
+                f"the instruction comes with {column_name!r}, and would be asked without it",
                 fix="write such rows as chats, in a column 'messages'",
             )
-    named = {**values, "question": values["instruction"], "answer": values.get("output")}
-    row = _build_question(named, row_id, line)
-    return msgspec.structs.replace(row, notes=tuple(note for note in row.notes if note != _WITH_INPUT))
+    renamed_values = {**cell_values, "question": cell_values["instruction"], "answer": cell_values.get("output")}
+    row = _build_question(renamed_values, row_id, line_number)
+    return msgspec.structs.replace(row, notes=tuple(row_note for row_note in row.notes if row_note != _WITH_INPUT))
 
 
-def _build_annotated(values: Mapping[str, Any], row_id: str, line: int) -> Row:
-    row = _build_question(values, row_id, line)
-    if is_missing(values.get("annotations")) or str(values["annotations"]).strip() in _MISSING:
+def _build_annotated(cell_values: Mapping[str, Any], row_id: str, line_number: int) -> Row:
+    row = _build_question(cell_values, row_id, line_number)
+    if is_missing(cell_values.get("annotations")) or str(cell_values["annotations"]).strip() in _MISSING:
         return row
-    return msgspec.structs.replace(row, gold=_annotated(literal_cell(values["annotations"], "annotations")))
+    return msgspec.structs.replace(row, gold=_annotated(literal_cell(cell_values["annotations"], "annotations")))
 
 
-def _answers(value: object) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+def _answers(cell_value: object) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Accepted answers, the preferred one first, and notes: of a text, in JSON a list of texts; or SQuAD's
     {"text": [...]}, TriviaQA's {"value": ..., "aliases": [...]} and the like, or such a one written as text.
     True and false are the words."""
-    notes: list[str] = []
-    if isinstance(value, str) and _AS_TEXT.fullmatch(value):
-        cell = literal_cell(value, "answer")
-        if isinstance(cell, list) or "text" in cell or isinstance(cell.get("aliases"), list):
-            value = cell
-        notes += [_LISTED] if isinstance(cell, list) else []
-    if isinstance(value, Mapping) and "text" in value:
-        value = value["text"]
-    if isinstance(value, Mapping) and isinstance(value.get("aliases"), list):
-        value = [value.get("value"), *value["aliases"]]
-    texts = value if isinstance(value, list) else [value]
-    texts = [text["text"] if isinstance(text, Mapping) and "text" in text else text for text in texts]
-    texts = [str(text).lower() if isinstance(text, bool) else text for text in texts]
-    answers, marked = _with_finals(filter(None, (text_value({"answer": text}, "answer") for text in texts)))
-    return answers or None, (*notes, *marked)
+    gold_notes: list[str] = []
+    if isinstance(cell_value, str) and _AS_TEXT.fullmatch(cell_value):
+        parsed_cell = literal_cell(cell_value, "answer")
+        if isinstance(parsed_cell, list) or "text" in parsed_cell or isinstance(parsed_cell.get("aliases"), list):
+            cell_value = parsed_cell
+        gold_notes += [_LISTED] if isinstance(parsed_cell, list) else []
+    if isinstance(cell_value, Mapping) and "text" in cell_value:
+        cell_value = cell_value["text"]
+    if isinstance(cell_value, Mapping) and isinstance(cell_value.get("aliases"), list):
+        cell_value = [cell_value.get("value"), *cell_value["aliases"]]
+    answer_texts = cell_value if isinstance(cell_value, list) else [cell_value]
+    answer_texts = [
+        answer_text["text"] if isinstance(answer_text, Mapping) and "text" in answer_text else answer_text
+        for answer_text in answer_texts
+    ]
+    answer_texts = [
+        str(answer_text).lower() if isinstance(answer_text, bool) else answer_text for answer_text in answer_texts
+    ]
+    answers, marked = _with_finals(
+        filter(None, (text_value({"answer": answer_text}, "answer") for answer_text in answer_texts))
+    )
+    return answers or None, (*gold_notes, *marked)
 
 
 def _with_finals(answers: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -146,27 +153,27 @@ def _annotated(annotations: Any) -> tuple[str, ...] | None:
     annotations: a list of {"answers": [...], "en_answers": [...], "count": n}, where what is None or NaN is
     missing. Raises ValueError otherwise.
     """
-    if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
+    if not isinstance(annotations, list) or not all(isinstance(annotation, dict) for annotation in annotations):
         raise ValueError("'annotations' must be a list of objects with answers, en_answers and count")
     accepted: list[str] = []
-    for entry in sorted(annotations, key=_count, reverse=True):
-        for name in ("answers", "en_answers"):
-            texts = entry.get(name)
-            if is_missing(texts):
+    for annotation in sorted(annotations, key=_count, reverse=True):
+        for answer_key in ("answers", "en_answers"):
+            answer_texts = annotation.get(answer_key)
+            if is_missing(answer_texts):
                 continue
-            if not isinstance(texts, list):
-                raise ValueError(f"{name!r} of an annotation must be a list, not {texts!r:.40}")
-            accepted += [text_value({name: text}, name) for text in texts]
+            if not isinstance(answer_texts, list):
+                raise ValueError(f"{answer_key!r} of an annotation must be a list, not {answer_texts!r:.40}")
+            accepted += [text_value({answer_key: answer_text}, answer_key) for answer_text in answer_texts]
     return tuple(dict.fromkeys(filter(None, accepted))) or None
 
 
-def _count(entry: Mapping[str, Any]) -> float:
-    count = entry.get("count")
-    if is_missing(count):
+def _count(annotation: Mapping[str, Any]) -> float:
+    annotator_count = annotation.get("count")
+    if is_missing(annotator_count):
         return 0.0
-    if isinstance(count, bool) or not isinstance(count, (int, float)):
-        raise ValueError(f"the count {count!r} of an annotation is not a number")
-    return float(count)
+    if isinstance(annotator_count, bool) or not isinstance(annotator_count, (int, float)):
+        raise ValueError(f"the count {annotator_count!r} of an annotation is not a number")
+    return float(annotator_count)
 
 
 ANNOTATED = RowSchema(

@@ -82,10 +82,10 @@ class RulesCase(msgspec.Struct, frozen=True):
 
 def _with_swapped_examples(row: Row) -> Row | None:
     """The row with its examples exchanged; None unless it has some of both kinds."""
-    case = row.case
-    if not isinstance(case, RulesCase) or not case.breaking or not case.allowed:
+    rules_case = row.case
+    if not isinstance(rules_case, RulesCase) or not rules_case.breaking or not rules_case.allowed:
         return None
-    swapped = msgspec.structs.replace(case, breaking=case.allowed, allowed=case.breaking)
+    swapped = msgspec.structs.replace(rules_case, breaking=rules_case.allowed, allowed=rules_case.breaking)
     return msgspec.structs.replace(row, case=swapped)
 
 
@@ -105,8 +105,8 @@ class RulesTask:
         """Raises ConfigError for an unknown method or style, labels that clash, or a score outside 0..1."""
         self.settings = msgspec.structs.replace(
             settings,
-            method=check_setting("method", settings.method, self.methods, task=self.name),
-            style=check_setting("style", settings.style, self.styles, task=self.name),
+            method=check_setting("method", settings.method, self.methods, task_name=self.name),
+            style=check_setting("style", settings.style, self.styles, task_name=self.name),
         )
         if not 0 <= settings.fallback_score <= 1:
             raise ConfigError(f"task.fallback_score={settings.fallback_score} is no probability", fix="use 0 to 1")
@@ -131,25 +131,25 @@ class RulesTask:
         as they are."""
         if isinstance(row.case, ChatCase):
             return chat_messages(row.case)
-        case = _case(row)
-        reply = _REPLY[self.settings.method]
+        rules_case = _case(row)
+        reply_instruction = _REPLY[self.settings.method]
         if self.settings.style == "plain":
-            builder = MessageBuilder().add("Rule: ").add_protected(case.rule)
-            builder.add(f"\nDoes the post break the rule? {reply}\nPost: ")
-            return (builder.add_truncatable(case.body).build("user"),)
-        builder = MessageBuilder().add("Rule:\n").add_protected(case.rule).add("\n\n")
-        _add_examples(builder, "Posts that break the rule:", case.breaking)
-        _add_examples(builder, "Posts that do not break the rule:", case.allowed)
-        role = "You judge whether a post breaks a community rule."
+            builder = MessageBuilder().add("Rule: ").add_protected(rules_case.rule)
+            builder.add(f"\nDoes the post break the rule? {reply_instruction}\nPost: ")
+            return (builder.add_truncatable(rules_case.body).build("user"),)
+        builder = MessageBuilder().add("Rule:\n").add_protected(rules_case.rule).add("\n\n")
+        _add_examples(builder, "Posts that break the rule:", rules_case.breaking)
+        _add_examples(builder, "Posts that do not break the rule:", rules_case.allowed)
+        system_text = "You judge whether a post breaks a community rule."
         if self.settings.style == "contrastive":
-            if case.breaking or case.allowed:
-                role = "You compare a post with examples to judge whether it breaks a community rule."
-            breaking, allowed = _BREAKING[bool(case.breaking)], _ALLOWED[bool(case.allowed)]
+            if rules_case.breaking or rules_case.allowed:
+                system_text = "You compare a post with examples to judge whether it breaks a community rule."
+            breaking, allowed = _BREAKING[bool(rules_case.breaking)], _ALLOWED[bool(rules_case.allowed)]
             builder.add(_STEPS.format(breaking=breaking, allowed=allowed))
-        if case.subreddit:
-            builder.add(f"Community: {case.subreddit}\n")
-        builder.add("New post:\n").add_truncatable(case.body)
-        return (Message("system", f"{role} {reply}"), builder.build("user"))
+        if rules_case.subreddit:
+            builder.add(f"Community: {rules_case.subreddit}\n")
+        builder.add("New post:\n").add_truncatable(rules_case.body)
+        return (Message("system", f"{system_text} {reply_instruction}"), builder.build("user"))
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """("Yes", "No"), or for a chat the first of the positive and of the negative labels that are configured; None
@@ -158,7 +158,7 @@ class RulesTask:
 
     def options(self, row: Row) -> dict[str, str]:
         """Yes and No, or the words by which a chat is answered."""
-        return {word: word for word in self._answers(row)}
+        return {answer_word: answer_word for answer_word in self._answers(row)}
 
     def gold_choice(self, row: Row) -> int | None:
         """Label 1 is the first choice, 0 the second."""
@@ -174,24 +174,24 @@ class RulesTask:
 
     def parse_logprobs(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> ParsedAnswer:
         """score = P(Yes) / (P(Yes) + P(No))."""
-        words = self._answers(row)
-        check_lengths(words, logprobs, lengths)
+        answer_words = self._answers(row)
+        check_lengths(answer_words, logprobs, lengths)
         probabilities = softmax(logprobs)
         if probabilities is None:
-            return invalid(f"the log-probabilities of {' and '.join(words)} are not numbers")
-        score = probabilities[0]
+            return invalid(f"the log-probabilities of {' and '.join(answer_words)} are not numbers")
+        yes_probability = probabilities[0]
         return ParsedAnswer(
-            answer=words[0 if score >= 0.5 else 1],
+            answer=answer_words[0 if yes_probability >= 0.5 else 1],
             stage="choice",
             valid=True,
-            score=score,
-            scores=dict(zip(words, probabilities, strict=True)),
+            score=yes_probability,
+            scores=dict(zip(answer_words, probabilities, strict=True)),
             choice_mass=choice_mass(logprobs),
         )
 
-    def parse_text(self, row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
+    def parse_text(self, row: Row, generated_text: str, *, cut_off: bool = True) -> ParsedAnswer:
         """The three-stage number parser; what it cannot read gets the fall-back score and no answer."""
-        probability = parse_probability(text)
+        probability = parse_probability(generated_text)
         if probability is None:
             return ParsedAnswer(
                 answer=None,
@@ -208,16 +208,16 @@ class RulesTask:
         """To 1 or 0, by the labels of gold or the task's own Yes and No. Where gold's `no` is a violation, as in a
         column `allowed`, those words mean two things and are refused."""
         labels = _OWN_LABELS | self._labels
-        unclear = {label for label, value in _OWN_LABELS.items() if labels[label] != value}
+        unclear = {label_text for label_text, label_value in _OWN_LABELS.items() if labels[label_text] != label_value}
 
         def read(row: Row, answer: str) -> int | str:
-            label = _find_label(answer, labels)
-            if label in unclear:
+            label_text = _find_label(answer, labels)
+            if label_text in unclear:
                 raise CellError(
                     f"{answer!r} says the contrary as the task's own answer and as a label of the gold file",
                     fix="evaluate with the column score, or write 1 for a violation and 0 for none",
                 )
-            return labels[label]
+            return labels[label_text]
 
         return read
 
@@ -229,59 +229,63 @@ class RulesTask:
         """Rule and post, or all of a chat."""
         return f"{row.case.rule}\n{row.case.body}" if isinstance(row.case, RulesCase) else self.text(row)
 
-    def with_text_of(self, row: Row, donor: Row) -> Row:
+    def with_text_of(self, row: Row, donor_row: Row) -> Row:
         """Another post under the row's rule and examples; another chat."""
-        if isinstance(row.case, RulesCase) and isinstance(donor.case, RulesCase):
-            return msgspec.structs.replace(row, case=msgspec.structs.replace(row.case, body=donor.case.body))
-        return with_chat_of(row, donor)
+        if isinstance(row.case, RulesCase) and isinstance(donor_row.case, RulesCase):
+            return msgspec.structs.replace(row, case=msgspec.structs.replace(row.case, body=donor_row.case.body))
+        return with_chat_of(row, donor_row)
 
     def _answers(self, row: Row) -> tuple[str, str]:
         return self._words if isinstance(row.case, ChatCase) else CHOICES
 
     def _chat_gold(self, answer: str) -> tuple[int | None, tuple[str, ...]]:
         """The label that a chat ends with, and a note where it is asked in other words."""
-        gold = self._gold(answer.rstrip(".。"))
-        word = self._words[0 if gold else 1]
-        if answer == word:
-            return gold, ()
-        note = f"the chat's answer {answer!r} is asked and trained as {word!r}; to keep the chats' own words, set "
-        return gold, (f"{note}task.positive_labels and task.negative_labels to them",)
+        gold_label = self._gold(answer.rstrip(".。"))
+        answer_word = self._words[0 if gold_label else 1]
+        if answer == answer_word:
+            return gold_label, ()
+        rewording_note = (
+            f"the chat's answer {answer!r} is asked and trained as {answer_word!r}; to keep the chats' own words, set "
+        )
+        return gold_label, (f"{rewording_note}task.positive_labels and task.negative_labels to them",)
 
-    def _build(self, values: Mapping[str, Any], row_id: str, line: int) -> Row:
-        examples = [text_value(values, name) for name in _EXAMPLES]
-        case = RulesCase(
-            body=needed_text(values, "body"),
-            rule=needed_text(values, "rule"),
-            subreddit=text_value(values, "subreddit"),
+    def _build(self, cell_values: Mapping[str, Any], row_id: str, line_number: int) -> Row:
+        examples = [text_value(cell_values, column_name) for column_name in _EXAMPLES]
+        rules_case = RulesCase(
+            body=needed_text(cell_values, "body"),
+            rule=needed_text(cell_values, "rule"),
+            subreddit=text_value(cell_values, "subreddit"),
             breaking=tuple(filter(None, examples[:2])),
             allowed=tuple(filter(None, examples[2:])),
         )
         return Row(
             id=row_id,
-            case=case,
-            subject=text_value(values, "subject"),
-            gold=self._gold(values.get("rule_violation")),
-            group=text_value(values, "group"),
-            line=line,
+            case=rules_case,
+            subject=text_value(cell_values, "subject"),
+            gold=self._gold(cell_values.get("rule_violation")),
+            group=text_value(cell_values, "group"),
+            line=line_number,
             notes=(_EXAMPLES_UNUSED,) if any(examples) and self.settings.style == "plain" else (),
         )
 
-    def _gold(self, value: object) -> int | None:
-        return self._labels[_find_label(value, self._labels)] if _spelling(value) else None
+    def _gold(self, cell_value: object) -> int | None:
+        return self._labels[_find_label(cell_value, self._labels)] if _spelling(cell_value) else None
 
 
-def _find_label(value: object, labels: Mapping[str, int]) -> str:
+def _find_label(cell_value: object, labels: Mapping[str, int]) -> str:
     """The label that a value names. Raises ValueError when it is none."""
-    spelling = _spelling(value)
+    spelling = _spelling(cell_value)
     # "Yes." and "**Yes**" are labels as well, unless a label is spelt with such marks.
-    label = spelling if spelling in labels else spelling.strip(_MARKS)
-    if label not in labels:
-        positive, negative = ([k for k, v in labels.items() if v == side] for side in (1, 0))
+    label_text = spelling if spelling in labels else spelling.strip(_MARKS)
+    if label_text not in labels:
+        positive, negative = (
+            [k for k, label_value in labels.items() if label_value == gold_value] for gold_value in (1, 0)
+        )
         raise CellError(
-            f"the label {value!r} is neither a violation ({', '.join(positive)}) nor none ({', '.join(negative)})",
+            f"the label {cell_value!r} is neither a violation ({', '.join(positive)}) nor none ({', '.join(negative)})",
             fix="say what the file's labels mean, all of them: task.positive_labels=[...] task.negative_labels=[...]",
         )
-    return label
+    return label_text
 
 
 def _own(labels: Sequence[str], default: Sequence[str]) -> bool:
@@ -289,8 +293,8 @@ def _own(labels: Sequence[str], default: Sequence[str]) -> bool:
 
 
 def _label_table(settings: TaskSettings) -> dict[str, int]:
-    positive = {_spelling(label) for label in settings.positive_labels or DEFAULT_POSITIVE}
-    negative = {_spelling(label) for label in settings.negative_labels or DEFAULT_NEGATIVE}
+    positive = {_spelling(label_text) for label_text in settings.positive_labels or DEFAULT_POSITIVE}
+    negative = {_spelling(label_text) for label_text in settings.negative_labels or DEFAULT_NEGATIVE}
     if ambiguous := sorted(positive & negative):
         raise ConfigError(
             f"the labels {ambiguous} are in task.positive_labels and in task.negative_labels",
@@ -299,22 +303,24 @@ def _label_table(settings: TaskSettings) -> dict[str, int]:
     return dict.fromkeys(sorted(positive), 1) | dict.fromkeys(sorted(negative), 0)
 
 
-def _spelling(value: object) -> str:
+def _spelling(cell_value: object) -> str:
     """A label as it is compared: "Spam " is "spam", 1.0, 1e0 and "1.0" are "1", true is "true"."""
-    text = "" if is_missing(value) else str(value).strip().casefold()
-    return re.sub(r"([0-9])\.0+", r"\1", text) if re.fullmatch(r"[+-]?[0-9]+\.0+", text) else text
+    spelled_text = "" if is_missing(cell_value) else str(cell_value).strip().casefold()
+    return (
+        re.sub(r"([0-9])\.0+", r"\1", spelled_text) if re.fullmatch(r"[+-]?[0-9]+\.0+", spelled_text) else spelled_text
+    )
 
 
-def _add_examples(builder: MessageBuilder, label: str, examples: Sequence[str]) -> None:
+def _add_examples(builder: MessageBuilder, heading: str, examples: Sequence[str]) -> None:
     if examples:
-        builder.add(label)
+        builder.add(heading)
         for example in examples:
             builder.add("\n- ").add_truncatable(example)
         builder.add("\n\n")
 
 
-def _verdict(score: float) -> str:
-    return CHOICES[0] if score >= 0.5 else CHOICES[1]
+def _verdict(probability: float) -> str:
+    return CHOICES[0] if probability >= 0.5 else CHOICES[1]
 
 
 def _case(row: Row) -> RulesCase:

@@ -41,14 +41,15 @@ def answer_tokens(example: Example) -> int:
     return max(0, len(example.encoded.tokens) - max(1, example.encoded.answer_start))
 
 
-def check_examples(examples: Sequence[Example], *, vocab_size: int, role: str) -> None:
+def check_examples(examples: Sequence[Example], *, vocab_size: int, set_name: str) -> None:
     """Raise TrainingError, naming rows, for rows without an answer token or with tokens the base does not
     have.
     """
-    empty = [example.id for example in examples if answer_tokens(example) == 0]
-    if empty:
+    empty_examples = [example.id for example in examples if answer_tokens(example) == 0]
+    if empty_examples:
         raise TrainingError(
-            f"{len(empty)} of {len(examples)} {role} rows have no answer token to learn: {name_rows(empty)}",
+            f"{len(empty_examples)} of {len(examples)} {set_name} rows have no answer token to learn: "
+            f"{name_rows(empty_examples)}",
             fix="raise training.max_seq_length, and see whether these rows have an answer",
         )
     foreign = [
@@ -58,25 +59,25 @@ def check_examples(examples: Sequence[Example], *, vocab_size: int, role: str) -
     ]
     if foreign:
         raise TrainingError(
-            f"{len(foreign)} {role} rows hold token ids outside the base model's vocabulary of {vocab_size}: "
+            f"{len(foreign)} {set_name} rows hold token ids outside the base model's vocabulary of {vocab_size}: "
             f"{name_rows(foreign)}",
             fix="tokenizer and weights are of different models; use those of one folder",
         )
 
 
-def name_rows(ids: Sequence[str]) -> str:
+def name_rows(row_ids: Sequence[str]) -> str:
     """Row ids for a message: the first few, and how many more."""
-    return listed(map(repr, ids), 8)
+    return listed(map(repr, row_ids), 8)
 
 
 def digest_examples(examples: Iterable[Example]) -> str:
     """ "sha256:..." of ids, tokens and loss masks in their order."""
     digest = hashlib.sha256()
     for example in examples:
-        name = example.id.encode("utf-8", "surrogatepass")
+        encoded_id = example.id.encode("utf-8", "surrogatepass")
         tokens = array("q", example.encoded.tokens)
-        digest.update(array("q", (len(name), len(tokens), example.encoded.answer_start)).tobytes())
-        digest.update(name)
+        digest.update(array("q", (len(encoded_id), len(tokens), example.encoded.answer_start)).tobytes())
+        digest.update(encoded_id)
         digest.update(tokens.tobytes())
     return f"sha256:{digest.hexdigest()}"
 
@@ -90,15 +91,19 @@ def plan_epoch(
     batches shuffled again so that no update sees one length only. The last update may be smaller.
     """
     chance = random.Random(f"lorica:{seed}:{epoch}")
-    order = list(range(len(lengths)))
-    chance.shuffle(order)
+    example_order = list(range(len(lengths)))
+    chance.shuffle(example_order)
     bucket = BUCKET_BATCHES * batch_size
     batches: list[list[int]] = []
-    for start in range(0, len(order), bucket):
-        rows = sorted(order[start : start + bucket], key=lambda index: lengths[index])
-        batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    for bucket_start in range(0, len(example_order), bucket):
+        rows = sorted(
+            example_order[bucket_start : bucket_start + bucket], key=lambda example_index: lengths[example_index]
+        )
+        batches += [rows[first_row : first_row + batch_size] for first_row in range(0, len(rows), batch_size)]
     chance.shuffle(batches)
-    return [batches[start : start + accumulation] for start in range(0, len(batches), accumulation)]
+    return [
+        batches[update_start : update_start + accumulation] for update_start in range(0, len(batches), accumulation)
+    ]
 
 
 def updates_per_epoch(rows: int, *, batch_size: int, accumulation: int) -> int:
@@ -111,11 +116,11 @@ def updates_per_epoch(rows: int, *, batch_size: int, accumulation: int) -> int:
 def evaluation_plan(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
     """Indices of rows by length, cut so that a padded batch stays within the budget (one row always fits)."""
     batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+    for example_index in sorted(range(len(lengths)), key=lambda example_index: lengths[example_index]):
         # Ascending lengths: the newest row is the longest of its batch.
-        if not batches or (len(batches[-1]) + 1) * lengths[index] > token_budget:
+        if not batches or (len(batches[-1]) + 1) * lengths[example_index] > token_budget:
             batches.append([])
-        batches[-1].append(index)
+        batches[-1].append(example_index)
     return batches
 
 
@@ -126,9 +131,9 @@ def make_batch(examples: Sequence[Example], device: torch.device) -> TrainingBat
     positions: list[int] = []
     targets: list[int] = []
     for row in rows:
-        start = len(positions)
+        sequence_start = len(positions)
         positions += range(len(row.tokens))
-        targets += range(start + max(1, row.answer_start), start + len(row.tokens))
+        targets += range(sequence_start + max(1, row.answer_start), sequence_start + len(row.tokens))
     packed = torch.tensor([tokens, positions])
     chosen = torch.tensor(targets)
     placed = packed.to(device)

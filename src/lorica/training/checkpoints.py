@@ -51,24 +51,24 @@ def read_record(folder: Path) -> RunRecord | None:
     """`training.json` of a run's folder, or None when there is none. Raises ResumeError when it is unreadable, or says
     what no run writes.
     """
-    path = folder / RECORD
+    record_path = folder / RECORD
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(record_path.read_bytes())
         if record["result"] is not None:
             record["result"]["folder"] = folder
-        read = msgspec.convert(record, RunRecord)
-        if (read.result is None) == (read.status == "finished"):
-            raise ValueError(f"status {read.status!r} and result {read.result!r}")
-        return read
+        run_record = msgspec.convert(record, RunRecord)
+        if (run_record.result is None) == (run_record.status == "finished"):
+            raise ValueError(f"status {run_record.status!r} and result {run_record.result!r}")
+        return run_record
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ResumeError(f"{path}: unreadable: {error}", fix="delete the folder or name another") from error
+        raise ResumeError(f"{record_path}: unreadable: {error}", fix="delete the folder or name another") from error
 
 
 def record_bytes(
     manifest: Mapping[str, str],
-    facts: Mapping[str, Any],
+    recorded_facts: Mapping[str, Any],
     result: TrainResult | None = None,
     published: Mapping[str, str] | None = None,
 ) -> bytes:
@@ -85,51 +85,53 @@ def record_bytes(
         "status": "running" if result is None else "finished",
         "manifest": dict(manifest),
         "result": values,
-        **facts,
+        **recorded_facts,
     }
     return to_json({**record, "published": dict(published)} if published else record)
 
 
 def save_weights(
-    folder: Path, config: AdapterConfig, lora: LoraWeights, extra: Mapping[str, bytes] | None = None
+    folder: Path, config: AdapterConfig, lora_weights: LoraWeights, extra_files: Mapping[str, bytes] | None = None
 ) -> str:
     """Write an adapter in PEFT's format, float32. Returns the digest of its weights' file."""
     tensors = {}
-    for name, tensor in lora.to_tensors().items():
-        plain = tensor.detach().to("cpu", torch.float32).contiguous()
-        tensors[name] = ("F32", tuple(plain.shape), plain.numpy().tobytes())
-    save_adapter(folder, config, tensors, extra_files=extra)
+    for tensor_name, tensor in lora_weights.to_tensors().items():
+        plain_tensor = tensor.detach().to("cpu", torch.float32).contiguous()
+        tensors[tensor_name] = ("F32", tuple(plain_tensor.shape), plain_tensor.numpy().tobytes())
+    save_adapter(folder, config, tensors, extra_files=extra_files)
     return file_sha256(folder / WEIGHTS_NAME)
 
 
-def load_weights(folder: Path, lora: LoraWeights, shape: DecoderConfig) -> None:
-    """Copy the weights of a saved adapter into `lora`, in place: fresh memory has the alignment of an
+def load_weights(folder: Path, lora_weights: LoraWeights, model_shape: DecoderConfig) -> None:
+    """Copy the weights of a saved adapter into `lora_weights`, in place: fresh memory has the alignment of an
     unbroken run.
     """
-    stored = load_lora(lora.name, open_adapter(folder), shape)
+    stored = load_lora(lora_weights.name, open_adapter(folder), model_shape)
     with torch.no_grad():
-        for path, pair in lora.pairs.items():
-            pair.a.copy_(stored.pairs[path].a)
-            pair.b.copy_(stored.pairs[path].b)
+        for module_path, factor_pair in lora_weights.pairs.items():
+            factor_pair.a.copy_(stored.pairs[module_path].a)
+            factor_pair.b.copy_(stored.pairs[module_path].b)
 
 
-def save_checkpoint(folder: Path, config: AdapterConfig, learner: Learner, state: State, *, limit: int) -> Path:
-    """Write `checkpoints/step-N`, whole or not at all; keep the `limit` newest and the best."""
+def save_checkpoint(
+    folder: Path, config: AdapterConfig, learner: Learner, run_state: State, *, max_checkpoints: int
+) -> Path:
+    """Write `checkpoints/step-N`, whole or not at all; keep the `max_checkpoints` newest and the best."""
     from safetensors.torch import save
 
     scaler = learner.precision.scaler
-    state.scaler = dict(scaler.state_dict()) if scaler is not None else {}
-    state.skipped = learner.skipped
+    run_state.scaler = dict(scaler.state_dict()) if scaler is not None else {}
+    run_state.skipped = learner.skipped
     moments = {}
-    for name, parameter in learner.lora.to_tensors().items():
-        for key, value in learner.optimizer.state.get(parameter, {}).items():
-            moments[f"{key}.{name}"] = value.detach().cpu().contiguous()
-    checkpoint = folder / "checkpoints" / f"step-{state.step}"
-    extra = {"optimizer.safetensors": save(moments), "state.json": state.to_json()}
-    save_weights(checkpoint, config, learner.lora, extra)
-    for old in _numbered(folder, "step")[:-limit]:
-        shutil.rmtree(old)
-    keep_best(folder, state.best_step)
+    for tensor_name, parameter in learner.lora.to_tensors().items():
+        for moment_name, moment in learner.optimizer.state.get(parameter, {}).items():
+            moments[f"{moment_name}.{tensor_name}"] = moment.detach().cpu().contiguous()
+    checkpoint = folder / "checkpoints" / f"step-{run_state.step}"
+    extra_files = {"optimizer.safetensors": save(moments), "state.json": run_state.to_json()}
+    save_weights(checkpoint, config, learner.lora, extra_files)
+    for old_checkpoint in _numbered(folder, "step")[:-max_checkpoints]:
+        shutil.rmtree(old_checkpoint)
+    keep_best(folder, run_state.best_step)
     return checkpoint
 
 
@@ -138,19 +140,21 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(_numbered(folder, "step"), key=_number, default=None)
 
 
-def load_checkpoint(folder: Path, learner: Learner, run: str) -> State | None:
+def load_checkpoint(folder: Path, learner: Learner, run_digest: str) -> State | None:
     """Put the newest checkpoint's weights, moments and scale back; None when the run has none yet.
 
-    run: digest of the run's manifest. Raises ResumeError when the checkpoint, or the best adapter it refers to, cannot
-    be used or belongs to another run.
+    run_digest: digest of the run's manifest. Raises ResumeError when the checkpoint, or the best adapter it refers to,
+    cannot be used or belongs to another run.
     """
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None:
         keep_best(folder)
         return None
     try:
-        state = State.from_json((checkpoint / "state.json").read_bytes(), where=str(checkpoint / "state.json"))
-        if state.run not in ("", run):  # "": written before there was this digest
+        run_state = State.from_json(
+            (checkpoint / "state.json").read_bytes(), location_text=str(checkpoint / "state.json")
+        )
+        if run_state.run not in ("", run_digest):  # "": written before there was this digest
             raise ResumeError("it is the checkpoint of another run")
         load_weights(checkpoint, learner.lora, learner.decoder.config)
         _load_moments(checkpoint, learner)
@@ -159,44 +163,46 @@ def load_checkpoint(folder: Path, learner: Learner, run: str) -> State | None:
             f"{checkpoint}: cannot be resumed from: {error}",
             fix="delete this checkpoint, or train into another run_dir",
         ) from error
-    if learner.precision.scaler is not None and state.scaler:
-        learner.precision.scaler.load_state_dict(state.scaler)
-    learner.skipped = state.skipped
-    if state.best_step and not best_folder(folder, state.best_step).is_dir():
+    if learner.precision.scaler is not None and run_state.scaler:
+        learner.precision.scaler.load_state_dict(run_state.scaler)
+    learner.skipped = run_state.skipped
+    if run_state.best_step and not best_folder(folder, run_state.best_step).is_dir():
         raise ResumeError(
-            f"{best_folder(folder, state.best_step)}: is missing, and {checkpoint.name} refers to it",
+            f"{best_folder(folder, run_state.best_step)}: is missing, and {checkpoint.name} refers to it",
             fix="train into another run_dir",
         )
     # What was best after this checkpoint will be found again.
-    keep_best(folder, state.best_step)
-    return state
+    keep_best(folder, run_state.best_step)
+    return run_state
 
 
-def load_best(folder: Path, state: State, lora: LoraWeights, shape: DecoderConfig) -> None:
+def load_best(folder: Path, run_state: State, lora_weights: LoraWeights, model_shape: DecoderConfig) -> None:
     """Load the best weights. Raises ResumeError when they are not those that were evaluated."""
-    best = best_folder(folder, state.best_step)
-    if state.best_digest and file_sha256(best / WEIGHTS_NAME) != state.best_digest:
-        raise ResumeError(f"{best}: {WEIGHTS_NAME} is not what this run wrote there", fix="train into another run_dir")
-    load_weights(best, lora, shape)
+    best_path = best_folder(folder, run_state.best_step)
+    if run_state.best_digest and file_sha256(best_path / WEIGHTS_NAME) != run_state.best_digest:
+        raise ResumeError(
+            f"{best_path}: {WEIGHTS_NAME} is not what this run wrote there", fix="train into another run_dir"
+        )
+    load_weights(best_path, lora_weights, model_shape)
 
 
-def best_folder(folder: Path, step: int) -> Path:
+def best_folder(folder: Path, update_step: int) -> Path:
     """Where the best adapter so far is kept while the run goes on."""
-    return folder / "checkpoints" / f"best-{step}"
+    return folder / "checkpoints" / f"best-{update_step}"
 
 
-def keep_best(folder: Path, *steps: int) -> None:
+def keep_best(folder: Path, *best_steps: int) -> None:
     """Remove the copies of the best adapter but those of these updates."""
-    for path in _numbered(folder, "best"):
-        if _number(path) not in steps:
-            shutil.rmtree(path)
+    for checkpoint_path in _numbered(folder, "best"):
+        if _number(checkpoint_path) not in best_steps:
+            shutil.rmtree(checkpoint_path)
 
 
-def remove_checkpoints(folder: Path, last: int, *, save_steps: int) -> None:
-    """Remove the checkpoints that were kept only until the adapter is published. last: the last update."""
+def remove_checkpoints(folder: Path, last_step: int, *, save_steps: int) -> None:
+    """Remove the checkpoints that were kept only until the adapter is published. last_step: the last update."""
     keep_best(folder)
-    if last % save_steps:
-        shutil.rmtree(folder / "checkpoints" / f"step-{last}", ignore_errors=True)
+    if last_step % save_steps:
+        shutil.rmtree(folder / "checkpoints" / f"step-{last_step}", ignore_errors=True)
 
 
 def _load_moments(checkpoint: Path, learner: Learner) -> None:
@@ -207,29 +213,37 @@ def _load_moments(checkpoint: Path, learner: Learner) -> None:
         moments: dict[str, Tensor] = load((checkpoint / "optimizer.safetensors").read_bytes())
     except SafetensorError as error:
         raise ValueError(f"optimizer.safetensors: {error}") from error
-    for name, parameter in learner.lora.to_tensors().items():
+    for tensor_name, parameter in learner.lora.to_tensors().items():
         learner.optimizer.state[parameter] = {
-            key: moments[f"{key}.{name}"].clone().to(parameter.device) for key in ("step", "exp_avg", "exp_avg_sq")
+            moment_name: moments[f"{moment_name}.{tensor_name}"].clone().to(parameter.device)
+            for moment_name in ("step", "exp_avg", "exp_avg_sq")
         }
 
 
 def _numbered(folder: Path, prefix: str) -> list[Path]:
-    paths = (folder / "checkpoints").glob(f"{prefix}-*")
-    return sorted((path for path in paths if path.name[len(prefix) + 1 :].isdecimal()), key=_number)
+    checkpoint_paths = (folder / "checkpoints").glob(f"{prefix}-*")
+    return sorted(
+        (
+            checkpoint_path
+            for checkpoint_path in checkpoint_paths
+            if checkpoint_path.name[len(prefix) + 1 :].isdecimal()
+        ),
+        key=_number,
+    )
 
 
-def _number(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
+def _number(checkpoint_path: Path) -> int:
+    return int(checkpoint_path.name.rpartition("-")[2])
 
 
 def discard_run(folder: Path) -> None:
     """Remove what a run wrote before its first update: another one may begin there."""
-    for name in (RECORD, LOG):
-        (folder / name).unlink(missing_ok=True)
+    for file_name in (RECORD, LOG):
+        (folder / file_name).unlink(missing_ok=True)
 
 
 def remove_partial_files(folder: Path) -> None:
     """Remove what a killed process left half written; the caller holds the lock, so nobody is writing it."""
     for directory in (folder, folder / "checkpoints"):
-        for path in list(directory.glob(".*.tmp")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for checkpoint_path in list(directory.glob(".*.tmp")):
+            shutil.rmtree(checkpoint_path) if checkpoint_path.is_dir() else checkpoint_path.unlink()

@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 def make_listener(*, logging_steps: int, stream: TextIO | None = None) -> Listener:
     """A bar when `stream` (default: stderr) is a terminal, else a line every `logging_steps` updates."""
-    out = sys.stderr if stream is None else stream
-    return BarListener(out) if out.isatty() else LineListener(out, logging_steps)
+    output_stream = sys.stderr if stream is None else stream
+    return BarListener(output_stream) if output_stream.isatty() else LineListener(output_stream, logging_steps)
 
 
 class SilentListener:
     """Shows nothing."""
 
-    def started(self, name: str, done: int, total: int) -> None:
+    def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
         """Nothing."""
 
     def stepped(self, report: StepReport) -> None:
         """Nothing."""
 
-    def evaluated(self, step: int, loss: float, best: bool) -> None:
+    def evaluated(self, step: int, validation_loss: float, is_best: bool) -> None:
         """Nothing."""
 
-    def note(self, text: str) -> None:
+    def note(self, note_text: str) -> None:
         """Nothing."""
 
     def finished(self, result: TrainResult) -> None:
@@ -43,28 +43,28 @@ class SilentListener:
 class LineListener:
     """Plain lines, for files and pipes."""
 
-    def __init__(self, stream: TextIO, every: int) -> None:
+    def __init__(self, stream: TextIO, report_interval: int) -> None:
         self._stream = stream
-        self._every = every
+        self._every = report_interval
         self._name = ""
 
-    def started(self, name: str, done: int, total: int) -> None:
+    def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
         """Say what begins, or goes on."""
-        self._name = name
-        self._say(f"{total} updates" + (f", going on after {done}" if done else ""))
+        self._name = adapter_name
+        self._say(f"{total_steps} updates" + (f", going on after {completed_steps}" if completed_steps else ""))
 
     def stepped(self, report: StepReport) -> None:
         """A line every so many updates, and for the last."""
         if report.step % self._every == 0 or report.step == report.total:
             self._say(f"update {report.step}/{report.total}, {_numbers(report)}, lr {report.learning_rate:.2e}")
 
-    def evaluated(self, step: int, loss: float, best: bool) -> None:
+    def evaluated(self, step: int, validation_loss: float, is_best: bool) -> None:
         """The held-out loss."""
-        self._say(_evaluation(step, loss, best))
+        self._say(_evaluation(step, validation_loss, is_best))
 
-    def note(self, text: str) -> None:
+    def note(self, note_text: str) -> None:
         """The text as a line of its own."""
-        self._say(text)
+        self._say(note_text)
 
     def finished(self, result: TrainResult) -> None:
         """The result in one line; what is said from now on is of another run."""
@@ -74,8 +74,8 @@ class LineListener:
     def closed(self) -> None:
         """Nothing to give back."""
 
-    def _say(self, text: str) -> None:
-        print(f"{self._name}: {text}" if self._name else text, file=self._stream, flush=True)
+    def _say(self, note_text: str) -> None:
+        print(f"{self._name}: {note_text}" if self._name else note_text, file=self._stream, flush=True)
 
 
 class BarListener:
@@ -86,10 +86,10 @@ class BarListener:
         self._bar = progress_bar(stream)
         self._task: TaskID | None = None
 
-    def started(self, name: str, done: int, total: int) -> None:
+    def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
         """Draw the bar."""
         self._bar = progress_bar(self._stream)  # a bar of an earlier run stays as it ended
-        self._task = self._bar.add_task(name, total=total, completed=done, detail="")
+        self._task = self._bar.add_task(adapter_name, total=total_steps, completed=completed_steps, detail="")
         self._bar.start()
 
     def stepped(self, report: StepReport) -> None:
@@ -97,13 +97,13 @@ class BarListener:
         if self._task is not None:
             self._bar.update(self._task, completed=report.step, detail=_numbers(report))
 
-    def evaluated(self, step: int, loss: float, best: bool) -> None:
+    def evaluated(self, step: int, validation_loss: float, is_best: bool) -> None:
         """A line above the bar."""
-        self.note(_evaluation(step, loss, best))
+        self.note(_evaluation(step, validation_loss, is_best))
 
-    def note(self, text: str) -> None:
+    def note(self, note_text: str) -> None:
         """A line above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(note_text, markup=False, highlight=False, soft_wrap=True)
 
     def finished(self, result: TrainResult) -> None:
         """The result in one line."""
@@ -127,6 +127,6 @@ def _numbers(report: StepReport) -> str:
     return f"loss {report.loss:.4f}, {report.tokens_per_second:,.0f} tokens/s"
 
 
-def _evaluation(step: int, loss: float, best: bool) -> str:
-    after = f"after update {step}" if step else "of the base model"
-    return f"loss {after}: {loss:.4f}" + (" (best so far)" if best else "")
+def _evaluation(step: int, validation_loss: float, is_best: bool) -> str:
+    update_words = f"after update {step}" if step else "of the base model"
+    return f"loss {update_words}: {validation_loss:.4f}" + (" (best so far)" if is_best else "")

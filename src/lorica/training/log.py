@@ -19,37 +19,37 @@ class TrainingLog:
 
     def __init__(self, folder: Path, *, keep_until: int | None) -> None:
         """keep_until: the last update whose lines stay; None starts an empty log."""
-        path = folder / LOG
-        lines = [] if keep_until is None or not path.exists() else _lines(path, keep_until)
-        with atomic_file(path) as file:
-            file.writelines(lines)
-        self._file: BinaryIO = path.open("ab")
+        log_path = folder / LOG
+        log_lines = [] if keep_until is None or not log_path.exists() else _lines(log_path, keep_until)
+        with atomic_file(log_path) as log_file:
+            log_file.writelines(log_lines)
+        self._file: BinaryIO = log_path.open("ab")
 
     def write(self, values: Mapping[str, float | int | bool | None]) -> None:
         """One line, with the time (UTC) added."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._file.write(json.dumps({**values, "time": now}).encode("utf-8") + b"\n")
+        timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._file.write(json.dumps({**values, "time": timestamp}).encode("utf-8") + b"\n")
         self._file.flush()
 
     def __enter__(self) -> TrainingLog:
         return self
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
 
 
-def _lines(path: Path, last: int) -> list[bytes]:
-    lines = []
-    for line in path.read_bytes().splitlines(keepends=True):
+def _lines(log_path: Path, last_step: int) -> list[bytes]:
+    log_lines = []
+    for log_line in log_path.read_bytes().splitlines(keepends=True):
         try:
-            values = json.loads(line)
+            values = json.loads(log_line)
             step = values["step"]
         except (ValueError, KeyError, TypeError):
             continue  # the torn tail of a killed process
         if "trained_loss" in values:
             continue  # of the end of the run, which has the number of its last update
-        if isinstance(step, int) and step <= last and line.endswith(b"\n"):
-            lines.append(line)
-    return lines
+        if isinstance(step, int) and step <= last_step and log_line.endswith(b"\n"):
+            log_lines.append(log_line)
+    return log_lines

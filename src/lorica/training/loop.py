@@ -43,19 +43,18 @@ def train(
     settings: TrainingConfig,
     folder: Path,
     *,
-    name: str,
+    adapter_name: str,
     listener: Listener,
     digests: Mapping[str, str] | None = None,
-    facts: Mapping[str, object] | None = None,
-    issue: Issue | None = None,
-    lock: FolderLock | None = None,
+    extra_facts: Mapping[str, object] | None = None,
+    issue_passport: Issue | None = None,
+    folder_lock: FolderLock | None = None,
 ) -> TrainResult:
     """Train one adapter on a base model, which is frozen, and save it in `folder` in PEFT's format.
 
     validation may be empty: then the last state is published, else the one with the lowest held-out loss.
-    digests: what else identifies the run (base, tokenizer, template, files), compared when it is resumed. facts: what
-    else its record says. issue: makes the passport that is published with the adapter. lock: on `folder`, where the
-    caller holds it already.
+    digests: what else identifies the run (base, tokenizer, template, files), compared when it is resumed. extra_facts:
+    of its record. issue_passport: makes the adapter's passport. folder_lock: on `folder`, if the caller holds it.
 
     Ctrl-C, SIGTERM and SIGHUP finish the update, write a checkpoint and raise KeyboardInterrupt. Raises ConfigError for
     impossible settings, TrainingError when there is nothing to learn, a loss is not finite or the folder cannot be
@@ -64,34 +63,35 @@ def train(
     folder = Path(folder)
     check_settings(settings, device=decoder.device.type, validation=bool(validation))
     if not examples:
-        raise TrainingError(f"adapter {name!r}: no rows to train on", fix="give rows with answers")
-    for rows, role in ((examples, "training"), (validation, "held-out")):
-        check_examples(rows, vocab_size=decoder.config.vocab_size, role=role)
+        raise TrainingError(f"adapter {adapter_name!r}: no rows to train on", fix="give rows with answers")
+    for rows, set_name in ((examples, "training"), (validation, "held-out")):
+        check_examples(rows, vocab_size=decoder.config.vocab_size, set_name=set_name)
     config = complete_config(adapter_config, decoder.config)
     manifest = make_manifest(
-        name=name,
+        adapter_name=adapter_name,
         settings=settings,
         config=config,
         examples=examples,
         validation=validation,
-        base={"shape": repr(decoder.config), "dtype": str(decoder.dtype)},
+        base_description={"shape": repr(decoder.config), "dtype": str(decoder.dtype)},
         digests=digests or {},
     )
-    record_facts = {**run_facts(name, decoder, examples, validation), **(facts or {})}
-    with ExitStack() as stack:
-        run_lock = lock or stack.enter_context(lock_run(folder))
+    record_facts = {**run_facts(adapter_name, decoder, examples, validation), **(extra_facts or {})}
+    with ExitStack() as exit_stack:
+        run_lock = folder_lock or exit_stack.enter_context(lock_run(folder))
         finished = publish.open_run(folder, manifest, resume=settings.resume)
         if finished is not None:
-            for change in publish.issue_missing_passport(folder, finished, issue) if issue is not None else ():
-                listener.note(f"{name}: {change}; look at it with `lorica check {folder}`")
+            changes = publish.issue_missing_passport(folder, finished, issue_passport) if issue_passport else []
+            for change in changes:
+                listener.note(f"{adapter_name}: {change}; look at it with `lorica check {folder}`")
             checkpoints.remove_checkpoints(folder, finished.steps, save_steps=settings.save_steps)
-            listener.note(f"{name}: finished before, nothing to do")
+            listener.note(f"{adapter_name}: finished before, nothing to do")
             return finished
-        stage, result = _run_training(
-            decoder, config, examples, validation, settings, run_lock, name=name, listener=listener, manifest=manifest,
-            facts=record_facts,
+        staged_folder, result = _run_training(
+            decoder, config, examples, validation, settings, run_lock, adapter_name=adapter_name, listener=listener,
+            manifest=manifest, record_facts=record_facts,
         )  # fmt: skip
-        _publish(run_lock, stage, manifest, record_facts, result, issue)
+        _publish(run_lock, staged_folder, manifest, record_facts, result, issue_passport)
         checkpoints.remove_checkpoints(folder, result.steps, save_steps=settings.save_steps)
     listener.finished(result)
     return result
@@ -109,240 +109,272 @@ def _run_training(
     examples: Sequence[Example],
     validation: Sequence[Example],
     settings: TrainingConfig,
-    lock: FolderLock,
+    folder_lock: FolderLock,
     *,
-    name: str,
+    adapter_name: str,
     listener: Listener,
     manifest: Mapping[str, str],
-    facts: Mapping[str, object],
+    record_facts: Mapping[str, object],
 ) -> tuple[Path, TrainResult]:
     """Make the updates; where the adapter that is to be published is, and the result."""
-    folder = lock.folder
+    folder = folder_lock.folder
     decoder.requires_grad_(False)
     devices = [decoder.device] if decoder.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        learner = make_learner(decoder, name, config, settings)
-        with publish.naming_disk_errors(lock):
-            publish.record_start(folder, manifest, facts)  # only now: what cannot start leaves no trace
-            state = checkpoints.load_checkpoint(folder, learner, run_digest(manifest))
+        learner = make_learner(decoder, adapter_name, config, settings)
+        with publish.naming_disk_errors(folder_lock):
+            publish.record_start(folder, manifest, record_facts)  # only now: what cannot start leaves no trace
+            run_state = checkpoints.load_checkpoint(folder, learner, run_digest(manifest))
             try:
-                with TrainingLog(folder, keep_until=None if state is None else state.step) as log:
-                    state = state or State(run=run_digest(manifest))
-                    run = prepare(learner, config, examples, validation, settings, lock, listener, log, state)
-                    listener.started(name, run.state.step, run.total)
+                with TrainingLog(folder, keep_until=None if run_state is None else run_state.step) as training_log:
+                    run_state = run_state or State(run=run_digest(manifest))
+                    training_run = prepare(
+                        learner, config, examples, validation, settings, folder_lock, listener, training_log, run_state
+                    )
+                    listener.started(adapter_name, training_run.state.step, training_run.total)
                     try:
-                        return _train_to_end(run)
+                        return _train_to_end(training_run)
                     except BaseNotFiniteError as error:
-                        if not run.state.step:
+                        if not training_run.state.step:
                             checkpoints.discard_run(folder)
                         else:
                             error.fix += f"; then train into another run_dir, or after deleting {folder}"
                         raise
                     except NotFiniteError as error:
-                        publish.record_start(folder, manifest, {**facts, "diverged": error.message})
-                        raise _diverged_error(run, error) from error
+                        publish.record_start(folder, manifest, {**record_facts, "diverged": error.message})
+                        raise _diverged_error(training_run, error) from error
             finally:
                 listener.closed()
 
 
 def _publish(
-    lock: FolderLock,
-    stage: Path,
+    folder_lock: FolderLock,
+    staged_folder: Path,
     manifest: Mapping[str, str],
-    facts: Mapping[str, object],
+    record_facts: Mapping[str, object],
     result: TrainResult,
-    issue: Issue | None,
+    issue_passport: Issue | None,
 ) -> None:
     """Publish the staged adapter with its passport; without one when none can be made, and then say so."""
     passport, problem = None, None
     try:
-        passport = issue(stage, result) if issue is not None else None
+        passport = issue_passport(staged_folder, result) if issue_passport is not None else None
     except LoricaError as error:
         problem = error
-    with publish.naming_disk_errors(lock):
-        publish.publish(lock, stage, manifest, facts, result, passport)
+    with publish.naming_disk_errors(folder_lock):
+        publish.publish(folder_lock, staged_folder, manifest, record_facts, result, passport)
     if problem is not None:
-        problem.message = f"{lock.folder} is saved, without a passport: {problem.message}"
+        problem.message = f"{folder_lock.folder} is saved, without a passport: {problem.message}"
         raise problem
 
 
-def _train_to_end(run: Run) -> tuple[Path, TrainResult]:
+def _train_to_end(training_run: Run) -> tuple[Path, TrainResult]:
     """Make the updates that are left, and stage the adapter that is to be published."""
-    state, settings = run.state, run.settings
-    begun, before = time.perf_counter(), state.seconds
+    run_state, settings = training_run.state, training_run.settings
+    start_time, earlier_seconds = time.perf_counter(), run_state.seconds
 
     def clock() -> float:
-        return before + time.perf_counter() - begun
+        return earlier_seconds + time.perf_counter() - start_time
 
-    if state.base_loss is None:
-        state.base_loss = evaluate(run.learner, run.probe, step=0)
-        run.log.write({"step": 0, "base_loss": state.base_loss, "seconds": round(clock(), 3)})
-        run.listener.evaluated(0, state.base_loss, False)
-    if state.seen_base is None:
+    if run_state.base_loss is None:
+        run_state.base_loss = evaluate(training_run.learner, training_run.probe, step=0)
+        training_run.log.write({"step": 0, "base_loss": run_state.base_loss, "seconds": round(clock(), 3)})
+        training_run.listener.evaluated(0, run_state.base_loss, False)
+    if run_state.seen_base is None:
         # A checkpoint of an earlier version does not hold it, and the base alone is not at hand any more.
-        measured = run.validation and state.step == 0
-        state.seen_base = evaluate(run.learner, run.training_probe, step=0) if measured else state.base_loss
-    plan: list[list[list[int]]] = []
+        measured = training_run.validation and run_state.step == 0
+        run_state.seen_base = (
+            evaluate(training_run.learner, training_run.training_probe, step=0) if measured else run_state.base_loss
+        )
+    epoch_plan: list[list[list[int]]] = []
     with Deferred() as signals:
-        while state.step < run.total and not state.stopped_early:
-            epoch, index = divmod(state.step, run.per_epoch)
-            if index == 0:
-                state.epoch_loss, state.epoch_tokens = 0.0, 0
-            if index == 0 or not plan:
-                plan = _plan_epoch(run, epoch)
-            _train_step(run, plan[index])
-            ends = state.step % run.per_epoch == 0
-            if run.validation and (ends or state.step % settings.eval_steps == 0):
-                _evaluate(run, clock)
-            state.seconds = clock()
+        while run_state.step < training_run.total and not run_state.stopped_early:
+            epoch_index, batch_index = divmod(run_state.step, training_run.per_epoch)
+            if batch_index == 0:
+                run_state.epoch_loss, run_state.epoch_tokens = 0.0, 0
+            if batch_index == 0 or not epoch_plan:
+                epoch_plan = _plan_epoch(training_run, epoch_index)
+            _train_step(training_run, epoch_plan[batch_index])
+            ends_epoch = run_state.step % training_run.per_epoch == 0
+            if training_run.validation and (ends_epoch or run_state.step % settings.eval_steps == 0):
+                _evaluate(training_run, clock)
+            run_state.seconds = clock()
             # The last update is kept until the adapter is published: making its passport takes time, too.
-            last = state.step == run.total or state.stopped_early
-            if signals.received or last or state.step % settings.save_steps == 0:
-                _save_checkpoint(run, extra=last and state.step % settings.save_steps != 0)
+            is_last = run_state.step == training_run.total or run_state.stopped_early
+            if signals.received or is_last or run_state.step % settings.save_steps == 0:
+                _save_checkpoint(training_run, extra_checkpoint=is_last and run_state.step % settings.save_steps != 0)
             if signals.received:
-                stop = signals.stop()
+                interruption = signals.stop()
                 say(
-                    stop,
-                    f"the state after update {state.step} of {run.total} is kept; "
+                    interruption,
+                    f"the state after update {run_state.step} of {training_run.total} is kept; "
                     "the same command with training.resume=true goes on from there",
                 )
-                raise stop
-    return _stage_best(run, clock)
+                raise interruption
+    return _stage_best(training_run, clock)
 
 
-def _save_checkpoint(run: Run, *, extra: bool) -> None:
+def _save_checkpoint(training_run: Run, *, extra_checkpoint: bool) -> None:
     """Write a checkpoint; an extra one is none of `save_total_limit`."""
-    publish.require_folder(run.lock)
-    limit = run.settings.save_total_limit + extra
-    checkpoints.save_checkpoint(run.folder, run.config, run.learner, run.state, limit=limit)
-    run.saved_best = run.state.best_step
+    publish.require_folder(training_run.lock)
+    max_checkpoints = training_run.settings.save_total_limit + extra_checkpoint
+    checkpoints.save_checkpoint(
+        training_run.folder,
+        training_run.config,
+        training_run.learner,
+        training_run.state,
+        max_checkpoints=max_checkpoints,
+    )
+    training_run.saved_best = training_run.state.best_step
 
 
-def _diverged_error(run: Run, error: NotFiniteError) -> NotFiniteError:
+def _diverged_error(training_run: Run, error: NotFiniteError) -> NotFiniteError:
     """The same error, saying what is kept and how to train anew."""
-    state, message = run.state, error.message
-    message += f" (gradient norm up to {state.norm:.3g} in update {state.norm_step})" if state.norm else ""
-    if state.best_loss is not None and state.base_loss is not None and state.best_loss < state.base_loss:
+    run_state, message = training_run.state, error.message
+    message += f" (gradient norm up to {run_state.norm:.3g} in update {run_state.norm_step})" if run_state.norm else ""
+    if (
+        run_state.best_loss is not None
+        and run_state.base_loss is not None
+        and run_state.best_loss < run_state.base_loss
+    ):
         message += (
-            f"; update {state.best_step} did best on the held-out rows ({state.best_loss:.4f} against "
-            f"{state.base_loss:.4f} of the base model): {checkpoints.best_folder(run.folder, state.best_step)}"
+            f"; update {run_state.best_step} did best on the held-out rows ({run_state.best_loss:.4f} against "
+            f"{run_state.base_loss:.4f} of the base model): "
+            f"{checkpoints.best_folder(training_run.folder, run_state.best_step)}"
         )
     else:
         message += "; nothing worth using is kept"
-    return NotFiniteError(message, fix=f"{error.fix}: {rerun_command(run.folder, run.settings.learning_rate)}")
-
-
-def _plan_epoch(run: Run, epoch: int) -> list[list[list[int]]]:
-    return plan_epoch(
-        [len(example.encoded.tokens) for example in run.examples],
-        batch_size=run.settings.batch_size,
-        accumulation=run.settings.gradient_accumulation_steps,
-        seed=run.settings.seed,
-        epoch=epoch,
+    return NotFiniteError(
+        message, fix=f"{error.fix}: {rerun_command(training_run.folder, training_run.settings.learning_rate)}"
     )
 
 
-def _train_step(run: Run, micro_batches: Sequence[Sequence[int]]) -> None:
+def _plan_epoch(training_run: Run, epoch_index: int) -> list[list[list[int]]]:
+    return plan_epoch(
+        [len(example.encoded.tokens) for example in training_run.examples],
+        batch_size=training_run.settings.batch_size,
+        accumulation=training_run.settings.gradient_accumulation_steps,
+        seed=training_run.settings.seed,
+        epoch=epoch_index,
+    )
+
+
+def _train_step(training_run: Run, micro_batches: Sequence[Sequence[int]]) -> None:
     """Make one update and report it."""
-    begun = time.perf_counter()
-    state, settings = run.state, run.settings
-    device = run.learner.decoder.device
-    batches = [make_batch([run.examples[index] for index in indices], device) for indices in micro_batches]
-    warmup = warmup_steps(run.total, settings.warmup_ratio)
-    factor = rate_factor(state.step, run.total, warmup=warmup, scheduler=settings.scheduler)
-    rate = settings.learning_rate * factor
-    report = update(run.learner, batches, step=state.step + 1, rate=rate, seed=step_seed(settings.seed, state.step))
-    state.step += 1
-    if state.norm < report.grad_norm < math.inf:
-        state.norm, state.norm_step = report.grad_norm, state.step
-    state.tokens += report.tokens
-    state.epoch_loss += report.loss * report.answer_tokens
-    state.epoch_tokens += report.answer_tokens
-    state.window_loss += report.loss * report.answer_tokens
-    state.window_tokens += report.answer_tokens
-    run.window_seconds += time.perf_counter() - begun
-    run.window_all_tokens += report.tokens
-    speed = run.window_all_tokens / max(run.window_seconds, 1e-9)
-    run.listener.stepped(StepReport(state.step, run.total, report.loss, rate, report.grad_norm, speed))
-    if state.step % settings.logging_steps == 0 or state.step == run.total:
-        publish.require_folder(run.lock)
-        run.log.write(
+    start_time = time.perf_counter()
+    run_state, settings = training_run.state, training_run.settings
+    device = training_run.learner.decoder.device
+    batches = [
+        make_batch([training_run.examples[example_index] for example_index in indices], device)
+        for indices in micro_batches
+    ]
+    warmup = warmup_steps(training_run.total, settings.warmup_ratio)
+    factor = rate_factor(run_state.step, training_run.total, warmup=warmup, scheduler=settings.scheduler)
+    learning_rate = settings.learning_rate * factor
+    report = update(
+        training_run.learner,
+        batches,
+        step=run_state.step + 1,
+        learning_rate=learning_rate,
+        seed=step_seed(settings.seed, run_state.step),
+    )
+    run_state.step += 1
+    if run_state.norm < report.grad_norm < math.inf:
+        run_state.norm, run_state.norm_step = report.grad_norm, run_state.step
+    run_state.tokens += report.tokens
+    run_state.epoch_loss += report.loss * report.answer_tokens
+    run_state.epoch_tokens += report.answer_tokens
+    run_state.window_loss += report.loss * report.answer_tokens
+    run_state.window_tokens += report.answer_tokens
+    training_run.window_seconds += time.perf_counter() - start_time
+    training_run.window_all_tokens += report.tokens
+    tokens_per_second = training_run.window_all_tokens / max(training_run.window_seconds, 1e-9)
+    training_run.listener.stepped(
+        StepReport(run_state.step, training_run.total, report.loss, learning_rate, report.grad_norm, tokens_per_second)
+    )
+    if run_state.step % settings.logging_steps == 0 or run_state.step == training_run.total:
+        publish.require_folder(training_run.lock)
+        training_run.log.write(
             {
-                "step": state.step,
-                "epoch": round(state.step / run.per_epoch, 4),
-                "loss": state.window_loss / state.window_tokens,
-                "learning_rate": rate,
+                "step": run_state.step,
+                "epoch": round(run_state.step / training_run.per_epoch, 4),
+                "loss": run_state.window_loss / run_state.window_tokens,
+                "learning_rate": learning_rate,
                 "grad_norm": report.grad_norm,
-                "tokens_per_second": round(speed, 1),
+                "tokens_per_second": round(tokens_per_second, 1),
             }
         )
-        state.window_loss, state.window_tokens = 0.0, 0
-        run.window_seconds, run.window_all_tokens = 0.0, 0
+        run_state.window_loss, run_state.window_tokens = 0.0, 0
+        training_run.window_seconds, training_run.window_all_tokens = 0.0, 0
 
 
-def _evaluate(run: Run, clock: Callable[[], float]) -> None:
+def _evaluate(training_run: Run, run_clock: Callable[[], float]) -> None:
     """Evaluate on the held-out rows; keep the adapter when it is the best, or count towards stopping."""
-    state = run.state
-    loss = evaluate(run.learner, run.probe, step=state.step)
-    best = state.best_loss is None or loss < state.best_loss
-    if best:
-        best_path = checkpoints.best_folder(run.folder, state.step)
-        state.best_digest = checkpoints.save_weights(best_path, run.config, run.learner.lora)
-        state.best_step, state.best_loss, state.waiting = state.step, loss, 0
+    run_state = training_run.state
+    validation_loss = evaluate(training_run.learner, training_run.probe, step=run_state.step)
+    is_best = run_state.best_loss is None or validation_loss < run_state.best_loss
+    if is_best:
+        best_path = checkpoints.best_folder(training_run.folder, run_state.step)
+        run_state.best_digest = checkpoints.save_weights(best_path, training_run.config, training_run.learner.lora)
+        run_state.best_step, run_state.best_loss, run_state.waiting = run_state.step, validation_loss, 0
         # A resume begins at the newest checkpoint and needs the best one of that moment.
-        checkpoints.keep_best(run.folder, run.saved_best, state.best_step)
+        checkpoints.keep_best(training_run.folder, training_run.saved_best, run_state.best_step)
     else:
-        state.waiting += 1
-        state.stopped_early = 0 < run.settings.early_stopping <= state.waiting
-    run.log.write({"step": state.step, "eval_loss": loss, "best": best, "seconds": round(clock(), 3)})
-    run.listener.evaluated(state.step, loss, best)
+        run_state.waiting += 1
+        run_state.stopped_early = 0 < training_run.settings.early_stopping <= run_state.waiting
+    training_run.log.write(
+        {"step": run_state.step, "eval_loss": validation_loss, "best": is_best, "seconds": round(run_clock(), 3)}
+    )
+    training_run.listener.evaluated(run_state.step, validation_loss, is_best)
 
 
-def _stage_best(run: Run, clock: Callable[[], float]) -> tuple[Path, TrainResult]:
+def _stage_best(training_run: Run, run_clock: Callable[[], float]) -> tuple[Path, TrainResult]:
     """Write `last/`, stage the adapter itself, and say what was reached."""
-    state, lora = run.state, run.learner.lora
-    assert state.base_loss is not None
-    assert state.seen_base is not None
-    checkpoints.save_weights(run.folder / "last", run.config, lora)
-    seen_last = evaluate(run.learner, run.training_probe, step=state.step)
-    if state.best_loss is not None:
-        trained = state.best_loss
-        checkpoints.load_best(run.folder, state, lora, run.learner.decoder.config)
+    run_state, lora_weights = training_run.state, training_run.learner.lora
+    assert run_state.base_loss is not None
+    assert run_state.seen_base is not None
+    checkpoints.save_weights(training_run.folder / "last", training_run.config, lora_weights)
+    seen_last = evaluate(training_run.learner, training_run.training_probe, step=run_state.step)
+    if run_state.best_loss is not None:
+        trained = run_state.best_loss
+        checkpoints.load_best(training_run.folder, run_state, lora_weights, training_run.learner.decoder.config)
     else:
         trained = seen_last
-    stage = publish.stage_adapter(run.folder, run.config, lora)
-    run.log.write({"step": state.step, "trained_loss": trained, "base_loss": state.base_loss})
-    if state.stopped_early:
-        run.listener.note(f"stopped early: no better than update {state.best_step} in {state.waiting} evaluations")
-    best_step = state.best_step or state.step
-    losses = Losses(base=state.base_loss, published=trained, seen_base=state.seen_base, seen_last=seen_last)
+    staged_folder = publish.stage_adapter(training_run.folder, training_run.config, lora_weights)
+    training_run.log.write({"step": run_state.step, "trained_loss": trained, "base_loss": run_state.base_loss})
+    if run_state.stopped_early:
+        training_run.listener.note(
+            f"stopped early: no better than update {run_state.best_step} in {run_state.waiting} evaluations"
+        )
+    best_step = run_state.best_step or run_state.step
+    losses = Losses(base=run_state.base_loss, published=trained, seen_base=run_state.seen_base, seen_last=seen_last)
     outcome = judge_outcome(losses)
-    text = advice(
+    advice_text = advice(
         outcome,
         losses,
-        rate=run.settings.learning_rate,
-        norm=state.norm,
-        norm_step=state.norm_step,
+        learning_rate=training_run.settings.learning_rate,
+        gradient_norm=run_state.norm,
+        norm_step=run_state.norm_step,
         best_step=best_step,
-        folder=run.folder,
+        folder=training_run.folder,
     )
-    if text:
-        run.listener.note(text)
+    if advice_text:
+        training_run.listener.note(advice_text)
     result = TrainResult(
         best_step=best_step,
-        steps=state.step,
-        train_loss=state.epoch_loss / max(1, state.epoch_tokens),
-        eval_loss=state.best_loss,
-        tokens=state.tokens,
-        seconds=clock(),
-        folder=run.folder,
-        base_loss=state.base_loss,
+        steps=run_state.step,
+        train_loss=run_state.epoch_loss / max(1, run_state.epoch_tokens),
+        eval_loss=run_state.best_loss,
+        tokens=run_state.tokens,
+        seconds=run_clock(),
+        folder=training_run.folder,
+        base_loss=run_state.base_loss,
         trained_loss=trained,
-        stopped_early=state.stopped_early,
+        stopped_early=run_state.stopped_early,
         outcome=outcome,
-        seen_base=state.seen_base,
+        seen_base=run_state.seen_base,
         seen_last=seen_last,
-        max_grad_norm=state.norm,
-        advice=text,
+        max_grad_norm=run_state.norm,
+        advice=advice_text,
     )
-    return stage, result
+    return staged_folder, result

@@ -39,49 +39,57 @@ def judge_outcome(losses: Losses) -> Outcome:
     return "overfitted" if losses.seen_last < losses.seen_base / _FACTOR else "no better"
 
 
-def lower_rate(rate: float) -> float:
+def lower_rate(learning_rate: float) -> float:
     """The learning rate to try next."""
-    return float(f"{min(rate / 10, _SAFE_RATE):.3g}")
+    return float(f"{min(learning_rate / 10, _SAFE_RATE):.3g}")
 
 
-def rerun_command(folder: Path, rate: float) -> str:
+def rerun_command(folder: Path, learning_rate: float) -> str:
     """How to train anew: the folder is taken."""
-    where = f"into another run_dir, or after deleting {folder}"
-    return f"train again with training.learning_rate={lower_rate(rate):g}, {where}"
+    folder_words = f"into another run_dir, or after deleting {folder}"
+    return f"train again with training.learning_rate={lower_rate(learning_rate):g}, {folder_words}"
 
 
 def advice(
-    outcome: Outcome, losses: Losses, *, rate: float, norm: float, norm_step: int, best_step: int, folder: Path
+    outcome: Outcome,
+    losses: Losses,
+    *,
+    learning_rate: float,
+    gradient_norm: float,
+    norm_step: int,
+    best_step: int,
+    folder: Path,
 ) -> str:
     """What a person should know of a run that is not simply better; empty for one that is.
 
-    norm: the largest gradient norm, in update norm_step. best_step: the update that is published.
+    gradient_norm: the largest gradient norm, in update norm_step. best_step: the update that is published.
     """
     compared = f"{losses.published:.4f} against {losses.base:.4f} nats per answer token"
     if outcome == "better":
         return ""
     if outcome == "diverged":
         useful = losses.published < losses.base
-        saved = f"what is saved is update {best_step}, " + (
+        saved_words = f"what is saved is update {best_step}, " + (
             f"from before, which is better than the base model ({compared})"
             if useful
             else f"which is no better than the base model ({compared}): do not use it"
         )
         return (
             f"the training diverged: loss {losses.seen_base:.4f} (base model) -> {losses.seen_last:.4f} on its own "
-            f"training rows, gradient norm up to {norm:.3g} (update {norm_step}), learning rate {rate:g}; {saved}. "
-            f"{_sentence(rerun_command(folder, rate))}"
+            f"training rows, gradient norm up to {gradient_norm:.3g} (update {norm_step}), "
+            f"learning rate {learning_rate:g}; {saved_words}. "
+            f"{_sentence(rerun_command(folder, learning_rate))}"
         )
-    text = f"the adapter is no better than the base model ({compared}): "
+    advice_text = f"the adapter is no better than the base model ({compared}): "
     if outcome == "overfitted":
-        text += f"it learned its own rows by heart ({losses.seen_base:.4f} -> {losses.seen_last:.4f}): "
-        if rate > _SAFE_RATE:  # fewer updates of that size do not help
-            return text + rerun_command(folder, rate)
-        return text + "fewer training.epochs, a lower training.learning_rate, or more rows"
+        advice_text += f"it learned its own rows by heart ({losses.seen_base:.4f} -> {losses.seen_last:.4f}): "
+        if learning_rate > _SAFE_RATE:  # fewer updates of that size do not help
+            return advice_text + rerun_command(folder, learning_rate)
+        return advice_text + "fewer training.epochs, a lower training.learning_rate, or more rows"
     if losses.seen_last > losses.seen_base * 1.01:
-        return text + f"its own rows became no likelier, either: {rerun_command(folder, rate)}"
-    return text + "train longer, or raise training.learning_rate"
+        return advice_text + f"its own rows became no likelier, either: {rerun_command(folder, learning_rate)}"
+    return advice_text + "train longer, or raise training.learning_rate"
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _sentence(clause: str) -> str:
+    return clause[:1].upper() + clause[1:]

@@ -53,22 +53,22 @@ class Run:
     )  # training rows, to evaluate on; the probe when nothing is held out
 
 
-def complete_config(config: AdapterConfig, shape: DecoderConfig) -> AdapterConfig:
+def complete_config(config: AdapterConfig, model_shape: DecoderConfig) -> AdapterConfig:
     """Targets as a sorted list of names, and what PEFT expects of a finished adapter."""
     targets = config.target_modules
     if targets == "all-linear":
-        targets = list({path.rsplit(".", 1)[1] for path in shape.linear_shapes()})
+        targets = list({module_path.rsplit(".", 1)[1] for module_path in model_shape.linear_shapes()})
     if isinstance(targets, list):
         targets = sorted(set(targets))
     return msgspec.structs.replace(config, target_modules=targets, other={**config.other, "inference_mode": True})
 
 
 def run_facts(
-    name: str, decoder: Decoder, examples: Sequence[Example], validation: Sequence[Example]
+    adapter_name: str, decoder: Decoder, examples: Sequence[Example], validation: Sequence[Example]
 ) -> dict[str, object]:
     """What `training.json` says of the inputs."""
     return {
-        "name": name,
+        "name": adapter_name,
         "rows": {"training": len(examples), "held_out": len(validation)},
         "answer_tokens": sum(map(answer_tokens, examples)),
         "dropped_tokens": sum(example.encoded.dropped for example in examples),
@@ -80,16 +80,16 @@ def run_facts(
     }
 
 
-def make_learner(decoder: Decoder, name: str, config: AdapterConfig, settings: TrainingConfig) -> Learner:
+def make_learner(decoder: Decoder, adapter_name: str, config: AdapterConfig, settings: TrainingConfig) -> Learner:
     """New LoRA weights on the device of the base, with their optimizer."""
-    lora: LoraWeights = create_lora(name, decoder.config, config, seed=settings.seed)
-    for pair in lora.pairs.values():
-        pair.a = pair.a.detach().to(decoder.device).requires_grad_()
-        pair.b = pair.b.detach().to(decoder.device).requires_grad_()
+    lora_weights: LoraWeights = create_lora(adapter_name, decoder.config, config, seed=settings.seed)
+    for factor_pair in lora_weights.pairs.values():
+        factor_pair.a = factor_pair.a.detach().to(decoder.device).requires_grad_()
+        factor_pair.b = factor_pair.b.detach().to(decoder.device).requires_grad_()
     return Learner(
         decoder=decoder,
-        lora=lora,
-        optimizer=make_optimizer(lora, weight_decay=settings.weight_decay),
+        lora=lora_weights,
+        optimizer=make_optimizer(lora_weights, weight_decay=settings.weight_decay),
         precision=choose_precision(decoder, fp16=settings.fp16, bf16=settings.bf16),
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -102,35 +102,35 @@ def prepare(
     examples: Sequence[Example],
     validation: Sequence[Example],
     settings: TrainingConfig,
-    lock: FolderLock,
+    folder_lock: FolderLock,
     listener: Listener,
-    log: TrainingLog,
-    state: State,
+    training_log: TrainingLog,
+    run_state: State,
 ) -> Run:
-    """The run, continued from `state`."""
+    """The run, continued from `run_state`."""
     per_epoch = updates_per_epoch(
         len(examples), batch_size=settings.batch_size, accumulation=settings.gradient_accumulation_steps
     )
-    run = Run(
+    training_run = Run(
         learner=learner,
         config=config,
         examples=examples,
         validation=validation,
         settings=settings,
-        folder=lock.folder,
-        lock=lock,
+        folder=folder_lock.folder,
+        lock=folder_lock,
         listener=listener,
-        log=log,
-        state=state,
-        saved_best=state.best_step,
+        log=training_log,
+        state=run_state,
+        saved_best=run_state.best_step,
         per_epoch=per_epoch,
         total=per_epoch * settings.epochs,
     )
-    run.training_probe = _batches(examples[:PROBE_ROWS], learner)
-    run.probe = _batches(validation, learner) if validation else run.training_probe
-    return run
+    training_run.training_probe = _batches(examples[:PROBE_ROWS], learner)
+    training_run.probe = _batches(validation, learner) if validation else training_run.training_probe
+    return training_run
 
 
 def _batches(rows: Sequence[Example], learner: Learner) -> list[TrainingBatch]:
-    plan = evaluation_plan([len(row.encoded.tokens) for row in rows], token_budget=EVALUATION_TOKENS)
-    return [make_batch([rows[index] for index in indices], learner.decoder.device) for indices in plan]
+    batch_plan = evaluation_plan([len(row.encoded.tokens) for row in rows], token_budget=EVALUATION_TOKENS)
+    return [make_batch([rows[row_index] for row_index in indices], learner.decoder.device) for indices in batch_plan]

@@ -55,9 +55,11 @@ def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> Trai
                 f"{folder}: holds a run that diverged: {record.diverged}",
                 fix="lower training.learning_rate, and train into another run_dir, or after deleting the folder",
             )
-        state = "a finished run" if finished else "a run that did not end"
+        state_words = "a finished run" if finished else "a run that did not end"
         advice = "training.resume=true takes its result" if finished else "training.resume=true goes on with it"
-        raise ResumeError(f"{folder}: holds {state}", fix=f"{advice}; to train anew, delete the folder or name another")
+        raise ResumeError(
+            f"{folder}: holds {state_words}", fix=f"{advice}; to train anew, delete the folder or name another"
+        )
     check_same_run(folder, record.manifest, manifest, otherwise="train into another run_dir")
     checkpoints.remove_partial_files(folder)
     if finished:
@@ -65,25 +67,25 @@ def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> Trai
     return finished
 
 
-def record_start(folder: Path, manifest: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+def record_start(folder: Path, manifest: Mapping[str, str], record_facts: Mapping[str, Any]) -> None:
     """Write the record of a run that has not ended."""
-    with atomic_file(folder / checkpoints.RECORD) as file:
-        file.write(checkpoints.record_bytes(manifest, facts))
+    with atomic_file(folder / checkpoints.RECORD) as open_file:
+        open_file.write(checkpoints.record_bytes(manifest, record_facts))
 
 
-def stage_adapter(folder: Path, config: AdapterConfig, lora: LoraWeights) -> Path:
+def stage_adapter(folder: Path, config: AdapterConfig, lora_weights: LoraWeights) -> Path:
     """The adapter in a hidden folder within the run's, where its passport is made."""
-    stage = folder / _STAGE
-    shutil.rmtree(stage, ignore_errors=True)
-    checkpoints.save_weights(stage, config, lora)
-    return stage
+    staged_folder = folder / _STAGE
+    shutil.rmtree(staged_folder, ignore_errors=True)
+    checkpoints.save_weights(staged_folder, config, lora_weights)
+    return staged_folder
 
 
 def publish(
-    lock: FolderLock,
-    stage: Path,
+    folder_lock: FolderLock,
+    staged_folder: Path,
     manifest: Mapping[str, str],
-    facts: Mapping[str, Any],
+    record_facts: Mapping[str, Any],
     result: TrainResult,
     passport: Passport | None,
 ) -> None:
@@ -91,36 +93,37 @@ def publish(
 
     Raises TrainingError when what is read is not what was written.
     """
-    folder = lock.folder
-    written = {name: file_sha256(stage / name) for name in (WEIGHTS_NAME, CONFIG_NAME)}
-    published = {**written, "content": content_digest(stage / WEIGHTS_NAME)}
+    folder = folder_lock.folder
+    written = {file_name: file_sha256(staged_folder / file_name) for file_name in (WEIGHTS_NAME, CONFIG_NAME)}
+    published = {**written, "content": content_digest(staged_folder / WEIGHTS_NAME)}
     if passport is not None:
         if (passport.adapter.weights, passport.adapter.config) != tuple(written.values()):
             raise _changed(folder, f"{WEIGHTS_NAME} or {CONFIG_NAME} differs from what the passport was made of")
-        written[PASSPORT_NAME] = _write(stage / PASSPORT_NAME, passport_bytes(passport))
-    record = checkpoints.record_bytes(manifest, facts, result, published)
-    written[checkpoints.RECORD] = _write(stage / checkpoints.RECORD, record)
-    require_folder(lock)
-    for name in (CONFIG_NAME, PASSPORT_NAME):
-        (folder / name).unlink(missing_ok=True)
+        written[PASSPORT_NAME] = _write(staged_folder / PASSPORT_NAME, passport_bytes(passport))
+    record = checkpoints.record_bytes(manifest, record_facts, result, published)
+    written[checkpoints.RECORD] = _write(staged_folder / checkpoints.RECORD, record)
+    require_folder(folder_lock)
+    for file_name in (CONFIG_NAME, PASSPORT_NAME):
+        (folder / file_name).unlink(missing_ok=True)
     sync_folder(folder)
-    for name in (WEIGHTS_NAME, PASSPORT_NAME, checkpoints.RECORD, CONFIG_NAME):
-        if name in written:
-            os.replace(stage / name, folder / name)
+    for file_name in (WEIGHTS_NAME, PASSPORT_NAME, checkpoints.RECORD, CONFIG_NAME):
+        if file_name in written:
+            os.replace(staged_folder / file_name, folder / file_name)
     sync_folder(folder)
-    shutil.rmtree(stage)
-    for name, digest in written.items():
-        if file_sha256(folder / name) != digest:
-            raise _changed(folder, f"{name} is not what was written")
+    shutil.rmtree(staged_folder)
+    for file_name, digest in written.items():
+        if file_sha256(folder / file_name) != digest:
+            raise _changed(folder, f"{file_name} is not what was written")
 
 
-def issue_missing_passport(folder: Path, result: TrainResult, issue: Issue) -> list[str]:
+def issue_missing_passport(folder: Path, result: TrainResult, issue_passport: Issue) -> list[str]:
     """Give a finished run its passport when it was left without; else say how its files differ from the one it has.
 
-    One that is there is never made anew: it would bless whatever has happened since. Raises what `issue` raises.
+    One that is there is never made anew: it would bless whatever has happened since. Raises what `issue_passport`
+    raises.
     """
     if not (folder / PASSPORT_NAME).exists():
-        write_passport(folder, issue(folder, result))
+        write_passport(folder, issue_passport(folder, result))
     try:
         passport = read_passport(folder)
         adapter = open_adapter(folder)
@@ -130,37 +133,38 @@ def issue_missing_passport(folder: Path, result: TrainResult, issue: Issue) -> l
 
 
 @contextlib.contextmanager
-def naming_disk_errors(lock: FolderLock) -> Iterator[None]:
+def naming_disk_errors(folder_lock: FolderLock) -> Iterator[None]:
     """A block that writes into a run's folder. Raises OSError when its disk fails, whichever file was written, and
     TrainingError when the folder is gone or closed to us."""
     try:
         yield
     except (OSError, LoricaError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError):
+        disk_error = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(disk_error, OSError):
             raise
-        require_folder(lock)
-        if cause.errno in DISK_ERRORS:
-            raise cause  # noqa: B904  (it is where the error came from)
+        require_folder(folder_lock)
+        if disk_error.errno in DISK_ERRORS:
+            raise disk_error  # noqa: B904  (it is where the error came from)
         raise TrainingError(
-            f"{lock.folder}: cannot be written ({cause.strerror or cause})", fix="make the folder writable"
-        ) from cause
+            f"{folder_lock.folder}: cannot be written ({disk_error.strerror or disk_error})",
+            fix="make the folder writable",
+        ) from disk_error
 
 
-def require_folder(lock: FolderLock) -> None:
+def require_folder(folder_lock: FolderLock) -> None:
     """Raise TrainingError when the run's folder is not its own any more."""
-    if reason := lock.lost():
+    if reason := folder_lock.lost():
         raise TrainingError(
-            f"{lock.folder}: nothing more can be saved there: {reason}", fix="train again, into another run_dir"
+            f"{folder_lock.folder}: nothing more can be saved there: {reason}", fix="train again, into another run_dir"
         )
 
 
-def _write(path: Path, content: bytes) -> str:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return file_sha256(path)
+def _write(file_path: Path, content: bytes) -> str:
+    with file_path.open("wb") as open_file:
+        open_file.write(content)
+        open_file.flush()
+        os.fsync(open_file.fileno())
+    return file_sha256(file_path)
 
 
 def _require_published(folder: Path, published: Mapping[str, str]) -> None:

@@ -50,40 +50,43 @@ class State:
         return to_json(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, raw: bytes, *, where: str) -> State:
+    def from_json(cls, state_bytes: bytes, *, location_text: str) -> State:
         """Raises ResumeError for anything but what `to_json` wrote."""
         try:
-            return msgspec.convert(json.loads(raw), cls)
+            return msgspec.convert(json.loads(state_bytes), cls)
         except (ValueError, TypeError, RecursionError) as error:
-            raise ResumeError(f"{where}: unreadable: {error}", fix="delete this checkpoint's folder") from error
+            raise ResumeError(f"{location_text}: unreadable: {error}", fix="delete this checkpoint's folder") from error
 
 
-def to_json(value: Mapping[str, Any]) -> bytes:
+def to_json(document: Mapping[str, Any]) -> bytes:
     """Indented JSON with sorted keys; floats keep every bit."""
-    return json.dumps(visible_values(value), indent=2, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n"
+    return json.dumps(visible_values(document), indent=2, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def make_manifest(
     *,
-    name: str,
+    adapter_name: str,
     settings: TrainingConfig,
     config: AdapterConfig,
     examples: Sequence[Example],
     validation: Sequence[Example],
-    base: Mapping[str, str],
+    base_description: Mapping[str, str],
     digests: Mapping[str, str],
 ) -> dict[str, str]:
     """What must be equal for a run to be the same run: dotted key -> text."""
     manifest = {
-        "name": name,
+        "name": adapter_name,
         "examples": digest_examples(examples),
         "validation": digest_examples(validation),
     }
-    manifest |= {f"training.{key}": json.dumps(value) for key, value in identifying(settings).items()}
-    for key, value in json.loads(config.to_json()).items():
-        manifest[f"lora.{key}"] = json.dumps(value, sort_keys=not key.endswith("_pattern"))
-    manifest |= {f"base.{key}": value for key, value in base.items()}
-    manifest |= {f"digest.{key}": value for key, value in digests.items()}
+    manifest |= {
+        f"training.{setting_name}": json.dumps(setting_value)
+        for setting_name, setting_value in identifying(settings).items()
+    }
+    for setting_name, setting_value in json.loads(config.to_json()).items():
+        manifest[f"lora.{setting_name}"] = json.dumps(setting_value, sort_keys=not setting_name.endswith("_pattern"))
+    manifest |= {f"base.{fact_name}": fact for fact_name, fact in base_description.items()}
+    manifest |= {f"digest.{digest_name}": digest for digest_name, digest in digests.items()}
     return dict(sorted(visible_values(manifest).items()))
 
 

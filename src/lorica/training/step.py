@@ -77,16 +77,16 @@ class _Float32Attention:
     def __init__(self, inner: Attention) -> None:
         self._inner = inner
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """As `Attention.attend`."""
         with torch.autocast("cpu", enabled=False):
-            return self._inner.attend(layer, query.float(), key.float(), value.float())
+            return self._inner.attend(layer_index, query.float(), key.float(), value.float())
 
 
-def make_optimizer(lora: LoraWeights, *, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(lora_weights: LoraWeights, *, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (https://arxiv.org/abs/1711.05101); the learning rate is set at each update."""
     return torch.optim.AdamW(
-        lora.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=True
+        lora_weights.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=True
     )
 
 
@@ -105,45 +105,47 @@ def answer_loss(learner: Learner, batch: TrainingBatch, *, adapter: bool = True)
     attention: Attention = PackedAttention(batch.lengths, decoder.config, batch.tokens.device)
     if learner.precision.dtype is not None and decoder.device.type == "cpu":
         attention = _Float32Attention(attention)
-    spans = (LoraSpan(learner.lora, 0, batch.tokens.shape[0]),) if adapter else ()
+    lora_spans = (LoraSpan(learner.lora, 0, batch.tokens.shape[0]),) if adapter else ()
     checkpoint = learner.gradient_checkpointing and torch.is_grad_enabled()
-    hidden = decoder.hidden(batch.tokens, batch.positions, attention, spans, checkpoint=checkpoint)
+    hidden = decoder.hidden(batch.tokens, batch.positions, attention, lora_spans, checkpoint=checkpoint)
     logits = decoder.logits(hidden.index_select(0, batch.sources))
     return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
 
-def update(learner: Learner, batches: Sequence[TrainingBatch], *, step: int, rate: float, seed: int) -> UpdateReport:
+def update(
+    learner: Learner, batches: Sequence[TrainingBatch], *, step: int, learning_rate: float, seed: int
+) -> UpdateReport:
     """One AdamW update from the mean loss over all answer tokens of all batches, however they are spread.
 
-    step: 1-based, for messages. rate: learning rate. Raises TrainingError, leaving the weights as they were,
-    when the loss or the gradient is not finite.
+    step: 1-based, for messages. Raises TrainingError, leaving the weights as they were, when the loss or the
+    gradient is not finite.
     """
     learner.lora.training = True
     torch.manual_seed(seed)
     learner.optimizer.zero_grad(set_to_none=True)
-    count = sum(batch.targets.shape[0] for batch in batches)
+    target_count = sum(batch.targets.shape[0] for batch in batches)
     scaler = learner.precision.scaler
     losses: list[Tensor] = []
     for batch in batches:
         with learner.precision.autocast():
-            loss = answer_loss(learner, batch) / count
+            loss = answer_loss(learner, batch) / target_count
         (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
-    norm = _clip(learner)
+    gradient_norm = _clip(learner)
     # The one moment at which the accelerator is waited for.
-    *values, length = torch.stack([*losses, norm]).tolist()
-    _refuse_non_finite(learner, batches, values, length, step=step, rate=rate)
-    for group in learner.optimizer.param_groups:
-        group["lr"] = rate
+    *values, length = torch.stack([*losses, gradient_norm]).tolist()
+    _refuse_non_finite(learner, batches, values, length, step=step, learning_rate=learning_rate)
+    for parameter_group in learner.optimizer.param_groups:
+        parameter_group["lr"] = learning_rate
     if scaler is None:
         learner.optimizer.step()
     else:
         scaler.step(learner.optimizer)
         scaler.update()
     tokens = sum(batch.tokens.shape[0] for batch in batches)
-    return UpdateReport(math.fsum(values), length, count, tokens)
+    return UpdateReport(math.fsum(values), length, target_count, tokens)
 
 
 def evaluate(learner: Learner, batches: Sequence[TrainingBatch], *, step: int) -> float:
@@ -151,11 +153,11 @@ def evaluate(learner: Learner, batches: Sequence[TrainingBatch], *, step: int) -
     finite.
     """
     learner.lora.training = False
-    sums: list[Tensor] = []
+    loss_sums: list[Tensor] = []
     with torch.inference_mode(), learner.precision.autocast():
-        sums = [answer_loss(learner, batch) for batch in batches]
-    values = torch.stack(sums).tolist()
-    broken = [batch for batch, value in zip(batches, values, strict=True) if not math.isfinite(value)]
+        loss_sums = [answer_loss(learner, batch) for batch in batches]
+    values = torch.stack(loss_sums).tolist()
+    broken = [batch for batch, loss_value in zip(batches, values, strict=True) if not math.isfinite(loss_value)]
     if broken:
         rows = [row for batch in broken for row in batch.ids]
         message = f"the loss after update {step} is not finite; rows: {name_rows(rows)}"
@@ -172,22 +174,22 @@ def _refuse_non_finite(
     learner: Learner,
     batches: Sequence[TrainingBatch],
     losses: Sequence[float],
-    norm: float,
+    gradient_norm: float,
     *,
     step: int,
-    rate: float,
+    learning_rate: float,
 ) -> None:
     finite = all(map(math.isfinite, losses))
-    learner.skipped = 0 if math.isfinite(norm) else learner.skipped + 1
+    learner.skipped = 0 if math.isfinite(gradient_norm) else learner.skipped + 1
     if finite and (learner.skipped == 0 or (learner.precision.scaler and learner.skipped <= MAX_SKIPPED)):
         return
     broken = [batch for batch, loss in zip(batches, losses, strict=True) if not math.isfinite(loss)]
     rows = [row for batch in broken or batches for row in batch.ids]
     quantity = "gradient" if finite else "loss"
-    again = f" ({learner.skipped} updates in a row)" if learner.skipped > 1 else ""
+    repeat_words = f" ({learner.skipped} updates in a row)" if learner.skipped > 1 else ""
     advice = "training.bf16=true in place of fp16" if learner.precision.scaler else "training.max_grad_norm=1"
     message = (
-        f"the {quantity} is not finite at update {step}{again}, learning rate {rate:.3g}; "
+        f"the {quantity} is not finite at update {step}{repeat_words}, learning rate {learning_rate:.3g}; "
         f"rows in the batch: {name_rows(rows)}"
     )
     raise _base_failure(learner, broken, message) or NotFiniteError(

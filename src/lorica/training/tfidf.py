@@ -20,7 +20,11 @@ DEFAULT_C = 10.0
 
 
 def fit_score(
-    train_texts: Sequence[str], train_labels: Sequence[int], texts: Sequence[str], *, c: float = DEFAULT_C
+    train_texts: Sequence[str],
+    train_labels: Sequence[int],
+    texts: Sequence[str],
+    *,
+    inverse_regularisation: float = DEFAULT_C,
 ) -> NDArray[np.float64]:
     """P(label 1) of each of `texts`, [n] in 0..1, learned from texts with labels 0 and 1.
 
@@ -33,7 +37,9 @@ def fit_score(
     vectorizer = _vectorizer(train_texts)
     if not texts:
         return np.zeros(0)
-    return _probabilities(vectorizer.transform(train_texts), labels, vectorizer.transform(texts), c)
+    return _probabilities(
+        vectorizer.transform(train_texts), labels, vectorizer.transform(texts), inverse_regularisation
+    )
 
 
 def fit_choose(
@@ -43,7 +49,7 @@ def fit_choose(
     questions: Sequence[str],
     options: Sequence[Sequence[str]],
     *,
-    c: float = DEFAULT_C,
+    inverse_regularisation: float = DEFAULT_C,
 ) -> list[NDArray[np.float64]]:
     """For each question, the probabilities of its options (they sum to 1), learned pairwise: is this option
     right?
@@ -55,22 +61,26 @@ def fit_choose(
     _require_same(len(train_questions), len(train_options), len(train_answers))
     _require_same(len(questions), len(options))
     labels = []
-    for number, (mine, answer) in enumerate(zip(train_options, train_answers, strict=True), 1):
-        if not 0 <= answer < len(mine):
-            raise TrainingError(f"question {number} of the baseline: answer {answer} of {len(mine)} options")
-        labels += [int(index == answer) for index in range(len(mine))]
-    flat = np.asarray(labels, dtype=np.int64)
-    _require_both(flat)
-    vectorizer = _vectorizer([*train_questions, *(text for mine in train_options for text in mine)])
+    for number, (own_options, answer) in enumerate(zip(train_options, train_answers, strict=True), 1):
+        if not 0 <= answer < len(own_options):
+            raise TrainingError(f"question {number} of the baseline: answer {answer} of {len(own_options)} options")
+        labels += [int(index == answer) for index in range(len(own_options))]
+    flat_labels = np.asarray(labels, dtype=np.int64)
+    _require_both(flat_labels)
+    vectorizer = _vectorizer(
+        [*train_questions, *(option_text for own_options in train_options for option_text in own_options)]
+    )
     if not questions:
         return []
     features = _pair_features(vectorizer)
-    scores = _probabilities(features(train_questions, train_options), flat, features(questions, options), c)
-    probabilities, start = [], 0
-    for mine in options:
-        odds = scores[start : start + len(mine)]
-        probabilities.append(odds / odds.sum())
-        start += len(mine)
+    scores = _probabilities(
+        features(train_questions, train_options), flat_labels, features(questions, options), inverse_regularisation
+    )
+    probabilities, span_start = [], 0
+    for own_options in options:
+        option_scores = scores[span_start : span_start + len(own_options)]
+        probabilities.append(option_scores / option_scores.sum())
+        span_start += len(own_options)
     return probabilities
 
 
@@ -85,8 +95,10 @@ def nearest_answers(
     vectorizer = _vectorizer(train_questions)
     train_vectors = vectorizer.transform(train_questions)
     nearest_pairs = []
-    for start in range(0, len(questions), 512):
-        likeness = np.asarray((vectorizer.transform(questions[start : start + 512]) @ train_vectors.T).todense())
+    for batch_start in range(0, len(questions), 512):
+        likeness = np.asarray(
+            (vectorizer.transform(questions[batch_start : batch_start + 512]) @ train_vectors.T).todense()
+        )
         nearest = likeness.argmax(axis=1)
         # Each row is two vectors of length 1 side by side, so the product of two rows is at most 2.
         nearest_pairs += [
@@ -101,14 +113,14 @@ def _vectorizer(texts: Sequence[str]) -> Any:
         from sklearn.pipeline import FeatureUnion
     except ImportError as error:
         raise MissingExtraError("scikit-learn", extra="baseline", needed_for="the TF-IDF baseline") from error
-    union = FeatureUnion(
+    feature_union = FeatureUnion(
         [
             ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")),
             ("pieces", TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)),
         ]
     )
     try:
-        return union.fit(list(texts))
+        return feature_union.fit(list(texts))
     except ValueError as error:
         raise TrainingError(
             f"the TF-IDF baseline has no words to learn from in {len(texts)} texts: {error}",
@@ -116,11 +128,13 @@ def _vectorizer(texts: Sequence[str]) -> Any:
         ) from error
 
 
-def _probabilities(train: Any, labels: NDArray[np.int64], features: Any, c: float) -> NDArray[np.float64]:
+def _probabilities(
+    train_features: Any, labels: NDArray[np.int64], features: Any, inverse_regularisation: float
+) -> NDArray[np.float64]:
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=c, max_iter=2000).fit(train, labels)
-    return np.asarray(model.predict_proba(features)[:, 1], dtype=np.float64)
+    classifier = LogisticRegression(C=inverse_regularisation, max_iter=2000).fit(train_features, labels)
+    return np.asarray(classifier.predict_proba(features)[:, 1], dtype=np.float64)
 
 
 def _pair_features(vectorizer: Any) -> Callable[[Sequence[str], Sequence[Sequence[str]]], Any]:
@@ -128,22 +142,24 @@ def _pair_features(vectorizer: Any) -> Callable[[Sequence[str], Sequence[Sequenc
     from scipy.sparse import csr_matrix, hstack  # type: ignore[import-untyped]
 
     def features(questions: Sequence[str], options: Sequence[Sequence[str]]) -> Any:
-        words = vectorizer.transform([text for mine in options for text in mine])
+        word_features = vectorizer.transform([option_text for own_options in options for option_text in own_options])
         question_vectors = vectorizer.transform(questions)
-        dense = np.zeros((words.shape[0], 3))
-        start = 0
-        for row, mine in enumerate(options):
-            span = slice(start, start + len(mine))
-            start += len(mine)
-            own = words[span]
-            total = np.asarray(own.sum(axis=0))
-            dense[span, 0] = np.asarray((own @ question_vectors[row].T).todense()).ravel() / 2
+        dense_features = np.zeros((word_features.shape[0], 3))
+        span_start = 0
+        for row, own_options in enumerate(options):
+            option_span = slice(span_start, span_start + len(own_options))
+            span_start += len(own_options)
+            own_words = word_features[option_span]
+            word_totals = np.asarray(own_words.sum(axis=0))
+            dense_features[option_span, 0] = np.asarray((own_words @ question_vectors[row].T).todense()).ravel() / 2
             # Likeness to the others: distractors are often made from the right answer.
-            itself = np.asarray(own.multiply(own).sum(axis=1)).ravel()
-            dense[span, 1] = (np.asarray(own @ total.T).ravel() - itself) / (2 * max(1, len(mine) - 1))
-            sizes = np.log1p([len(text) for text in mine])
-            dense[span, 2] = sizes - sizes.mean()
-        return hstack([words, csr_matrix(dense)], format="csr")
+            itself = np.asarray(own_words.multiply(own_words).sum(axis=1)).ravel()
+            dense_features[option_span, 1] = (np.asarray(own_words @ word_totals.T).ravel() - itself) / (
+                2 * max(1, len(own_options) - 1)
+            )
+            option_lengths = np.log1p([len(option_text) for option_text in own_options])
+            dense_features[option_span, 2] = option_lengths - option_lengths.mean()
+        return hstack([word_features, csr_matrix(dense_features)], format="csr")
 
     return features
 
@@ -154,10 +170,10 @@ def _require_same(*counts: int) -> None:
 
 
 def _require_both(labels: NDArray[np.int64]) -> None:
-    kinds = np.unique(labels)
-    if kinds.tolist() != [0, 1]:
-        got = ", ".join(map(str, kinds)) or "none"
+    distinct_labels = np.unique(labels)
+    if distinct_labels.tolist() != [0, 1]:
+        seen_labels = ", ".join(map(str, distinct_labels)) or "none"
         raise TrainingError(
-            f"the TF-IDF baseline needs rows of label 0 and of label 1; the {len(labels)} rows have: {got}",
+            f"the TF-IDF baseline needs rows of label 0 and of label 1; the {len(labels)} rows have: {seen_labels}",
             fix="give rows of both kinds",
         )

@@ -29,7 +29,11 @@ class Example:
 
 def identifying(settings: TrainingConfig) -> dict[str, Any]:
     """The settings that make a run what it is, for manifests and passports."""
-    return {key: value for key, value in asdict(settings).items() if key not in _COSMETIC | _OF_EXAMPLES}
+    return {
+        setting_name: setting_value
+        for setting_name, setting_value in asdict(settings).items()
+        if setting_name not in _COSMETIC | _OF_EXAMPLES
+    }
 
 
 def check_settings(settings: TrainingConfig, *, device: str, validation: bool) -> None:
@@ -104,19 +108,19 @@ class StepReport:
 class Listener(Protocol):
     """Is told what happens during a run; must not change anything about it."""
 
-    def started(self, name: str, done: int, total: int) -> None:
-        """Training of `name` begins, `done` of `total` updates being made already."""
+    def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
+        """Training of `adapter_name` begins, `completed_steps` of `total_steps` updates being made already."""
         ...
 
     def stepped(self, report: StepReport) -> None:
         """One update was made."""
         ...
 
-    def evaluated(self, step: int, loss: float, best: bool) -> None:
+    def evaluated(self, step: int, validation_loss: float, is_best: bool) -> None:
         """The held-out loss after `step` updates; 0 is the base model alone."""
         ...
 
-    def note(self, text: str) -> None:
+    def note(self, note_text: str) -> None:
         """Something a person should know."""
         ...
 

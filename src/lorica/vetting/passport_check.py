@@ -201,7 +201,9 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
     from lorica.models.base_folder import BaseFolder
 
     try:
-        current = base_facts(BaseFolder(folder), name=passport.base.name, full=full and bool(passport.base.files))
+        current = base_facts(
+            BaseFolder(folder), package_name=passport.base.name, with_digests=full and bool(passport.base.files)
+        )
     except (LoricaError, OSError):
         return []  # a base that cannot be read is the fit's finding
     recorded, differing = passport.base, []

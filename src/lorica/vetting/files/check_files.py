@@ -311,5 +311,5 @@ def _unread_files(folder: SafeFolder, weights: Path | None) -> list[Finding]:
     ]
     if not never_read:
         return []
-    listed_names = listed((short_text(file_name, most=60) for file_name in never_read), 8)
+    listed_names = listed((short_text(file_name, max_chars=60) for file_name in never_read), 8)
     return [finding("L014", f"{len(never_read)}: {listed_names}", facts={"files": never_read[:100]})]

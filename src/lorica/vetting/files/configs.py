@@ -72,7 +72,7 @@ def examine_config(config_bytes: bytes) -> tuple[dict[str, Any] | None, AdapterC
 
 def _no_method(values: Mapping[str, Any], peft_type: object) -> Finding:
     """peft_type is missing, is no name of a method, or is not written as PEFT writes them."""
-    shown_keys = ", ".join(short_text(config_key, most=40) for config_key in list(values)[:6])
+    shown_keys = ", ".join(short_text(config_key, max_chars=40) for config_key in list(values)[:6])
     actual = (
         "it has no peft_type" if "peft_type" not in values else f"its peft_type is {short_text(peft_type, quoted=True)}"
     )
@@ -118,7 +118,7 @@ def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
     # An empty value of a key from another version of PEFT switches nothing on.
     at_work = [config_key for config_key in strange if values[config_key] not in (None, False, "", [], {})]
     first_key = (at_work or strange)[0]
-    listed = ", ".join(short_text(config_key, quoted=True, most=40) for config_key in (at_work or strange)[:5])
+    listed = ", ".join(short_text(config_key, quoted=True, max_chars=40) for config_key in (at_work or strange)[:5])
     yield finding(
         "L061",
         f"{len(strange)} unknown, {len(at_work)} of them not empty: {listed}",

@@ -64,7 +64,7 @@ class SafeFolder:
 
     def describe(self) -> str:
         """What is there, for a message."""
-        shown_names = [short_text(file_name, most=60) for file_name in self.names()[:5]]
+        shown_names = [short_text(file_name, max_chars=60) for file_name in self.names()[:5]]
         unlisted = len(self.files) + len(self._refused) - len(shown_names)
         return (", ".join(shown_names) + (f" and {unlisted} more" if unlisted else "")) or "nothing"
 
