@@ -111,27 +111,21 @@ def align(
             )
         gains[module_path] = side_gains
     alignment = _conclude(tensor_map, subspaces, gains, spreads, sizes)
-    stream, inner_score = _by_axis(
-        [module_gain for side_gains in gains.values() for module_gain in side_gains], spreads
-    )
+    stream, inner_score = _by_axis([gain for side_gains in gains.values() for gain in side_gains], spreads)
     halves = _halves(gains, correlations, aligned, subspaces)
     return replace(alignment, halves=halves, form=subspaces.form, stream=stream, inner=inner_score)
 
 
 def _combined(gains: Sequence[Array]) -> float:
     """The score of several sides together, each in units of its own spread over the shuffles; NaN for none."""
-    return (
-        float(standardised(np.stack([standardised(module_gain) for module_gain in gains]).mean(0))[0])
-        if gains
-        else math.nan
-    )
+    return float(standardised(np.stack([standardised(gain) for gain in gains]).mean(0))[0]) if gains else math.nan
 
 
 def _by_axis(gains: Sequence[Array], spreads: Sequence[SideDirections]) -> tuple[float, float]:
     """Scores of the sides on the residual stream and of those inside layers; NaN where there are none, or on the stream
     too few to call it turned. spreads: one for each gain, in their order."""
-    stream = [side_gain for side_gain, spread in zip(gains, spreads, strict=True) if spread.axis == ""]
-    inner_gains = [side_gain for side_gain, spread in zip(gains, spreads, strict=True) if spread.axis != ""]
+    stream = [gain for gain, spread in zip(gains, spreads, strict=True) if spread.axis == ""]
+    inner_gains = [gain for gain, spread in zip(gains, spreads, strict=True) if spread.axis != ""]
     return _combined(stream) if len(stream) >= _MIN_STREAM_SIDES else math.nan, _combined(inner_gains)
 
 
@@ -179,8 +173,8 @@ def _halves(
     layer_gains = np.zeros((0, 0))
     for side_index, side in enumerate(("in", "out")):
         values = {
-            (module_path, layer_index): layer_gain
-            for (aligned_side, module_path, layer_index), layer_gain in aligned.items()
+            (module_path, layer_index): gain
+            for (aligned_side, module_path, layer_index), gain in aligned.items()
             if aligned_side == side
         }
         spreads = {
@@ -288,13 +282,9 @@ def _conclude(
     spreads: Sequence[SideDirections],
     sizes: dict[str, float],
 ) -> Alignment:
-    all_gains = [module_gain for side_gains in gains.values() for module_gain in side_gains]
+    all_gains = [gain for side_gains in gains.values() for gain in side_gains]
     score = _combined(all_gains)
-    effect = (
-        float(np.mean([module_gain[0] - module_gain[1:].mean() for module_gain in all_gains]))
-        if all_gains
-        else math.nan
-    )
+    effect = float(np.mean([gain[0] - gain[1:].mean() for gain in all_gains])) if all_gains else math.nan
     information = module_agreement(spreads)
     decided: Decision = "undecided"
     if score >= MATCH:
@@ -307,7 +297,7 @@ def _conclude(
         information=information,
         effect=effect,
         modules={module_path: _combined(side_gains) for module_path, side_gains in gains.items()},
-        sizes={module_path: module_size for module_path, module_size in sizes.items() if math.isfinite(module_size)},
+        sizes={module_path: size for module_path, size in sizes.items() if math.isfinite(size)},
         tested=len(gains),
         pairs=len(tensor_map.pairs),
         base=subspaces.base.name,

@@ -100,13 +100,13 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
     if alignment.decided == "mismatch" or alignment.information < INFORMED:
         return []
     by_layer: dict[int, list[float]] = {}
-    for module_path, module_score in alignment.modules.items():
+    for module_path, score in alignment.modules.items():
         layer_index = layer_number(module_path)
         if layer_index is not None:
-            by_layer.setdefault(layer_index, []).append(module_score)
+            by_layer.setdefault(layer_index, []).append(score)
     scores = {layer_index: sum(modules) / math.sqrt(len(modules)) for layer_index, modules in by_layer.items()}
-    strange = sorted(layer_index for layer_index, module_score in scores.items() if module_score < STRANGE)
-    other_scores = [module_score for layer_index, module_score in scores.items() if layer_index not in strange]
+    strange = sorted(layer_index for layer_index, score in scores.items() if score < STRANGE)
+    other_scores = [score for layer_index, score in scores.items() if layer_index not in strange]
     median = float(np.median(other_scores)) if other_scores else 0.0
     if len(strange) < max(2, len(scores) / 4) or median < BELONGS:
         return []
@@ -121,17 +121,9 @@ def _size_findings(alignment: Alignment) -> list[Finding]:
     if not alignment.sizes:
         return []
     module_path, largest = max(alignment.sizes.items(), key=lambda path_and_size: path_and_size[1])
-    module_sizes = list(alignment.sizes.values())
-    median, too_large_count = (
-        float(np.median(module_sizes)),
-        sum(module_size > TOO_LARGE for module_size in module_sizes),
-    )
-    facts = {
-        "median": _rounded(median),
-        "largest": _rounded(largest),
-        "over": too_large_count,
-        "modules": len(module_sizes),
-    }
+    sizes = list(alignment.sizes.values())
+    median, too_large_count = (float(np.median(sizes)), sum(size > TOO_LARGE for size in sizes))
+    facts = {"median": _rounded(median), "largest": _rounded(largest), "over": too_large_count, "modules": len(sizes)}
     actual = (
         f"the update is {median:.2g} times its base weight in the median module, at most {largest:.2g} ({module_path})"
     )

@@ -178,12 +178,7 @@ class _FitCheck:
         module_names = sorted({module.target for module in absent})
         base_names = {module_path.rpartition(".")[2] for module_path in self.model.modules}
         fused_twins = sorted(
-            {
-                fused_name
-                for module_name in module_names
-                for fused_name in _FUSED.get(module_name, ())
-                if fused_name in base_names
-            }
+            {fused for module_name in module_names for fused in _FUSED.get(module_name, ()) if fused in base_names}
         )
         actual = f"{listed(module_names)}: {some([module.path for module in absent], len(modules))}"
         actual += f"; the base has {listed(fused_twins)} in their place" if fused_twins else ""
@@ -209,12 +204,12 @@ class _FitCheck:
         if not mismatches:
             return []
         differs = [
-            f"{side_label} {adapter_width}, not {base_width}"
-            for side_label, (_, adapter_width, base_width) in list(mismatches.items())[:4]
+            f"{label} {adapter_width}, not {base_width}"
+            for label, (_, adapter_width, base_width) in list(mismatches.items())[:4]
         ]
         actual = f"{', '.join(differs)} (in {some(module_paths, len(placed))})"
         facts = {
-            "widths": {side_label: list(widths) for side_label, (_, *widths) in mismatches.items()},
+            "widths": {label: list(widths) for label, (_, *widths) in mismatches.items()},
             "modules": len(module_paths),
         }
         expected = f"the widths of {shown(self.model.folder.name)}"

@@ -104,28 +104,21 @@ def _tensors(folder: Path) -> dict[str, TensorInfo]:
         headers = weight_headers(folder)
     except AdapterError as error:
         raise ModelError(error.message, fix=AGAIN) from None
-    return {
-        tensor_name: tensor_info for header in headers.values() for tensor_name, tensor_info in header.tensors.items()
-    }
+    return {tensor_name: info for header in headers.values() for tensor_name, info in header.tensors.items()}
 
 
 def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str, tuple[int, int] | None]:
     modules: dict[str, tuple[int, int] | None] = {}
     packed = {tensor_name.split(".weight.")[0] for tensor_name in tensors if ".weight." in tensor_name}
-    for tensor_name, tensor_info in tensors.items():
-        module_path, _, parameter_name = tensor_name.split(".weight.")[0].rpartition(".")
-        if ".weight." in tensor_name or parameter_name not in _PARTS:
+    for tensor_name, info in tensors.items():
+        module_path, _, leaf = tensor_name.split(".weight.")[0].rpartition(".")
+        if ".weight." in tensor_name or leaf not in _PARTS:
             modules.setdefault(tensor_name.split(".weight.")[0], None)
             continue
         modules.setdefault(module_path, None)
-        is_floating = DTYPE_BITS[tensor_info.dtype] >= 16 or tensor_info.dtype.startswith("F8")
-        if (
-            parameter_name == "weight"
-            and len(tensor_info.shape) in (2, 4)
-            and is_floating
-            and module_path not in packed
-        ):
-            output_width, input_width = tensor_info.shape[0], tensor_info.shape[1]
+        is_floating = DTYPE_BITS[info.dtype] >= 16 or info.dtype.startswith("F8")
+        if leaf == "weight" and len(info.shape) in (2, 4) and is_floating and module_path not in packed:
+            output_width, input_width = info.shape[0], info.shape[1]
             outside = locate_module(module_path).layer is None  # embeddings and heads are no Conv1D
             modules[module_path] = (
                 (output_width, input_width) if transposed and not outside else (input_width, output_width)
@@ -135,7 +128,7 @@ def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str
 
 def _number(text_config: Mapping[str, Any], config_keys: tuple[str, ...]) -> int:
     values = (text_config.get(config_key) for config_key in config_keys)
-    return next((config_value for config_value in values if type(config_value) is int and 0 < config_value < 2**40), 0)
+    return next((value for value in values if type(value) is int and 0 < value < 2**40), 0)
 
 
 def _shape(base_name: str, family: str, numbers: Mapping[str, int]) -> BaseShape | None:
@@ -145,7 +138,7 @@ def _shape(base_name: str, family: str, numbers: Mapping[str, int]) -> BaseShape
     if (
         not relatives
         or not numbers["hidden"]
-        or any(width_name not in known_widths for relative in relatives for width_name, _ in relative.more)
+        or any(width not in known_widths for relative in relatives for width, _ in relative.more)
     ):
         return None
     head_count = numbers["heads"]
@@ -160,7 +153,7 @@ def _shape(base_name: str, family: str, numbers: Mapping[str, int]) -> BaseShape
         ffn=0 if family == "qwen" else numbers["ffn"],
         vocabulary=numbers["vocabulary"],
         experts=numbers["experts"],
-        more=tuple((width_name, 0) for width_name in ("expert_ffn", "shared_ffn") if numbers["experts"]),
+        more=tuple((width, 0) for width in ("expert_ffn", "shared_ffn") if numbers["experts"]),
     )
 
 
@@ -183,6 +176,4 @@ def _quantisation(config: Mapping[str, Any]) -> str:
     method = str(stated.get("quant_method") or "method unknown")
     bits = stated.get("bits") or (4 if stated.get("load_in_4bit") else 8 if stated.get("load_in_8bit") else None)
     quant_type = stated.get("bnb_4bit_quant_type") if stated.get("load_in_4bit") else None
-    return " ".join(
-        str(description) for description in (method, quant_type, f"{bits} bit" if bits else None) if description
-    )
+    return " ".join(str(word) for word in (method, quant_type, f"{bits} bit" if bits else None) if word)

@@ -113,9 +113,9 @@ def _encode(base_folder: Path, sample_texts: Sequence[str], max_tokens: int) -> 
             chat_tokens = list(encoder.encode([message], max_tokens=_LONGEST, truncate="right").tokens)
         except PromptError:
             chat_tokens = []  # a template longer than that
-        for token_row in (chat_tokens, list(encoder.encode_choice(sample_text))):
-            if len(token_row) > 1 and remaining >= 8:
-                token_rows.append(token_row[: min(_LONGEST, remaining)])
+        for row in (chat_tokens, list(encoder.encode_choice(sample_text))):
+            if len(row) > 1 and remaining >= 8:
+                token_rows.append(row[: min(_LONGEST, remaining)])
                 remaining -= len(token_rows[-1])
     if not token_rows:
         raise PromptError("there is no text to run through the base model", fix="give texts with at least two tokens")
@@ -130,7 +130,7 @@ def _observe(base_folder: Path, token_rows: Sequence[Sequence[int]]) -> Activati
         module_name: module for module_name, module in base_model.named_modules() if _is_linear(module_name, module)
     }
     longest = max(map(len, token_rows))
-    attention_mask = torch.tensor([[1] * len(token_row) + [0] * (longest - len(token_row)) for token_row in token_rows])
+    attention_mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in token_rows])
     hooks = _SubspaceHooks(None if isinstance(base_model, Decoder) else attention_mask.flatten().bool())
     with hooks.on(base_model, layers):
         base_form = (
@@ -200,8 +200,8 @@ def _foreign(base_folder: Path) -> nn.Module:
 
 
 def _run_packed(decoder: Decoder, token_rows: Sequence[Sequence[int]]) -> BaseForm:
-    lengths = [len(token_row) for token_row in token_rows]
-    tokens = torch.tensor([token_id for token_row in token_rows for token_id in token_row])
+    lengths = [len(row) for row in token_rows]
+    tokens = torch.tensor([token_id for row in token_rows for token_id in row])
     positions = torch.cat([torch.arange(length) for length in lengths])
     hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
     token_positions = _spread(len(tokens))
@@ -211,7 +211,7 @@ def _run_packed(decoder: Decoder, token_rows: Sequence[Sequence[int]]) -> BaseFo
 
 
 def _run_padded(base_model: nn.Module, token_rows: Sequence[Sequence[int]], attention_mask: Tensor) -> BaseForm:
-    tokens = torch.tensor([[*token_row, *[0] * (attention_mask.shape[1] - len(token_row))] for token_row in token_rows])
+    tokens = torch.tensor([[*row, *[0] * (attention_mask.shape[1] - len(row))] for row in token_rows])
     logits = base_model(input_ids=tokens, attention_mask=attention_mask, use_cache=False).logits[attention_mask.bool()]
     positions = _spread(len(logits))
     _backward(logits[positions])

@@ -87,8 +87,8 @@ def check_conversion_fault(base_form: BaseForm) -> list[Finding]:
 
 def text_dependence(logits: Tensor, positions: Tensor, token_rows: Rows) -> BaseForm:
     """logits [N, vocabulary] at the positions `kept` [N] of all rows' tokens one after the other."""
-    token_ids = torch.tensor([token_id for token_row in token_rows for token_id in token_row])
-    row_ends = torch.tensor([len(token_row) for token_row in token_rows]).cumsum(0)
+    token_ids = torch.tensor([token_id for row in token_rows for token_id in row])
+    row_ends = torch.tensor([len(row) for row in token_rows]).cumsum(0)
     number = torch.bucketize(positions, row_ends, right=True)
     inside = positions + 1 < row_ends[number]
     log_probabilities, number = logits.detach().float().log_softmax(-1)[inside], number[inside]
@@ -144,16 +144,16 @@ def find_conversion_fault(decoder: Decoder, token_rows: Rows) -> tuple[str, floa
 
 def _first_tokens(token_rows: Rows, max_tokens: int) -> list[Sequence[int]]:
     selected: list[Sequence[int]] = []
-    for token_row in token_rows:
-        if len(token_row) > 1 and sum(map(len, selected)) < max_tokens:
-            selected.append(token_row[: max(2, max_tokens - sum(map(len, selected)))])
+    for row in token_rows:
+        if len(row) > 1 and sum(map(len, selected)) < max_tokens:
+            selected.append(row[: max(2, max_tokens - sum(map(len, selected)))])
     return selected
 
 
 def _losses(decoder: Decoder, token_rows: Rows) -> Tensor:
     """[N] nats of every token but the rows' first."""
-    lengths = [len(token_row) for token_row in token_rows]
-    tokens = torch.tensor([token_id for token_row in token_rows for token_id in token_row])
+    lengths = [len(row) for row in token_rows]
+    tokens = torch.tensor([token_id for row in token_rows for token_id in row])
     positions = torch.cat([torch.arange(length) for length in lengths])
     hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
     inside = (positions > 0).nonzero()[:, 0]
@@ -164,7 +164,7 @@ def _losses(decoder: Decoder, token_rows: Rows) -> Tensor:
 def _candidate_forms(decoder: Decoder) -> Iterator[tuple[str, Change]]:
     """Each other form in words, and what makes it so for a while."""
     norm_weights = [module.weight for module in decoder.modules() if isinstance(module, RmsNorm)]
-    values = torch.cat([norm_weight.detach().float().flatten() for norm_weight in norm_weights])
+    values = torch.cat([weight.detach().float().flatten() for weight in norm_weights])
     if float((values < 0).float().mean()) >= _NEGATIVE:
         yield "1 added to its norms", partial(_offset, norm_weights, 1.0)
     elif float(values.min()) >= _ABOVE:
@@ -180,14 +180,14 @@ def _candidate_forms(decoder: Decoder) -> Iterator[tuple[str, Change]]:
 
 @contextmanager
 def _offset(norm_weights: Sequence[Tensor], offset: float) -> Iterator[None]:
-    before = [norm_weight.detach().clone() for norm_weight in norm_weights]
+    before = [weight.detach().clone() for weight in norm_weights]
     try:
-        for norm_weight in norm_weights:
-            norm_weight.add_(offset)
+        for weight in norm_weights:
+            weight.add_(offset)
         yield
     finally:
-        for norm_weight, old_weight in zip(norm_weights, before, strict=True):
-            norm_weight.copy_(old_weight)
+        for weight, old_weight in zip(norm_weights, before, strict=True):
+            weight.copy_(old_weight)
 
 
 @contextmanager

@@ -100,11 +100,9 @@ def _templates(adapter_files: TokenizerFiles, base_files: TokenizerFiles) -> lis
         return [finding("L311", actual, severity="note", facts={"adapter": True, "base": False})]
     difference_index = next(
         (
-            character_index
-            for character_index, (adapter_character, base_character) in enumerate(
-                zip(adapter_files.template, base_files.template, strict=False)
-            )
-            if adapter_character != base_character
+            index
+            for index, (ours, theirs) in enumerate(zip(adapter_files.template, base_files.template, strict=False))
+            if ours != theirs
         ),
         0,
     )

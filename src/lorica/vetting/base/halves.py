@@ -79,7 +79,7 @@ def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
         "bound": halves.correlation,
         "bonds": halves.correlated_pairs,
     }
-    facts = {fact_name: round(fact_value, 4) for fact_name, fact_value in facts.items() if math.isfinite(fact_value)}
+    facts = {fact: round(value, 4) for fact, value in facts.items() if math.isfinite(value)}
     unbound = halves.correlated_pairs >= _FEW and abs(halves.correlation) < _UNBOUND
     actual = f"lora_A's directions are this base's ({halves.inputs:.1f}), lora_B's are not ({halves.outputs:.1f})"
     of_many = halves.tested >= _MANY and halves.outputs < halves.inputs / _BESIDE

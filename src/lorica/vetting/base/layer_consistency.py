@@ -43,14 +43,10 @@ def outlier_layers(layer_rows: Mapping[int, Array], seed: int = 0) -> tuple[int,
     hidden = next(iter(layer_rows.values())).shape[1]
     # Where there are more rows than columns, second moments are less work.
     use_moments = sum(map(len, layer_rows.values())) >= hidden * len(layer_rows)
-    moments = (
-        {layer_node: sampled_rows.T @ sampled_rows for layer_node, sampled_rows in layer_rows.items()}
-        if use_moments
-        else {}
-    )
+    moments = {node: sampled_rows.T @ sampled_rows for node, sampled_rows in layer_rows.items()} if use_moments else {}
     rng = np.random.default_rng(seed)
     orders = np.stack([np.arange(hidden), *(rng.permutation(hidden) for _ in range(_SHUFFLES))])
-    group_of = {layer_node: layer_node for layer_node in layer_rows}
+    group_of = {node: node for node in layer_rows}
 
     def join(first_node: int, second_node: int) -> None:
         if group_of[first_node] == group_of[second_node]:
@@ -61,24 +57,20 @@ def outlier_layers(layer_rows: Mapping[int, Array], seed: int = 0) -> tuple[int,
             shared = _shared(layer_rows[first_node], layer_rows[second_node], orders)
         if _deviations(shared) >= LINKED:
             old_group = group_of[second_node]
-            group_of.update(
-                {layer_node: group_of[first_node] for layer_node, group_id in group_of.items() if group_id == old_group}
-            )
+            group_of.update({node: group_of[first_node] for node, group in group_of.items() if group == old_group})
 
-    layer_nodes = sorted(layer_rows)
-    for distance in range(1, len(layer_nodes)):  # neighbours first: mostly they link all, and nothing else is computed
-        for start_index in range(len(layer_nodes) - distance):
-            join(layer_nodes[start_index], layer_nodes[start_index + distance])
+    nodes = sorted(layer_rows)
+    for distance in range(1, len(nodes)):  # neighbours first: mostly they link all, and nothing else is computed
+        for start_index in range(len(nodes) - distance):
+            join(nodes[start_index], nodes[start_index + distance])
     group_sizes = {
-        group_id: sum(group_name == group_id for group_name in group_of.values()) for group_id in set(group_of.values())
+        group: sum(group_name == group for group_name in group_of.values()) for group in set(group_of.values())
     }
     # Two halves of equal size: the one with the embedding is what its tokens mean something to.
-    largest_group = max(group_sizes, key=lambda group_id: (group_sizes[group_id], group_of.get(EMBEDDING) == group_id))
+    largest_group = max(group_sizes, key=lambda group: (group_sizes[group], group_of.get(EMBEDDING) == group))
     if group_sizes[largest_group] < max(3, len(layer_rows) / 3):
         return ()
-    return tuple(
-        layer_node for layer_node in layer_nodes if layer_node != EMBEDDING and group_of[layer_node] != largest_group
-    )
+    return tuple(node for node in nodes if node != EMBEDDING and group_of[node] != largest_group)
 
 
 def _shared(first: Array, second: Array, orders: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -96,6 +96,4 @@ def _shuffle(rng: np.random.Generator, width: int, block_size: int) -> NDArray[n
         return rng.permutation(width)
     block_order = rng.permutation(width // block_size)
     within: Sequence[NDArray[np.int64]] = [rng.permutation(block_size) for _ in block_order]
-    return np.concatenate(
-        [block_index * block_size + inside for block_index, inside in zip(block_order, within, strict=True)]
-    )
+    return np.concatenate([block * block_size + inside for block, inside in zip(block_order, within, strict=True)])

@@ -44,15 +44,10 @@ def stored_matrices(folder: Path) -> dict[str, StoredMatrix]:
     matrices: dict[str, StoredMatrix] = {}
     try:
         for weights_path, header in weight_headers(folder).items():
-            for tensor_name, tensor_info in header.tensors.items():
-                module_path, _, parameter_name = tensor_name.rpartition(".")
-                if (
-                    parameter_name == "weight"
-                    and len(tensor_info.shape) == 2
-                    and tensor_info.dtype in READABLE
-                    and min(tensor_info.shape) > 0
-                ):
-                    matrices[module_path] = StoredMatrix(weights_path, tensor_info)
+            for tensor_name, info in header.tensors.items():
+                module_path, _, leaf = tensor_name.rpartition(".")
+                if leaf == "weight" and len(info.shape) == 2 and info.dtype in READABLE and min(info.shape) > 0:
+                    matrices[module_path] = StoredMatrix(weights_path, info)
     except (LoricaError, OSError):
         return {}
     return matrices

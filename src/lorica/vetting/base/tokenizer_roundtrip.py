@@ -72,24 +72,22 @@ def _cached_roundtrip_share(tokenizer_path: Path, _modified: int, _size: int) ->
 def _measure_roundtrip(tokenizer: Any, tokenizer_json: dict[str, Any]) -> tuple[float, int, str] | None:
     added_ids = {token.get("id") for token in tokenizer_json.get("added_tokens") or [] if isinstance(token, dict)}
     entries = sorted(
-        (number, vocabulary_entry)
-        for vocabulary_entry, number in tokenizer_json["model"]["vocab"].items()
-        if number not in added_ids
+        (number, entry) for entry, number in tokenizer_json["model"]["vocab"].items() if number not in added_ids
     )
     tried = returned = 0
     first_lost = ""
-    for number, vocabulary_entry in entries[:: max(1, len(entries) // _SAMPLED_ENTRIES)]:
-        decoded_text = tokenizer.decode([number], skip_special_tokens=False)
+    for number, entry in entries[:: max(1, len(entries) // _SAMPLED_ENTRIES)]:
+        text = tokenizer.decode([number], skip_special_tokens=False)
         # Parts of characters, and spaces that stand in runs only.
-        if not decoded_text.strip() or "\ufffd" in decoded_text:
+        if not text.strip() or "\ufffd" in text:
             continue
         tried += 1
-        encoded_ids = tokenizer.encode(decoded_text, add_special_tokens=False).ids
+        encoded_ids = tokenizer.encode(text, add_special_tokens=False).ids
         # A tokenizer that puts a space before every text keeps entries without one for the middle of words.
-        if number in encoded_ids or number in tokenizer.encode(f"\n{decoded_text}", add_special_tokens=False).ids:
+        if number in encoded_ids or number in tokenizer.encode(f"\n{text}", add_special_tokens=False).ids:
             returned += 1
         else:
-            first_lost = first_lost or vocabulary_entry
+            first_lost = first_lost or entry
     return (returned / tried, tried, first_lost) if tried >= _MIN_ENTRIES else None
 
 

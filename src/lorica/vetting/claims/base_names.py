@@ -117,20 +117,18 @@ _TUNED = re.compile(r"(?:^|[^a-z0-9])(?:instruct|it|chat|sft|dpo)(?![a-z0-9])")
 
 def family(base_name: str) -> Traits | None:
     """The family that an id speaks of ("Qwen/Qwen2.5-1.5B-Instruct" -> qwen2.5), or None. The longest word decides."""
-    family_words = _hits(base_name)
-    return _WORDS[max(family_words, key=len)] if family_words else None
+    words = _hits(base_name)
+    return _WORDS[max(words, key=len)] if words else None
 
 
 def families(base_name: str) -> frozenset[str]:
     """All families that a name speaks of: "DeepSeek-R1-Distill-Qwen-7B" has two."""
-    family_words = _hits(base_name)
+    words = _hits(base_name)
     # Of "qwen" and "qwen2.5" at one place, only the longer is meant.
     longest_words = [
-        family_word
-        for family_word in family_words
-        if not any(family_word != other_word and family_word in other_word for other_word in family_words)
+        word for word in words if not any(word != other_word and word in other_word for other_word in words)
     ]
-    return frozenset(_WORDS[family_word].family for family_word in longest_words)
+    return frozenset(_WORDS[word].family for word in longest_words)
 
 
 def _hits(base_name: str) -> list[str]:
@@ -138,13 +136,9 @@ def _hits(base_name: str) -> list[str]:
     # "LlamaGuard" and "MistralLite" are two words each.
     spellings = {last_component.lower(), re.sub(r"(?<=[a-z])(?=[A-Z])", "-", last_component).lower()}
     return [
-        family_word
-        for family_word, pattern in _patterns()
-        if any(
-            _is_meant(spelling, *word_match.span())
-            for spelling in spellings
-            for word_match in pattern.finditer(spelling)
-        )
+        word
+        for word, pattern in _patterns()
+        if any(_is_meant(spelling, *match.span()) for spelling in spellings for match in pattern.finditer(spelling))
     ]
 
 
@@ -157,10 +151,10 @@ def _is_meant(spelling: str, match_start: int, match_end: int) -> bool:
 def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     """Words in their boundaries: "llama-3" is neither in Llama-3.2 nor in open_llama_3b, "opt" not in "adopted"."""
     patterns = []
-    for family_word in _WORDS:
-        letters = "[-_ ]?".join(re.escape(syllable) for syllable in family_word.split("-"))
-        lookahead = r"(?!\d|\.\d|[bm](?![a-z]))" if family_word[-1].isdigit() else "(?![a-z])"
-        patterns.append((family_word, re.compile("(?<![a-z])" + letters + lookahead)))
+    for word in _WORDS:
+        letters = "[-_ ]?".join(re.escape(syllable) for syllable in word.split("-"))
+        lookahead = r"(?!\d|\.\d|[bm](?![a-z]))" if word[-1].isdigit() else "(?![a-z])"
+        patterns.append((word, re.compile("(?<![a-z])" + letters + lookahead)))
     return tuple(patterns)
 
 

@@ -18,29 +18,27 @@ _TAG = re.compile(r"base_model:(?:[a-z]+:)?\S")
 
 def card_bases(card_text: str) -> tuple[str, ...]:
     """Ids of base models in a README.md's front matter: `base_model`, and tags that begin with it. Never raises."""
-    card_lines = [
-        card_line[:_MAX_LINE_LENGTH].rstrip("\r") for card_line in card_text.lstrip("\ufeff").split("\n")[:_MAX_LINES]
-    ]
+    lines = [line[:_MAX_LINE_LENGTH].rstrip("\r") for line in card_text.lstrip("\ufeff").split("\n")[:_MAX_LINES]]
     values: dict[str, list[str]] = {"base_model": [], "tags": []}
-    for matter_key, matter_value in _front_matter(card_lines):
-        values.setdefault(matter_key, []).append(matter_value)
+    for matter_key, value in _front_matter(lines):
+        values.setdefault(matter_key, []).append(value)
     tagged = [tag.split(":")[-1] for tag in values["tags"] if _TAG.match(tag)]
     names_model = (base_name for base_name in (*values["base_model"], *tagged) if _is_filled_in(base_name))
     return tuple(dict.fromkeys(names_model))[:_MAX_BASES]
 
 
-def _front_matter(card_lines: list[str]) -> Iterator[tuple[str, str]]:
+def _front_matter(lines: list[str]) -> Iterator[tuple[str, str]]:
     """(key, value) of scalars and plain lists between the two lines of dashes."""
-    stripped = [card_line.strip() for card_line in card_lines]
+    stripped = [line.strip() for line in lines]
     if not stripped or stripped[0] != "---" or "---" not in stripped[1:]:
         return
     matter_key = ""
-    for card_line in card_lines[1 : stripped.index("---", 1)]:
-        if key_match := _KEY.fullmatch(card_line):
+    for line in lines[1 : stripped.index("---", 1)]:
+        if key_match := _KEY.fullmatch(line):
             matter_key = key_match[1]
-            yield from ((matter_key, matter_value) for matter_value in _scalars(key_match[2] or ""))
-        elif list_entry := re.fullmatch(r"\s*-\s(.*)", card_line):
-            yield from ((matter_key, matter_value) for matter_value in _scalars(list_entry[1]))
+            yield from ((matter_key, value) for value in _scalars(key_match[2] or ""))
+        elif list_entry := re.fullmatch(r"\s*-\s(.*)", line):
+            yield from ((matter_key, value) for value in _scalars(list_entry[1]))
 
 
 def _scalars(yaml_text: str) -> Iterator[str]:

@@ -30,47 +30,41 @@ _OTHER_WEIGHTS = ("gptq", "awq", "gguf", "exl2", "int4", "int8", "fp8")
 
 def check_claims(adapter: RawAdapter, tensor_map: TensorMap, base_match: BaseMatch | None) -> list[Finding]:
     """Findings L150-L199. base_match: which bases of the table fit the tensors' shapes, None when that is not known."""
-    claimed_bases = named_bases(adapter)
+    claims = named_bases(adapter)
     tool_method = method_of_names(tensor_map.tensors)
-    findings = _bases(adapter, claimed_bases, foreign=tool_method is not None and tool_method[0] in FORMATS) + _config(
-        adapter
-    )
+    findings = _bases(adapter, claims, foreign=tool_method is not None and tool_method[0] in FORMATS) + _config(adapter)
     findings += check_settings(adapter)
     findings += check_evidence(adapter, training_evidence(adapter)) + check_own_run(adapter)
     if method_of_config(adapter.raw_config or {}) is None and tensor_map.modules:
-        findings += check_named_base(adapter, tensor_map, claimed_bases, base_match)
-        findings += check_tokenizer(adapter, tensor_map, claimed_bases)
+        findings += check_named_base(adapter, tensor_map, claims, base_match)
+        findings += check_tokenizer(adapter, tensor_map, claims)
     return findings
 
 
-def _bases(adapter: RawAdapter, claimed_bases: list[NamedBase], *, foreign: bool) -> list[Finding]:
+def _bases(adapter: RawAdapter, claims: list[NamedBase], *, foreign: bool) -> list[Finding]:
     """Ids of the base model, against each other. foreign: of another tool, whose config names its base otherwise."""
     findings = []
-    config_base = next((claimed_base for claimed_base in claimed_bases if claimed_base.file == CONFIG_NAME), None)
+    config_base = next((claim for claim in claims if claim.file == CONFIG_NAME), None)
     of_peft = adapter.raw_config is not None and method_of_config(adapter.raw_config) is None and not foreign
     if config_base is None and of_peft:
-        elsewhere = f"; {_says(claimed_bases)}" if claimed_bases else ""
+        elsewhere = f"; {_says(claims)}" if claims else ""
         actual = f"base_model_name_or_path is missing or empty{elsewhere}"
         findings.append(finding("L156", actual, expected="the base's id", file=CONFIG_NAME))
     if config_base is not None and config_base.is_path:
         facts = {"base": config_base.text[:300]}
         findings.append(finding("L157", shown(config_base.text), file=CONFIG_NAME, facts=facts))
-    return findings + _conflict(claimed_bases) + _quantization(claimed_bases)
+    return findings + _conflict(claims) + _quantization(claims)
 
 
-def _conflict(claimed_bases: list[NamedBase]) -> list[Finding]:
+def _conflict(claims: list[NamedBase]) -> list[Finding]:
     """At most one finding: the first two places whose bases differ, in family before size before name."""
     conflicts: dict[str, tuple[NamedBase, NamedBase]] = {}
-    for first_index, first_base in enumerate(claimed_bases):
-        for second_base in claimed_bases[first_index + 1 :]:
+    for position, first_base in enumerate(claims):
+        for second_base in claims[position + 1 :]:
             # Several bases of one card (a merge) are one claim: it agrees if any of them does.
             if first_base.file == second_base.file:
                 continue
-            differences = [
-                difference(first_base, claimed_base)
-                for claimed_base in claimed_bases
-                if claimed_base.file == second_base.file
-            ]
+            differences = [difference(first_base, claim) for claim in claims if claim.file == second_base.file]
             if all(differences):
                 conflicts.setdefault(differences[0], (first_base, second_base))
     for difference_kind in ("family", "size", "name"):
@@ -78,8 +72,8 @@ def _conflict(claimed_bases: list[NamedBase]) -> list[Finding]:
             conflict_pair = conflicts[difference_kind]
             facts = {
                 "differ": difference_kind,
-                "names": [claimed_base.text[:200] for claimed_base in conflict_pair],
-                "places": [claimed_base.file for claimed_base in conflict_pair],
+                "names": [claim.text[:200] for claim in conflict_pair],
+                "places": [claim.file for claim in conflict_pair],
             }
             actual, expected = _says(conflict_pair), "one base everywhere"
             return [finding("L150", actual, expected=expected, file=conflict_pair[1].file, facts=facts)]
@@ -89,13 +83,9 @@ def _conflict(claimed_bases: list[NamedBase]) -> list[Finding]:
     return []
 
 
-def _quantization(claimed_bases: list[NamedBase]) -> list[Finding]:
+def _quantization(claims: list[NamedBase]) -> list[Finding]:
     """Quantised copies of the base."""
-    by_place = {
-        claimed_base.file: quantization_format(claimed_base.tail)
-        for claimed_base in claimed_bases
-        if claimed_base.is_informative
-    }
+    by_place = {claim.file: quantization_format(claim.tail) for claim in claims if claim.is_informative}
     formats = set(by_place.values())
     if not formats - {""}:
         return []
@@ -116,8 +106,8 @@ def _quantization(claimed_bases: list[NamedBase]) -> list[Finding]:
     ]
 
 
-def _says(claimed_bases: Sequence[NamedBase]) -> str:
-    return ", ".join(f"{claimed_base.file} names {shown(claimed_base.text)}" for claimed_base in claimed_bases[:6])
+def _says(claims: Sequence[NamedBase]) -> str:
+    return ", ".join(f"{claim.file} names {shown(claim.text)}" for claim in claims[:6])
 
 
 def _config(adapter: RawAdapter) -> list[Finding]:

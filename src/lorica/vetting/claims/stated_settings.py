@@ -49,24 +49,22 @@ def _record(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """training.json of Lorica holds the config as it was when training began, each value as JSON text."""
     manifest = as_mapping(as_mapping(adapter.documents.get("training.json")).get("manifest"))
     differs: dict[str, tuple[Any, Any]] = {}
-    for setting_name in _DECIDING:
-        written = manifest.get(f"lora.{setting_name}")
+    for setting in _DECIDING:
+        written = manifest.get(f"lora.{setting}")
         if not isinstance(written, str) or len(written) > 1_000_000:
             continue
         try:
-            recorded_value = json.loads(written)
+            recorded = json.loads(written)
         except (ValueError, RecursionError):
             continue
-        configured_value = getattr(config, setting_name)
-        if _plain(recorded_value) != _plain(configured_value):
-            differs[setting_name] = (recorded_value, configured_value)
+        configured = getattr(config, setting)
+        if _plain(recorded) != _plain(configured):
+            differs[setting] = (recorded, configured)
     if not differs:
         return []
-    actual = ", ".join(
-        f"{setting_name} {_short(configured_value)}" for setting_name, (_, configured_value) in differs.items()
-    )
+    actual = ", ".join(f"{setting} {_short(configured)}" for setting, (_, configured) in differs.items())
     expected = "as in training.json: " + ", ".join(
-        f"{setting_name} {_short(recorded_value)}" for setting_name, (recorded_value, _) in differs.items()
+        f"{setting} {_short(recorded)}" for setting, (recorded, _) in differs.items()
     )
     facts = {"keys": sorted(differs), **_scales(differs, config)}
     return [finding("L160", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
@@ -85,8 +83,8 @@ def _short(setting_value: Any) -> str:
 def _scales(differs: Mapping[str, tuple[Any, Any]], config: AdapterConfig) -> dict[str, float]:
     """By how much the update is scaled otherwise than in training, where r, alpha, rsLoRA and alpha_pattern tell."""
     recorded_settings = {
-        setting_name: differs[setting_name][0] if setting_name in differs else getattr(config, setting_name)
-        for setting_name in ("r", "lora_alpha", "use_rslora")
+        setting: differs[setting][0] if setting in differs else getattr(config, setting)
+        for setting in ("r", "lora_alpha", "use_rslora")
     }
     try:
         before = recorded_settings["lora_alpha"] / (
@@ -116,15 +114,15 @@ def _arguments(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """Rank and alpha as the trainer's arguments give them."""
     arguments = as_mapping(adapter.documents.get("args.json"))
     differs = {
-        argument_name: arguments[argument_name]
-        for argument_name, config_key in _ARGUMENTS.items()
-        if isinstance(arguments.get(argument_name), bool | int | float)
-        and arguments[argument_name] != getattr(config, config_key)
+        argument: arguments[argument]
+        for argument, config_key in _ARGUMENTS.items()
+        if isinstance(arguments.get(argument), bool | int | float)
+        and arguments[argument] != getattr(config, config_key)
     }
     if not differs:
         return []
     actual = "; ".join(
-        f"args.json says {argument_name} {argument_value}, the config {getattr(config, _ARGUMENTS[argument_name])}"
-        for argument_name, argument_value in differs.items()
+        f"args.json says {argument} {value}, the config {getattr(config, _ARGUMENTS[argument])}"
+        for argument, value in differs.items()
     )
     return [finding("L161", actual, expected="the same in all", file="args.json", facts=differs)]

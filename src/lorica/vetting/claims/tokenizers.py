@@ -40,13 +40,13 @@ _TEMPLATES = (
 )
 
 
-def check_tokenizer(adapter: RawAdapter, tensor_map: TensorMap, claimed_bases: list[NamedBase]) -> list[Finding]:
+def check_tokenizer(adapter: RawAdapter, tensor_map: TensorMap, claims: list[NamedBase]) -> list[Finding]:
     """Findings L166-L168."""
-    claimed_base = next((candidate for candidate in claimed_bases if families(candidate.tail)), None)
+    claim = next((candidate for candidate in claims if families(candidate.tail)), None)
     findings = []
-    if claimed_base is not None and families(claimed_base.tail) <= _JUDGED:
-        findings = _foreign(adapter, claimed_base) + _template(adapter, claimed_base)
-    return findings + _new_tokens(adapter, tensor_map, claimed_bases)
+    if claim is not None and families(claim.tail) <= _JUDGED:
+        findings = _foreign(adapter, claim) + _template(adapter, claim)
+    return findings + _new_tokens(adapter, tensor_map, claims)
 
 
 def _tokenizer(adapter: RawAdapter) -> Mapping[str, Any]:
@@ -54,9 +54,9 @@ def _tokenizer(adapter: RawAdapter) -> Mapping[str, Any]:
     return tokenizer_config if isinstance(tokenizer_config, Mapping) else {}
 
 
-def _foreign(adapter: RawAdapter, claimed_base: NamedBase) -> list[Finding]:
+def _foreign(adapter: RawAdapter, claim: NamedBase) -> list[Finding]:
     tokenizer = _tokenizer(adapter)
-    base_families = families(claimed_base.tail)
+    base_families = families(claim.tail)
     foreign_signs = []
     class_name = tokenizer.get("tokenizer_class")
     class_families = _CLASSES.get(class_name.removesuffix("Fast")) if isinstance(class_name, str) else None
@@ -72,33 +72,29 @@ def _foreign(adapter: RawAdapter, claimed_base: NamedBase) -> list[Finding]:
         foreign_signs.append(f"first token {shown(first_token)}")
     if not foreign_signs:
         return []
-    actual = f"{', '.join(foreign_signs)}; {claimed_base.file} names {shown(claimed_base.text)}"
+    actual = f"{', '.join(foreign_signs)}; {claim.file} names {shown(claim.text)}"
     facts = {"signs": foreign_signs, "base": sorted(base_families)}
     return [finding("L166", actual, expected="the base's own tokenizer", file=_CONFIG, facts=facts)]
 
 
-def _template(adapter: RawAdapter, claimed_base: NamedBase) -> list[Finding]:
+def _template(adapter: RawAdapter, claim: NamedBase) -> list[Finding]:
     template = _tokenizer(adapter).get("chat_template")
     if isinstance(template, list):
-        template = " ".join(
-            str(template_entry.get("template"))
-            for template_entry in template[:16]
-            if isinstance(template_entry, Mapping)
-        )
+        template = " ".join(str(entry.get("template")) for entry in template[:16] if isinstance(entry, Mapping))
     if not isinstance(template, str):
         return []
     for marker, template_kind, template_families in _TEMPLATES:
         if marker in template:
-            if not disjoint(families(claimed_base.tail), template_families):
+            if not disjoint(families(claim.tail), template_families):
                 return []
-            actual = f"a {template_kind} template; {claimed_base.file} names {shown(claimed_base.text)}"
+            actual = f"a {template_kind} template; {claim.file} names {shown(claim.text)}"
             return [finding("L168", actual, file=_CONFIG, facts={"template": template_kind})]
     return []
 
 
-def _new_tokens(adapter: RawAdapter, tensor_map: TensorMap, claimed_bases: list[NamedBase]) -> list[Finding]:
+def _new_tokens(adapter: RawAdapter, tensor_map: TensorMap, claims: list[NamedBase]) -> list[Finding]:
     """Ids beyond the base's embedding, for which nothing was trained."""
-    matching_bases = next(filter(None, (bases_named(candidate.text) for candidate in claimed_bases)), [])
+    matching_bases = next(filter(None, (bases_named(candidate.text) for candidate in claims)), [])
     vocabulary = max((base_shape.vocabulary for base_shape in matching_bases), default=0)
     if not vocabulary or any(module.embedding for module in tensor_map.modules.values()):
         return []

@@ -91,16 +91,8 @@ def training_evidence(adapter: RawAdapter) -> TrainingEvidence:
     ):
         document = adapter.documents.get(document_name)
         if isinstance(document, Mapping):
-            facts = {
-                fact_name: fact_value
-                for fact_name, fact_value in read_document(document).items()
-                if fact_value is not None
-            }
-            evidence |= {
-                fact_name: fact_value
-                for fact_name, fact_value in facts.items()
-                if evidence.get(fact_name) in (None, (), {})
-            }
+            facts = {fact: value for fact, value in read_document(document).items() if value is not None}
+            evidence |= {fact: value for fact, value in facts.items() if evidence.get(fact) in (None, (), {})}
             sources.append(document_name)
     step_match = _STEP.fullmatch(adapter.folder.name)
     if step_match:
@@ -114,7 +106,7 @@ def _as_of_step(facts: dict[str, Any], checkpoint_step: int) -> dict[str, Any]:
     if not total_steps or checkpoint_step >= total_steps:
         return facts
     later_facts = ("loss_last", "trained_loss", "eval_last", "finished")
-    earlier = {fact_name: fact_value for fact_name, fact_value in facts.items() if fact_name not in later_facts}
+    earlier = {fact: value for fact, value in facts.items() if fact not in later_facts}
     return {
         **earlier,
         "steps": checkpoint_step,
@@ -126,40 +118,24 @@ def _state(state: Mapping[str, Any]) -> dict[str, Any]:
     """trainer_state.json of transformers."""
     log_history = state.get("log_history")
     entries = (
-        [log_entry for log_entry in log_history[:_MAX_LOGS] if isinstance(log_entry, Mapping)]
+        [entry for entry in log_history[:_MAX_LOGS] if isinstance(entry, Mapping)]
         if isinstance(log_history, list)
         else []
     )
     train_curve, strange = _curve(entries, "loss")
     eval_points, eval_strange = _curve(entries, "eval_loss")
-    gradient_norms = [log_entry["grad_norm"] for log_entry in entries if isinstance(log_entry.get("grad_norm"), float)]
+    gradient_norms = [entry["grad_norm"] for entry in entries if isinstance(entry.get("grad_norm"), float)]
     last_evaluation = next(
-        (
-            log_entry
-            for log_entry in reversed(entries)
-            if any(metric_name.startswith("eval_") for metric_name in log_entry)
-        ),
-        {},
+        (entry for entry in reversed(entries) if any(metric.startswith("eval_") for metric in entry)), {}
     )
-    metrics = {
-        str(metric_name)[5:85]: metric_value
-        for metric_name, metric_value in _numbers(last_evaluation)
-        if metric_name.startswith("eval_")
-    }
+    metrics = {str(metric)[5:85]: value for metric, value in _numbers(last_evaluation) if metric.startswith("eval_")}
     global_step, max_steps = _as_integer(state.get("global_step")), _as_integer(state.get("max_steps"))
-    learning_rates = [
-        metric_value
-        for log_entry in entries
-        for metric_name, metric_value in _numbers(log_entry)
-        if metric_name == "learning_rate"
-    ]
+    learning_rates = [value for entry in entries for metric, value in _numbers(entry) if metric == "learning_rate"]
     return {
         **_losses(train_curve, eval_points),
         "strange": strange + eval_strange + sum(not math.isfinite(gradient_norm) for gradient_norm in gradient_norms),
         "metrics": {
-            metric_name: metric_value
-            for metric_name, metric_value in metrics.items()
-            if not metric_name.endswith(("per_second", "runtime"))
+            metric: value for metric, value in metrics.items() if not metric.endswith(("per_second", "runtime"))
         },
         "best_metric": as_real(state.get("best_metric")),
         "best_checkpoint": _shown_text(state.get("best_model_checkpoint")),
@@ -172,26 +148,26 @@ def _state(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _curve(entries: Sequence[Mapping[str, Any]], metric_name: str) -> tuple[list[Point], int]:
+def _curve(entries: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[Point], int]:
     """Finite (step, loss) points, and how many were not finite."""
     points, strange = [], 0
-    for number, log_entry in enumerate(entries):
-        metric_value = log_entry.get(metric_name)
-        if isinstance(metric_value, str) and metric_value.lower() in ("nan", "inf", "-inf", "infinity", "-infinity"):
-            metric_value = math.nan  # some writers of strict JSON quote them
-        if isinstance(metric_value, bool) or not isinstance(metric_value, int | float):
+    for number, entry in enumerate(entries):
+        value = entry.get(metric)
+        if isinstance(value, str) and value.lower() in ("nan", "inf", "-inf", "infinity", "-infinity"):
+            value = math.nan  # some writers of strict JSON quote them
+        if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if not math.isfinite(metric_value):
+        if not math.isfinite(value):
             strange += 1
             continue
-        step = _as_integer(log_entry.get("step"))
-        points.append((number if step is None else step, float(metric_value)))
+        step = _as_integer(entry.get("step"))
+        points.append((number if step is None else step, float(value)))
     return points, strange
 
 
 def _losses(train_points: Sequence[Point], eval_points: Sequence[Point]) -> dict[str, Any]:
     values = [loss for _, loss in train_points]
-    lowest = min(eval_points, key=lambda loss_point: loss_point[1], default=None)
+    lowest = min(eval_points, key=lambda point: point[1], default=None)
     return {
         "losses": _thin(train_points),
         "loss_first": values[0] if values else None,
@@ -209,9 +185,7 @@ def _losses(train_points: Sequence[Point], eval_points: Sequence[Point]) -> dict
 def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
     if len(points) <= _MAX_POINTS:
         return tuple(points)
-    return tuple(
-        points[round(point_index * (len(points) - 1) / (_MAX_POINTS - 1))] for point_index in range(_MAX_POINTS)
-    )
+    return tuple(points[round(index * (len(points) - 1) / (_MAX_POINTS - 1))] for index in range(_MAX_POINTS))
 
 
 def _record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,25 +222,21 @@ def _results(results: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": numbers.get("epoch"),
         "training_rows": _as_integer(numbers.get("train_samples")),
         "held_out_rows": _as_integer(numbers.get("eval_samples")),
-        "metrics": {
-            metric_name[5:85]: metric_value
-            for metric_name, metric_value in numbers.items()
-            if metric_name.startswith("eval_")
-        },
+        "metrics": {metric[5:85]: value for metric, value in numbers.items() if metric.startswith("eval_")},
         "held_out": True if "eval_loss" in numbers else None,
     }
 
 
-def _numbers(log_entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for metric_name, metric_value in log_entry.items():
-        number = as_real(metric_value)
+def _numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for metric, value in entry.items():
+        number = as_real(value)
         if number is not None:
-            yield metric_name, number
+            yield metric, number
 
 
-def _setting(manifest: Mapping[str, Any], setting_name: str) -> float | None:
+def _setting(manifest: Mapping[str, Any], setting: str) -> float | None:
     """A number of a manifest, whose values are JSON texts."""
-    setting_value = manifest.get(setting_name)
+    setting_value = manifest.get(setting)
     if isinstance(setting_value, str) and len(setting_value) <= 64:
         try:
             return as_real(float(setting_value))

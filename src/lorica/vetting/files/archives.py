@@ -131,17 +131,14 @@ def _walk_zip(archive_path: Path) -> Iterator[tuple[ArchiveMember, Opener]]:
     if directory_bytes(archive_path) > _MAX_DIRECTORY:
         raise TooManyMembersError(f"a list of members longer than {_MAX_DIRECTORY} bytes")
     with zipfile.ZipFile(archive_path) as archive:
-        for member_info in archive.infolist():
-            member_kind = _kind(stat.S_IFMT(member_info.external_attr >> 16), member_info.is_dir())
-            member_name = member_info.orig_filename  # `filename` is already mended
+        for info in archive.infolist():
+            member_kind = _kind(stat.S_IFMT(info.external_attr >> 16), info.is_dir())
+            member_name = info.orig_filename  # `filename` is already mended
 
-            def opener(member_info: zipfile.ZipInfo = member_info) -> IO[bytes]:
-                return archive.open(member_info)
+            def opener(info: zipfile.ZipInfo = info) -> IO[bytes]:
+                return archive.open(info)
 
-            yield (
-                ArchiveMember(member_name, member_info.file_size, member_kind, bool(member_info.flag_bits & 1)),
-                opener,
-            )
+            yield (ArchiveMember(member_name, info.file_size, member_kind, bool(info.flag_bits & 1)), opener)
 
 
 def _kind(file_mode: int, is_folder: bool) -> MemberKind:
@@ -155,31 +152,31 @@ def _kind(file_mode: int, is_folder: bool) -> MemberKind:
 def _walk_tar(archive_path: Path, content: Content | None, max_bytes: int) -> Iterator[tuple[ArchiveMember, Opener]]:
     if content is not None and content not in _PACKED:
         raise NotImplementedError(f"it is {content}")
-    with contextlib.ExitStack() as exit_stack:
+    with contextlib.ExitStack() as stack:
         unpacked: Any = _PACKED[content](archive_path, "rb") if content is not None else archive_path.open("rb")
         # What is not packed cannot unpack to more than it is.
         guarded = _Guarded(
-            exit_stack.enter_context(unpacked), max_bytes if content is not None else archive_path.stat().st_size
+            stack.enter_context(unpacked), max_bytes if content is not None else archive_path.stat().st_size
         )
-        archive = exit_stack.enter_context(tarfile.TarFile(fileobj=guarded, mode="r"))
-        while (member_info := archive.next()) is not None:
+        archive = stack.enter_context(tarfile.TarFile(fileobj=guarded, mode="r"))
+        while (info := archive.next()) is not None:
             guarded.reads = 0
-            if member_info.size < 0:
+            if info.size < 0:
                 raise tarfile.ReadError("a member of negative size")
             member_kind: MemberKind = "special"
-            if member_info.isreg() and not member_info.issparse():
+            if info.isreg() and not info.issparse():
                 member_kind = "file"
-            elif member_info.isdir() or member_info.issym() or member_info.islnk():
-                member_kind = "folder" if member_info.isdir() else "link"
+            elif info.isdir() or info.issym() or info.islnk():
+                member_kind = "folder" if info.isdir() else "link"
 
-            def opener(member_info: tarfile.TarInfo = member_info) -> IO[bytes]:
-                member_file = archive.extractfile(member_info)
+            def opener(info: tarfile.TarInfo = info) -> IO[bytes]:
+                member_file = archive.extractfile(info)
                 if member_file is None:
                     raise tarfile.ReadError("a member that is no file")
                 return member_file
 
             guarded.copying = True
-            yield ArchiveMember(member_info.name, member_info.size, member_kind), opener
+            yield ArchiveMember(info.name, info.size, member_kind), opener
             guarded.copying = False
         guarded.drain()  # so that a packed archive's own checksum is checked
 

@@ -228,32 +228,22 @@ def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | No
     return weights_name
 
 
-def _header_finding(header_error: HeaderError, weights_path: Path, file_name: str) -> Finding:
-    if header_error.content is Content.LFS_POINTER:
-        return finding("L010", f"it {header_error.reason}", expected="a safetensors file", file=file_name)
-    if header_error.content in (Content.PICKLE, Content.ZIP) or header_error.problem in (
-        "length",
-        "truncated",
-        "too large",
-    ):
+def _header_finding(error: HeaderError, weights_path: Path, file_name: str) -> Finding:
+    if error.content is Content.LFS_POINTER:
+        return finding("L010", f"it {error.reason}", expected="a safetensors file", file=file_name)
+    if error.content in (Content.PICKLE, Content.ZIP) or error.problem in ("length", "truncated", "too large"):
         # A pickle of an old protocol begins like nothing in particular: its first 8 bytes read as an absurd length.
         pickle_scan = _scan(weights_path)
-        if (
-            pickle_scan is not None
-            and pickle_scan.pickled
-            and (pickle_scan.imports or header_error.content is Content.PICKLE)
-        ):
+        if pickle_scan is not None and pickle_scan.pickled and (pickle_scan.imports or error.content is Content.PICKLE):
             return _pickle(weights_path, file_name, pickle_scan)
-    if header_error.problem == "length" and file_name.lower().endswith(".gguf"):
+    if error.problem == "length" and file_name.lower().endswith(".gguf"):
         suggested_fix = "use the PEFT adapter it was converted from"
         return finding(
             "L011", "its name says that it is GGUF", expected="a safetensors file", fix=suggested_fix, file=file_name
         )
-    finding_code = _HEADER_CODES[header_error.problem]
-    actual = (
-        header_error.reason if header_error.reason.startswith(("tensor", "header")) else f"it {header_error.reason}"
-    )
-    suggested_fix = header_error.fix if header_error.content else ""
+    finding_code = _HEADER_CODES[error.problem]
+    actual = error.reason if error.reason.startswith(("tensor", "header")) else f"it {error.reason}"
+    suggested_fix = error.fix if error.content else ""
     return finding(finding_code, actual, expected="a safetensors file", fix=suggested_fix, file=file_name)
 
 

@@ -179,16 +179,15 @@ def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:
             if isinstance(config_value, dict)
             else [config_value]
         )
-        keyed_texts += [(config_key, config_text) for config_text in (config_key, *within)]
+        keyed_texts += [(config_key, text) for text in (config_key, *within)]
     odd_texts = [
-        (config_key, config_text)
-        for config_key, config_text in keyed_texts
-        if isinstance(config_text, str) and _CONTROL_CHARACTERS.search(config_text)
+        (config_key, text)
+        for config_key, text in keyed_texts
+        if isinstance(text, str) and _CONTROL_CHARACTERS.search(text)
     ]
     if odd_texts:
-        config_key, config_text = odd_texts[0]
+        config_key, text = odd_texts[0]
         actual = (
-            f"{len(odd_texts)} texts, first in {short_text(config_key, quoted=True)}: "
-            f"{short_text(config_text, quoted=True)}"
+            f"{len(odd_texts)} texts, first in {short_text(config_key, quoted=True)}: {short_text(text, quoted=True)}"
         )
         yield finding("L065", actual, file=CONFIG_NAME)

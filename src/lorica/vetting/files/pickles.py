@@ -88,32 +88,28 @@ def _scan_zip(archive_path: Path) -> PickleScan:
     complete = directory_bytes(archive_path) <= _MAX_MEMBERS_BYTES
     if complete:
         with zipfile.ZipFile(archive_path) as archive:
-            pickle_members = [
-                member_info for member_info in archive.infolist() if member_info.filename.endswith(".pkl")
-            ]
-            for member_info in pickle_members[:_MAX_PICKLES]:
-                with archive.open(member_info) as pickle_file:
+            pickle_members = [info for info in archive.infolist() if info.filename.endswith(".pkl")]
+            for info in pickle_members[:_MAX_PICKLES]:
+                with archive.open(info) as pickle_file:
                     member_scan = _scan(pickle_file)
                 imports |= dict.fromkeys(member_scan.imports)
                 complete = complete and member_scan.complete
             complete = complete and 0 < len(pickle_members) <= _MAX_PICKLES
-            if any("/code/" in f"/{member_info.filename}" for member_info in archive.infolist()):
+            if any("/code/" in f"/{info.filename}" for info in archive.infolist()):
                 imports["TorchScript program"] = None
     return PickleScan(tuple(imports), complete, pickled=True)
 
 
 def _scan(pickle_file: IO[bytes]) -> PickleScan:
-    opcode_walk = _Walk(pickle_file)
+    walk = _Walk(pickle_file)
     pickles = 0
     try:
-        while pickles < _MAX_PICKLES and opcode_walk.next_pickle():
+        while pickles < _MAX_PICKLES and walk.next_pickle():
             pickles += 1
     except _EndOfScanError:
         # After the first pickles of an old torch file its tensors' bytes follow, which are none.
-        return PickleScan(
-            tuple(opcode_walk.imports), complete=pickles >= 1, pickled=pickles >= 1 or bool(opcode_walk.imports)
-        )
-    return PickleScan(tuple(opcode_walk.imports), complete=True, pickled=pickles >= 1)
+        return PickleScan(tuple(walk.imports), complete=pickles >= 1, pickled=pickles >= 1 or bool(walk.imports))
+    return PickleScan(tuple(walk.imports), complete=True, pickled=pickles >= 1)
 
 
 class _Walk:

@@ -109,9 +109,7 @@ def _content(weights: str, config: AdapterConfig | None) -> str:
         listed = config.target_modules
         meaning = {
             "alpha": float(config.lora_alpha),
-            "alpha_pattern": [
-                [module_pattern, float(pattern_value)] for module_pattern, pattern_value in config.alpha_pattern.items()
-            ],
+            "alpha_pattern": [[module_pattern, float(value)] for module_pattern, value in config.alpha_pattern.items()],
             "bias": config.bias,
             "dora": config.use_dora,
             "fan_in_fan_out": bool(config.other.get("fan_in_fan_out")),

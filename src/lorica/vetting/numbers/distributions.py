@@ -84,11 +84,8 @@ def _describe(tensors: Sequence[TensorFacts]) -> list[_Distribution]:
         median = np.exp2(np.sort(np.where(filled, log_sizes, log_means), axis=1)[:, sizes.shape[1] // 2])
         evenness = np.where(filled.any(axis=1), sizes.mean(axis=1) / np.sqrt((sizes**2).mean(axis=1)), 0)
     columns: list[npt.NDArray[np.float64]] = [spread, evenness, median]
-    statistic_rows = np.stack(columns, axis=1).tolist()
-    return [
-        _Distribution(tensor, *statistics_row)
-        for (tensor, _), statistics_row in zip(sampled, statistic_rows, strict=True)
-    ]
+    rows = np.stack(columns, axis=1).tolist()
+    return [_Distribution(tensor, *row) for (tensor, _), row in zip(sampled, rows, strict=True)]
 
 
 def _find_outliers(adapter: RawAdapter, suspects: Sequence[TensorFacts]) -> list[_Outliers]:
@@ -106,18 +103,12 @@ def _find_outliers(adapter: RawAdapter, suspects: Sequence[TensorFacts]) -> list
 
 def _check_outliers(outliers: Sequence[_Outliers], tensor_count: int) -> Iterable[Finding]:
     if outliers:
-        outlier_count, largest_gap = (
-            sum(outlier.count for outlier in outliers),
-            max(outlier.gap for outlier in outliers),
-        )
+        count, gap = (sum(outlier.count for outlier in outliers), max(outlier.gap for outlier in outliers))
         tensors = [outlier.tensor for outlier in outliers]
         largest = max(tensor.largest for tensor in tensors)
-        actual = (
-            f"{outlier_count} values up to {largest:.3g}, {largest_gap:.2g} times the next, "
-            f"{in_tensors(tensors, tensor_count)}"
-        )
-        facts = {"values": outlier_count, "gap": largest_gap, "largest": largest}
-        severity: Severity | None = "reject" if largest_gap > GAP_ABSURD or largest > HUGE else None
+        actual = f"{count} values up to {largest:.3g}, {gap:.2g} times the next, {in_tensors(tensors, tensor_count)}"
+        facts = {"values": count, "gap": gap, "largest": largest}
+        severity: Severity | None = "reject" if gap > GAP_ABSURD or largest > HUGE else None
         yield finding(
             "L207", actual, expected="the largest values close to one another", facts=facts, severity=severity
         )

@@ -41,7 +41,7 @@ def downgrade_originals(
     files that are equal to the last bit and equally known, the first that was given is the one to keep. Updates at
     another scale that nobody's papers tell apart stay warnings on both sides.
     """
-    positions = {adapter_name: adapter_index for adapter_index, adapter_name in enumerate(standings)}
+    positions = {adapter_name: position for position, adapter_name in enumerate(standings)}
     ranks = {adapter_name: _ORDER.index(standing) for adapter_name, standing in standings.items()}
     # What equals a proven one to the last bit has the config of its training, too; likewise what equals an altered one.
     shared_ranks = ranks | {

@@ -68,11 +68,11 @@ class _Comparison:
 
     def labels(self, indices: Sequence[int]) -> str:
         """Adapters for a message."""
-        return listed((self._labels[entry_index] for entry_index in indices), 3)
+        return listed((self._labels[index] for index in indices), 3)
 
     def report(
         self,
-        entry_index: int,
+        index: int,
         finding_code: str,
         actual: str,
         related: Sequence[int],
@@ -87,16 +87,14 @@ class _Comparison:
             **finding_facts,
         }
         result = finding(finding_code, actual, expected=expected, facts=finding_facts, severity=severity)
-        self.findings.setdefault(self.entries[entry_index][0].name, []).append(result)
+        self.findings.setdefault(self.entries[index][0].name, []).append(result)
 
     def report_rescaled(
-        self, entry_index: int, actual: str, related: Sequence[int], norm_ratio: float, update_cosine: float
+        self, index: int, actual: str, related: Sequence[int], norm_ratio: float, update_cosine: float
     ) -> None:
         """A finding on an update that is another one at another scale."""
         expected = "one alpha, rank and set of targets for one update"
-        self.report(
-            entry_index, "L252", actual, related, {"ratio": norm_ratio, "cosine": update_cosine}, expected=expected
-        )
+        self.report(index, "L252", actual, related, {"ratio": norm_ratio, "cosine": update_cosine}, expected=expected)
 
 
 def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> dict[str, list[Finding]]:
@@ -176,49 +174,43 @@ def _pair(reader: TensorReader, module: LoraModule, tensors: dict[str, TensorInf
 def _find_copies(comparison: _Comparison) -> list[int]:
     """Findings for equal tensors. Returns for each entry the number of the first with the same tensors."""
     groups: dict[str, list[int]] = {}
-    for entry_index, (_, numbers) in enumerate(comparison.entries):
+    for index, (_, numbers) in enumerate(comparison.entries):
         comparable = numbers.weights_digest and not numbers.empty
-        groups.setdefault(numbers.weights_digest if comparable else f"none {entry_index}", []).append(entry_index)
+        groups.setdefault(numbers.weights_digest if comparable else f"none {index}", []).append(index)
     leaders = list(range(len(comparison.entries)))
     for members in groups.values():
-        for entry_index in members:
-            leaders[entry_index] = members[0]
+        for index in members:
+            leaders[index] = members[0]
             if len(members) > 1:
-                _report_copies(comparison, entry_index, [twin for twin in members if twin != entry_index])
+                _report_copies(comparison, index, [twin for twin in members if twin != index])
     return leaders
 
 
-def _report_copies(comparison: _Comparison, entry_index: int, twins: Sequence[int]) -> None:
+def _report_copies(comparison: _Comparison, index: int, twins: Sequence[int]) -> None:
     entries = comparison.entries
-    adapter, numbers = entries[entry_index]
+    adapter, numbers = entries[index]
     base_name = _base(adapter)
-    foreign_twins = [
-        twin_index for twin_index in twins if base_name and _base(entries[twin_index][0]) not in ("", base_name)
-    ]
+    foreign_twins = [twin for twin in twins if base_name and _base(entries[twin][0]) not in ("", base_name)]
     if foreign_twins:
         foreign_base = _base(entries[foreign_twins[0]][0])
         labels = comparison.labels(foreign_twins)
         actual = f"the tensors of {labels}, which names {shown(foreign_base)}, not {shown(base_name)}"
         expected = "one base model for one set of weights"
-        comparison.report(
-            entry_index, "L253", actual, foreign_twins, {"bases": [base_name, foreign_base]}, expected=expected
-        )
-    changed = [twin_index for twin_index in twins if entries[twin_index][1].content_digest != numbers.content_digest]
+        comparison.report(index, "L253", actual, foreign_twins, {"bases": [base_name, foreign_base]}, expected=expected)
+    changed = [twin for twin in twins if entries[twin][1].content_digest != numbers.content_digest]
     if changed:
         other_norm = entries[changed[0]][1].norm
         norm_ratio = numbers.norm / other_norm if other_norm > 0 else 1.0
         difference = f"{norm_ratio:.4g} times as strong" if abs(norm_ratio - 1) > 1e-6 else "with another config"
         comparison.report_rescaled(
-            entry_index, f"the tensors of {comparison.labels(changed)}, {difference}", changed, norm_ratio, 1.0
+            index, f"the tensors of {comparison.labels(changed)}, {difference}", changed, norm_ratio, 1.0
         )
-    equal_twins = [twin_index for twin_index in twins if twin_index not in changed]
+    equal_twins = [twin for twin in twins if twin not in changed]
     if equal_twins:
-        severity: Severity | None = (
-            "note" if all(comparison.may_equal(entry_index, twin_index) for twin_index in equal_twins) else None
-        )
+        severity: Severity | None = "note" if all(comparison.may_equal(index, twin) for twin in equal_twins) else None
         facts = {"cosine": 1.0, "count": len(equal_twins)}
         comparison.report(
-            entry_index, "L250", f"equal to {comparison.labels(equal_twins)}", equal_twins, facts, severity=severity
+            index, "L250", f"equal to {comparison.labels(equal_twins)}", equal_twins, facts, severity=severity
         )
 
 
@@ -227,60 +219,56 @@ def _near_copies(comparison: _Comparison, first_members: Sequence[int]) -> dict[
     entries = comparison.entries
     leaders: dict[int, int] = {}
     confirmed = 0
-    for entry_index, twin_index, sketch_cosine in _similar_pairs(entries, first_members, "sketch", CANDIDATE):
-        if entry_index in leaders or twin_index in leaders:
+    for index, twin, sketch_cosine in _similar_pairs(entries, first_members, "sketch", CANDIDATE):
+        if index in leaders or twin in leaders:
             continue  # one of them already stands beside an earlier one
         update_cosine: float | None = sketch_cosine
         if confirmed < _MAX_CONFIRMED:
             confirmed += 1
             try:
-                update_cosine = cosine(entries[twin_index], entries[entry_index])
+                update_cosine = cosine(entries[twin], entries[index])
             except AdapterError:
                 continue  # its own findings say that it cannot be read
         if update_cosine is None or abs(update_cosine) < NEAR:
             continue
-        leaders[entry_index] = twin_index
-        _report_similar(comparison, entry_index, twin_index, update_cosine)
-        _report_similar(comparison, twin_index, entry_index, update_cosine)
+        leaders[index] = twin
+        _report_similar(comparison, index, twin, update_cosine)
+        _report_similar(comparison, twin, index, update_cosine)
     return leaders
 
 
-def _report_similar(comparison: _Comparison, entry_index: int, twin_index: int, update_cosine: float) -> None:
-    norm_ratio = comparison.entries[entry_index][1].norm / comparison.entries[twin_index][1].norm
-    own_run = comparison.runs[entry_index] == comparison.runs[twin_index]
-    twin_label = comparison.labels([twin_index])
+def _report_similar(comparison: _Comparison, index: int, twin: int, update_cosine: float) -> None:
+    norm_ratio = comparison.entries[index][1].norm / comparison.entries[twin][1].norm
+    own_run = comparison.runs[index] == comparison.runs[twin]
+    twin_label = comparison.labels([twin])
     strength = f"{norm_ratio:.4g} times as strong"
     if update_cosine < 0:
         comparison.report_rescaled(
-            entry_index, f"the opposite of {twin_label}'s update, {strength}", [twin_index], -norm_ratio, update_cosine
+            index, f"the opposite of {twin_label}'s update, {strength}", [twin], -norm_ratio, update_cosine
         )
     # Within a run an update that grew is the training's; one that was multiplied is not.
     elif update_cosine >= (PROPORTIONAL if own_run else SAME) and abs(norm_ratio - 1) > 0.02:
-        comparison.report_rescaled(
-            entry_index, f"{twin_label}'s update, {strength}", [twin_index], norm_ratio, update_cosine
-        )
+        comparison.report_rescaled(index, f"{twin_label}'s update, {strength}", [twin], norm_ratio, update_cosine)
     elif update_cosine >= SAME and abs(norm_ratio - 1) <= 0.02:
         actual = f"the update of {twin_label}, stored in other numbers"
         severity: Severity | None = "note" if own_run else None
-        comparison.report(
-            entry_index, "L250", actual, [twin_index], {"cosine": update_cosine, "count": 1}, severity=severity
-        )
+        comparison.report(index, "L250", actual, [twin], {"cosine": update_cosine, "count": 1}, severity=severity)
     else:
         actual = f"cosine {update_cosine:.4f} with the update of {twin_label}"
         expected = f"below {NEAR} for adapters of different data"
         comparison.report(
-            entry_index, "L251", actual, [twin_index], {"cosine": update_cosine, "ratio": norm_ratio}, expected=expected
+            index, "L251", actual, [twin], {"cosine": update_cosine, "ratio": norm_ratio}, expected=expected
         )
 
 
 def _folds(comparison: _Comparison) -> dict[int, tuple[str, str, str]]:
     """Findings for the folds of one cross-validation, by their names; returns what the folds of one have in common."""
     folds: dict[tuple[str, str, str], dict[int, str]] = {}
-    for entry_index, (adapter, numbers) in enumerate(comparison.entries):
+    for index, (adapter, numbers) in enumerate(comparison.entries):
         for component in (adapter.name, *reversed(adapter.given.parts[-3:])):
             if fold_match := _FOLD.search(component):
                 stem_pattern = component[: fold_match.start(1)] + "*" + component[fold_match.end(1) :]
-                folds.setdefault((stem_pattern, numbers.signature, _base(adapter)), {})[entry_index] = fold_match[1]
+                folds.setdefault((stem_pattern, numbers.signature, _base(adapter)), {})[index] = fold_match[1]
                 break
     in_folds: dict[int, tuple[str, str, str]] = {}
     for fold_key, fold_numbers in folds.items():
@@ -291,18 +279,18 @@ def _folds(comparison: _Comparison) -> dict[int, tuple[str, str, str]]:
 
 
 def _report_folds(comparison: _Comparison, members: Sequence[int]) -> None:
-    sketches = {entry_index: comparison.entries[entry_index][1].sketch for entry_index in members}
-    vectors = {entry_index: np.frombuffer(sketch, "<f4") for entry_index, sketch in sketches.items() if sketch}
-    for entry_index in members:
-        other_folds = [fold_index for fold_index in members if fold_index != entry_index]
+    sketches = {index: comparison.entries[index][1].sketch for index in members}
+    vectors = {index: np.frombuffer(sketch, "<f4") for index, sketch in sketches.items() if sketch}
+    for index in members:
+        other_folds = [fold_index for fold_index in members if fold_index != index]
         angles = [
-            float(vectors[entry_index] @ vectors[fold_index])
+            float(vectors[index] @ vectors[fold_index])
             for fold_index in other_folds
-            if entry_index in vectors and fold_index in vectors
+            if index in vectors and fold_index in vectors
         ]
         cosine_text = f", cosines of updates about {min(angles):.2f} to {max(angles):.2f}" if angles else ""
         actual = f"a fold beside {comparison.labels(other_folds)}{cosine_text}"
-        comparison.report(entry_index, "L255", actual, other_folds, {"cosines": angles[:20]})
+        comparison.report(index, "L255", actual, other_folds, {"cosines": angles[:20]})
 
 
 def _shared_starts(
@@ -311,23 +299,23 @@ def _shared_starts(
     """Findings for runs that started from the same values. first_members: for each entry, the first of those
     that were already said to be one update with it."""
     starts = UnionFind(len(comparison.entries))
-    for entry_index, twin_index, _ in _similar_pairs(comparison.entries, first_members, "start", SAME_START):
-        starts.join(entry_index, twin_index)
+    for index, twin, _ in _similar_pairs(comparison.entries, first_members, "start", SAME_START):
+        starts.join(index, twin)
     groups: dict[int, list[int]] = {}
-    for entry_index in range(len(comparison.entries)):
-        groups.setdefault(starts.find(entry_index), []).append(entry_index)
+    for index in range(len(comparison.entries)):
+        groups.setdefault(starts.find(index), []).append(index)
     for members in groups.values():
-        for entry_index in members:
+        for index in members:
             relatives = [
-                twin_index
-                for twin_index in members
-                if first_members[twin_index] != first_members[entry_index]
-                and comparison.runs[twin_index] != comparison.runs[entry_index]
-                and not (entry_index in in_folds and in_folds.get(twin_index) == in_folds[entry_index])
+                twin
+                for twin in members
+                if first_members[twin] != first_members[index]
+                and comparison.runs[twin] != comparison.runs[index]
+                and not (index in in_folds and in_folds.get(twin) == in_folds[index])
             ]
             if relatives:
                 actual = f"lora_A starts as in {comparison.labels(relatives)}"
-                comparison.report(entry_index, "L254", actual, relatives, {"count": len(relatives)})
+                comparison.report(index, "L254", actual, relatives, {"count": len(relatives)})
 
 
 def _similar_pairs(
@@ -337,13 +325,11 @@ def _similar_pairs(
     `minimum` in size; for sketches of either sign. One block of rows at a time: memory grows with the number, not
     its square."""
     groups: dict[str, list[int]] = {}
-    for entry_index, (_, numbers) in enumerate(entries):
-        if len(getattr(numbers, vector_name)) == 4 * SIZE and first_members[entry_index] == entry_index:
-            groups.setdefault(numbers.signature, []).append(entry_index)
+    for index, (_, numbers) in enumerate(entries):
+        if len(getattr(numbers, vector_name)) == 4 * SIZE and first_members[index] == index:
+            groups.setdefault(numbers.signature, []).append(index)
     for members in groups.values():
-        vectors = np.stack(
-            [np.frombuffer(getattr(entries[entry_index][1], vector_name), "<f4") for entry_index in members]
-        )
+        vectors = np.stack([np.frombuffer(getattr(entries[index][1], vector_name), "<f4") for index in members])
         for block_start in range(0, len(members), _BLOCK):
             similarities = vectors[block_start : block_start + _BLOCK] @ vectors[: block_start + _BLOCK].T
             sizes = np.abs(similarities) if vector_name == "sketch" else similarities

@@ -82,9 +82,9 @@ class GramMatrices:
             )
             correlations = a_grams @ b_grams.T  # [modules, modules]: correlation of A's matrix with B's
             own_correlations += np.diag(correlations).tolist()
-            for module_index, best_match in _mismatched(correlations, a_grams, b_grams):
-                mismatched[members[module_index][0]] = members[best_match][0]
-                new_correlations.append(float(correlations[module_index, best_match]))
+            for index, best in _mismatched(correlations, a_grams, b_grams):
+                mismatched[members[index][0]] = members[best][0]
+                new_correlations.append(float(correlations[index, best]))
         return FactorPairing(
             pairs=len(own_correlations),
             own_correlation=float(np.median(own_correlations)) if own_correlations else float("nan"),
@@ -95,22 +95,15 @@ class GramMatrices:
 
 def _mismatched(correlations: Floats, a_grams: Floats, b_grams: Floats) -> Iterator[tuple[int, int]]:
     z_scores = np.arctanh(np.clip(correlations, -0.9999, 0.9999)) * np.sqrt(a_grams.shape[1] - 3)
-    for module_index in range(len(correlations)):
-        best_match = int(correlations[module_index].argmax())
+    for index in range(len(correlations)):
+        best = int(correlations[index].argmax())
         # Both must prefer each other, and clearly: chance alone has a best partner, too.
-        mutual = int(correlations[:, best_match].argmax()) == module_index
-        if (
-            best_match == module_index
-            or not mutual
-            or z_scores[module_index, best_match] <= max(TELLING, z_scores[module_index, module_index] + BETTER)
-        ):
+        mutual = int(correlations[:, best].argmax()) == index
+        if best == index or not mutual or z_scores[index, best] <= max(TELLING, z_scores[index, index] + BETTER):
             continue
         # Modules that were trained fused share A, and all B of one A go with each of its copies.
-        if (
-            float(a_grams[module_index] @ a_grams[best_match]) < _COPY
-            and float(b_grams[module_index] @ b_grams[best_match]) < _COPY
-        ):
-            yield module_index, best_match
+        if float(a_grams[index] @ a_grams[best]) < _COPY and float(b_grams[index] @ b_grams[best]) < _COPY:
+            yield index, best
 
 
 def check_factor_pairing(pairing: FactorPairing) -> list[Finding]:

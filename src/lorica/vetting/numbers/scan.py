@@ -193,9 +193,7 @@ def _equal_run(values: Floats) -> int:
     chunks = values[: values.size // EQUAL_RUN * EQUAL_RUN].reshape(-1, EQUAL_RUN)
     # A stretch twice as long fills a whole piece; the first two values already tell most pieces apart.
     suspects = np.flatnonzero((chunks[:, 0] == chunks[:, 1]) & (chunks[:, 0] == chunks[:, -1]) & (chunks[:, 0] != 0))
-    equal_chunks = [
-        chunk_index for chunk_index in suspects.tolist() if (chunks[chunk_index] == chunks[chunk_index, 0]).all()
-    ]
+    equal_chunks = [chunk for chunk in suspects.tolist() if (chunks[chunk] == chunks[chunk, 0]).all()]
     return len(equal_chunks) * EQUAL_RUN
 
 
@@ -206,16 +204,14 @@ def _products(matrix: Floats, columns: Floats) -> tuple[Floats, Floats]:
     times what they save; numpy multiplies a stack of smaller ones without leaving its loop.
     """
     rank, width = matrix.shape
-    chunk_columns = _ONE_THREAD // (rank * max(rank, columns.shape[1]))
-    if chunk_columns >= width or chunk_columns < 16:
+    chunk_size = _ONE_THREAD // (rank * max(rank, columns.shape[1]))
+    if chunk_size >= width or chunk_size < 16:
         return matrix @ matrix.T, matrix @ columns
-    chunked = width // chunk_columns * chunk_columns
-    chunks = matrix[:, :chunked].reshape(rank, -1, chunk_columns).transpose(1, 0, 2)
-    remainder, column_tail = matrix[:, chunked:], columns[chunked:]
+    chunked = width // chunk_size * chunk_size
+    chunks = matrix[:, :chunked].reshape(rank, -1, chunk_size).transpose(1, 0, 2)
+    remainder, tail = matrix[:, chunked:], columns[chunked:]
     gram = (chunks @ chunks.transpose(0, 2, 1)).sum(axis=0) + remainder @ remainder.T
-    projected = (chunks @ columns[:chunked].reshape(-1, chunk_columns, columns.shape[1])).sum(
-        axis=0
-    ) + remainder @ column_tail
+    projected = (chunks @ columns[:chunked].reshape(-1, chunk_size, columns.shape[1])).sum(axis=0) + remainder @ tail
     return gram, projected
 
 

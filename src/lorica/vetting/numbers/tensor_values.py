@@ -190,9 +190,9 @@ def _copies(tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> Iter
         starts.setdefault(a_facts.digest, []).append(module)
         if b_facts.zeros < b_facts.count:
             modules_by_digest.setdefault(a_facts.digest + b_facts.digest, []).append(module)
-    copied = [equal_modules for equal_modules in modules_by_digest.values() if len(equal_modules) > 1]
+    copied = [group for group in modules_by_digest.values() if len(group) > 1]
     if copied:
-        module_paths = [module.path for equal_modules in copied for module in equal_modules]
+        module_paths = [module.path for group in copied for module in group]
         # Some architectures use one block several times.
         shared = all("shared" in module_path for module_path in module_paths)
         yield finding(
@@ -203,10 +203,10 @@ def _copies(tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> Iter
             severity="warn" if shared else None,
         )
         return
-    common = [equal_modules for equal_modules in starts.values() if len(equal_modules) > 1]
+    common = [group for group in starts.values() if len(group) > 1]
     if common:
-        module_paths = [module.path for equal_modules in common for module in equal_modules]
-        across = any(len({module.layer for module in equal_modules}) > 1 for equal_modules in common)
+        module_paths = [module.path for group in common for module in group]
+        across = any(len({module.layer for module in group}) > 1 for group in common)
         yield finding(
             "L209",
             f"lora_A is the same in {some(module_paths, len(tensor_map.modules))}"

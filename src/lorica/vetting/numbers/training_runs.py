@@ -70,21 +70,17 @@ def find_runs(members: Sequence[RunMember]) -> list[int]:
         by_path.setdefault(run_path.run, []).append(number)
     groups_by_log: dict[tuple[Point, ...], list[list[int]]] = {}
     for member_indices in by_path.values():
-        for loss_log in {
-            members[member_index].logged[:_TELLING]
-            for member_index in member_indices
-            if len(members[member_index].logged) >= _TELLING
+        for log in {
+            members[index].logged[:_TELLING] for index in member_indices if len(members[index].logged) >= _TELLING
         }:
-            groups_by_log.setdefault(loss_log, []).append(member_indices)
+            groups_by_log.setdefault(log, []).append(member_indices)
     joined_runs = UnionFind(len(members))
     for member_indices in by_path.values():
         joined_runs.join_all(member_indices)
     for groups in groups_by_log.values():
         # The adapter that came furthest is the run's own; what else bears a name of its own is measured by it.
         groups.sort(
-            key=lambda member_indices: (
-                -max(_step(members[member_index], run_paths[member_index]) or 0 for member_index in member_indices)
-            )
+            key=lambda member_indices: -max(_step(members[index], run_paths[index]) or 0 for index in member_indices)
         )
         run_indices = groups[0]
         for member_indices in groups[1:]:
@@ -103,11 +99,9 @@ def named_steps(members: Sequence[RunMember]) -> list[int | None]:
 
 def _agree(members: Sequence[RunMember], run_indices: Sequence[int], group_indices: Sequence[int]) -> bool:
     """Whether the logs say the same as far as both go."""
-    loss_logs = [
-        members[member_index].logged for member_index in (*run_indices, *group_indices) if members[member_index].logged
-    ]
-    longest = max(loss_logs, key=len)
-    return all(loss_log == longest[: len(loss_log)] for loss_log in loss_logs)
+    logs = [members[index].logged for index in (*run_indices, *group_indices) if members[index].logged]
+    longest = max(logs, key=len)
+    return all(log == longest[: len(log)] for log in logs)
 
 
 def _is_renamed_copy(
@@ -118,15 +112,12 @@ def _is_renamed_copy(
 ) -> bool:
     """Whether a group of equal logs is not more of the run but a copy of it: both stand at one step, or say none."""
     step_sets = [
-        {_step(members[member_index], run_paths[member_index]) for member_index in indices}
-        for indices in (run_indices, group_indices)
+        {_step(members[index], run_paths[index]) for index in indices} for indices in (run_indices, group_indices)
     ]
     if None in step_sets[0] | step_sets[1]:
         return True
     shared = step_sets[0] & step_sets[1]
-    has_own_names = [
-        any(run_paths[member_index].own for member_index in indices) for indices in (run_indices, group_indices)
-    ]
+    has_own_names = [any(run_paths[index].own for index in indices) for indices in (run_indices, group_indices)]
     last_step = max(step for step in step_sets[0] | step_sets[1] if step is not None)
     return bool(shared) and not (shared == {last_step} and has_own_names[0] != has_own_names[1])
 
@@ -168,22 +159,19 @@ def check_runs(members: Sequence[RunMember], adapter_names: Sequence[str]) -> di
     """
     findings: dict[str, list[Finding]] = {}
     groups: dict[tuple[int, str], list[int]] = {}
-    for member_index, run_number in enumerate(find_runs(members)):
-        groups.setdefault((run_number, members[member_index].signature), []).append(member_index)
+    for index, run_number in enumerate(find_runs(members)):
+        groups.setdefault((run_number, members[index].signature), []).append(index)
     for member_indices in groups.values():
         if len(member_indices) < 2:
             continue
-        run_paths = {member_index: _path_in_run(members[member_index].user_path) for member_index in member_indices}
+        run_paths = {index: _path_in_run(members[index].user_path) for index in member_indices}
         ordered_members = sorted(
-            member_indices,
-            key=lambda member_index: _order(
-                members[member_index], run_paths[member_index], adapter_names[member_index]
-            ),
+            member_indices, key=lambda index: _order(members[index], run_paths[index], adapter_names[index])
         )
-        steps = [_step(members[member_index], run_paths[member_index]) for member_index in ordered_members]
+        steps = [_step(members[index], run_paths[index]) for index in ordered_members]
         common = run_paths[ordered_members[-1]].run
         run_title = os.path.basename(common) or common
-        for position, member_index in enumerate(ordered_members):
+        for position, index in enumerate(ordered_members):
             step_text = "" if steps[position] is None else f", step {steps[position]}"
             actual = f"number {position + 1} of {len(ordered_members)} of the run {shown(run_title, 60)}{step_text}"
             facts = {
@@ -192,7 +180,7 @@ def check_runs(members: Sequence[RunMember], adapter_names: Sequence[str]) -> di
                 "steps": steps,
                 "position": position + 1,
             }
-            findings[adapter_names[member_index]] = [finding("L256", actual, facts=facts)]
+            findings[adapter_names[index]] = [finding("L256", actual, facts=facts)]
     return findings
 
 

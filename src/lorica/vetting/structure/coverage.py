@@ -77,25 +77,21 @@ def _targets_without_tensors(target_spec: TargetSpec, tensor_map: TensorMap) -> 
     targets = config.target_modules
     if isinstance(targets, str):
         path_names = read_expression(targets) if targets != "all-linear" else None
-        target_names = (
-            [target_name for end_kind, target_name in path_names.ends if end_kind != "whole"] if path_names else []
-        )
-        target_names = [target_name.removeprefix(".") for target_name in target_names]
+        target_names = [target for end_kind, target in path_names.ends if end_kind != "whole"] if path_names else []
+        target_names = [target.removeprefix(".") for target in target_names]
     else:
         target_names = list(targets or ())
-    adapted = {path_suffix for tensor_path in tensor_map.modules for path_suffix in suffixes(module_path(tensor_path))}
+    adapted = {suffix for tensor_path in tensor_map.modules for suffix in suffixes(module_path(tensor_path))}
     excluded = config.exclude_modules if isinstance(config.exclude_modules, list) else []
     left_out = frozenset([*excluded, *config.saved_modules])
     without_tensors = [
-        target_name
-        for target_name in dict.fromkeys(target_names)
-        if target_name not in adapted and not ends_with(target_name, left_out)
+        target for target in dict.fromkeys(target_names) if target not in adapted and not ends_with(target, left_out)
     ]
     if not without_tensors:
         return []
     adapted_base = _Base.of(target_spec, tensor_map)
-    severities = {target_name: adapted_base.lacks(target_name) for target_name in without_tensors}
-    certain = [target_name for target_name, severity in severities.items() if severity == "reject"]
+    severities = {target: adapted_base.lacks(target) for target in without_tensors}
+    certain = [target for target, severity in severities.items() if severity == "reject"]
     actual = f"no tensors for {listed(without_tensors)}, which target_modules names"
     if certain:
         module_names = sorted({module.target for module in tensor_map.modules.values()})
@@ -161,7 +157,7 @@ def _layers_to_transform(target_spec: TargetSpec, tensor_map: TensorMap) -> list
     configured = {layer_choice} if isinstance(layer_choice, int) else set(layer_choice)
     present = {module.layer for module in tensor_map.modules.values() if module.layer is not None}
     # What lies between the layers that are there is a hole, L125.
-    missing = sorted(layer_index for layer_index in configured - present if not present or layer_index > max(present))
+    missing = sorted(layer for layer in configured - present if not present or layer > max(present))
     if not missing:
         return []
     actual = f"no tensors in {layers_text(missing)}; there are {layers_text(present)}"
@@ -195,24 +191,15 @@ def _pattern_keys(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Findin
 def _means_parameter(target_spec: TargetSpec, pattern_key: str) -> bool:
     last_component = pattern_key.rsplit(".", 1)[-1].rstrip("$)")
     return any(
-        parameter_name == last_component or parameter_name.endswith(f".{last_component}")
-        for parameter_name in target_spec.parameters
+        parameter == last_component or parameter.endswith(f".{last_component}") for parameter in target_spec.parameters
     )
 
 
 def _undecided_expressions(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     config, unread = target_spec.config, []
-    for option_name, option_value in (
-        ("target_modules", config.target_modules),
-        ("exclude_modules", config.exclude_modules),
-    ):
-        if (
-            isinstance(option_value, str)
-            and option_value
-            and option_value != "all-linear"
-            and read_expression(option_value) is None
-        ):
-            unread.append(f"{option_name} {shown(option_value, 60)}")
+    for option, value in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
+        if isinstance(value, str) and value and value != "all-linear" and read_expression(value) is None:
+            unread.append(f"{option} {shown(value, 60)}")
     undecided = (
         [module_path for module_path in tensor_map.modules if target_spec.targeted(module_path) is None]
         if unread

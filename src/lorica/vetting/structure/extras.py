@@ -37,7 +37,7 @@ def check_extras(config: AdapterConfig | None, tensor_map: TensorMap) -> list[Fi
 def _is_saved_module(config: AdapterConfig, module_path: str) -> bool:
     """Whether modules_to_save covers this path: PEFT takes every module whose path ends with one of the names."""
     saved_names = tuple(config.saved_modules[:_MAX_SAVED_MODULES])
-    return bool(saved_names) and any(path_prefix.endswith(saved_names) for path_prefix in _prefixes(module_path))
+    return bool(saved_names) and any(prefix.endswith(saved_names) for prefix in _prefixes(module_path))
 
 
 def _prefixes(module_path: str) -> list[str]:
@@ -57,7 +57,7 @@ def _saved_modules(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding
     stored = [
         module_path for module_path, tensor_names in tensor_map.saved.items() if not _has_runtime_names(tensor_names)
     ]
-    prefix_lines = "".join(f".{path_prefix}\n" for module_path in stored for path_prefix in _prefixes(module_path))
+    prefix_lines = "".join(f".{prefix}\n" for module_path in stored for prefix in _prefixes(module_path))
     not_stored = [saved_name for saved_name in configured if f"{saved_name}\n" not in prefix_lines]
     if not not_stored:
         return _saved_by_suffix(configured, prefix_lines, stored)
@@ -130,20 +130,18 @@ def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Findi
     for module_path, parameter_names in tensor_map.saved.items():
         if _is_saved_module(config, module_path):
             continue
-        for parameter_name in parameter_names:
-            last_component = parameter_name.rsplit(".", 1)[-1]
+        for parameter in parameter_names:
+            last_component = parameter.rsplit(".", 1)[-1]
             if (
-                parameter_name in alphas
+                parameter in alphas
                 or last_component == "trainable_tokens_delta"
-                or parameter_name.startswith("base_model.") is False
+                or parameter.startswith("base_model.") is False
             ):
                 continue
             if last_component == "bias":
-                biases += [parameter_name] if config.bias == "none" else []
-            elif not (
-                ".base_layer." in parameter_name and module_path in tensor_map.modules and _is_embedding(module_path)
-            ):
-                parameters.append((module_path, parameter_name))
+                biases += [parameter] if config.bias == "none" else []
+            elif not (".base_layer." in parameter and module_path in tensor_map.modules and _is_embedding(module_path)):
+                parameters.append((module_path, parameter))
     findings = []
     if biases:
         actual = f'{some(biases, None, "bias tensors")}, and "bias" is "none"'
@@ -153,7 +151,7 @@ def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Findi
     if not parameters:
         return findings
     module_names = {module_path.rsplit(".", 1)[-1] for module_path, _ in parameters}
-    tensor_names = [parameter_name for _, parameter_name in parameters]
+    tensor_names = [parameter for _, parameter in parameters]
     inputs, outputs = module_names & set(_INPUT_EMBEDDINGS), module_names & set(_OUTPUT_EMBEDDINGS)
     # save_pretrained(save_embedding_layers=True) stores both, where the model has both.
     resized = module_names == inputs | outputs and inputs and (outputs or config.task_type not in ("CAUSAL_LM", None))

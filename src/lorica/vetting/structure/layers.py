@@ -88,16 +88,12 @@ def _missing_layers(target_spec: TargetSpec | None, layer_stack: LayerStack) -> 
     missing_layers: dict[str, list[int]] = {}
     for present_layers, templates in templates_by_layers.items():
         missing = [
-            layer_index
-            for layer_index in range(layer_stack.last + 1)
-            if layer_index not in present_layers and not _is_replaced(templates_by_layers, present_layers, layer_index)
+            layer
+            for layer in range(layer_stack.last + 1)
+            if layer not in present_layers and not _is_replaced(templates_by_layers, present_layers, layer)
         ]
         for template in templates[: _MAX_TEMPLATES // max(1, len(missing) // 8)] if missing else ():
-            targeted = [
-                layer_index
-                for layer_index in missing
-                if _is_targeted(target_spec, template.replace("*", str(layer_index)))
-            ]
+            targeted = [layer for layer in missing if _is_targeted(target_spec, template.replace("*", str(layer)))]
             leading = targeted == list(range(len(targeted))) and len(targeted) <= 3
             # The first layers of some mixtures of experts are dense.
             if targeted and not (leading and "expert" in template):
@@ -105,9 +101,9 @@ def _missing_layers(target_spec: TargetSpec | None, layer_stack: LayerStack) -> 
     return missing_layers
 
 
-def _is_replaced(layer_sets: Collection[frozenset[int]], present_layers: frozenset[int], layer_index: int) -> bool:
+def _is_replaced(layer_sets: Collection[frozenset[int]], present_layers: frozenset[int], layer: int) -> bool:
     """Whether this layer has modules of its own kind instead: hybrid bases, and dense layers among experts."""
-    return any(layer_index in layer_set and not layer_set & present_layers for layer_set in layer_sets)
+    return any(layer in layer_set and not layer_set & present_layers for layer_set in layer_sets)
 
 
 def _is_targeted(target_spec: TargetSpec | None, module_path: str) -> bool:
@@ -143,14 +139,14 @@ def _hole_finding(holes: dict[str, dict[str, list[int]]], stack_of: dict[str, La
     sentences, facts = [], {}
     for container, templates in list(holes.items())[:8]:
         present = frozenset[int]().union(*stack_of[container].templates.values())
-        empty_layers = sorted({layer_index for missing in templates.values() for layer_index in missing} - present)
+        empty_layers = sorted({layer for missing in templates.values() for layer in missing} - present)
         if empty_layers:
             sentences.append(f"no tensors in {layers_text(empty_layers)} of {shown(container)}")
         without_tensors = set(empty_layers)
         partial = {
             template: lacking_layers
             for template, missing in templates.items()
-            if (lacking_layers := [layer_index for layer_index in missing if layer_index not in without_tensors])
+            if (lacking_layers := [layer for layer in missing if layer not in without_tensors])
         }
         if partial:
             template, lacking_layers = next(iter(partial.items()))

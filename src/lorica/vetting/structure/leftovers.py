@@ -42,9 +42,7 @@ def packed_factors(tensor_map: TensorMap) -> list[str]:
     Whole numbers in a factor's own shape are none: those were rounded.
     """
     integer_shapes = {
-        tensor_name: tensor_info.shape
-        for tensor_name, tensor_info in tensor_map.factors().items()
-        if tensor_info.dtype in _PACKED
+        tensor_name: info.shape for tensor_name, info in tensor_map.factors().items() if info.dtype in _PACKED
     }
     if not integer_shapes:
         return []
@@ -65,8 +63,8 @@ def _stem(tensor_name: str) -> str:
 def alpha_tensors(tensor_map: TensorMap) -> dict[str, str]:
     """Module -> its tensor of alpha: one number, kept beside the pair."""
     alphas = {}
-    for tensor_name, tensor_info in tensor_map.tensors.items():
-        module_path, _, parameter_name = tensor_name.removeprefix(PREFIX).rpartition(".")
-        if parameter_name in _ALPHAS and module_path in tensor_map.modules and math.prod(tensor_info.shape) == 1:
+    for tensor_name, info in tensor_map.tensors.items():
+        module_path, _, parameter = tensor_name.removeprefix(PREFIX).rpartition(".")
+        if parameter in _ALPHAS and module_path in tensor_map.modules and math.prod(info.shape) == 1:
             alphas[module_path] = tensor_name
     return alphas

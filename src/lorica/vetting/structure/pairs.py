@@ -44,9 +44,7 @@ def _halves(tensor_map: TensorMap) -> list[Finding]:
     if not half_pairs:
         return []
     missing_halves = Counter("lora_A" if module.b else "lora_B" for module in half_pairs)
-    missing = " and ".join(
-        f"{missing_count} times {factor_name}" for factor_name, missing_count in sorted(missing_halves.items())
-    )
+    missing = " and ".join(f"{count} times {factor_name}" for factor_name, count in sorted(missing_halves.items()))
     actual = f"{missing} is missing: {some([module.path for module in half_pairs], len(tensor_map.modules))}"
     facts = {"modules": len(half_pairs), "of": len(tensor_map.modules), **missing_halves}
     return [finding("L110", actual, expected="lora_A and lora_B in every module", facts=facts)]
@@ -74,7 +72,7 @@ def _shapes(target_spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list
     ):
         if misshapen:
             module_path, a_shape, b_shape = misshapen[0]
-            shown_paths = some([misshapen_pair[0] for misshapen_pair in misshapen], module_count)
+            shown_paths = some([pair[0] for pair in misshapen], module_count)
             actual = f"{shown_paths}: lora_A {list(a_shape)}, lora_B {list(b_shape)}"
             facts = {
                 "modules": len(misshapen),
@@ -116,13 +114,13 @@ def _is_transposed(
 def _types(tensor_map: TensorMap) -> list[Finding]:
     factors = tensor_map.factors()
     findings = []
-    integers = [tensor_name for tensor_name, tensor_info in factors.items() if tensor_info.dtype in _NOT_FLOATING]
+    integers = [tensor_name for tensor_name, info in factors.items() if info.dtype in _NOT_FLOATING]
     if integers:
         integer_dtypes = sorted({factors[tensor_name].dtype for tensor_name in integers})
         actual = f"{some(integers, len(factors), 'factors')}: {', '.join(integer_dtypes)}"
         facts = {"tensors": len(integers), "of": len(factors), "types": integer_dtypes}
         findings.append(finding("L115", actual, expected="F32, BF16 or F16", facts=facts))
-    dtype_counts = Counter(tensor_info.dtype for tensor_info in factors.values())
+    dtype_counts = Counter(info.dtype for info in factors.values())
     if len(dtype_counts) > 1 and not integers:
         actual = ", ".join(f"{tensor_count} {dtype}" for dtype, tensor_count in dtype_counts.most_common())
         findings.append(finding("L116", actual, facts={"types": dict(dtype_counts)}))

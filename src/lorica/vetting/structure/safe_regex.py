@@ -59,9 +59,9 @@ class SafeRegex:
             if transition_key not in self._transitions:
                 if len(self._transitions) > _MAX_CACHED:
                     self._transitions.clear()
-                state_steps = (self._steps[state] for state in states)
+                steps = (self._steps[state] for state in states)
                 self._transitions[transition_key] = self._closed(
-                    [state_step[1] for state_step in state_steps if state_step is not None and state_step[0](character)]
+                    [step[1] for step in steps if step is not None and step[0](character)]
                 )
             states = self._transitions[transition_key]
             if not states:
@@ -96,53 +96,51 @@ class SafeRegex:
             branches.append(self._sequence())
         self._depth -= 1
 
-        def put(begin_state: int, end_state: int) -> None:
+        def put(begin: int, end: int) -> None:
             for branch in branches:
-                branch(begin_state, end_state)
+                branch(begin, end)
 
         return put
 
     def _sequence(self) -> Callable[[int, int], None]:
-        atom_putters: list[Callable[[int, int], None]] = []
+        atoms: list[Callable[[int, int], None]] = []
         while self._position < len(self._text) and self._text[self._position] not in "|)":
-            position = self._position
-            if (self._text[position] == "^" and position == 0) or (
-                self._text[position] == "$" and position == len(self._text) - 1
-            ):
+            start = self._position
+            if (self._text[start] == "^" and start == 0) or (self._text[start] == "$" and start == len(self._text) - 1):
                 self._position += 1  # the whole path is compared anyway
                 continue
-            atom_putters.append(self._repeated(self._atom()))
+            atoms.append(self._repeated(self._atom()))
 
-        def put(begin_state: int, end_state: int) -> None:
-            for put_atom in atom_putters:
-                after_state = self._state()
-                put_atom(begin_state, after_state)
-                begin_state = after_state
-            self._epsilon[begin_state].append(end_state)
+        def put(begin: int, end: int) -> None:
+            for atom in atoms:
+                after = self._state()
+                atom(begin, after)
+                begin = after
+            self._epsilon[begin].append(end)
 
         return put
 
-    def _repeated(self, put_atom: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    def _repeated(self, atom: Callable[[int, int], None]) -> Callable[[int, int], None]:
         minimum, maximum = self._repeat_bounds()
 
-        def put(begin_state: int, end_state: int) -> None:
+        def put(begin: int, end: int) -> None:
             for _ in range(minimum):
-                after_state = self._state()
-                put_atom(begin_state, after_state)
-                begin_state = after_state
+                after = self._state()
+                atom(begin, after)
+                begin = after
             if maximum is None:
-                inside_state, after_state = self._state(), self._state()
-                put_atom(inside_state, after_state)
-                self._epsilon[begin_state].append(inside_state)
-                self._epsilon[after_state].append(inside_state)
-                self._epsilon[inside_state].append(end_state)
+                inside, after = self._state(), self._state()
+                atom(inside, after)
+                self._epsilon[begin].append(inside)
+                self._epsilon[after].append(inside)
+                self._epsilon[inside].append(end)
                 return
             for _ in range(maximum - minimum):
-                self._epsilon[begin_state].append(end_state)
-                after_state = self._state()
-                put_atom(begin_state, after_state)
-                begin_state = after_state
-            self._epsilon[begin_state].append(end_state)
+                self._epsilon[begin].append(end)
+                after = self._state()
+                atom(begin, after)
+                begin = after
+            self._epsilon[begin].append(end)
 
         return put
 
@@ -186,11 +184,11 @@ class SafeRegex:
             return self._stepping(lambda character_read: character_read != "\n")
         return self._stepping(self._escaped() if character == "\\" else character.__eq__)
 
-    def _stepping(self, character_test: Test) -> Callable[[int, int], None]:
-        def put(begin_state: int, end_state: int) -> None:
-            before_state = self._state()
-            self._steps[before_state] = (character_test, end_state)
-            self._epsilon[begin_state].append(before_state)
+    def _stepping(self, test: Test) -> Callable[[int, int], None]:
+        def put(begin: int, end: int) -> None:
+            before = self._state()
+            self._steps[before] = (test, end)
+            self._epsilon[begin].append(before)
 
         return put
 
@@ -204,36 +202,31 @@ class SafeRegex:
         return character.__eq__
 
     def _class(self) -> Test:
-        class_end = self._text.find("]", self._position + 1)
-        class_body = self._text[self._position : class_end]
+        end = self._text.find("]", self._position + 1)
+        body = self._text[self._position : end]
         # Escapes of a bracket, sets within sets and the signs that a later Python may read otherwise are left alone.
-        if (
-            class_end < 0
-            or "[" in class_body
-            or class_body.endswith("\\")
-            or any(doubled_sign in class_body for doubled_sign in ("--", "&&", "~~", "||"))
-        ):
+        if end < 0 or "[" in body or body.endswith("\\") or any(sign in body for sign in ("--", "&&", "~~", "||")):
             raise UnsupportedRegexError(self._text)
-        self._position = class_end + 1
-        negated = class_body.startswith("^")
-        class_tokens = re.findall(r"\\.|.", class_body.removeprefix("^"))
-        if not class_tokens:
+        self._position = end + 1
+        negated = body.startswith("^")
+        tokens = re.findall(r"\\.|.", body.removeprefix("^"))
+        if not tokens:
             raise UnsupportedRegexError(self._text)
-        character_tests: list[Test] = []
-        while class_tokens:
-            class_token = class_tokens.pop(0)
-            if len(class_tokens) >= 2 and class_tokens[0] == "-":
-                range_end = class_tokens[1]
-                if "\\" in class_token + range_end or class_token > range_end:
+        tests: list[Test] = []
+        while tokens:
+            token = tokens.pop(0)
+            if len(tokens) >= 2 and tokens[0] == "-":
+                range_end = tokens[1]
+                if "\\" in token + range_end or token > range_end:
                     raise UnsupportedRegexError(self._text)
-                character_tests.append(
-                    lambda character, low=class_token, high=range_end: low <= character <= high  # type: ignore[misc]
+                tests.append(
+                    lambda character, low=token, high=range_end: low <= character <= high  # type: ignore[misc]
                 )
-                del class_tokens[:2]
-            elif class_token.startswith("\\"):
-                if class_token[1] not in _CLASSES and class_token[1].isascii() and class_token[1].isalnum():
+                del tokens[:2]
+            elif token.startswith("\\"):
+                if token[1] not in _CLASSES and token[1].isascii() and token[1].isalnum():
                     raise UnsupportedRegexError(self._text)
-                character_tests.append(_CLASSES.get(class_token[1], class_token[1].__eq__))
+                tests.append(_CLASSES.get(token[1], token[1].__eq__))
             else:
-                character_tests.append(class_token.__eq__)
-        return lambda character: any(character_test(character) for character_test in character_tests) != negated
+                tests.append(token.__eq__)
+        return lambda character: any(test(character) for test in tests) != negated

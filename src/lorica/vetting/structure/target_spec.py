@@ -139,7 +139,7 @@ class Patterns:
         """The value for a module, None when no key means it. Raises UnknownKeyError."""
         if not self.values:
             return None
-        orders = [self.plain[path_suffix] for path_suffix in suffixes(module) if path_suffix in self.plain]
+        orders = [self.plain[suffix] for suffix in suffixes(module) if suffix in self.plain]
         orders += [self.whole[module]] if module in self.whole else []
         first_order = min(orders, default=len(self.values))
         for number, pattern_key, path_names in self.others:
@@ -153,7 +153,7 @@ class Patterns:
 
     def unmatched(self, modules: Collection[str]) -> tuple[list[str], list[str]]:
         """(keys that mean none of the modules, keys whose meaning only execution could tell)."""
-        path_suffixes = {path_suffix for module in modules for path_suffix in suffixes(module)}
+        path_suffixes = {suffix for module in modules for suffix in suffixes(module)}
         unmatched_keys = [pattern_key for pattern_key in self.plain if pattern_key not in path_suffixes] + [
             f"^{pattern_key}" for pattern_key in self.whole if pattern_key not in modules
         ]
@@ -191,12 +191,12 @@ class TargetSpec:
         self._excluded_names = _compiled(config.exclude_modules)
         target_parameters = config.other.get("target_parameters")
         parameters = (
-            [parameter_name for parameter_name in target_parameters if isinstance(parameter_name, str)]
+            [parameter for parameter in target_parameters if isinstance(parameter, str)]
             if isinstance(target_parameters, list)
             else []
         )
         self.parameters = frozenset(parameters)
-        self._owners = frozenset(parameter_name.rpartition(".")[0] for parameter_name in parameters)
+        self._owners = frozenset(parameter.rpartition(".")[0] for parameter in parameters)
 
     def targeted(self, path: str) -> bool | None:
         """Whether PEFT would adapt the module of this path; None when only an expression could tell."""
@@ -290,7 +290,7 @@ def _compiled(targets: list[str] | str | None) -> PathNames | _CompiledExpressio
 
 def ends_with(module: str, suffix_names: Container[str]) -> bool:
     """Whether one of the names is the module's path or its last parts."""
-    return any(path_suffix in suffix_names for path_suffix in suffixes(module))
+    return any(suffix in suffix_names for suffix in suffixes(module))
 
 
 def is_default_target(tensor_map: TensorMap) -> bool:

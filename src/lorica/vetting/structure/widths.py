@@ -43,12 +43,11 @@ def _residual(tensor_map: TensorMap, factor_pairs: list[LoraModule]) -> list[Fin
         if len(widths) > 1:
             by_count = sorted(widths.items(), key=lambda width_and_paths: -len(width_and_paths[1]))
             actual = " and ".join(
-                f"hidden size {hidden_size} in {len(module_paths)} modules"
-                for hidden_size, module_paths in by_count[:3]
+                f"hidden size {width} in {len(module_paths)} modules" for width, module_paths in by_count[:3]
             )
             rarest_width = by_count[-1]
             actual = f"{actual}; {rarest_width[0]} in {shown(rarest_width[1][0])}"
-            facts = {"widths": {str(hidden_size): len(module_paths) for hidden_size, module_paths in by_count}}
+            facts = {"widths": {str(width): len(module_paths) for width, module_paths in by_count}}
             return [finding("L117", actual, expected="one hidden size", facts=facts)]
     return []
 
@@ -67,7 +66,7 @@ def _feed_forward(tensor_map: TensorMap, factor_pairs: list[LoraModule]) -> list
         return []
     parent, widths = next(iter(mismatches.items()))
     actual = f"feed-forward of {len(mismatches)} of {len(inner_widths)} layers, {shown(parent)}: " + ", ".join(
-        f"{module_name} {inner_width}" for module_name, inner_width in sorted(widths.items())
+        f"{module_name} {width}" for module_name, width in sorted(widths.items())
     )
     facts = {"layers": len(mismatches), "of": len(inner_widths), **widths}
     return [finding("L117", actual, expected="one inner width", facts=facts)]
@@ -84,7 +83,7 @@ def _odd_layers(tensor_map: TensorMap, factor_pairs: list[LoraModule]) -> list[F
     expected = ""
     for template, layers in shapes.items():
         usual_shape, usual_count = Counter(layers.values()).most_common(1)[0]
-        odd_layers = sorted(layer_index for layer_index, module_shape in layers.items() if module_shape != usual_shape)
+        odd_layers = sorted(layer for layer, module_shape in layers.items() if module_shape != usual_shape)
         if odd_layers and len(odd_layers) <= max(1, len(layers) // 16) and usual_count > len(odd_layers):
             layers_by_template[template] = odd_layers
             expected = expected or f"{list(usual_shape)}, as in the other layers"
