@@ -83,12 +83,7 @@ def finding(
 
 
 def judge(
-    adapter_name: str,
-    adapter_path: str,
-    findings: Iterable[Finding],
-    levels_run: Iterable[int],
-    *,
-    readable: bool = True,
+    name: str, path: str, findings: Iterable[Finding], levels_run: Iterable[int], *, readable: bool = True
 ) -> Verdict:
     """The verdict over findings. levels_run: those that were carried out. readable: whether anything could be judged.
 
@@ -96,21 +91,14 @@ def judge(
     """
     ordered = tuple(sorted(findings, key=lambda finding: (_WEIGHT[finding.severity], finding.code, finding.file)))
     levels: dict[int, LevelResult] = dict.fromkeys(LEVELS, "skipped")
-    for level_number in levels_run:
-        worst_weight = min(
-            (_WEIGHT[finding.severity] for finding in ordered if finding.level == level_number),
-            default=len(_RESULTS) - 1,
+    for level in levels_run:
+        worst = min(
+            (_WEIGHT[finding.severity] for finding in ordered if finding.level == level), default=len(_RESULTS) - 1
         )
-        levels[level_number] = _RESULTS[worst_weight]
+        levels[level] = _RESULTS[worst]
     severities = {finding.severity for finding in ordered}
     status: Status = "rejected" if "reject" in severities else "warnings" if "warn" in severities else "trusted"
-    return Verdict(
-        name=adapter_name,
-        path=adapter_path,
-        status=status if readable else "unchecked",
-        levels=levels,
-        findings=ordered,
-    )
+    return Verdict(name=name, path=path, status=status if readable else "unchecked", levels=levels, findings=ordered)
 
 
 _WEIGHT: dict[Severity, int] = {"reject": 0, "warn": 1, "note": 2}

@@ -86,8 +86,7 @@ def _criteria(standing: Standing) -> tuple[float, ...]:
 def _why(first: Standing, second: Standing) -> str:
     criteria_pairs = zip(_criteria(first), _criteria(second), strict=True)
     criterion_index = next(
-        (index for index, (first_value, second_value) in enumerate(criteria_pairs) if first_value != second_value),
-        None,
+        (index for index, (first_value, second_value) in enumerate(criteria_pairs) if first_value != second_value), None
     )
     first_verdict, second_verdict = first.verdict, second.verdict
     if criterion_index == 0:

@@ -74,32 +74,28 @@ def check_scores(
     Raises DataError for a file that cannot be read or has no such column, naming those it has, and MissingExtraError
     for Parquet without pyarrow.
     """
-    score_column = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
+    scores = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
     labelled = [
         row_index
-        for row_index, gold_label in enumerate(score_column.gold)
-        if gold_label is not None and score_column.values[row_index] is not None
+        for row_index, gold_label in enumerate(scores.gold)
+        if gold_label is not None and scores.values[row_index] is not None
     ]
     health = score_health(
-        score_column.values,
-        fallback=score_column.fallback,
-        masses=score_column.masses,
-        lower_bound=low,
-        upper_bound=high,
+        scores.values, fallback=scores.fallback, masses=scores.masses, lower_bound=low, upper_bound=high
     )
-    labels = [score_column.gold[row_index] or 0 for row_index in labelled]
-    ranked = [score_column.values[row_index] or 0.0 for row_index in labelled]
+    labels = [scores.gold[row_index] or 0 for row_index in labelled]
+    ranked = [scores.values[row_index] or 0.0 for row_index in labelled]
     return health, judge_scores(
         health,
-        values=score_column.values,
-        ids=score_column.ids if score_column.id_name else (),
-        broken=score_column.broken,
-        flags=score_column.flags,
+        values=scores.values,
+        ids=scores.ids if scores.id_name else (),
+        broken=scores.broken,
+        flags=scores.flags,
         gold=labels,
         ranked=ranked,
-        mass=mass_health(score_column.masses),
-        column=score_column.name,
-        file=score_column.path.name,
+        mass=mass_health(scores.masses),
+        column=scores.name,
+        file=scores.path.name,
         low=low,
         high=high,
     )
@@ -215,35 +211,28 @@ class _ScoreReader:
 _NOT_FINITE = frozenset({"nan", "inf", "-inf", "+inf", "infinity", "-infinity"})
 
 
-def _number(cell_value: Any) -> tuple[float | None, str]:
+def _number(cell: Any) -> tuple[float | None, str]:
     """(a finite number or None, the text of what is no number)."""
-    if isinstance(cell_value, Mapping):  # the probabilities of Lorica's choices
-        cell_value = max(cell_value.values(), default=None)
-    elif isinstance(cell_value, list):  # the same, as Parquet has it
-        cell_value = max(
-            (
-                choice_pair[1]
-                for choice_pair in cell_value
-                if isinstance(choice_pair, (list, tuple)) and len(choice_pair) == 2
-            ),
-            default=None,
-        )
-    if cell_value is None or (isinstance(cell_value, str) and cell_value.strip().lower() in _EMPTY):
+    if isinstance(cell, Mapping):  # the probabilities of Lorica's choices
+        cell = max(cell.values(), default=None)
+    elif isinstance(cell, list):  # the same, as Parquet has it
+        cell = max((pair[1] for pair in cell if isinstance(pair, (list, tuple)) and len(pair) == 2), default=None)
+    if cell is None or (isinstance(cell, str) and cell.strip().lower() in _EMPTY):
         return None, ""
-    if isinstance(cell_value, str) and cell_value.lstrip().startswith("{"):
+    if isinstance(cell, str) and cell.lstrip().startswith("{"):
         try:
-            return _number(msgspec.json.decode(cell_value, type=dict[str, float]))
+            return _number(msgspec.json.decode(cell, type=dict[str, float]))
         except (msgspec.DecodeError, RecursionError):
-            return None, cell_value
+            return None, cell
     try:
-        number = float(cell_value)
+        number = float(cell)
     except (TypeError, ValueError, OverflowError):
-        return None, str(cell_value)
-    return (number, "") if math.isfinite(number) else (None, str(cell_value).strip())
+        return None, str(cell)
+    return (number, "") if math.isfinite(number) else (None, str(cell).strip())
 
 
-def _words(cell_value: Any) -> list[str]:
-    return cell_value.split() if isinstance(cell_value, str) else [str(cell_word) for cell_word in cell_value or ()]
+def _words(cell: Any) -> list[str]:
+    return cell.split() if isinstance(cell, str) else [str(cell_word) for cell_word in cell or ()]
 
 
 def _score_column(path: Path, column_names: Sequence[str]) -> str:

@@ -206,9 +206,9 @@ def _constants(values: Sequence[float | None], low: float, high: float) -> Itera
         return
     value_counts = Counter(score_value for score_value in inside if score_value == round(score_value, _DECIMALS))
     frequent = {
-        score_value: value_count
-        for score_value, value_count in value_counts.most_common()
-        if value_count >= _ROUND_COUNT and value_count >= _ROUND_SHARE * len(values)
+        score_value: count
+        for score_value, count in value_counts.most_common()
+        if count >= _ROUND_COUNT and count >= _ROUND_SHARE * len(values)
     }
     other_count = len(inside) - sum(frequent.values())
     other_round_count = sum(value_counts.values()) - sum(frequent.values())
@@ -219,11 +219,10 @@ def _constants(values: Sequence[float | None], low: float, high: float) -> Itera
     yield finding(
         "L457",
         " and ".join(
-            f"{score_value:g} in {value_count / len(values):.1%} of the rows"
-            for score_value, value_count in most_frequent
+            f"{score_value:g} in {count / len(values):.1%} of the rows" for score_value, count in most_frequent
         ),
         expected="scores with more than two decimals, as the other rows have",
-        facts={"constants": [[score_value, value_count / len(values)] for score_value, value_count in most_frequent]},
+        facts={"constants": [[score_value, count / len(values)] for score_value, count in most_frequent]},
     )
 
 

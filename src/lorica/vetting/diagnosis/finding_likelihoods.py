@@ -86,11 +86,7 @@ def finding_likelihoods(finding: Finding) -> dict[str, float]:
     if (scale_ratio := _scale(finding)) is not None:
         likelihoods |= ratio_weights(scale_ratio)
     # A note, or a finding that its check itself took less seriously, weighs less than the table says.
-    return (
-        {cause: log_ratio / 3 for cause, log_ratio in likelihoods.items()}
-        if finding.severity == "note"
-        else likelihoods
-    )
+    return {cause: ratio / 3 for cause, ratio in likelihoods.items()} if finding.severity == "note" else likelihoods
 
 
 def _scale(finding: Finding) -> float | None:
@@ -198,16 +194,13 @@ def from_clean(findings: Sequence[Finding], levels_run: Collection[int]) -> list
     """What levels that ran did not find."""
     failed_levels = {finding.level for finding in findings if finding.severity == "reject"}
     spoken_of = {
-        cause
-        for finding in findings
-        for cause, log_ratio in finding_likelihoods(finding).items()
-        if log_ratio >= _SPEAKS_OF
+        cause for finding in findings for cause, ratio in finding_likelihoods(finding).items() if ratio >= _SPEAKS_OF
     }
     evidence = []
     for check_area, (level, likelihoods) in CLEAN.items():
         if level not in levels_run or level in failed_levels:
             continue
-        if against := {cause: log_ratio for cause, log_ratio in likelihoods.items() if cause not in spoken_of}:
+        if against := {cause: ratio for cause, ratio in likelihoods.items() if cause not in spoken_of}:
             evidence_id = f"clean.{check_area}"
             evidence.append(
                 Evidence(
@@ -236,24 +229,20 @@ def consistent(evidence: Sequence[Evidence]) -> list[Evidence]:
         cause
         for evidence_item in evidence
         if evidence_item.source in code_table
-        for cause, log_ratio in evidence_item.weights.items()
-        if log_ratio >= _FINDS
+        for cause, ratio in evidence_item.weights.items()
+        if ratio >= _FINDS
     }
     consistent_evidence = []
     for evidence_item in evidence:
         if evidence_item.source != "checks":
             consistent_evidence.append(evidence_item)
-        elif against := {cause: log_ratio for cause, log_ratio in evidence_item.weights.items() if cause not in causes}:
+        elif against := {cause: ratio for cause, ratio in evidence_item.weights.items() if cause not in causes}:
             consistent_evidence.append(msgspec.structs.replace(evidence_item, weights=against))
     return consistent_evidence
 
 
 def _without_the_rest(evidence_item: Evidence) -> Evidence:
-    weights = {
-        cause: log_ratio
-        for cause, log_ratio in evidence_item.weights.items()
-        if cause not in _ELSEWHERE or log_ratio > 0
-    }
+    weights = {cause: ratio for cause, ratio in evidence_item.weights.items() if cause not in _ELSEWHERE or ratio > 0}
     return msgspec.structs.replace(evidence_item, weights=weights)
 
 

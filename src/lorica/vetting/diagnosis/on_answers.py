@@ -24,16 +24,16 @@ def judge_answers(context: Context) -> list[Evidence]:
     context.add(findings)
     evidence = from_findings(findings)
     if not any(weight > 0 for evidence_item in evidence for weight in evidence_item.weights.values()):
-        outcome_text = (
+        sentence = (
             f"the {health.n} scores of {answers_path.name} are healthy: {health.unique} distinct, "
             f"deviation {health.std:.2g}"
         )
         weights = {"parser_fallbacks": -5.0, "generation_settings": -4.0, "ignores_input": -3.0, "hard_labels": -2.0}
-        evidence.append(outcome("answers", outcome_text, "answers", weights))
+        evidence.append(outcome("answers", sentence, "answers", weights))
     elif any(finding.severity != "note" and finding.code != "L469" for finding in findings):
         # Scores at chance are what a hard task gives. Else, whatever the adapter is worth: these answers were doubted,
         # and rightly.
         weights = {"healthy": -5.0, "hard_task": -4.0}
-        outcome_text = f"the scores of {answers_path.name} are not healthy, whatever the adapter is worth"
-        evidence.append(outcome("answers", outcome_text, "answers", weights))
+        sentence = f"the scores of {answers_path.name} are not healthy, whatever the adapter is worth"
+        evidence.append(outcome("answers", sentence, "answers", weights))
     return evidence

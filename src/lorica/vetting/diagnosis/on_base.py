@@ -43,11 +43,9 @@ def fit_elsewhere(context: Context) -> list[Evidence]:
     if not fitting or not misfits:
         return []
     context.home = fitting[0]
-    outcome_text = f"it fits {_name(fitting[0])}, which was named as expected, and not the base that was given"
+    sentence = f"it fits {_name(fitting[0])}, which was named as expected, and not the base that was given"
     return [
-        outcome(
-            "fit_elsewhere", outcome_text, "elsewhere", {"wrong_size": 4.0, "healthy": -4.0, "broken_weights": -2.0}
-        )
+        outcome("fit_elsewhere", sentence, "elsewhere", {"wrong_size": 4.0, "healthy": -4.0, "broken_weights": -2.0})
     ]
 
 
@@ -69,25 +67,25 @@ def align_elsewhere(context: Context) -> list[Evidence]:
     """The same with every base that was named with --expected-base: a better home speaks against the one given."""
     alignment_here = context.alignment(context.inputs.base)
     alignments = [(base_folder, context.alignment(base_folder)) for base_folder in context.inputs.expected]
-    alignment_scores = {base_folder: alignment.score for base_folder, alignment in alignments if alignment is not None}
-    alignment_scores = {
+    score_of_base = {base_folder: alignment.score for base_folder, alignment in alignments if alignment is not None}
+    score_of_base = {
         base_folder: alignment_score
-        for base_folder, alignment_score in alignment_scores.items()
+        for base_folder, alignment_score in score_of_base.items()
         if not math.isnan(alignment_score)
     }
-    if not alignment_scores or alignment_here is None or math.isnan(alignment_here.score):
+    if not score_of_base or alignment_here is None or math.isnan(alignment_here.score):
         return []
-    best_base = max(alignment_scores, key=lambda base_folder: alignment_scores[base_folder])
-    if alignment_scores[best_base] - alignment_here.score >= SURE:
+    best_base = max(score_of_base, key=lambda base_folder: score_of_base[base_folder])
+    if score_of_base[best_base] - alignment_here.score >= SURE:
         context.home = best_base
-    best_score = alignment_scores[best_base]
-    outcome_text = f"alignment {alignment_here.score:.1f} with the base given, {best_score:.1f} with {_name(best_base)}"
+    best_score = score_of_base[best_base]
+    sentence = f"alignment {alignment_here.score:.1f} with the base given, {best_score:.1f} with {_name(best_base)}"
     return [
         outcome(
             "align_elsewhere",
-            outcome_text,
+            sentence,
             "alignment",
-            likelihoods.rival_weights(alignment_here.score, alignment_scores[best_base]),
+            likelihoods.rival_weights(alignment_here.score, score_of_base[best_base]),
         )
     ]
 
@@ -104,9 +102,9 @@ def read_text(context: Context) -> list[Evidence]:
         return []
     if loss_ratio is None:
         return []
-    outcome_text = f"the base predicts plain text with {loss_ratio:.2f} times the loss of guessing"
+    sentence = f"the base predicts plain text with {loss_ratio:.2f} times the loss of guessing"
     weights = likelihoods.sense_weights(loss_ratio)
-    return [outcome("base_text", outcome_text, "base.sense", weights)] if weights else []
+    return [outcome("base_text", sentence, "base.sense", weights)] if weights else []
 
 
 def ask_canaries(context: Context) -> list[Evidence]:
@@ -124,13 +122,11 @@ def ask_canaries(context: Context) -> list[Evidence]:
         return []
     if canary_result.outcome == "failed":
         return []
-    outcome_text = (
-        canary_result.problem or f"all {len(passport.canaries.items)} canaries of its passport are reproduced"
-    )
+    sentence = canary_result.problem or f"all {len(passport.canaries.items)} canaries of its passport are reproduced"
     weights = likelihoods.canary_weights(
         canary_result.outcome, canary_result.effect, canary_result.odd, canary_result.base_largest
     )
-    return [outcome("canaries", outcome_text, "canaries", weights)]
+    return [outcome("canaries", sentence, "canaries", weights)]
 
 
 def check_passport_here(context: Context) -> list[Evidence]:
@@ -148,12 +144,12 @@ def check_passport_here(context: Context) -> list[Evidence]:
     if not found_codes & {"L342", "L343", "L348"}:
         same_weights |= {"altered": -6.0, "incomplete": -3.0, "broken_weights": -1.0}
     if same_weights:
-        outcome_text = (
+        sentence = (
             "config and weights are those of its passport"
             if len(same_weights) > 2
             else "the config is that of its passport"
         )
-        evidence.append(outcome("passport", outcome_text, "record.config", same_weights))
+        evidence.append(outcome("passport", sentence, "record.config", same_weights))
     return evidence
 
 

@@ -30,8 +30,8 @@ def fingerprint(context: Context) -> list[Evidence]:
         return []
     shapes = shapes_of(context.layout, config)
     if any(not misfit_reasons(shapes, known_base) for known_base in named_bases):
-        outcome_text = f"its shapes are those of {shown(base_name, 60)}, which its config names"
-        return [outcome("fingerprint", outcome_text, "fingerprint", {"wrong_size": -3.0})]
+        sentence = f"its shapes are those of {shown(base_name, 60)}, which its config names"
+        return [outcome("fingerprint", sentence, "fingerprint", {"wrong_size": -3.0})]
     return [
         outcome("fingerprint", describe_match(shapes, base_match, named_bases), "L1.wrong_size", {"wrong_size": 5.0})
     ]
@@ -48,12 +48,12 @@ def compare_record(context: Context) -> list[Evidence]:
     ):
         # The scale is then that of training, whatever another one would do on these rows.
         unchanged = {"altered": -2.0, "over_scaled": -6.0, "under_scaled": -6.0, "not_applied": -1.0}
-        outcome_text = "the config is the one it was trained with"
-        evidence.append(outcome("record.same", outcome_text, "record.config", unchanged))
+        sentence = "the config is the one it was trained with"
+        evidence.append(outcome("record.same", sentence, "record.config", unchanged))
     if _is_trained_on(context.record.get("digest.base"), context.inputs.base):
         weights = {"wrong_base": -8.0, "wrong_size": -8.0, "wrong_revision": -7.0, "tokenizer_mismatch": -1.0}
-        outcome_text = "the base is the very one it was trained on"
-        evidence.append(outcome("record.base", outcome_text, "base.identity", weights))
+        sentence = "the base is the very one it was trained on"
+        evidence.append(outcome("record.base", sentence, "base.identity", weights))
     return evidence
 
 
@@ -75,16 +75,14 @@ def match_halves(context: Context) -> list[Evidence]:
     weights = likelihoods.partner_weights(pairing.pairs, pairing.own_correlation, len(pairing.mismatched))
     if not weights:
         return []
-    outcome_text = (
-        f"the halves of its {pairing.pairs} pairs belong together (correlation {pairing.own_correlation:.2f})"
-    )
+    sentence = f"the halves of its {pairing.pairs} pairs belong together (correlation {pairing.own_correlation:.2f})"
     if weights.get("broken_weights", 0) > 0:
         module, partner = next(iter(pairing.mismatched.items()))
-        outcome_text = (
+        sentence = (
             f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another module "
             f"(correlation {pairing.mismatched_correlation:.2f}): {shown(module, 60)} to {shown(partner, 60)}, for one"
         )
-    return [outcome("partners", outcome_text, "partners", weights)]
+    return [outcome("partners", sentence, "partners", weights)]
 
 
 def compare_tokenizers(context: Context) -> list[Evidence]:
@@ -98,14 +96,14 @@ def compare_tokenizers(context: Context) -> list[Evidence]:
     base_tokens = _tokens(base_folder)
     ascending = _ascending_merges(base_tokenizer, base_tokens)
     if weights := likelihoods.token_order_weights(ascending):
-        outcome_text = (
+        sentence = (
             f"the base's tokenizer was changed: the numbers of {1 - ascending:.0%} of its tokens are out of order"
         )
-        evidence.append(outcome("tokenizer.order", outcome_text, "tokenizer", weights))
+        evidence.append(outcome("tokenizer.order", sentence, "tokenizer", weights))
     tokenizer = _tokenizer(folder)
     if tokenizer == base_tokenizer:
-        outcome_text = "its tokenizer is the base's"
-        evidence.append(outcome("tokenizer", outcome_text, "tokenizer", {"tokenizer_mismatch": -6.0}))
+        sentence = "its tokenizer is the base's"
+        evidence.append(outcome("tokenizer", sentence, "tokenizer", {"tokenizer_mismatch": -6.0}))
     elif tokenizer is not None:
         evidence.append(_other_tokenizer(_tokens(folder), base_tokens))
     return evidence
@@ -116,8 +114,8 @@ def _other_tokenizer(tokens: dict[str, int], base_tokens: dict[str, int]) -> Evi
     moved_count = sum(base_tokens.get(token, number) != number for token, number in tokens.items())
     lost_count = sum(token not in tokens for token in base_tokens)
     if not (added_tokens or moved_count or lost_count):
-        outcome_text = "its tokenizer splits or normalises text otherwise than the base's"
-        return outcome("tokenizer", outcome_text, "tokenizer", {"tokenizer_mismatch": 4.0, "healthy": -2.0})
+        sentence = "its tokenizer splits or normalises text otherwise than the base's"
+        return outcome("tokenizer", sentence, "tokenizer", {"tokenizer_mismatch": 4.0, "healthy": -2.0})
     first_added = f" (first {shown(added_tokens[0], 60)})" if added_tokens else ""
     token_counts = (
         f"{len(added_tokens)} tokens more, {lost_count} fewer, {moved_count} with another number{first_added}"

@@ -27,10 +27,10 @@ def mend(context: Context) -> list[Evidence]:
         return []
     subject = context.subject
     if subject.measurement is None:
-        outcome_text = f"the engine refuses it, and no mended copy of it loads: {subject.refused}"
+        sentence = f"the engine refuses it, and no mended copy of it loads: {subject.refused}"
         weights = {"healthy": -6.0, "hard_task": -6.0, "over_scaled": -4.0, "under_scaled": -4.0, "inverted": -5.0,
                    "prompt_mismatch": -5.0, "ignores_input": -4.0, "hard_labels": -5.0}  # fmt: skip
-        return [outcome("mend", outcome_text, "mend", weights)]
+        return [outcome("mend", sentence, "mend", weights)]
     measurement = context.measurement
     if measurement is None:
         return []
@@ -45,10 +45,8 @@ def mend(context: Context) -> list[Evidence]:
     ) | _mended(subject.repair)
     mended_text = _what_was_mended(subject.repair)
     copy_verdict = "works" if max(gold_gain.z, ability.above_chance) >= SURE else "is no better than the base"
-    outcome_text = (
-        f"the engine refuses it ({subject.refused}); a copy with {mended_text} loads and {copy_verdict}{ability}"
-    )
-    return [outcome("mend", outcome_text, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
+    sentence = f"the engine refuses it ({subject.refused}); a copy with {mended_text} loads and {copy_verdict}{ability}"
+    return [outcome("mend", sentence, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
 
 
 def how_skilled(context: Context) -> list[Evidence]:
@@ -58,24 +56,22 @@ def how_skilled(context: Context) -> list[Evidence]:
         return []
     own_labelled, base_labelled = measurement.own.labelled, measurement.base.labelled
     gold_gain, ability = compare(own_labelled, base_labelled), skill(own_labelled)
-    outcome_text = f"the right answers are {gain_text(gold_gain)} than without it, n={len(own_labelled.rows)}{ability}"
+    sentence = f"the right answers are {gain_text(gold_gain)} than without it, n={len(own_labelled.rows)}{ability}"
     weights = likelihoods.skill_weights(*_auc(ability), gold_gain.z, _auc(skill(base_labelled))[0], gold_gain.mean)
-    evidence = [outcome("skill", outcome_text, "skill", weights)]
+    evidence = [outcome("skill", sentence, "skill", weights)]
     if measurement.task.settings.method != "generate" and context.inputs.answers is None:
         # What spoils generated answers is then not to blame for these.
-        outcome_text = "the answers are probabilities of choices: nothing is generated or parsed"
-        evidence.append(
-            outcome("method", outcome_text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0})
-        )
+        sentence = "the answers are probabilities of choices: nothing is generated or parsed"
+        evidence.append(outcome("method", sentence, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0}))
     mean_kl = choices_kl(own_labelled, base_labelled)
     if context.subject.repair is None:
         changed_share = _changed(own_labelled, base_labelled)
         divergence_text = "" if mean_kl is None else f" (divergence {mean_kl:.2g} nats)"
-        outcome_text = f"it changes the probabilities of {changed_share:.0%} of the rows{divergence_text}"
+        sentence = f"it changes the probabilities of {changed_share:.0%} of the rows{divergence_text}"
         evidence.append(
             outcome(
                 "change",
-                outcome_text,
+                sentence,
                 "change",
                 likelihoods.change_weights(changed_share, 1.0 if mean_kl is None else mean_kl),
             )
@@ -98,12 +94,12 @@ def other_tasks(context: Context) -> list[Evidence]:
     weights = {} if elsewhere is None else likelihoods.elsewhere_weights(elsewhere.here, elsewhere.there)
     if not weights or elsewhere is None:
         return []
-    outcome_text = (
+    sentence = (
         f"it moves the answers to shipped questions of the task {elsewhere.task} "
         f"{elsewhere.there / max(elsewhere.here, 1e-9):.0f} times as much as those to these rows "
         f"({elsewhere.there:.2g} nats, not {elsewhere.here:.2g})"
     )
-    return [outcome("other_tasks", outcome_text, "elsewhere", weights)]
+    return [outcome("other_tasks", sentence, "elsewhere", weights)]
 
 
 def shuffle_texts(context: Context) -> list[Evidence]:
@@ -120,8 +116,8 @@ def shuffle_texts(context: Context) -> list[Evidence]:
     if not weights:
         return []
     loss_text = "are lost" if shuffled_gain.z >= SURE else "stay"
-    outcome_text = f"with the texts of other rows the right answers {loss_text}{shuffled_skill}"
-    return [outcome("swapped_texts", outcome_text, "input", weights)]
+    sentence = f"with the texts of other rows the right answers {loss_text}{shuffled_skill}"
+    return [outcome("swapped_texts", sentence, "input", weights)]
 
 
 def learnable(context: Context) -> list[Evidence]:
@@ -137,12 +133,10 @@ def learnable(context: Context) -> list[Evidence]:
         context.notes.append("the TF-IDF baseline could not run")
         return []
     standard_error = _auc_error(baseline_auc, own_labelled) or math.nan
-    outcome_text = (
+    sentence = (
         f"a TF-IDF baseline, cross-validated on the same rows, has an AUC of {baseline_auc:.2f} ± {standard_error:.2f}"
     )
-    return [
-        outcome("learnable", outcome_text, "learnable", likelihoods.learnable_weights(baseline_auc, standard_error))
-    ]
+    return [outcome("learnable", sentence, "learnable", likelihoods.learnable_weights(baseline_auc, standard_error))]
 
 
 def _mended(repair: Repair) -> dict[str, float]:
@@ -182,14 +176,14 @@ def _spread(measurement: AdapterMeasurement, ability: Skill) -> Evidence:
     flawless = ability.value is not None and ability.error is not None and abs(ability.value - 0.5) >= _FLAWLESS
     plateaus = 0.0 if flawless else variation.plateaus or 0.0
     if spread < 1e-4:
-        outcome_text = "it gives every row the same probability"
+        sentence = "it gives every row the same probability"
     else:
         plateau_text = f"; {plateaus:.0%} of the rows have one of two values" if plateaus >= 0.5 else ""
-        outcome_text = (
+        sentence = (
             f"its probabilities vary over the rows (deviation {spread:.2g}, the base's {base_spread:.2g}){plateau_text}"
         )
     weights = likelihoods.spread_weights(spread, variation.saturated or 0.0, base_spread, one_sided, plateaus)
-    return outcome("spread", outcome_text, "spread", weights)
+    return outcome("spread", sentence, "spread", weights)
 
 
 def _shift(own_labelled: ScoredRows, base_labelled: ScoredRows) -> list[Evidence]:
@@ -199,11 +193,11 @@ def _shift(own_labelled: ScoredRows, base_labelled: ScoredRows) -> list[Evidence
     weights = likelihoods.shift_weights(mean_shift, odds_spread, float(odds_change.std()))
     if not weights:
         return []
-    outcome_text = (
+    sentence = (
         f"it moves the log-odds of all rows alike, by {mean_shift:.1f}; what is left of them varies by "
         f"{odds_spread:.2f}"
     )
-    return [outcome("shift", outcome_text, "spread", weights)]
+    return [outcome("shift", sentence, "spread", weights)]
 
 
 def _log_odds(probabilities: Floats) -> Floats:

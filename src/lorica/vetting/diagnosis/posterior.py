@@ -48,12 +48,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     weights: dict[str, float]
 
 
-def outcome(evidence_id: str, outcome_text: str, evidence_group: str, weights: dict[str, float]) -> Evidence:
+def outcome(evidence_id: str, sentence: str, group: str, weights: dict[str, float]) -> Evidence:
     """What came out of an experiment, as evidence. evidence_id: the experiment's name; where it gives several, with a
     dot and what this one is about."""
-    return Evidence(
-        id=evidence_id, text=outcome_text, source=evidence_id.split(".")[0], group=evidence_group, weights=weights
-    )
+    return Evidence(id=evidence_id, text=sentence, source=evidence_id.split(".")[0], group=group, weights=weights)
 
 
 class Bearing(msgspec.Struct, frozen=True, kw_only=True):

@@ -96,12 +96,8 @@ def to_plain(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def _directions(evidence_item: Evidence) -> dict[str, str]:
     """Cause -> how the evidence bears on it, without those that it leaves as they are."""
-    direction_words = {cause_name: direction(weight) for cause_name, weight in sorted(evidence_item.weights.items())}
-    return {
-        cause_name: direction_word
-        for cause_name, direction_word in direction_words.items()
-        if direction_word != "neutral"
-    }
+    directions = {cause_name: direction(weight) for cause_name, weight in sorted(evidence_item.weights.items())}
+    return {cause_name: word for cause_name, word in directions.items() if word != "neutral"}
 
 
 def _meaning(diagnosis: Diagnosis) -> str:
@@ -147,12 +143,9 @@ def _evidence(diagnosis: Diagnosis) -> ReportTable:
     table_rows = []
     for evidence_item in diagnosis.evidence:
         titles_by_direction: dict[str, list[str]] = {}
-        for cause_name, direction_word in _directions(evidence_item).items():
-            titles_by_direction.setdefault(direction_word, []).append(titles[cause_name])
-        speaks = "; ".join(
-            f"{direction_word} {', '.join(cause_titles)}"
-            for direction_word, cause_titles in titles_by_direction.items()
-        )
+        for cause_name, word in _directions(evidence_item).items():
+            titles_by_direction.setdefault(word, []).append(titles[cause_name])
+        speaks = "; ".join(f"{word} {', '.join(cause_titles)}" for word, cause_titles in titles_by_direction.items())
         table_rows.append((evidence_item.text, evidence_item.source, evidence_item.group, speaks))
     return ReportTable(("what was seen", "from", "group", "speaks"), tuple(table_rows))
 

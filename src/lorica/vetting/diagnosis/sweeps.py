@@ -37,18 +37,18 @@ def sweep_scale(context: Context) -> list[Evidence]:
     ranking_gain = (best_scale.quality or 0.0) - (own_result.quality or 0.0)
     by_chance = bool(best_scale.error) and Skill(best_scale.quality, best_scale.error).above_chance < HINT
     if by_chance or max(best_scale.over_base.z, best_scale.ranking_z) < SURE:
-        outcome_text = "at no scale from 1/64 to 64 are the right answers more probable than under the base alone"
+        sentence = "at no scale from 1/64 to 64 are the right answers more probable than under the base alone"
     elif likelihoods.SCALE_LOW <= peak_factor <= likelihoods.SCALE_HIGH:
-        outcome_text = f"its scale is right: the best factor on it is {peak_factor:.2g}"
+        sentence = f"its scale is right: the best factor on it is {peak_factor:.2g}"
     elif over_own.z < HINT:
-        outcome_text = (
+        sentence = (
             f"no scale does clearly better than its own (the best, {peak_factor:.2g} times it, by z {over_own.z:.1f})"
         )
     else:
         gain_sentence = (
             f"the right answers are {gain_text(over_own)} than as it is, and the ranking gains {ranking_gain:.2f}"
         )
-        outcome_text = f"at {peak_factor:.2g} times its scale {gain_sentence}"
+        sentence = f"at {peak_factor:.2g} times its scale {gain_sentence}"
     weights = likelihoods.scale_weights(
         peak_factor,
         over_own.z,
@@ -60,7 +60,7 @@ def sweep_scale(context: Context) -> list[Evidence]:
     )
     if max(weights.get("over_scaled", 0), weights.get("under_scaled", 0)) > 0:
         context.better_factor = best_scale.factor
-    return [outcome("scale_sweep", outcome_text, "scale", weights)]
+    return [outcome("scale_sweep", sentence, "scale", weights)]
 
 
 def sweep_kinds(context: Context) -> list[Evidence]:
@@ -94,11 +94,11 @@ def sweep_kinds(context: Context) -> list[Evidence]:
         return [outcome("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
                           {"over_scaled": -0.5, "under_scaled": -0.5})]  # fmt: skip
     gain_sentence = gain_text(Comparison(mean_gain, gain_z))
-    outcome_text = (
+    sentence = (
         f"with {module_type} alone at {factor:g} times its scale the right answers are {gain_sentence} "
         "(alpha_pattern lost?)"
     )
-    return [outcome("kind_sweep", outcome_text, "kinds", weights)]
+    return [outcome("kind_sweep", sentence, "kinds", weights)]
 
 
 def sweep_formats(context: Context) -> list[Evidence]:
@@ -119,13 +119,13 @@ def sweep_formats(context: Context) -> list[Evidence]:
         best_skill = Skill(best_result.quality, best_result.error)
         overrides = _overrides(prompt_format, format_sweep.configured)
         gain_sentence = f"more probability than as it is asked now (z {margin_z:.1f}){best_skill}"
-        outcome_text = f"asked with {overrides} it gives the right answers {gain_sentence}"
+        sentence = f"asked with {overrides} it gives the right answers {gain_sentence}"
     else:
         format_names = ", ".join(
             _overrides(tried_format, format_sweep.configured) for tried_format in format_sweep.tried
         )
-        outcome_text = f"none of {len(format_sweep.tried)} other prompt formats ({format_names}) does better"
-    return [outcome("format_sweep", outcome_text, "format", weights)]
+        sentence = f"none of {len(format_sweep.tried)} other prompt formats ({format_names}) does better"
+    return [outcome("format_sweep", sentence, "format", weights)]
 
 
 def weigh_rivals(context: Context) -> list[Evidence]:
@@ -150,10 +150,10 @@ def weigh_rivals(context: Context) -> list[Evidence]:
     if not weights:
         return []
     comparative = "more" if rival_gain.mean > 0 else "less"
-    outcome_text = (
+    sentence = (
         f"the other format makes up for {comparative} than {factor:.2g} times its scale does (z {rival_gain.z:.1f})"
     )
-    return [outcome("scale_or_format", outcome_text, "rivals", weights)]
+    return [outcome("scale_or_format", sentence, "rivals", weights)]
 
 
 def scaled_kind(config: AdapterConfig, layout: TensorMap, module_type: str, factor: float) -> AdapterConfig:

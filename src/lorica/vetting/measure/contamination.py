@@ -22,15 +22,15 @@ from lorica.vetting.measure.measurements import ENOUGH
 # Held-out shares that are tried besides the one that the counts tell; a digest says which was the right one.
 _RATIOS = (0.15, 0.1, 0.2, 0.05, 0.25, 0.3, 0.5)
 
-Same = Callable[[Sequence[Row]], bool]
+RowsTest = Callable[[Sequence[Row]], bool]
 
 
 class _TrainingRows(msgspec.Struct, frozen=True):
     """What an adapter says of the rows of its training. Each of the functions compares a digest."""
 
-    all: Same
-    train: Same
-    held: Same
+    matches_all: RowsTest
+    matches_training: RowsTest
+    matches_held_out: RowsTest
     seed: int
     ratios: tuple[float, ...]
     divided: bool
@@ -75,13 +75,15 @@ def _record(specimen: RawAdapter) -> _TrainingRows | None:
 def _of_passport(data_facts: DataFacts, seed: int) -> _TrainingRows:
     held_out_facts = data_facts.validation
 
-    def same(content_digest: str, row_count: int) -> Same:
+    def matches(content_digest: str, row_count: int) -> RowsTest:
         return lambda rows: len(rows) == row_count and rows_facts(rows).content == content_digest
 
     return _TrainingRows(
-        all=same(data_facts.all.content, data_facts.all.rows),
-        train=same(data_facts.train.content, data_facts.train.rows),
-        held=same(held_out_facts.content, held_out_facts.rows) if held_out_facts else lambda rows: not rows,
+        matches_all=matches(data_facts.all.content, data_facts.all.rows),
+        matches_training=matches(data_facts.train.content, data_facts.train.rows),
+        matches_held_out=matches(held_out_facts.content, held_out_facts.rows)
+        if held_out_facts
+        else lambda rows: not rows,
         seed=seed,
         ratios=() if held_out_facts is None else (*_RATIOS, held_out_facts.rows / max(1, data_facts.all.rows)),
         divided=held_out_facts is not None,
@@ -96,15 +98,15 @@ def _of_manifest(manifest: dict[str, Any]) -> _TrainingRows | None:
     if not isinstance(training_digest, str) or not isinstance(held_out_digest, str) or not str(seed).isdecimal():
         return None
 
-    def same(rows_digest: str) -> Same:
+    def matches(rows_digest: str) -> RowsTest:
         return lambda rows: ids_digest(row.id for row in rows) == rows_digest
 
     divided = held_out_digest != ids_digest(())
     # Of the whole there is no digest: whether a split gives the parts decides.
     return _TrainingRows(
-        all=(lambda rows: True) if divided else same(training_digest),
-        train=same(training_digest),
-        held=same(held_out_digest),
+        matches_all=(lambda rows: True) if divided else matches(training_digest),
+        matches_training=matches(training_digest),
+        matches_held_out=matches(held_out_digest),
         seed=int(str(seed)),
         ratios=_RATIOS if divided else (),
         divided=divided,
@@ -125,17 +127,17 @@ def _as_trained(specimen: RawAdapter, rows: Sequence[Row]) -> Iterator[Sequence[
 
 def _divide(record: _TrainingRows, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], Sequence[Row]]:
     """(rows it was trained on, rows it held out); nothing where these are other rows."""
-    if record.train(rows):
+    if record.matches_training(rows):
         return rows, ()
     if not record.divided:
-        return (rows, ()) if record.all(rows) else ((), ())
-    if not record.all(rows):
+        return (rows, ()) if record.matches_all(rows) else ((), ())
+    if not record.matches_all(rows):
         return (), ()
     for held_out_ratio in dict.fromkeys(record.ratios):
         try:
             trained, held_out = split(rows, ratio=held_out_ratio, seed=record.seed, text=task.text)
         except LoricaError:
             continue
-        if record.train(trained) and record.held(held_out):
+        if record.matches_training(trained) and record.matches_held_out(held_out):
             return trained, held_out
     return (), ()

@@ -68,10 +68,7 @@ class ScoredRows:
     def best(self) -> NDArray[np.int64]:
         """[n]: the most probable choice; -1 where a row has none."""
         return np.array(
-            [
-                int(choice_probabilities.argmax()) if len(choice_probabilities) else -1
-                for choice_probabilities in self.probabilities
-            ],
+            [int(probabilities.argmax()) if len(probabilities) else -1 for probabilities in self.probabilities],
             dtype=np.int64,
         )
 
@@ -79,20 +76,14 @@ class ScoredRows:
     def confidence(self) -> Floats:
         """[n]: the probability of the best choice, nan without choices."""
         return np.array(
-            [
-                choice_probabilities.max() if len(choice_probabilities) > 1 else np.nan
-                for choice_probabilities in self.probabilities
-            ]
+            [probabilities.max() if len(probabilities) > 1 else np.nan for probabilities in self.probabilities]
         )
 
     @property
     def first(self) -> Floats:
         """[n]: the probability of the first choice, nan without choices."""
         return np.array(
-            [
-                choice_probabilities[0] if len(choice_probabilities) > 1 else np.nan
-                for choice_probabilities in self.probabilities
-            ]
+            [probabilities[0] if len(probabilities) > 1 else np.nan for probabilities in self.probabilities]
         )
 
     @property
@@ -101,8 +92,8 @@ class ScoredRows:
         probabilities_and_gold = zip(self.probabilities, self.gold.tolist(), strict=True)
         return np.array(
             [
-                -np.log(max(choice_probabilities[gold], _TINY)) if gold >= 0 else np.nan
-                for choice_probabilities, gold in probabilities_and_gold
+                -np.log(max(probabilities[gold], _TINY)) if gold >= 0 else np.nan
+                for probabilities, gold in probabilities_and_gold
             ]
         )
 
@@ -175,17 +166,17 @@ def align(first_scores: ScoredRows, second_scores: ScoredRows) -> tuple[ScoredRo
     return first_scores.keep(shared_ids), second_scores.keep(shared_ids)
 
 
-def concatenate(scored_batches: Sequence[ScoredRows]) -> ScoredRows:
+def concatenate(batches: Sequence[ScoredRows]) -> ScoredRows:
     """All rows of several; the metric is that of the first."""
-    filled_batches = [scored_batch for scored_batch in scored_batches if scored_batch.rows] or list(scored_batches[:1])
+    filled = [batch for batch in batches if batch.rows] or list(batches[:1])
     return ScoredRows(
-        tuple(row for scored_batch in filled_batches for row in scored_batch.rows),
-        tuple(values for scored_batch in filled_batches for values in scored_batch.logprobs),
-        tuple(values for scored_batch in filled_batches for values in scored_batch.probabilities),
-        np.concatenate([scored_batch.words for scored_batch in filled_batches]),
-        np.concatenate([scored_batch.mass for scored_batch in filled_batches]),
-        np.concatenate([scored_batch.gold for scored_batch in filled_batches]),
-        scored_batches[0].metric,
+        tuple(row for batch in filled for row in batch.rows),
+        tuple(values for batch in filled for values in batch.logprobs),
+        tuple(values for batch in filled for values in batch.probabilities),
+        np.concatenate([batch.words for batch in filled]),
+        np.concatenate([batch.mass for batch in filled]),
+        np.concatenate([batch.gold for batch in filled]),
+        batches[0].metric,
     )
 
 
