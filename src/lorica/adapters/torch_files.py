@@ -33,7 +33,7 @@ _STORAGES = {
     "Float": "F32", "Half": "F16", "BFloat16": "BF16", "Double": "F64", "Long": "I64", "Int": "I32", "Short": "I16",
     "Char": "I8", "Byte": "U8", "Bool": "BOOL", "ComplexFloat": "C64",
 }  # fmt: skip
-_STORAGE_DTYPES = {f"torch.{kind}Storage": dtype for kind, dtype in _STORAGES.items()}
+_STORAGE_DTYPES = {f"torch.{type_name}Storage": dtype for type_name, dtype in _STORAGES.items()}
 _UNTYPED = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
 # Those that have no storage of their own; the others may be named as well.
 _DTYPES = {
