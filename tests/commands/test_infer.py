@@ -239,3 +239,17 @@ def test_records_in_memory_keep_their_order(trained: Path, monkeypatch: pytest.M
     (scored,) = scores([{"row_id": "1", "body": "buy now", "rule": "No advertising."}])
     assert scored.adapter == "rules"
     assert scored.score is not None
+
+
+def test_a_run_killed_after_its_output_was_written_leaves_no_journal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, output = _many(tmp_path / "rows.csv", 30), tmp_path / "out.csv"
+    command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}"]
+    with monkeypatch.context() as killed:
+        killed.setattr(Journal, "remove", Journal.close)
+        assert main(command) == 0
+    assert Journal.is_in(tmp_path / "out.csv.partial")
+    assert main([*command, "inference.resume=true"]) == 0
+    assert "already complete" in capsys.readouterr().out
+    assert not (tmp_path / "out.csv.partial").exists()

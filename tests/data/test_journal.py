@@ -206,7 +206,11 @@ def test_a_changed_batch_and_those_after_it_are_computed_again(tmp_path: Path) -
         log.add(SECOND)
     _change(tmp_path, "UPDATE outputs SET outputs = replace(outputs, 'stop', 'halt') WHERE batch = 2")
     with _open(tmp_path) as journal:
-        assert set(journal.outputs().outputs_by_id) == {"a", "b"}
+        log = journal.outputs()
+        assert set(log.outputs_by_id) == {"a", "b"}
+        log.add(SECOND)
+    with _open(tmp_path) as journal:
+        assert set(journal.outputs().outputs_by_id) == {"a", "b", "c"}
 
 
 WORKER = """
@@ -238,3 +242,17 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path) -> None:
             assert journal.done > committed
             committed = journal.done
             assert [answer.id for answer in journal.answers()] == [f"row-{i}" for i in range(committed)]
+
+
+def test_the_journal_of_a_former_version_is_not_passed_over(tmp_path: Path) -> None:
+    for name in ("manifest.json", "answers.jsonl"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ResumeError, match=r"kept it in text files\n  -> finish the run with that version"):
+        _open(tmp_path)
+
+
+def test_a_table_of_another_form_is_damage_and_no_full_disk(tmp_path: Path) -> None:
+    _open(tmp_path).close()
+    _change(tmp_path, "ALTER TABLE windows RENAME COLUMN start TO first")
+    with pytest.raises(ResumeError, match="is damaged: no such column: start"):
+        _open(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,7 @@ def infer_file(resolved: Resolved, *, again: str) -> InferResult:
     if config.inference.resume:
         finished = _finished(record, output, manifest, began_anew=Journal.is_in(folder))
         if finished is not None:
+            _remove_journal(folder, manifest)
             return finished
     with Journal.open(folder, manifest, resume=config.inference.resume) as journal, _nothing_lost(journal, again):
         if doubt := explain_low_mass(pipeline, sample[:_MASS_ROWS]):
@@ -194,6 +195,13 @@ def _input_and_output(config: Config) -> tuple[Path, Path]:
     for suffix in (RECORD_SUFFIX, SKIPPED_SUFFIX):  # longer names, written when all rows are answered
         check_place(output.with_name(output.name + suffix))
     return source, output
+
+
+def _remove_journal(folder: Path, manifest: Mapping[str, str]) -> None:
+    """Remove the journal of a run that was killed after all else was done; another run's stays."""
+    if Journal.is_in(folder):
+        with suppress(ResumeError):
+            Journal.open(folder, manifest, resume=True).remove()
 
 
 @contextmanager

@@ -31,6 +31,11 @@ CREATE TABLE IF NOT EXISTS outputs (batch INTEGER PRIMARY KEY, outputs BLOB, sha
 COMMIT;
 """
 _WINDOWS = "SELECT start, rows, CAST(answers AS BLOB), sha256 FROM windows ORDER BY start"
+_OUTPUTS = "SELECT batch, CAST(outputs AS BLOB), sha256 FROM outputs ORDER BY batch"
+# The journal of Lorica before it was a database.
+_FORMER_FILES = ("manifest.json", "answers.jsonl")
+# What SQLite calls a disk that refuses.
+_DISK_ERRORS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 
 
 class OutputLog:
@@ -43,9 +48,12 @@ class OutputLog:
         """For `Journal` only."""
         self._database, self._path = database, database_path
         self.outputs_by_id: dict[str, Output] = {}
-        for content, digest in database.execute("SELECT CAST(outputs AS BLOB), sha256 FROM outputs ORDER BY batch"):
+        for batch, content, digest in database.execute(_OUTPUTS).fetchall():
             if digest != _sha256(content):
-                break  # a changed batch is computed again
+                # A changed batch is computed again, with those after it.
+                with _transaction(database, database_path):
+                    database.execute("DELETE FROM outputs WHERE batch >= ?", (batch,))
+                break
             outputs = msgspec.json.decode(content, type=list[Output])
             self.outputs_by_id.update((output.id, output) for output in outputs)
 
@@ -81,6 +89,7 @@ class Journal:
         the disk refuses.
         """
         database_path = Path(folder) / _DATABASE
+        _refuse_former_journal(database_path.parent)
         folder_lock = lock_folder(
             database_path.parent, doing="answering", fix="wait until it ends, or use another run_dir"
         )
@@ -186,7 +195,7 @@ class Journal:
 
 
 def check_same_run(folder: Path, stored: Mapping[str, str], manifest: Mapping[str, str], *, otherwise: str) -> None:
-    """Raises ResumeError naming each key in which two manifests differ. owner: what the earlier one belongs to.
+    """Raises ResumeError naming each key in which two manifests differ. folder: what the stored one belongs to.
 
     otherwise: what can be done but to put them back.
     """
@@ -245,15 +254,24 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _refuse_former_journal(folder: Path) -> None:
+    former_files = [folder / file_name for file_name in _FORMER_FILES]
+    if all(path.exists() for path in former_files):
+        raise ResumeError(
+            f"{folder} holds the journal of a version of Lorica that kept it in text files",
+            fix=f"finish the run with that version; or start anew: delete {' and '.join(map(str, former_files))}",
+        )
+
+
 def _unusable(database_path: Path, error: sqlite3.Error) -> DataError | ResumeError:
     """Why a database cannot be opened: another machine has it, the disk refuses, or it was changed."""
     if error.sqlite_errorname.startswith("SQLITE_BUSY"):
         return ResumeError(
             f"another process has {database_path} open", fix="wait until it ends, or use another run_dir"
         )
-    if isinstance(error, sqlite3.OperationalError):
+    if error.sqlite_errorname.startswith(_DISK_ERRORS):
         return DataError(
-            f"cannot be written ({error})", path=database_path, fix="free some space, or use another run_dir"
+            f"cannot be written ({error})", path=database_path, fix="free its disk, or use another run_dir"
         )
     return _damaged(database_path, str(error))
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from lorica.errors import LoricaError
 from lorica.vetting.diagnosis.finding_likelihoods import from_findings
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.posterior import Evidence, outcome
 
 
 def judge_answers(context: Context) -> list[Evidence]:
-    """The file given with --answers: a result file of Lorica's, or any table with a column of scores."""
+    """The file given with --answers: a result file of Lorica's, or any table with a column of scores.
+
+    Raises DataError where the file cannot be read.
+    """
     from lorica.vetting.score_columns import check_scores
 
     answers_path = context.inputs.answers
     if answers_path is None:
         return []
     gold_labels = {row.id: row.gold for row in context.inputs.rows if isinstance(row.gold, int) and row.gold in (0, 1)}
-    try:
-        health, findings = check_scores(answers_path, gold=gold_labels or None)
-    except LoricaError as error:
-        context.notes.append(f"the answers could not be read: {error.message}")
-        return []
+    health, findings = check_scores(answers_path, gold=gold_labels or None)
     context.add(findings)
     evidence = from_findings(findings)
     if not any(weight > 0 for evidence_item in evidence for weight in evidence_item.weights.values()):
