@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorica.config.compose import Resolved, compose
-from lorica.config.fields import leaves
+from lorica.config.fields import key_specs
 from lorica.config.presets import FOLDER, GROUPS, preset_names
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
@@ -26,9 +26,9 @@ def test_nothing_said_is_the_schema() -> None:
 
 def test_every_key_has_an_origin_and_is_in_the_dictionary() -> None:
     resolved = made()
-    assert list(resolved.origins) == list(leaves())
+    assert list(resolved.origins) == list(key_specs())
     tree = json.loads(json.dumps(resolved.as_dict()))
-    for key in leaves():
+    for key in key_specs():
         node = tree
         for part in key.split("."):
             node = node[part]

@@ -9,7 +9,7 @@ from pathlib import Path
 from lorica.config.compose import compose
 from lorica.config.describe import describe_keys
 from lorica.config.environment import ENVIRONMENT
-from lorica.config.fields import leaves
+from lorica.config.fields import key_specs
 from lorica.config.key_reference import document
 from lorica.config.presets import GROUPS, preset_names
 
@@ -24,7 +24,7 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_the_page_holds_every_key_preset_and_variable() -> None:
     page = document()
-    for key in leaves():
+    for key in key_specs():
         assert f"| `{key}` |" in page
     for group in GROUPS:
         for name in preset_names(group):
@@ -57,4 +57,4 @@ def test_a_key_is_described_with_its_range_and_default() -> None:
     assert described["lora.dropout"].default == "0.05"
     assert described["lora.target_modules"].type == "a list of texts, or all-linear"
     assert described["training.scheduler"].type == "one of cosine, linear, constant"
-    assert described["lora.r"].doc == "Rank of the update. Unit: dimensions."
+    assert described["lora.r"].docstring == "Rank of the update. Unit: dimensions."

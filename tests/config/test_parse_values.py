@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.config.compose import compose
-from lorica.config.fields import leaves
+from lorica.config.fields import key_specs
 from lorica.config.parse_values import show, unquote
 from lorica.config.schema import Config
 
@@ -135,6 +135,6 @@ def test_numbers_survive_exactly(number: float) -> None:
 
 
 def test_what_a_message_shows_can_be_written() -> None:
-    for leaf in leaves().values():
-        if leaf.value_type != "table":
-            assert compose([f"{leaf.key}={show(leaf.default)}"], environ={}).config == Config()
+    for key_spec in key_specs().values():
+        if key_spec.value_type != "table":
+            assert compose([f"{key_spec.key}={show(key_spec.default)}"], environ={}).config == Config()

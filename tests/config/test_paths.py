@@ -10,7 +10,7 @@ import pytest
 
 from lorica.cli import main
 from lorica.config.compose import compose
-from lorica.config.fields import leaves
+from lorica.config.fields import key_specs
 from lorica.config.paths import local_path
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_key_that_is_a_path_is_marked() -> None:
-    assert {leaf.key for leaf in leaves().values() if leaf.path} == set(KEYS)
+    assert {key_spec.key for key_spec in key_specs().values() if key_spec.is_path} == set(KEYS)
 
 
 def values(config: Config) -> dict[str, str]:

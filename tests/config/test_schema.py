@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lorica.config.describe import describe_keys, split_unit
-from lorica.config.fields import leaves
+from lorica.config.fields import key_specs
 from lorica.config.parse_values import coerce
 from lorica.config.schema import Config
 
@@ -61,33 +61,33 @@ EXIST = {
 
 @pytest.mark.parametrize(("key", "value"), PROMISED.items())
 def test_a_promised_default(key: str, value: Any) -> None:
-    assert leaves()[key].default == value
-    assert type(leaves()[key].default) is type(value)
+    assert key_specs()[key].default == value
+    assert type(key_specs()[key].default) is type(value)
 
 
 def test_every_promised_key_exists() -> None:
-    assert set(leaves()) >= EXIST
+    assert set(key_specs()) >= EXIST
 
 
 def test_the_label_spellings_the_docstrings_name_are_those_of_the_task() -> None:
     from lorica.tasks.base import DEFAULT_NEGATIVE, DEFAULT_POSITIVE
 
-    docs = {key.key: key.doc for key in describe_keys()}
+    docs = {key.key: key.docstring for key in describe_keys()}
     assert docs["task.positive_labels"].endswith(f"empty for {', '.join(DEFAULT_POSITIVE)}.")
     assert docs["task.negative_labels"].endswith(f"empty for {', '.join(DEFAULT_NEGATIVE)}.")
 
 
 def test_every_default_is_allowed_by_its_own_key() -> None:
-    for leaf in leaves().values():
-        if leaf.value_type != "table":
-            assert coerce(leaf, "", leaf.default) == leaf.default
+    for key_spec in key_specs().values():
+        if key_spec.value_type != "table":
+            assert coerce(key_spec, "", key_spec.default) == key_spec.default
 
 
 def test_every_key_is_documented_and_every_number_has_a_unit() -> None:
     for key in describe_keys():
-        assert len(key.doc) > 20, key.key
-        if leaves()[key.key].value_type in ("int", "float") or leaves()[key.key].item == "int":
-            assert split_unit(key.doc)[1], f"{key.key} has no unit"
+        assert len(key.docstring) > 20, key.key
+        if key_specs()[key.key].value_type in ("int", "float") or key_specs()[key.key].item_type == "int":
+            assert split_unit(key.docstring)[1], f"{key.key} has no unit"
 
 
 def test_a_configuration_cannot_be_changed() -> None:

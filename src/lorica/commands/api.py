@@ -60,10 +60,10 @@ def train(
     """
     from lorica.commands.train import train_files
 
-    files = {"data": rows} if isinstance(rows, Mapping) else {"input": rows}
+    training_files = {"data": rows} if isinstance(rows, Mapping) else {"input": rows}
     switches = {"training.per_subject": per_subject or None, "training.resume": resume or None}
-    arguments = {"task": task, "run_dir": run_dir, **switches, **files}
-    return train_files(_config(arguments, base, settings), again=_AGAIN)
+    arguments = {"task": task, "run_dir": run_dir, **switches, **training_files}
+    return train_files(_config(arguments, base, settings), resume_command=_AGAIN)
 
 
 def infer(
@@ -97,7 +97,7 @@ def infer(
         "inference.resume": resume or None,
         **_adapters(adapters, task),
     }
-    return infer_file(resolve(_settings(arguments, base, settings)), again=_AGAIN)
+    return infer_file(resolve(_settings(arguments, base, settings)), resume_command=_AGAIN)
 
 
 def evaluate(
@@ -123,7 +123,7 @@ def evaluate(
 
     answer_source = answers if not isinstance(answers, str | Path) else as_path(str(answers))
     config = _config({"task": task}, None, settings)
-    return evaluate_answers(config, answer_source, as_path(str(gold)), by=by, normalisation=normalisation)[0]
+    return evaluate_answers(config, answer_source, as_path(str(gold)), group_columns=by, normalisation=normalisation)[0]
 
 
 def check(
@@ -152,13 +152,13 @@ def check(
     """
     from lorica.commands.check import check_adapters
 
-    paths = [adapters] if isinstance(adapters, str | Path) else adapters
+    adapter_paths = [adapters] if isinstance(adapters, str | Path) else adapters
     return check_adapters(
-        [as_path(str(path)) for path in paths],
+        [as_path(str(adapter_path)) for adapter_path in adapter_paths],
         base=as_base(str(base or "")),
-        rows=None if rows is None else as_path(str(rows)),
+        rows_file=None if rows is None else as_path(str(rows)),
         level=level,
-        jobs=jobs,
+        process_count=jobs,
         deep=deep,
         overrides=_settings({"task": task}, None, settings),
     )
@@ -190,8 +190,8 @@ def diagnose(
     return diagnose_adapter(
         as_path(str(adapter)),
         base=as_base(str(base or "")),
-        rows=None if rows is None else as_path(str(rows)),
-        expected_bases=[as_base(str(path)) for path in expected_bases],
+        rows_file=None if rows is None else as_path(str(rows)),
+        expected_bases=[as_base(str(base_path)) for base_path in expected_bases],
         answers=None if answers is None else as_path(str(answers)),
         overrides=_settings({"task": task}, None, settings),
     )
@@ -218,12 +218,12 @@ class RecordPipeline:
         return self._pipeline.answer(rows)
 
     def _read(self, records: Any) -> list[Row]:
-        task, columns = self._pipeline.task, self._config.task
+        task_object, columns = self._pipeline.task, self._config.task
         if isinstance(records, (str, Path)):
-            return list(open_rows(self._config, task, as_path(str(records)), log=self._log))
-        with naming_its_task(task):
+            return list(open_rows(self._config, task_object, as_path(str(records)), read_log=self._log))
+        with naming_its_task(task_object):
             return rows_from_memory(
-                records, task.schemas, columns=columns.columns, constants=columns.constants, log=self._log
+                records, task_object.schemas, columns=columns.columns, constants=columns.constants, log=self._log
             )
 
 
@@ -239,8 +239,8 @@ def load_pipeline(
         pipeline([{"questionID": "1", "subject": "history", "question": "Who crossed the Rubicon?"}])[0].answer
     """
     config = _config({"task": task, **_adapters(adapters, task)}, base, settings)
-    folder, opened = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
-    return RecordPipeline(build.build_pipeline(config, folder, opened), config)
+    base_folder, opened_adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
+    return RecordPipeline(build.build_pipeline(config, base_folder, opened_adapters), config)
 
 
 def _adapters(adapters: Adapters, task: str) -> dict[str, object]:
@@ -255,8 +255,8 @@ def _adapters(adapters: Adapters, task: str) -> dict[str, object]:
 
 def _settings(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> dict[str, object]:
     """Configuration from Python: what was given by name overrides `settings`."""
-    named = {**arguments, "model.path": base}
-    return {**(settings or {}), **{key: value for key, value in named.items() if value is not None}}
+    named_settings = {**arguments, "model.path": base}
+    return {**(settings or {}), **{key: value for key, value in named_settings.items() if value is not None}}
 
 
 def _config(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> Config:

@@ -33,11 +33,11 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"lorica {self.prog.split()[-1]}: {message}", fix=f"see `{self.prog} --help`")
 
 
-def parser(command: str, about: str, examples: str, *, overrides: bool = True) -> argparse.ArgumentParser:
+def parser(command: str, description: str, examples: str, *, overrides: bool = True) -> argparse.ArgumentParser:
     """A command's parser with `--json` and, unless switched off, `key=value ...`."""
     command_parser = _Parser(
         prog=f"lorica {command}",
-        description=about,
+        description=description,
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -67,60 +67,60 @@ def resolve(overrides: Overrides) -> Resolved:
 
 def going_on(command: str, arguments: Sequence[str], override: str) -> str:
     """The command that resumes the one of `arguments`: the same with `override`, for a shell."""
-    key = override.partition("=")[0]
-    same = [word for word in arguments if not word.startswith(f"{key}=")]
-    return " ".join(["lorica", command, *map(shell_word, [*same, override])])
+    config_key = override.partition("=")[0]
+    other_words = [argument for argument in arguments if not argument.startswith(f"{config_key}=")]
+    return " ".join(["lorica", command, *map(shell_word, [*other_words, override])])
 
 
-def as_path(text: str) -> Path:
+def as_path(path_text: str) -> Path:
     """A path among a command's words, for argparse. Raises ConfigError for what can be none."""
-    return Path(local_path(text, "command line"))
+    return Path(local_path(path_text, "command line"))
 
 
-def as_output(text: str) -> Path:
+def as_output(path_text: str) -> Path:
     """A file to write at the end of a command, for argparse. Raises what `as_path` raises, and DataError where it
     cannot be written: hours of work do not wait to find out."""
     from lorica.data.write import check_place
 
-    check_place(as_path(text))
-    return as_path(text)
+    check_place(as_path(path_text))
+    return as_path(path_text)
 
 
-def as_report(text: str) -> Path:
+def as_report(path_text: str) -> Path:
     """As `as_output`, of a report. Raises UsageError for a suffix that no report has, too."""
     from lorica.reports.write_report import FORMATS
 
-    if text != "-" and Path(text).suffix.lower() not in FORMATS:
-        raise UsageError(f"{text}: a report ends in {', '.join(FORMATS)}", fix="name it report.html")
-    return as_output(text)
+    if path_text != "-" and Path(path_text).suffix.lower() not in FORMATS:
+        raise UsageError(f"{path_text}: a report ends in {', '.join(FORMATS)}", fix="name it report.html")
+    return as_output(path_text)
 
 
-def as_base(text: str) -> str:
+def as_base(base_text: str) -> str:
     """A base model's folder, `embedded:NAME` or Hugging Face id, for argparse. Raises ConfigError as `as_path`."""
-    return local_path(text, "command line")
+    return local_path(base_text, "command line")
 
 
-def required(value: str, key: str, example: str) -> Path:
+def required(path_text: str, config_key: str, example: str) -> Path:
     """A path that must have been given. Raises ConfigError naming the key."""
-    if not value:
-        raise ConfigError(f"{key} is not set", fix=f"add {key}={example}")
-    return Path(value)
+    if not path_text:
+        raise ConfigError(f"{config_key} is not set", fix=f"add {config_key}={example}")
+    return Path(path_text)
 
 
-def inform(text: str) -> None:
+def inform(message: str) -> None:
     """Tell a person something on standard error, beside the result."""
-    print(f"lorica: {text}", file=sys.stderr)
+    print(f"lorica: {message}", file=sys.stderr)
 
 
-def warn(text: str) -> None:
+def warn(message: str) -> None:
     """As `inform`, of what may be a mistake."""
-    inform(f"warning: {text}")
+    inform(f"warning: {message}")
 
 
 def emit(result: Any, *, as_json: bool, text: str) -> None:
     """Print a result for a program or for a person."""
     if as_json:
-        plain = visible_values(result)
-        print(json.dumps(plain, indent=2, ensure_ascii=not carries_unicode(sys.stdout), allow_nan=False))
+        plain_result = visible_values(result)
+        print(json.dumps(plain_result, indent=2, ensure_ascii=not carries_unicode(sys.stdout), allow_nan=False))
     else:
         print(text)

@@ -53,78 +53,81 @@ def base_folder(config: Config) -> BaseFolder:
 
 def build_task(config: Config) -> Task:
     """The configured task."""
-    task = config.task
+    task_section = config.task
     return load_task(
-        task.name,
+        task_section.name,
         TaskSettings(
-            method=task.method,
-            style=task.style,
-            positive_labels=tuple(task.positive_labels),
-            negative_labels=tuple(task.negative_labels),
-            fallback_score=task.fallback_score,
-            answer_numbers=task.answer_numbers,
+            method=task_section.method,
+            style=task_section.style,
+            positive_labels=tuple(task_section.positive_labels),
+            negative_labels=tuple(task_section.negative_labels),
+            fallback_score=task_section.fallback_score,
+            answer_numbers=task_section.answer_numbers,
         ),
     )
 
 
-def build_encoder(config: Config, base: BaseFolder) -> Encoder:
+def build_encoder(config: Config, base_model: BaseFolder) -> Encoder:
     """The base model's tokenizer and chat template, held against the model; what a person should know of them is said.
 
     Raises PromptError for a template that asks for answers where the model has none, and a tokenizer of another model.
     """
     encoder = Encoder.load(
-        base.path, chat_template=config.model.chat_template, thinking=config.task.thinking, model_config=base.config
+        base_model.path,
+        chat_template=config.model.chat_template,
+        thinking=config.task.thinking,
+        model_config=base_model.config,
     )
-    rows = base.vocabulary_size
-    for note in (*encoder.notes, *(() if rows is None else encoder.check_vocabulary(rows))):
+    vocabulary_size = base_model.vocabulary_size
+    for note in (*encoder.notes, *(() if vocabulary_size is None else encoder.check_vocabulary(vocabulary_size))):
         inform(note)
     return encoder
 
 
-def dtype(config: Config, base: BaseFolder) -> str:
+def dtype(config: Config, base_model: BaseFolder) -> str:
     """`model.dtype`, with `auto` decided: float32 for a small model on a CPU, else bfloat16."""
     if config.model.dtype != "auto":
         return config.model.dtype
-    small = sum(path.stat().st_size for path in base.weight_files) <= _FLOAT32_UP_TO
-    return "float32" if small and resolve_device(config.model.device) == "cpu" else "bfloat16"
+    is_small = sum(weight_file.stat().st_size for weight_file in base_model.weight_files) <= _FLOAT32_UP_TO
+    return "float32" if is_small and resolve_device(config.model.device) == "cpu" else "bfloat16"
 
 
-def training_dtype(config: Config, base: BaseFolder) -> str:
+def training_dtype(config: Config, base_model: BaseFolder) -> str:
     """The precision to train in. Raises ConfigError for one that nothing can be trained through."""
-    chosen = dtype(config, base)
-    if not precision_of(chosen).trainable:
+    dtype_name = dtype(config, base_model)
+    if not precision_of(dtype_name).trainable:
         raise ConfigError(
-            f"model.dtype={chosen} is for answering: no gradient passes through whole numbers",
+            f"model.dtype={dtype_name} is for answering: no gradient passes through whole numbers",
             fix="model.dtype=auto, or model.load_in_4bit=true for less memory",
         )
-    return chosen
+    return dtype_name
 
 
-def engine_settings(config: Config, base: BaseFolder) -> EngineSettings:
+def engine_settings(config: Config, base_model: BaseFolder) -> EngineSettings:
     """What the keys say of how an engine loads the base model and computes."""
     runs_model = ENGINES[config.engine.name].runs_model
-    computing = {key: value for key, value in asdict(config.engine).items() if key != "name"}
+    compute_settings = {key: value for key, value in asdict(config.engine).items() if key != "name"}
     return EngineSettings(
-        dtype=dtype(config, base) if runs_model else "float32",
+        dtype=dtype(config, base_model) if runs_model else "float32",
         device=resolve_device(config.model.device) if runs_model else "cpu",
         device_map=config.model.device_map,
         load_in_4bit=config.model.load_in_4bit,
         batch_tokens=config.inference.batch_tokens,
-        **computing,
+        **compute_settings,
     )
 
 
-def build_engine(config: Config, base: BaseFolder) -> Engine:
+def build_engine(config: Config, base_model: BaseFolder) -> Engine:
     """The configured engine with the base model loaded."""
-    engine = load_engine(config.engine.name, base, engine_settings(config, base))
+    engine = load_engine(config.engine.name, base_model, engine_settings(config, base_model))
     if ENGINES[config.engine.name].runs_model:
-        tell_base(base)
+        tell_base(base_model)
     return engine
 
 
-def tell_base(base: BaseFolder) -> None:
+def tell_base(base_model: BaseFolder) -> None:
     """Warn on standard error of what a base's config.json says in vain."""
-    for note in base.notes:
+    for note in base_model.notes:
         warn(note)
 
 
@@ -134,11 +137,11 @@ def adapter_folders(config: Config) -> dict[str, Path]:
     Raises AdapterError for a folder that is none, for `adapters.use` without such an adapter, and where two adapters
     are one subject in two spellings.
     """
-    base = Path(config.adapters.dir) if config.adapters.dir else None
-    folders, chosen = find_adapters(base, config.adapters.paths), visible(config.adapters.use)
-    if chosen:
-        route(subject="", task=config.task.name, adapters=folders, fixed=chosen)
-        return {chosen: folders[chosen]}
+    adapters_folder = Path(config.adapters.dir) if config.adapters.dir else None
+    folders, chosen_adapter = find_adapters(adapters_folder, config.adapters.paths), visible(config.adapters.use)
+    if chosen_adapter:
+        route(subject="", task=config.task.name, adapters=folders, fixed=chosen_adapter)
+        return {chosen_adapter: folders[chosen_adapter]}
     refuse_spellings(folders)
     return folders
 
@@ -148,12 +151,12 @@ def open_adapters(folders: Mapping[str, Path]) -> dict[str, AdapterFolder]:
     return {name: open_adapter(folder, applied=MORE_THAN_PAIRS) for name, folder in folders.items()}
 
 
-def answer_settings(config: Config, base: BaseFolder) -> AnswerSettings:
+def answer_settings(config: Config, base_model: BaseFolder) -> AnswerSettings:
     """The `inference` and `adapters` keys as the pipeline takes them."""
     inference = config.inference
     return AnswerSettings(
         max_input_tokens=inference.max_input_tokens,
-        max_positions=base.max_positions,
+        max_positions=base_model.max_positions,
         truncate=config.task.truncate,
         sampling=Sampling(
             max_new_tokens=inference.max_new_tokens,
@@ -174,25 +177,27 @@ def answer_settings(config: Config, base: BaseFolder) -> AnswerSettings:
     )
 
 
-def build_pipeline(config: Config, base: BaseFolder, adapters: Mapping[str, AdapterFolder]) -> Pipeline:
+def build_pipeline(config: Config, base_model: BaseFolder, adapters: Mapping[str, AdapterFolder]) -> Pipeline:
     """Task, encoder and engine, loaded and ready, with the adapters that came through the gate."""
     task = build_task(config)
-    encoder = build_encoder(config, base)
-    engine = build_engine(config, base)
-    used = trained_as(task, encoder, base) if adapters else {}
-    tell_admissions(admit_all(engine, adapters, base, used=used, policy=config.adapters.gate))
-    return Pipeline(task, encoder, engine, adapters, answer_settings(config, base))
+    encoder = build_encoder(config, base_model)
+    engine = build_engine(config, base_model)
+    provenance = trained_as(task, encoder, base_model) if adapters else {}
+    tell_admissions(admit_all(engine, adapters, base_model, used=provenance, policy=config.adapters.gate))
+    return Pipeline(task, encoder, engine, adapters, answer_settings(config, base_model))
 
 
 def tell_admissions(admitted: Mapping[str, Admission]) -> None:
     """Warn on standard error of what a person should know about the adapters that came through the gate."""
     for name, admission in admitted.items():
-        for text in (*admission.differences, *admission.notes):
-            warn(f"adapter {name}: {text}")
-    bare = [name for name, admission in admitted.items() if admission.canaries is None and admission.proof == "differs"]
-    if bare:
+        for admission_note in (*admission.differences, *admission.notes):
+            warn(f"adapter {name}: {admission_note}")
+    without_passport = [
+        name for name, admission in admitted.items() if admission.canaries is None and admission.proof == "differs"
+    ]
+    if without_passport:
         warn(
-            f"no passport: {listed(bare, 5)}; applied, and not proved to be on the right base. "
+            f"no passport: {listed(without_passport, 5)}; applied, and not proved to be on the right base. "
             "Make one with `lorica passport DIR --base BASE`"
         )
 
@@ -201,44 +206,46 @@ def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Coll
     """Read all rows and count them by the adapter that answers. Raises what reading raises, and AdapterError for a row
     that no adapter may answer.
     """
-    routes: dict[str, str | None] = {}
-    uses: Counter[str | None] = Counter()
+    adapter_of_subject: dict[str, str | None] = {}
+    row_counts: Counter[str | None] = Counter()
     for row in rows:
-        if row.subject not in routes:
-            routes[row.subject] = route(
+        if row.subject not in adapter_of_subject:
+            adapter_of_subject[row.subject] = route(
                 subject=row.subject,
                 task=task.name,
                 adapters=adapters,
                 fixed=visible(config.adapters.use),
                 fallback=config.adapters.fallback,
             ).adapter
-        uses[routes[row.subject]] += 1
-    return uses
+        row_counts[adapter_of_subject[row.subject]] += 1
+    return row_counts
 
 
 def manifest(
     config: Config,
-    base: BaseFolder,
+    base_model: BaseFolder,
     adapters: Mapping[str, AdapterFolder],
     pipeline: Pipeline,
-    extra: Mapping[str, str],
+    extra_entries: Mapping[str, str],
 ) -> dict[str, str]:
     """Everything that decides the answers, as text: what a resumed run must share with the first one."""
     engine, settings = pipeline.engine, dict(vars(pipeline.settings))
     sampling = msgspec.structs.asdict(settings.pop("sampling"))
-    without = _SPEED_ALONE if Generate in engine.info.batch_invariant else ()
-    entries = {f"engine.{key}": value for key, value in engine.info.manifest().items() if key not in without}
+    excluded_keys = _SPEED_ALONE if Generate in engine.info.batch_invariant else ()
+    entries = {f"engine.{key}": value for key, value in engine.info.manifest().items() if key not in excluded_keys}
     entries |= {f"task.{key}": str(value) for key, value in asdict(config.task).items()}
     entries |= {f"data.{key}": str(value) for key, value in asdict(config.reading).items()}
     entries |= {f"inference.{key}": str(value) for key, value in {**settings, **sampling}.items() if key != "truncate"}
-    entries |= {f"adapter.{name}": adapter.digest for name, adapter in adapters.items()}
+    entries |= {f"adapter.{adapter_name}": adapter.digest for adapter_name, adapter in adapters.items()}
     entries |= {
         "model": config.model.name,
-        "base": base.digest,
+        "base": base_model.digest,
         "template": pipeline.encoder.template_digest,
         "tokenizer": pipeline.encoder.tokenizer_digest,
     }
-    visible_entries: dict[str, str] = visible_values({**entries, **package_versions(), "answers": _ANSWERS, **extra})
+    visible_entries: dict[str, str] = visible_values(
+        {**entries, **package_versions(), "answers": _ANSWERS, **extra_entries}
+    )
     return visible_entries
 
 
@@ -247,13 +254,13 @@ def prompt_settings(config: Config) -> dict[str, object]:
     return {"thinking": config.task.thinking, "truncate": config.task.truncate}
 
 
-def adapter_config(config: Config, base: BaseFolder) -> AdapterConfig:
+def adapter_config(config: Config, base_model: BaseFolder) -> AdapterConfig:
     """The `lora` keys as the `adapter_config.json` of a new adapter; `all-linear` becomes the family's list."""
     lora = config.lora
-    targets = lora.target_modules
-    if targets == "all-linear":
-        shapes = base.decoder_config.linear_shapes()
-        targets = sorted({path.rsplit(".", 1)[1] for path in shapes})
+    target_modules = lora.target_modules
+    if target_modules == "all-linear":
+        linear_shapes = base_model.decoder_config.linear_shapes()
+        target_modules = sorted({linear_path.rsplit(".", 1)[1] for linear_path in linear_shapes})
     return AdapterConfig(
         base_model_name_or_path=visible(config.model.path),
         revision=config.model.revision or None,
@@ -261,7 +268,7 @@ def adapter_config(config: Config, base: BaseFolder) -> AdapterConfig:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         use_rslora=lora.use_rslora,
-        target_modules=sorted(targets),
+        target_modules=sorted(target_modules),
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
     )

@@ -50,14 +50,14 @@ def run(arguments: Sequence[str]) -> int:
     result = check_adapters(
         options.paths,
         base=options.base,
-        rows=options.rows,
+        rows_file=options.rows,
         level=options.level,
-        jobs=options.jobs,
+        process_count=options.jobs,
         deep=options.deep,
         overrides=[*([f"task={options.task}"] if options.task else []), *options.overrides],
     )
-    single = len(result.adapters) == 1
-    text = check_text.one_text(result.adapters[0]) if single else check_text.comparison_text(result)
+    is_single = len(result.adapters) == 1
+    text = check_text.one_text(result.adapters[0]) if is_single else check_text.comparison_text(result)
     text += check_text.not_checked_text(result.not_checked)
     if options.base and not options.deep and options.level not in (0, 1, 2):
         inform("the base model itself was not examined (its tokenizer, precision and loss on text): --deep does")
@@ -93,8 +93,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--keep-working", type=as_output, metavar="FILE", help=keep_working)
     command.add_argument("--jobs", type=int, default=0, help="processes; 0 for one a core")
     options = command.parse_args(list(arguments))
-    options.overrides = [word for word in options.paths if _is_override(word)]
-    options.paths = [as_path(word) for word in options.paths if not _is_override(word)]
+    options.overrides = [argument for argument in options.paths if _is_override(argument)]
+    options.paths = [as_path(argument) for argument in options.paths if not _is_override(argument)]
     if options.scores is None and not options.paths:
         raise UsageError("lorica check: no adapter is named", fix="lorica check DIR ..., or --scores FILE")
     _refuse_idle(options)
@@ -103,9 +103,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _refuse_idle(options: argparse.Namespace) -> None:
     """Raises UsageError for an option that would change nothing: whoever gave it believes that it did."""
-    scores = options.scores is not None
+    judges_scores = options.scores is not None
     without_effect = [
-        ("--base", bool(options.base) and scores, "without --scores"),
+        ("--base", bool(options.base) and judges_scores, "without --scores"),
         ("--level", (options.level or 0) > 2 and not options.base, "with --base, above level 2"),
         ("--deep", options.deep and (not options.base or (options.level or 4) < 3), "with --base, from level 3 on"),
         ("--rows", options.rows is not None and not options.base, "with --base"),
@@ -115,68 +115,70 @@ def _refuse_idle(options: argparse.Namespace) -> None:
             bool(options.overrides) and not options.base and options.gold is None,
             "with --base, or with --gold",
         ),
-        ("--column", bool(options.column) and not scores, "with --scores"),
-        ("--gold", options.gold is not None and not scores, "with --scores"),
-        ("--gold-column", bool(options.gold_column) and not scores, "with --scores"),
-        ("--html", options.html is not None and scores, "without --scores"),
-        ("--csv", options.csv is not None and scores, "without --scores"),
-        ("--keep-working", options.keep_working is not None and scores, "without --scores"),
+        ("--column", bool(options.column) and not judges_scores, "with --scores"),
+        ("--gold", options.gold is not None and not judges_scores, "with --scores"),
+        ("--gold-column", bool(options.gold_column) and not judges_scores, "with --scores"),
+        ("--html", options.html is not None and judges_scores, "without --scores"),
+        ("--csv", options.csv is not None and judges_scores, "without --scores"),
+        ("--keep-working", options.keep_working is not None and judges_scores, "without --scores"),
         ("--jobs", options.jobs < 0, "with 0 or more"),
         *(
-            (option, str(path) == "-", "with a file's name; --json writes to the standard output")
-            for option, path in (
+            (option_name, str(output_path) == "-", "with a file's name; --json writes to the standard output")
+            for option_name, output_path in (
                 ("--html -", options.html),
                 ("--csv -", options.csv),
                 ("--keep-working -", options.keep_working),
             )
         ),
     ]
-    for option, wrong, meant in without_effect:
-        if wrong:
-            raise UsageError(f"lorica check: {option} has no effect here", fix=f"use it {meant}")
+    for option_name, is_idle, proper_use in without_effect:
+        if is_idle:
+            raise UsageError(f"lorica check: {option_name} has no effect here", fix=f"use it {proper_use}")
 
 
 def _is_override(argument: str) -> bool:
     """A key=value, unless a file of that very name is there."""
-    key, equals, _ = argument.partition("=")
-    return bool(equals) and "/" not in key and not Path(argument).exists()
+    config_key, equals_sign, _ = argument.partition("=")
+    return bool(equals_sign) and "/" not in config_key and not Path(argument).exists()
 
 
 def check_adapters(
-    paths: Sequence[Path],
+    adapter_paths: Sequence[Path],
     *,
     base: str = "",
-    rows: Path | None = None,
+    rows_file: Path | None = None,
     level: int | None = None,
-    jobs: int = 0,
+    process_count: int = 0,
     deep: bool = False,
     overrides: Overrides = (),
 ) -> CheckResult:
     """Examine all adapters at these paths and, with a base, try them on it. overrides: how the base is asked.
 
-    level: the highest to carry out. jobs: processes, 0 for one a core. deep: examine the base itself, too. Raises
+    level: the highest to carry out. process_count: 0 for one a core. deep: examine the base itself, too. Raises
     AdapterError for a path without an adapter, UsageError for what has no effect without a base, and what finding the
     base and reading the rows raises.
     """
-    if not base and (rows is not None or overrides or deep or (level or 0) > 2):
+    if not base and (rows_file is not None or overrides or deep or (level or 0) > 2):
         raise UsageError("rows, task, settings and levels above 2 have no effect without a base", fix="name the base")
     from lorica.commands.check_result import rank_adapters
     from lorica.vetting.batch import examine_all
     from lorica.vetting.files.sources import search_sources
     from lorica.vetting.levels import require_unchanged
 
-    sources, not_checked = search_sources(paths)
+    sources, not_checked = search_sources(adapter_paths)
     top = 4 if level is None else level
     with ExitStack() as stack:
         with row_progress(len(sources), "adapters") as advance:
             examinations = examine_all(
-                sources, stack, max_level=min(top, 2), jobs=jobs, keep_details=bool(base), on_done=advance
+                sources, stack, max_level=min(top, 2), jobs=process_count, keep_details=bool(base), on_done=advance
             )
         on_base: Sequence[BaseCheckResult | None] = [None] * len(examinations)
         if base and top > 2:
             from lorica.commands.check_base import check_on_base
 
-            examinations, on_base = check_on_base(examinations, base, rows, overrides, top=top, deep=deep)
+            examinations, on_base = check_on_base(
+                examinations, base, rows_file, overrides, highest_level=top, deep=deep
+            )
             examinations = [require_unchanged(examination) for examination in examinations]
     return rank_adapters(examinations, on_base, not_checked)
 
@@ -191,25 +193,27 @@ def _write(options: argparse.Namespace, result: CheckResult) -> None:
         write_report(check_text.page(result), options.html)
     if options.csv is not None:
         table = check_text.comparison(result)
-        text = io.StringIO()
-        rows = [[_tame(cell, column) for cell, column in zip(row, table.columns, strict=True)] for row in table.rows]
-        csv.writer(text, lineterminator="\n").writerows([table.columns, *rows])
-        with atomic_file(options.csv) as file:
-            file.write(text.getvalue().encode("utf-8"))
+        csv_text = io.StringIO()
+        csv_rows = [
+            [_tame(cell, column) for cell, column in zip(row, table.columns, strict=True)] for row in table.rows
+        ]
+        csv.writer(csv_text, lineterminator="\n").writerows([table.columns, *csv_rows])
+        with atomic_file(options.csv) as output_file:
+            output_file.write(csv_text.getvalue().encode("utf-8"))
     if options.keep_working is not None:
         working = [adapter for adapter in result.ranked if adapter.status in ("trusted", "warnings")]
         if not working:
             # A file without adapters would be read as "ask the base model alone".
             inform(f"no adapter is left to keep: {options.keep_working} was not written")
             return
-        with atomic_file(options.keep_working) as file:
-            file.write(_as_config(working).encode("utf-8"))
+        with atomic_file(options.keep_working) as output_file:
+            output_file.write(_as_config(working).encode("utf-8"))
 
 
-def _tame(cell: Cell, column: str) -> Cell:
+def _tame(cell: Cell, column_name: str) -> Cell:
     """A cell that no spreadsheet takes for a formula; the marks of the levels are ours and stay."""
-    risky = isinstance(cell, str) and column != "levels" and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{cell}" if risky else cell
+    is_formula = isinstance(cell, str) and column_name != "levels" and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if is_formula else cell
 
 
 def _as_config(adapters: Sequence[AdapterCheck]) -> str:
@@ -217,14 +221,14 @@ def _as_config(adapters: Sequence[AdapterCheck]) -> str:
 
     One that only engine=transformers applies is a comment: it would stop the native engine, and with it all others.
     """
-    lines = []
+    config_lines = []
     for adapter in adapters:
         examination = adapter.examination
-        config = None if examination.specimen is None else examination.specimen.config
-        entry = f"{json.dumps(adapter.name)}: {json.dumps(str(examination.source.path.resolve()))}"
-        if config is not None and config.unsupported():
-            lines.append(f"    # {entry}  # needs engine=transformers")
+        adapter_config = None if examination.specimen is None else examination.specimen.config
+        path_entry = f"{json.dumps(adapter.name)}: {json.dumps(str(examination.source.path.resolve()))}"
+        if adapter_config is not None and adapter_config.unsupported():
+            config_lines.append(f"    # {path_entry}  # needs engine=transformers")
         else:
-            lines.append(f"    {entry}  # {adapter.status}")
-    usable = any(not line.startswith("    #") for line in lines)
-    return "\n".join(["adapters:", "  paths:" + ("" if usable else " {}"), *lines, ""])
+            config_lines.append(f"    {path_entry}  # {adapter.status}")
+    any_usable = any(not config_line.startswith("    #") for config_line in config_lines)
+    return "\n".join(["adapters:", "  paths:" + ("" if any_usable else " {}"), *config_lines, ""])

@@ -14,21 +14,21 @@ from lorica.vetting.levels import Examination
 
 def check_on_base(
     examinations: Sequence[Examination],
-    base: str,
+    base_name: str,
     rows_file: Path | None,
     overrides: Overrides,
     *,
-    top: int,
+    highest_level: int,
     deep: bool,
 ) -> tuple[list[Examination], list[BaseCheckResult]]:
-    """Levels 3 and 4, up to `top`, of each adapter, and with `deep` of the base model itself. Raises what finding the
-    base and reading the rows raises."""
+    """Levels 3 and 4, up to `highest_level`, of each adapter, and with `deep` of the base model itself. Raises what
+    finding the base and reading the rows raises."""
     config = resolve(overrides).config
-    named = names_task(overrides, rows_file)
-    base_model = base_trial.locate(base, config)
-    rows = None if rows_file is None else base_trial.some_rows(rows_file, config)
+    task_named = names_task(overrides, rows_file)
+    base_model = base_trial.locate(base_name, config)
+    first_rows = None if rows_file is None else base_trial.some_rows(rows_file, config)
     with row_progress(None, "prompts") as advance:
-        settings = base_trial.setting(config, base_model, named=named)
-        checker = BaseChecker(settings, rows, top=top, deep=deep, on_done=advance)
+        settings = base_trial.setting(config, base_model, task_named=task_named)
+        checker = BaseChecker(settings, first_rows, top=highest_level, deep=deep, on_done=advance)
         results = [checker.run(examination) for examination in examinations]
-    return [examination for examination, _ in results], [result for _, result in results]
+    return [examination for examination, _ in results], [base_result for _, base_result in results]

@@ -72,7 +72,9 @@ class CheckResult:
         """The training runs of which there are several checkpoints: the run, and names in the order of their steps."""
         findings = (finding for adapter in self.adapters for finding in adapter.examination.findings)
         sequences = (finding.facts for finding in findings if finding.code == "L256")
-        return list({tuple(facts["members"]): (facts["run"], facts["members"]) for facts in sequences}.values())
+        return list(
+            {tuple(run_facts["members"]): (run_facts["run"], run_facts["members"]) for run_facts in sequences}.values()
+        )
 
 
 def rank_adapters(
@@ -84,15 +86,15 @@ def rank_adapters(
     standings = [
         Standing(
             verdict=examination.verdict,
-            gain=None if result is None else result.gain,
-            metric=None if result is None else result.metric,
+            gain=None if base_result is None else base_result.gain,
+            metric=None if base_result is None else base_result.metric,
         )
-        for examination, result in zip(examinations, on_base, strict=True)
+        for examination, base_result in zip(examinations, on_base, strict=True)
     ]
-    ranking = {ranked.name: ranked for ranked in rank(standings)}
+    ranking = {ranked_adapter.name: ranked_adapter for ranked_adapter in rank(standings)}
     adapters = (
-        AdapterCheck(examination, result, ranking[name].position, ranking[name].above)
-        for examination, result in zip(examinations, on_base, strict=True)
-        for name in (examination.source.name,)
+        AdapterCheck(examination, base_result, ranking[adapter_name].position, ranking[adapter_name].above)
+        for examination, base_result in zip(examinations, on_base, strict=True)
+        for adapter_name in (examination.source.name,)
     )
     return CheckResult(tuple(adapters), tuple(not_checked))

@@ -21,12 +21,14 @@ from lorica.vetting.score_columns import check_scores, read_scores
 
 def check(options: argparse.Namespace) -> int:
     """Judge one file of scores, print, and return the exit code. Raises DataError for a file without scores."""
-    gold = None if options.gold is None else _gold(options.gold, options.overrides)
-    if gold is not None:
-        _refuse_strangers(options, gold)
-    health, findings = check_scores(options.scores, column=options.column, gold_column=options.gold_column, gold=gold)
+    gold_by_id = None if options.gold is None else _gold(options.gold, options.overrides)
+    if gold_by_id is not None:
+        _refuse_strangers(options, gold_by_id)
+    health, findings = check_scores(
+        options.scores, column=options.column, gold_column=options.gold_column, gold=gold_by_id
+    )
     verdict = judge(options.scores.name, str(options.scores), findings, {4})
-    text = [
+    text_parts = [
         f"{verdict.name}: {verdict.status.upper()}",
         plain_table(_table(health)),
         *(finding_text(finding) for finding in verdict.findings),
@@ -36,36 +38,39 @@ def check(options: argparse.Namespace) -> int:
             "path": verdict.path,
             "status": verdict.status,
             "exit_code": EXIT_CODES[verdict.status],
-            "health": {name: _plain(value) for name, value in msgspec.to_builtins(health).items()},
+            "health": {
+                measure_name: _plain(measure_value)
+                for measure_name, measure_value in msgspec.to_builtins(health).items()
+            },
             "findings": [finding_dict(finding) for finding in verdict.findings],
         },
         as_json=options.json,
-        text="\n".join(text),
+        text="\n".join(text_parts),
     )
     return EXIT_CODES[verdict.status]
 
 
-def _refuse_strangers(options: argparse.Namespace, gold: dict[str, int]) -> None:
+def _refuse_strangers(options: argparse.Namespace, gold_by_id: dict[str, int]) -> None:
     """Raises DataError when no score has a label: nothing would be compared, and nobody would know."""
-    ids = read_scores(options.scores, column=options.column, gold_column=options.gold_column).ids
-    if not any(row_id in gold for row_id in ids):
+    score_ids = read_scores(options.scores, column=options.column, gold_column=options.gold_column).ids
+    if not any(row_id in gold_by_id for row_id in score_ids):
         raise DataError(
-            f"none of its {len(ids)} ids is in {options.gold}",
+            f"none of its {len(score_ids)} ids is in {options.gold}",
             path=options.scores,
             fix="give the file that was scored, or map its id column with task.columns.row_id=NAME",
         )
 
 
-def _gold(path: Path, overrides: list[str]) -> dict[str, int]:
+def _gold(rows_file: Path, overrides: list[str]) -> dict[str, int]:
     """Row id -> 0 or 1, of a file of rows. Raises DataError."""
     from lorica.commands.arguments import resolve
     from lorica.commands.base_trial import labels
 
-    return labels(path, resolve(["task=rules", *overrides]).config)
+    return labels(rows_file, resolve(["task=rules", *overrides]).config)
 
 
 def _table(health: ScoreHealth) -> ReportTable:
-    cells: list[tuple[str, Cell]] = [
+    table_rows: list[tuple[str, Cell]] = [
         ("scores", health.n),
         ("missing", health.missing),
         ("different values", health.unique),
@@ -81,10 +86,10 @@ def _table(health: ScoreHealth) -> ReportTable:
         ("share above the middle", health.balance),
         ("share of fall-backs", health.fallback_share),
     ]
-    return ReportTable(("measure", "value"), tuple(cells))
+    return ReportTable(("measure", "value"), tuple(table_rows))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
+def _plain(measure_value: Any) -> Any:
+    if isinstance(measure_value, float) and not math.isfinite(measure_value):
         return None
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return [_plain(item) for item in measure_value] if isinstance(measure_value, list | tuple) else measure_value

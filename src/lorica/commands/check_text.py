@@ -35,14 +35,14 @@ _MARKS = {"passed": "+", "noted": "+", "warned": "!", "failed": "x", "skipped": 
 def one_text(adapter: AdapterCheck) -> str:
     """Everything about one adapter, for a terminal."""
     verdict, examination = adapter.verdict, adapter.examination
-    levels = " · ".join(f"L{level} {name} {verdict.levels[level]}" for level, name in LEVELS.items())
-    lines = [f"{clean(verdict.name)}: {verdict.status.upper()}", f"  {_summary(examination.profile)}"]
+    level_outcomes = " · ".join(f"L{level} {name} {verdict.levels[level]}" for level, name in LEVELS.items())
+    text_lines = [f"{clean(verdict.name)}: {verdict.status.upper()}", f"  {_summary(examination.profile)}"]
     if examination.fits:
-        lines.append(f"  {clean(examination.fits)}")
+        text_lines.append(f"  {clean(examination.fits)}")
     if training := _training(examination.evidence):
-        lines.append(f"  {training}")
-    lines += [f"  {line}" for line in _on_base(adapter)]
-    return "\n".join([*lines, f"  {levels}", *(finding_text(finding) for finding in verdict.findings)])
+        text_lines.append(f"  {training}")
+    text_lines += [f"  {text_line}" for text_line in _on_base(adapter)]
+    return "\n".join([*text_lines, f"  {level_outcomes}", *(finding_text(finding) for finding in verdict.findings)])
 
 
 def comparison_text(result: CheckResult) -> str:
@@ -60,16 +60,16 @@ def not_checked_text(folders: Sequence[Path]) -> str:
     """What to say of folders that were not looked into; "" where there are none."""
     if not folders:
         return ""
-    names = listed((clean(str(folder)) for folder in folders), 3)
-    return f"\nNot looked at: {names}; name a folder to check what is in it."
+    folder_names = listed((clean(str(folder)) for folder in folders), 3)
+    return f"\nNot looked at: {folder_names}; name a folder to check what is in it."
 
 
 def _runs(result: CheckResult) -> list[str]:
-    lines = []
-    for run, names in result.runs:
-        shown = names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]
-        lines.append(clean(f"{run}: {' -> '.join(shown)} ({len(names)} of one run)"))
-    return ["", "Training runs, in the order of their steps:", *lines] if lines else []
+    run_lines = []
+    for run_name, names in result.runs:
+        shown_names = names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]
+        run_lines.append(clean(f"{run_name}: {' -> '.join(shown_names)} ({len(names)} of one run)"))
+    return ["", "Training runs, in the order of their steps:", *run_lines] if run_lines else []
 
 
 def _on_base(adapter: AdapterCheck) -> tuple[str, ...]:
@@ -78,18 +78,18 @@ def _on_base(adapter: AdapterCheck) -> tuple[str, ...]:
 
 def comparison(result: CheckResult, columns: Sequence[str] = COLUMNS) -> ReportTable:
     """Side by side, in the order of the ranking."""
-    rows = []
+    table_rows = []
     for adapter in result.ranked:
-        cells = _cells(adapter)
-        rows.append(tuple(cells[column] for column in columns))
-    return ReportTable(tuple(columns), tuple(rows))
+        adapter_cells = _cells(adapter)
+        table_rows.append(tuple(adapter_cells[column_name] for column_name in columns))
+    return ReportTable(tuple(columns), tuple(table_rows))
 
 
 def page(result: CheckResult) -> Report:
     """The page for people: the table to sort and filter, the ranking with its reasons, and every finding of every
     adapter; of many adapters each is folded behind its name in the table."""
     statuses = [adapter.status for adapter in result.adapters]
-    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    status_counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     section_numbers = {adapter.name: number for number, adapter in enumerate(result.adapters, 2)}
     table = comparison(result, _PAGE)
     side_by_side = ReportTable(
@@ -102,14 +102,14 @@ def page(result: CheckResult) -> Report:
     )
     how = "Best first; the first criterion that differs decides. A name leads to all that was found about the adapter."
     sections = [Section("Side by side", how, (side_by_side,), notes=tuple(_runs(result)[2:]))]
-    folded = len(result.adapters) > _FEW
+    is_folded = len(result.adapters) > _FEW
     for adapter in result.adapters:
         examination = adapter.examination
-        text = _summary(examination.profile) + (f"\n\nShapes: {examination.fits}." if examination.fits else "")
-        tables = (_findings_table(adapter.findings),) if adapter.findings else ()
+        section_text = _summary(examination.profile) + (f"\n\nShapes: {examination.fits}." if examination.fits else "")
+        finding_tables = (_findings_table(adapter.findings),) if adapter.findings else ()
         heading = f"{_visible(adapter.name)}: {adapter.status}"
-        sections.append(Section(heading, text, tables, notes=_on_base(adapter), folded=folded))
-    return Report("Adapters checked by Lorica", f"{len(result.adapters)} adapters: {counts}.", tuple(sections))
+        sections.append(Section(heading, section_text, finding_tables, notes=_on_base(adapter), folded=is_folded))
+    return Report("Adapters checked by Lorica", f"{len(result.adapters)} adapters: {status_counts}.", tuple(sections))
 
 
 def check_dict(result: CheckResult) -> dict[str, Any]:
@@ -118,14 +118,14 @@ def check_dict(result: CheckResult) -> dict[str, Any]:
         "exit_code": result.exit_code,
         "adapters": [_adapter_dict(adapter) for adapter in result.adapters],
         "ranking": [{"place": adapter.rank, "name": adapter.name, "above": adapter.above} for adapter in result.ranked],
-        "runs": [{"run": run, "members": names} for run, names in result.runs],
+        "runs": [{"run": run_name, "members": checkpoint_names} for run_name, checkpoint_names in result.runs],
         "not_looked_at": [str(folder) for folder in result.not_checked],
     }
 
 
 def _adapter_dict(adapter: AdapterCheck) -> dict[str, Any]:
     examination, verdict = adapter.examination, adapter.verdict
-    match, evidence, numbers = examination.match, examination.evidence, examination.numbers
+    base_match, evidence, numbers = examination.match, examination.evidence, examination.numbers
     return {
         "name": verdict.name,
         "path": verdict.path,
@@ -133,7 +133,7 @@ def _adapter_dict(adapter: AdapterCheck) -> dict[str, Any]:
         "levels": {f"L{level}": outcome for level, outcome in verdict.levels.items()},
         "findings": [finding_dict(finding) for finding in verdict.findings],
         "profile": msgspec.to_builtins(examination.profile),
-        "fits": None if match is None else {"text": examination.fits, **msgspec.to_builtins(match)},
+        "fits": None if base_match is None else {"text": examination.fits, **msgspec.to_builtins(base_match)},
         "training": None if evidence is None else msgspec.to_builtins(evidence),
         "content_digest": None if numbers is None else numbers.content_digest,
         "update_norm": None if numbers is None else numbers.norm,
@@ -149,8 +149,10 @@ def finding_dict(finding: Finding) -> dict[str, Any]:
 def _summary(profile: Profile) -> str:
     if not profile.modules:
         return f"{clean(profile.method) or 'unknown method'}, no adapted modules could be read"
-    variants = [name for name, used in (("rsLoRA", profile.rslora), ("DoRA", profile.dora)) if used]
-    facts = [
+    variants = [
+        variant_name for variant_name, is_used in (("rsLoRA", profile.rslora), ("DoRA", profile.dora)) if is_used
+    ]
+    summary_facts = [
         f"{clean(profile.method)} {' '.join(variants)}".strip(),
         f"r={_span(profile.ranks)}",
         f"alpha {_span(profile.alphas)} (scaling {_span(profile.scalings)})",
@@ -158,14 +160,14 @@ def _summary(profile: Profile) -> str:
         f"{profile.parameters:,} parameters, {_size(profile.bytes)}, {', '.join(profile.dtypes)}",
         f"base {clean(profile.base) or 'not named'}" + (f" @ {clean(profile.revision)}" if profile.revision else ""),
     ]
-    return " · ".join(facts)
+    return " · ".join(summary_facts)
 
 
-def _visible(name: str) -> str:
+def _visible(raw_name: str) -> str:
     """A name as a table shows it: what cannot be seen, and blanks that tables draw as one, are written out, so that
     different names look different."""
-    plain = name if name.isprintable() else ascii(name)[1:-1]
-    return re.sub(r"(?<= ) |^ | $", r"\\x20", plain)
+    visible_name = raw_name if raw_name.isprintable() else ascii(raw_name)[1:-1]
+    return re.sub(r"(?<= ) |^ | $", r"\\x20", visible_name)
 
 
 def _cells(adapter: AdapterCheck) -> dict[str, Cell]:
@@ -198,47 +200,56 @@ def _cells(adapter: AdapterCheck) -> dict[str, Cell]:
 
 
 def _findings_table(findings: Sequence[Finding]) -> ReportTable:
-    rows = tuple((f.code, f.severity, f.title, f.file, f.seen, f.expected, f.fix) for f in findings)
-    return ReportTable(("code", "severity", "means", "file", "seen", "expected", "what to do"), rows)
+    table_rows = tuple(
+        (finding.code, finding.severity, finding.title, finding.file, finding.seen, finding.expected, finding.fix)
+        for finding in findings
+    )
+    return ReportTable(("code", "severity", "means", "file", "seen", "expected", "what to do"), table_rows)
 
 
 def finding_text(finding: Finding) -> str:
     """A finding for a terminal: what, where, and what to do."""
-    file = f" [{clean(finding.file)}]" if finding.file else ""
-    lines = [f"  {finding.severity:<6} {finding.code}{file} {finding.title}: {clean(finding.seen)}"]
-    lines += [f"         expected: {clean(finding.expected)}"] if finding.expected else []
-    lines += [f"         -> {clean(finding.fix)}"] if finding.fix else []
-    return "\n".join(lines)
+    file_mark = f" [{clean(finding.file)}]" if finding.file else ""
+    text_lines = [f"  {finding.severity:<6} {finding.code}{file_mark} {finding.title}: {clean(finding.seen)}"]
+    text_lines += [f"         expected: {clean(finding.expected)}"] if finding.expected else []
+    text_lines += [f"         -> {clean(finding.fix)}"] if finding.fix else []
+    return "\n".join(text_lines)
 
 
 def _training(evidence: TrainingEvidence | None) -> str:
     """What the files tell of the training, in one line; "" where they tell nothing."""
     if evidence is None:
         return ""
-    facts = []
+    training_facts = []
     if evidence.steps is not None:
-        epochs = f" in {evidence.epochs:.3g} epochs" if evidence.epochs is not None else ""
-        facts.append(f"{evidence.steps} steps{epochs}")
+        epoch_text = f" in {evidence.epochs:.3g} epochs" if evidence.epochs is not None else ""
+        training_facts.append(f"{evidence.steps} steps{epoch_text}")
     if evidence.training_rows is not None:
-        facts.append(f"{evidence.training_rows} rows")
+        training_facts.append(f"{evidence.training_rows} rows")
     if evidence.loss_first is not None and evidence.loss_last is not None:
-        facts.append(f"loss {evidence.loss_first:.3g} to {evidence.loss_last:.3g}")
+        training_facts.append(f"loss {evidence.loss_first:.3g} to {evidence.loss_last:.3g}")
     if evidence.eval_last is not None:
-        facts.append(f"validation loss {evidence.eval_last:.3g}")
+        training_facts.append(f"validation loss {evidence.eval_last:.3g}")
     elif evidence.held_out is False:
-        facts.append("no validation split")
+        training_facts.append("no validation split")
     if evidence.fold is not None:
-        facts.append(f"fold {evidence.fold}" + (f" of {evidence.folds}" if evidence.folds is not None else ""))
-    facts += ["with a card"] if evidence.card else []
-    return ", ".join(facts)
+        training_facts.append(f"fold {evidence.fold}" + (f" of {evidence.folds}" if evidence.folds is not None else ""))
+    training_facts += ["with a card"] if evidence.card else []
+    return ", ".join(training_facts)
 
 
-def _span(values: Sequence[float]) -> str:
-    if not values:
+def _span(sorted_values: Sequence[float]) -> str:
+    if not sorted_values:
         return "?"
-    shown = [f"{value:g}" for value in values]
-    return shown[0] if len(shown) == 1 else ", ".join(shown) if len(shown) <= 3 else f"{shown[0]}-{shown[-1]}"
+    value_texts = [f"{number:g}" for number in sorted_values]
+    return (
+        value_texts[0]
+        if len(value_texts) == 1
+        else ", ".join(value_texts)
+        if len(value_texts) <= 3
+        else f"{value_texts[0]}-{value_texts[-1]}"
+    )
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+def _size(byte_count: int) -> str:
+    return f"{byte_count / 1e6:.1f} MB" if byte_count >= 100_000 else f"{byte_count / 1e3:.1f} kB"

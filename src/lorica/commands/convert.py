@@ -41,28 +41,28 @@ def run(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     from lorica.adapters.convert import read_foreign, write_converted
 
-    with _located(options.source) as (folder, name, packed):
-        output = options.output or _beside_source(options.source)
-        _check_output(output, folder.path)
-        conversion = read_foreign(folder.path / name, _config(folder))
-        beside = _beside(folder, packed, conversion)
-        size = write_converted(conversion, output, beside)
-    result = _result(conversion, options.source, output, size, beside)
-    emit(result, as_json=options.json, text=_text(result))
+    with _located(options.source) as (safe_folder, weights_name, packed_names):
+        output_folder = options.output or _beside_source(options.source)
+        _check_output(output_folder, safe_folder.path)
+        conversion = read_foreign(safe_folder.path / weights_name, _config(safe_folder))
+        copied_files = _beside(safe_folder, packed_names, conversion)
+        byte_count = write_converted(conversion, output_folder, copied_files)
+    convert_result = _result(conversion, options.source, output_folder, byte_count, copied_files)
+    emit(convert_result, as_json=options.json, text=_text(convert_result))
     return 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    options = parser("convert", _ABOUT, _EXAMPLES, overrides=False)
-    options.add_argument(
+    convert_parser = parser("convert", _ABOUT, _EXAMPLES, overrides=False)
+    convert_parser.add_argument(
         "source", metavar="SOURCE", type=as_path, help="the adapter's folder, file of weights or archive"
     )
-    options.add_argument(
+    convert_parser.add_argument(
         "output", metavar="OUTPUT", nargs="?", type=as_path,
         help="the folder to write, new or empty; SOURCE-peft beside SOURCE where none is named",
     )  # fmt: skip
-    parsed: argparse.Namespace = options.parse_args(list(arguments))
-    return parsed
+    options: argparse.Namespace = convert_parser.parse_args(list(arguments))
+    return options
 
 
 @contextlib.contextmanager
@@ -78,70 +78,72 @@ def _located(source: Path) -> Iterator[tuple[SafeFolder, str, Collection[str]]]:
     from lorica.vetting.files.sources import AdapterSource, find_sources
     from lorica.vetting.files.unpack import opened
 
-    file = (source.is_file() or source.is_symlink()) and not source.is_dir()
-    file = file and not is_archive(source) and source.name != CONFIG_NAME
-    if file or (source.is_dir() and _weight_names(os.listdir(source))):
-        folder = source.parent if file else source
-        sources = [AdapterSource(name=folder.name, user_path=source, kind="folder", path=folder)]
+    is_weight_file = (source.is_file() or source.is_symlink()) and not source.is_dir()
+    is_weight_file = is_weight_file and not is_archive(source) and source.name != CONFIG_NAME
+    if is_weight_file or (source.is_dir() and _weight_names(os.listdir(source))):
+        source_folder = source.parent if is_weight_file else source
+        adapter_sources = [AdapterSource(name=source_folder.name, user_path=source, kind="folder", path=source_folder)]
     else:
-        sources = find_sources([source])
-    if len(sources) != 1:
-        listed = ", ".join(str(adapter.user_path) for adapter in sources[:5]) + (" ..." if len(sources) > 5 else "")
-        raise AdapterError(f"{source}: holds {len(sources)} adapters: {listed}", fix="name one of them")
-    with opened(sources[0]) as unpacked:
+        adapter_sources = find_sources([source])
+    if len(adapter_sources) != 1:
+        source_list = ", ".join(str(adapter.user_path) for adapter in adapter_sources[:5]) + (
+            " ..." if len(adapter_sources) > 5 else ""
+        )
+        raise AdapterError(f"{source}: holds {len(adapter_sources)} adapters: {source_list}", fix="name one of them")
+    with opened(adapter_sources[0]) as unpacked:
         for finding in unpacked.findings:
             if finding.severity == "reject":
                 raise AdapterError(f"{source}: {finding.title}: {finding.seen}", fix=finding.fix)
         try:
             safe_folder = open_safe_folder(unpacked, [])
-            name = source.name if file else _weights(safe_folder)
-            _require(safe_folder, name)
-            yield safe_folder, name, unpacked.members
+            weights_name = source.name if is_weight_file else _weights(safe_folder)
+            _require(safe_folder, weights_name)
+            yield safe_folder, weights_name, unpacked.members
         except AdapterError as error:  # where an archive was unpacked to tells nobody anything
-            text = error.message
+            message_text = error.message
             if unpacked.unpacked:
-                text = text.replace(str(unpacked.path), str(source))
-            raise AdapterError(text, fix=error.fix) from error.__cause__
+                message_text = message_text.replace(str(unpacked.path), str(source))
+            raise AdapterError(message_text, fix=error.fix) from error.__cause__
 
 
-def _weight_names(names: Iterable[str]) -> list[str]:
+def _weight_names(file_names: Iterable[str]) -> list[str]:
     """Those of files that may hold an adapter's weights."""
     from lorica.vetting.files.listing import OF_TRAINING, WEIGHT_SUFFIXES
 
-    return [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name)]
+    return [name for name in file_names if name.lower().endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name)]
 
 
 def _weights(folder: SafeFolder) -> str:
     from lorica.adapters.methods import FORMATS, method_of_files
 
-    names = folder.top_level()
-    usual = [name for name in _USUAL if name in names]
-    if "adapter_model.safetensors" in usual:
-        return usual[0]  # whatever it is: loaders take it
-    chosen = usual or _weight_names(names)
-    if len(chosen) == 1:
-        return chosen[0]
-    tool = method_of_files(names)
-    if tool is not None and tool[0] != "mlx":
-        raise AdapterError(f"{folder.path}: is {FORMATS[tool[0]].title}", fix=FORMATS[tool[0]].reader)
-    if not chosen:
+    file_names = folder.top_level()
+    usual_names = [name for name in _USUAL if name in file_names]
+    if "adapter_model.safetensors" in usual_names:
+        return usual_names[0]  # whatever it is: loaders take it
+    weight_names = usual_names or _weight_names(file_names)
+    if len(weight_names) == 1:
+        return weight_names[0]
+    tool_format = method_of_files(file_names)
+    if tool_format is not None and tool_format[0] != "mlx":
+        raise AdapterError(f"{folder.path}: is {FORMATS[tool_format[0]].title}", fix=FORMATS[tool_format[0]].reader)
+    if not weight_names:
         raise AdapterError(
             f"{folder.path}: holds no weights; there is {folder.describe()}", fix="name the right folder"
         )
-    listed = ", ".join(chosen[:5]) + (" ..." if len(chosen) > 5 else "")
+    weight_list = ", ".join(weight_names[:5]) + (" ..." if len(weight_names) > 5 else "")
     raise AdapterError(
-        f"{folder.path}: holds {len(chosen)} files of weights: {listed}",
-        fix=f"name the one you mean: lorica convert {shell_word(str(folder.path / chosen[-1]))} OUTPUT",
+        f"{folder.path}: holds {len(weight_names)} files of weights: {weight_list}",
+        fix=f"name the one you mean: lorica convert {shell_word(str(folder.path / weight_names[-1]))} OUTPUT",
     )
 
 
-def _require(folder: SafeFolder, name: str) -> None:
+def _require(folder: SafeFolder, file_name: str) -> None:
     """Raises AdapterError for a file that may not be read: a pipe, a link out of the folder."""
-    refusal = folder.refusal(name)
+    refusal = folder.refusal(file_name)
     if refusal is not None:
-        raise AdapterError(f"{folder.path / name}: {refusal.title}: {refusal.seen}", fix=refusal.fix)
-    if name not in folder.files:
-        raise AdapterError(f"{folder.path / name}: is no file of weights", fix="name an adapter's folder")
+        raise AdapterError(f"{folder.path / file_name}: {refusal.title}: {refusal.seen}", fix=refusal.fix)
+    if file_name not in folder.files:
+        raise AdapterError(f"{folder.path / file_name}: is no file of weights", fix="name an adapter's folder")
 
 
 def _config(folder: SafeFolder) -> bytes | None:
@@ -150,34 +152,34 @@ def _config(folder: SafeFolder) -> bytes | None:
     if CONFIG_NAME not in folder.top_level():
         return None
     _require(folder, CONFIG_NAME)
-    raw = _read(folder.path / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
-    if len(raw) > MAX_CONFIG_BYTES:
+    config_bytes = _read(folder.path / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
+    if len(config_bytes) > MAX_CONFIG_BYTES:
         raise AdapterError(f"{folder.path / CONFIG_NAME}: has over {MAX_CONFIG_BYTES} bytes", fix="save it again")
-    return raw
+    return config_bytes
 
 
-def _beside(folder: SafeFolder, packed: Collection[str], conversion: Conversion) -> dict[str, bytes]:
+def _beside(safe_folder: SafeFolder, packed_names: Collection[str], conversion: Conversion) -> dict[str, bytes]:
     """The files to copy, by name. What is no regular file of the folder, too large, or left in an archive is told."""
-    files = {}
-    for name in _BESIDE:
-        if name in packed:
-            conversion.notes.append(f"{name} was not copied: it is still in the archive")
-        if name not in folder.top_level():
+    copied_files = {}
+    for file_name in _BESIDE:
+        if file_name in packed_names:
+            conversion.notes.append(f"{file_name} was not copied: it is still in the archive")
+        if file_name not in safe_folder.top_level():
             continue
-        if folder.files.get(name, _MAX_BESIDE + 1) > _MAX_BESIDE:
-            conversion.notes.append(f"{name} was not copied: it leads out of the folder, or is too large")
+        if safe_folder.files.get(file_name, _MAX_BESIDE + 1) > _MAX_BESIDE:
+            conversion.notes.append(f"{file_name} was not copied: it leads out of the folder, or is too large")
             continue
-        files[name] = _read(folder.path / name, _MAX_BESIDE)
-    return files
+        copied_files[file_name] = _read(safe_folder.path / file_name, _MAX_BESIDE)
+    return copied_files
 
 
-def _read(path: Path, most: int) -> bytes:
+def _read(file_path: Path, max_bytes: int) -> bytes:
     from lorica.adapters.json_document import read_capped
 
     try:
-        return read_capped(path, most)
+        return read_capped(file_path, max_bytes)
     except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror})", fix="look at its permissions") from error
+        raise AdapterError(f"{file_path}: cannot be read ({error.strerror})", fix="look at its permissions") from error
 
 
 def _beside_source(source: Path) -> Path:
@@ -193,44 +195,46 @@ def _beside_source(source: Path) -> Path:
     return target.with_name(f"{target.name}-peft")
 
 
-def _check_output(output: Path, folder: Path) -> None:
+def _check_output(output: Path, source: Path) -> None:
     """Raises UsageError for an output that is there already, or that lies within the source."""
-    if output.resolve().is_relative_to(folder.resolve()) and output.resolve() != folder.resolve():
-        raise UsageError(f"{output} lies within {folder}, which stays as it is", fix="name a folder outside of it")
+    if output.resolve().is_relative_to(source.resolve()) and output.resolve() != source.resolve():
+        raise UsageError(f"{output} lies within {source}, which stays as it is", fix="name a folder outside of it")
     if not output.exists():
         return
     if not output.is_dir() or any(output.iterdir()):
-        state = "holds files already" if output.is_dir() else "is a file"
-        raise UsageError(f"{output} {state}; allowed: a new or an empty folder", fix="name another OUTPUT")
+        output_state = "holds files already" if output.is_dir() else "is a file"
+        raise UsageError(f"{output} {output_state}; allowed: a new or an empty folder", fix="name another OUTPUT")
 
 
-def _result(conversion: Conversion, source: Path, output: Path, size: int, beside: dict[str, bytes]) -> dict[str, Any]:
-    dtypes: dict[str, int] = {}
+def _result(
+    conversion: Conversion, source: Path, output: Path, byte_count: int, copied_files: dict[str, bytes]
+) -> dict[str, Any]:
+    dtype_counts: dict[str, int] = {}
     for tensor in conversion.tensors.values():
-        dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
-    config = "none" if conversion.config is None else "written" if conversion.written else "copied"
+        dtype_counts[tensor.dtype] = dtype_counts.get(tensor.dtype, 0) + 1
+    config_origin = "none" if conversion.config is None else "written" if conversion.written else "copied"
     return {
         "source": str(source),
         "weights": conversion.weights.name,
         "form": conversion.form,
         "output": str(output),
         "tensors": len(conversion.tensors),
-        "bytes": size,
-        "dtypes": dtypes,
-        "config": config,
-        "copied": sorted(beside),
+        "bytes": byte_count,
+        "dtypes": dtype_counts,
+        "config": config_origin,
+        "copied": sorted(copied_files),
         "notes": conversion.notes,
     }
 
 
 def _text(result: dict[str, Any]) -> str:
-    kinds = ", ".join(f"{count} {dtype}" for dtype, count in result["dtypes"].items())
-    lines = [
-        f"{result['output']}: {result['tensors']} tensors ({kinds}), {result['bytes']} bytes",
+    dtype_list = ", ".join(f"{tensor_count} {dtype_name}" for dtype_name, tensor_count in result["dtypes"].items())
+    text_lines = [
+        f"{result['output']}: {result['tensors']} tensors ({dtype_list}), {result['bytes']} bytes",
         f"  from      {result['source']}: {result['weights']}, {result['form']}",
         f"  config    {result['config']}",
     ]
     if result["copied"]:
-        lines.append(f"  copied    {', '.join(result['copied'])}")
-    lines += [f"  note      {note}" for note in result["notes"]]
-    return "\n".join([*lines, f"next: lorica check {shell_word(result['output'])}"])
+        text_lines.append(f"  copied    {', '.join(result['copied'])}")
+    text_lines += [f"  note      {note}" for note in result["notes"]]
+    return "\n".join([*text_lines, f"next: lorica check {shell_word(result['output'])}"])

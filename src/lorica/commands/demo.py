@@ -45,8 +45,8 @@ def run(arguments: Sequence[str]) -> int:
     for override in options.overrides:
         if override.partition("=")[0].split(".")[0] in _OWN and not override.startswith("task."):
             raise UsageError(f"{override}: the demo decides {', '.join(_OWN)} itself", fix="use --out and --tasks")
-    report = options.out / "report.html"
-    check_place(report)
+    report_path = options.out / "report.html"
+    check_place(report_path)
     started = time.perf_counter()
     try:
         outcomes = {demo: run_task(demo, options.out, options.overrides) for demo in choose(options.tasks)}
@@ -54,44 +54,44 @@ def run(arguments: Sequence[str]) -> int:
         signals.say(stop, f"what was made is in {options.out}; the same command begins anew", finished=True)
         raise
     seconds = time.perf_counter() - started
-    write_report(demo_report(outcomes, seconds), report)
+    write_report(demo_report(outcomes, seconds), report_path)
     emit(
-        demo_dict(outcomes, seconds) | {"report": str(report)},
+        demo_dict(outcomes, seconds) | {"report": str(report_path)},
         as_json=options.json,
-        text=f"{demo_text(outcomes)}\n\nDone in {seconds:.0f} s. Report: {report.resolve()}",
+        text=f"{demo_text(outcomes)}\n\nDone in {seconds:.0f} s. Report: {report_path.resolve()}",
     )
     return 0
 
 
 def choose(names: str) -> list[DemoTask]:
     """The tasks of a comma-separated list. Raises UsageError for a name that is none."""
-    tasks_by_name = {demo.name: demo for demo in TASKS}
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in tasks_by_name]
-    if unknown or not wanted:
+    tasks_by_name = {demo_task.name: demo_task for demo_task in TASKS}
+    wanted_names = [task_name.strip() for task_name in names.split(",") if task_name.strip()]
+    unknown_names = [task_name for task_name in wanted_names if task_name not in tasks_by_name]
+    if unknown_names or not wanted_names:
         raise UsageError(f"--tasks={names!r}; allowed: {', '.join(tasks_by_name)}", fix="for example --tasks rules,saq")
-    return [tasks_by_name[name] for name in wanted]
+    return [tasks_by_name[task_name] for task_name in wanted_names]
 
 
 def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
     """One task, from its example file to its evaluation; the answers are kept in `out`."""
-    source = examples_folder() / demo.file
-    common = (f"task={demo.name}", *_TRAINING, *demo.overrides)
-    config = resolve((*common, *overrides)).config
+    examples_file = examples_folder() / demo.file
+    common_overrides = (f"task={demo.name}", *_TRAINING, *demo.overrides)
+    config = resolve((*common_overrides, *overrides)).config
     task = build.build_task(config)
-    rows = list(read_rows(source, task.schemas))
-    train, held = split(rows, ratio=HELD_OUT, seed=config.training.seed, text=task.text)
-    heading = f"== {demo.name}: {demo.question} {len(train)} rows to train on, {len(held)} held out"
+    all_rows = list(read_rows(examples_file, task.schemas))
+    training_rows, held_out_rows = split(all_rows, ratio=HELD_OUT, seed=config.training.seed, text=task.text)
+    heading = f"== {demo.name}: {demo.question} {len(training_rows)} rows to train on, {len(held_out_rows)} held out"
     print(f"\n{heading}", file=sys.stderr, flush=True)
-    root = out / "adapters" / demo.name
-    for earlier in root.glob(f"*/{RECORD}"):  # the demo shows training every time
-        with lock_run(earlier.parent):
-            shutil.rmtree(earlier.parent)
+    adapters_folder = out / "adapters" / demo.name
+    for earlier_record in adapters_folder.glob(f"*/{RECORD}"):  # the demo shows training every time
+        with lock_run(earlier_record.parent):
+            shutil.rmtree(earlier_record.parent)
     if demo.per_subject:
-        jobs = by_subject(train, str(source), root)
+        train_jobs = by_subject(training_rows, str(examples_file), adapters_folder)
     else:
-        jobs = [TrainJob(task.name, train, str(source), root / task.name)]
-    outcome = run_experiment(config, task, train, held, jobs)
+        train_jobs = [TrainJob(task.name, training_rows, str(examples_file), adapters_folder / task.name)]
+    outcome = run_experiment(config, task, training_rows, held_out_rows, train_jobs)
     write_answers(out / f"{demo.name}.answers.jsonl", outcome.answers[ADAPTER].values())
     return outcome
 
@@ -99,7 +99,7 @@ def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
 def examples_folder() -> Path:
     """The shipped examples: inside the installed package, or at the root of a checkout."""
     package = Path(lorica.__file__).parent
-    for folder in (package / "examples", package.parents[1] / "examples"):
-        if (folder / "rules" / "posts.csv").is_file():
-            return folder
+    for candidate_folder in (package / "examples", package.parents[1] / "examples"):
+        if (candidate_folder / "rules" / "posts.csv").is_file():
+            return candidate_folder
     raise LoricaError(f"the examples are missing from {package}", fix="install lorica again, or run in a checkout")

@@ -48,14 +48,19 @@ def demo_dict(outcomes: Outcomes, seconds: float) -> dict[str, Any]:
         "tasks": {
             demo.name: {
                 "train_rows": len(outcome.train),
-                "systems": {name: evaluation_dict(evaluation) for name, evaluation in outcome.systems.items()},
+                "systems": {
+                    system_name: evaluation_dict(evaluation) for system_name, evaluation in outcome.systems.items()
+                },
                 "gain": estimate_dict(outcome.gain),
                 "rows_per_second": outcome.rows_per_second,
                 "routes": outcome.routes,
                 "adapters": {
-                    name: {**asdict(result), "folder": str(result.folder)} for name, result in outcome.trained.items()
+                    system_name: {**asdict(result), "folder": str(result.folder)}
+                    for system_name, result in outcome.trained.items()
                 },
-                "checks": {name: [asdict(check) for check in checks] for name, checks in outcome.checks.items()},
+                "checks": {
+                    system_name: [asdict(check) for check in checks] for system_name, checks in outcome.checks.items()
+                },
             }
             for demo, outcome in outcomes.items()
         },
@@ -63,14 +68,14 @@ def demo_dict(outcomes: Outcomes, seconds: float) -> dict[str, Any]:
 
 
 def _results(outcomes: Outcomes) -> ReportTable:
-    rows: list[tuple[Cell, ...]] = []
-    names = tuple(next(iter(outcomes.values())).systems)
+    table_rows: list[tuple[Cell, ...]] = []
+    system_names = tuple(next(iter(outcomes.values())).systems)
     for demo, outcome in outcomes.items():
-        for metric in outcome.systems[ADAPTER].metrics:
-            estimates = [outcome.systems[name].metrics[metric] for name in names]
-            title = metric_title(outcome.systems[ADAPTER], metric)
-            rows.append((demo.name, title, *map(str, estimates), estimates[0].n))
-    return ReportTable(("task", "metric", *names, "n"), tuple(rows))
+        for metric_name in outcome.systems[ADAPTER].metrics:
+            estimates = [outcome.systems[system_name].metrics[metric_name] for system_name in system_names]
+            column_title = metric_title(outcome.systems[ADAPTER], metric_name)
+            table_rows.append((demo.name, column_title, *map(str, estimates), estimates[0].n))
+    return ReportTable(("task", "metric", *system_names, "n"), tuple(table_rows))
 
 
 def _ways(outcomes: Outcomes) -> ReportTable:
@@ -79,7 +84,7 @@ def _ways(outcomes: Outcomes) -> ReportTable:
             demo.name,
             f"{outcome.gain.value:+.3f} [{outcome.gain.low:+.3f}, {outcome.gain.high:+.3f}]",
             f"{outcome.rows_per_second:.0f}",
-            ", ".join(f"{name} {count}" for name, count in outcome.routes.items()),
+            ", ".join(f"{adapter_name} {row_count}" for adapter_name, row_count in outcome.routes.items()),
             _counts(outcome.systems[ADAPTER]),
         )
         for demo, outcome in outcomes.items()
@@ -88,80 +93,82 @@ def _ways(outcomes: Outcomes) -> ReportTable:
 
 
 def _section(demo: DemoTask, outcome: Outcome) -> Section:
-    main = next(iter(outcome.systems[ADAPTER].metrics))
+    main_metric = next(iter(outcome.systems[ADAPTER].metrics))
     gain = outcome.gain
     return Section(
         heading=f"{demo.name}: {demo.question}",
         text=(
-            f"{len(outcome.train)} rows to train on, {gain.n} held out. The adapter changes {main} by "
+            f"{len(outcome.train)} rows to train on, {gain.n} held out. The adapter changes {main_metric} by "
             f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over the base model on the same rows. "
             f"{outcome.rows_per_second:.0f} rows per second."
         ),
         tables=(_adapters(outcome), _stages(outcome), _samples(outcome)),
         charts=(
             IntervalPlot(
-                title=metric_title(outcome.systems[ADAPTER], main),
+                title=metric_title(outcome.systems[ADAPTER], main_metric),
                 points=tuple(
                     IntervalPoint(
-                        name,
-                        evaluation.metrics[main].value,
-                        evaluation.metrics[main].low,
-                        evaluation.metrics[main].high,
+                        system_name,
+                        evaluation.metrics[main_metric].value,
+                        evaluation.metrics[main_metric].low,
+                        evaluation.metrics[main_metric].high,
                     )
-                    for name, evaluation in outcome.systems.items()
+                    for system_name, evaluation in outcome.systems.items()
                 ),
-                reference=_CHANCE.get(main),
+                reference=_CHANCE.get(main_metric),
                 reference_label="chance",
             ),
             _losses(outcome),
         ),
         notes=tuple(
-            f"{name}: {check.question} {'yes' if check.passed else 'NO'} ({check.figures})"
-            for name, checks in outcome.checks.items()
+            f"{system_name}: {check.question} {'yes' if check.passed else 'NO'} ({check.figures})"
+            for system_name, checks in outcome.checks.items()
             for check in checks
         ),
     )
 
 
 def _adapters(outcome: Outcome) -> ReportTable:
-    rows = tuple(
+    table_rows = tuple(
         (
-            name,
-            result.steps,
-            result.base_loss,
-            result.trained_loss,
-            result.tokens,
-            result.seconds,
-            outcome.routes[name],
+            adapter_name,
+            train_result.steps,
+            train_result.base_loss,
+            train_result.trained_loss,
+            train_result.tokens,
+            train_result.seconds,
+            outcome.routes[adapter_name],
         )
-        for name, result in outcome.trained.items()
+        for adapter_name, train_result in outcome.trained.items()
     )
     columns = ("adapter", "updates", "loss before", "loss after", "tokens", "seconds", "rows routed to it")
-    return ReportTable(columns, rows, caption="Adapters (loss in nats per answer token on validation rows)")
+    return ReportTable(columns, table_rows, caption="Adapters (loss in nats per answer token on validation rows)")
 
 
 def _stages(outcome: Outcome) -> ReportTable:
-    rows = tuple((name, _counts(evaluation)) for name, evaluation in outcome.systems.items())
+    rows = tuple((system_name, _counts(evaluation)) for system_name, evaluation in outcome.systems.items())
     return ReportTable(("system", "rows by parse stage and flag"), rows)
 
 
 def _counts(evaluation: Evaluation) -> str:
-    return ", ".join(f"{key} {count}" for key, count in sorted({**evaluation.stages, **evaluation.flags}.items()))
+    return ", ".join(
+        f"{stage_or_flag} {count}" for stage_or_flag, count in sorted({**evaluation.stages, **evaluation.flags}.items())
+    )
 
 
 def _samples(outcome: Outcome) -> ReportTable:
-    shown = [(row, outcome.answers[ADAPTER][row.id]) for row in outcome.held[:8]]
+    answered_rows = [(row, outcome.answers[ADAPTER][row.id]) for row in outcome.held[:8]]
     rows = tuple(
         (row.id, outcome.texts[row.id], outcome.gold[row.id], answer.answer, answer.score, answer.adapter)
-        for row, answer in shown
+        for row, answer in answered_rows
     )
     return ReportTable(("row", "text", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
 
 
 def _losses(outcome: Outcome) -> LineChart:
-    lines = []
-    for name, result in outcome.trained.items():
-        entries = [json.loads(line) for line in (result.folder / "log.jsonl").read_text("utf-8").splitlines()]
-        points = tuple((float(entry["step"]), float(entry["loss"])) for entry in entries if "loss" in entry)
-        lines.append(Line(name, points))
-    return LineChart("Training loss", tuple(lines), x_label="update", y_label="nats per answer token")
+    chart_lines = []
+    for adapter_name, train_result in outcome.trained.items():
+        entries = [json.loads(line) for line in (train_result.folder / "log.jsonl").read_text("utf-8").splitlines()]
+        loss_points = tuple((float(entry["step"]), float(entry["loss"])) for entry in entries if "loss" in entry)
+        chart_lines.append(Line(adapter_name, loss_points))
+    return LineChart("Training loss", tuple(chart_lines), x_label="update", y_label="nats per answer token")

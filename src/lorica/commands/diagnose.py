@@ -30,11 +30,11 @@ _EXAMPLES = """\
 def run(arguments: Sequence[str]) -> int:
     """Diagnose one adapter; the exit code is 0 whatever the cause is."""
     options = _parse(arguments)
-    on_step = None if options.json or not sys.stderr.isatty() else lambda asks: print(f"... {asks}", file=sys.stderr)
+    on_step = None if options.json or not sys.stderr.isatty() else lambda step: print(f"... {step}", file=sys.stderr)
     diagnosis = diagnose_adapter(
         options.adapter,
         base=options.base,
-        rows=options.rows,
+        rows_file=options.rows,
         expected_bases=options.expected_base,
         answers=options.answers,
         overrides=options.overrides,
@@ -50,7 +50,7 @@ def diagnose_adapter(
     adapter: Path,
     *,
     base: str = "",
-    rows: Path | None = None,
+    rows_file: Path | None = None,
     expected_bases: Sequence[str] = (),
     answers: Path | None = None,
     overrides: Overrides = (),
@@ -61,19 +61,21 @@ def diagnose_adapter(
     Raises AdapterError for a path without an adapter, or with several, and what finding a base and reading the rows
     raises.
     """
-    source = find_adapter(adapter)
-    named = names_task(overrides, rows) and rows is not None
+    adapter_source = find_adapter(adapter)
+    task_named = names_task(overrides, rows_file) and rows_file is not None
     config = resolve(overrides).config
     base_model = base_trial.locate(base, config) if base else None
-    inputs = DiagnosisInputs(
+    diagnosis_inputs = DiagnosisInputs(
         base=None if base_model is None else base_model.path,
-        rows=base_trial.some_rows(rows, config) if rows is not None else (),
-        expected=tuple(base_trial.locate(name, config).path for name in expected_bases),
+        rows=base_trial.some_rows(rows_file, config) if rows_file is not None else (),
+        expected=tuple(base_trial.locate(expected_base, config).path for expected_base in expected_bases),
         answers=answers,
-        session=None if base_model is None else ModelSession(base_trial.setting(config, base_model, named=named)),
-        rows_file=str(rows) if rows is not None else "",
+        session=None
+        if base_model is None
+        else ModelSession(base_trial.setting(config, base_model, task_named=task_named)),
+        rows_file=str(rows_file) if rows_file is not None else "",
     )
-    return diagnose(source, inputs, on_step=on_step)
+    return diagnose(adapter_source, diagnosis_inputs, on_step=on_step)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -109,13 +111,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _take_back(options: argparse.Namespace) -> None:
     """`--expected-base A B` takes all words that follow: give back what is no base model."""
-    words, task = options.expected_base, [f"task={options.task}"] if options.task else []
+    expected_words, task_overrides = options.expected_base, [f"task={options.task}"] if options.task else []
     # No base model's name holds an equals sign.
-    options.overrides = [*task, *options.overrides, *(word for word in words if "=" in word)]
-    options.expected_base = [word for word in words if "=" not in word]
-    if options.adapter is None and len(words) > 1:
+    options.overrides = [*task_overrides, *options.overrides, *(word for word in expected_words if "=" in word)]
+    options.expected_base = [word for word in expected_words if "=" not in word]
+    if options.adapter is None and len(expected_words) > 1:
         no_base = [word for word in options.expected_base if not (Path(word) / "config.json").is_file()]
-        paths = [word for word in no_base if Path(word).exists()]
-        if paths:
-            options.adapter = Path(paths[-1])
-            options.expected_base.remove(paths[-1])
+        existing_paths = [word for word in no_base if Path(word).exists()]
+        if existing_paths:
+            options.adapter = Path(existing_paths[-1])
+            options.expected_base.remove(existing_paths[-1])

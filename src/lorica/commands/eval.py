@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
         resolve(options.overrides).config,
         options.answers,
         options.gold,
-        by=[name.strip() for name in ",".join(options.by).split(",")],
+        group_columns=[column_name.strip() for column_name in ",".join(options.by).split(",")],
         normalisation=options.normalisation,
     )
     emit(
@@ -44,7 +44,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def evaluate_answers(
-    config: Config, answers: Path | Sequence[Answer], gold: Path, *, by: Sequence[str], normalisation: str
+    config: Config,
+    answers: Path | Sequence[Answer],
+    gold_file: Path,
+    *,
+    group_columns: Sequence[str],
+    normalisation: str,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Measure answers on the rows of a file with gold, and what of that file was not read.
 
@@ -53,31 +58,33 @@ def evaluate_answers(
     """
     task = build.build_task(config)
     schemas = (*task.schemas, *filter(None, map(gold_only, task.schemas)))
-    columns = GroupColumns(schemas, list(dict.fromkeys(filter(None, by))))
-    log = reading_log(config)
-    rows = list(open_rows(config, task, gold, schemas=columns.schemas, log=log, check=_need_gold))
-    tell(log)
-    columns.check(gold, table_options(config))
+    columns_to_read = GroupColumns(schemas, list(dict.fromkeys(filter(None, group_columns))))
+    read_log = reading_log(config)
+    rows = list(
+        open_rows(config, task, gold_file, schemas=columns_to_read.schemas, read_log=read_log, check_row=_need_gold)
+    )
+    tell(read_log)
+    columns_to_read.check(gold_file, table_options(config))
     answer_file = answers if isinstance(answers, Path) else None
     if isinstance(answers, Path):
         id_names = {config.task.columns.get(schema.id_column, schema.id_column) for schema in task.schemas}
         answers = list(read_answers(answers, id_names=id_names))
-    by_id = {answer.id: answer for answer in answers}
-    for skipped in log.skipped:  # their answers are judged by nothing
-        by_id.pop(skipped.id or "", None)
-    where = answer_file or Path("answers")
-    _refuse_strangers(by_id, rows, where, gold)
+    answers_by_id = {answer.id: answer for answer in answers}
+    for skipped in read_log.skipped:  # their answers are judged by nothing
+        answers_by_id.pop(skipped.id or "", None)
+    answers_path = answer_file or Path("answers")
+    _refuse_strangers(answers_by_id, rows, answers_path, gold_file)
     evaluation = evaluate(
         task,
         rows,
-        by_id,
-        by=columns.values,
+        answers_by_id,
+        by=columns_to_read.values,
         normalisation=normalisation,
-        gold_file=str(gold),
-        answer_file=str(where),
+        gold_file=str(gold_file),
+        answer_file=str(answers_path),
     )
-    beside = answer_file or gold
-    return evaluation, list_skipped(log, beside.with_name(beside.name + GOLD_SUFFIX))
+    main_file = answer_file or gold_file
+    return evaluation, list_skipped(read_log, main_file.with_name(main_file.name + GOLD_SUFFIX))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -113,9 +120,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.gold is None or "=" in options.gold.name:
         raise UsageError("lorica eval needs two files", fix="lorica eval ANSWERS GOLD task=...")
     for override in options.overrides:
-        name, _, value = override.partition("=")
-        if name in _OPTIONS:
-            raise UsageError(f"{override}: {name} is an option of lorica eval, not a key", fix=f"--{name} {value}")
+        option_name, _, option_value = override.partition("=")
+        if option_name in _OPTIONS:
+            raise UsageError(
+                f"{override}: {option_name} is an option of lorica eval, not a key",
+                fix=f"--{option_name} {option_value}",
+            )
     return options
 
 
@@ -126,13 +136,13 @@ def _need_gold(row: Row) -> None:
         raise ValueError("the row has no gold answer")
 
 
-def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], path: Path, gold: Path) -> None:
+def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], answers_path: Path, gold_file: Path) -> None:
     row_ids = {row.id for row in rows}
     strangers = [row_id for row_id in answers if row_id not in row_ids]
     if strangers:
         raise DataError(
-            f"{len(strangers)} of {len(answers)} answers belong to no row of {gold}",
-            path=path,
+            f"{len(strangers)} of {len(answers)} answers belong to no row of {gold_file}",
+            path=answers_path,
             row_id=strangers[0],
             fix=f"evaluate against the file that was answered (the first row of this one is {rows[0].id!r})",
         )

@@ -23,22 +23,26 @@ _WIDEST = 200
 def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as plain values; what is undefined is null."""
 
-    def estimates(of: dict[str, Estimate]) -> dict[str, Any]:
-        return {name: estimate_dict(estimate) | _compared(evaluation, name) for name, estimate in of.items()}
+    def estimates(metric_estimates: dict[str, Estimate]) -> dict[str, Any]:
+        return {
+            name: estimate_dict(estimate) | _compared(evaluation, name) for name, estimate in metric_estimates.items()
+        }
 
     return {
         "n": evaluation.n,
         "metrics": estimates(evaluation.metrics),
-        "groups": {name: estimate_dict(estimate) for name, estimate in evaluation.groups.items()},
+        "groups": {group_name: estimate_dict(estimate) for group_name, estimate in evaluation.groups.items()},
         "by": {
-            column: {
+            column_name: {
                 "groups": {
-                    name: {"rows": grouping.rows[name], "metrics": estimates(of)}
-                    for name, of in grouping.groups.items()
+                    group_name: {"rows": grouping.rows[group_name], "metrics": estimates(group_estimates)}
+                    for group_name, group_estimates in grouping.groups.items()
                 },
-                "mean_over_groups": {name: _number(mean) for name, mean in grouping.means.items()},
+                "mean_over_groups": {
+                    group_name: _number(group_mean) for group_name, group_mean in grouping.means.items()
+                },
             }
-            for column, grouping in evaluation.by.items()
+            for column_name, grouping in evaluation.by.items()
         },
         "no_answer": {"count": len(evaluation.no_answer), "ids": list(evaluation.no_answer)},
         "unreadable": {
@@ -67,13 +71,20 @@ def estimate_dict(estimate: Estimate) -> dict[str, Any]:
 
 def _health_dict(health: ScoreHealth) -> dict[str, Any]:
     """The health of a column of scores as plain values; NaN becomes None."""
-    plain = {name: getattr(health, name) for name in health.__struct_fields__}
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
+    plain_health = {field_name: getattr(health, field_name) for field_name in health.__struct_fields__}
+    return {
+        field_name: None if isinstance(field_value, float) and math.isnan(field_value) else field_value
+        for field_name, field_value in plain_health.items()
+    }
 
 
-def metric_title(evaluation: Evaluation, name: str) -> str:
+def metric_title(evaluation: Evaluation, metric_name: str) -> str:
     """A metric's name, with what its texts were compared under."""
-    return f"{name} ({evaluation.normalisations[name]})" if name in evaluation.normalisations else name
+    return (
+        f"{metric_name} ({evaluation.normalisations[metric_name]})"
+        if metric_name in evaluation.normalisations
+        else metric_name
+    )
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
@@ -82,22 +93,28 @@ def evaluation_text(evaluation: Evaluation) -> str:
     paragraphs = [
         _table("metric", {metric_title(evaluation, name): estimate for name, estimate in evaluation.metrics.items()})
     ]
-    paragraphs += [_grouping_table(evaluation, column, grouping) for column, grouping in evaluation.by.items()]
+    paragraphs += [
+        _grouping_table(evaluation, column_name, grouping) for column_name, grouping in evaluation.by.items()
+    ]
     if evaluation.groups and not evaluation.by:
         paragraphs.append(
             _table(f"group ({metric_title(evaluation, next(iter(evaluation.metrics)))})", evaluation.groups)
         )
-    counts = {name or "(no stage)": count for name, count in {**evaluation.stages, **evaluation.flags}.items()}
-    paragraphs.append("rows: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    row_counts = {name or "(no stage)": count for name, count in {**evaluation.stages, **evaluation.flags}.items()}
+    paragraphs.append("rows: " + ", ".join(f"{name} {count}" for name, count in sorted(row_counts.items())))
     if evaluation.no_answer:
         paragraphs.append(f"no answer: {_some(evaluation, evaluation.no_answer)}, which count as wrong")
     if evaluation.unreadable:
-        shown = [f"  {row_id!r}: {why}" for row_id, why in list(evaluation.unreadable.items())[:_NAMED]]
+        unreadable_lines = [
+            f"  {row_id!r}: {explanation}" for row_id, explanation in list(evaluation.unreadable.items())[:_NAMED]
+        ]
         count = f"{len(evaluation.unreadable)} of {evaluation.n} rows"
-        paragraphs.append("\n".join([f"cannot be read as an answer: {count}, which count as wrong, such as", *shown]))
+        paragraphs.append(
+            "\n".join([f"cannot be read as an answer: {count}, which count as wrong, such as", *unreadable_lines])
+        )
     if evaluation.contradictory:
-        named = _some(evaluation, evaluation.contradictory)
-        paragraphs.append(f"the answer contradicts the score: {named}; the score (from 0.5 on) counts")
+        contradictory_rows = _some(evaluation, evaluation.contradictory)
+        paragraphs.append(f"the answer contradicts the score: {contradictory_rows}; the score (from 0.5 on) counts")
     if evaluation.unscored:
         paragraphs.append(
             f"{evaluation.unscored} of {evaluation.n} rows have no score and are left out of metrics on scores"
@@ -107,31 +124,45 @@ def evaluation_text(evaluation: Evaluation) -> str:
             f"scores: {health.unique} distinct, mean {health.mean:.3f}, std {health.std:.3f}, "
             f"{health.minimum:.3f} to {health.maximum:.3f}"
         )
-    mass = evaluation.choice_mass
-    if mass is not None:
-        paragraphs.append(f"choice mass: {mass}")
-    reasons = health.reasons if health is not None else {"low_mass": mass.problem} if mass is not None else {}
-    paragraphs += [f"warning: {flag}: {why}" for flag, why in sorted(reasons.items()) if why]
+    choice_mass = evaluation.choice_mass
+    if choice_mass is not None:
+        paragraphs.append(f"choice mass: {choice_mass}")
+    reasons = (
+        health.reasons if health is not None else {"low_mass": choice_mass.problem} if choice_mass is not None else {}
+    )
+    paragraphs += [
+        f"warning: {flag_name}: {explanation}" for flag_name, explanation in sorted(reasons.items()) if explanation
+    ]
     return "\n\n".join(paragraphs)
 
 
 def _table(heading: str, estimates: dict[str, Estimate]) -> str:
-    rows = [
-        (name, f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}", str(estimate.n), estimate.note)
-        for name, estimate in estimates.items()
+    table_rows = [
+        (
+            estimate_name,
+            f"{estimate.value:.4f}",
+            f"{estimate.low:.4f} to {estimate.high:.4f}",
+            str(estimate.n),
+            estimate.note,
+        )
+        for estimate_name, estimate in estimates.items()
     ]
-    return plain_table(ReportTable((heading, "value", "95% interval", "n", "note"), tuple(rows)), max_cell=_WIDEST)
+    return plain_table(
+        ReportTable((heading, "value", "95% interval", "n", "note"), tuple(table_rows)), max_cell=_WIDEST
+    )
 
 
-def _grouping_table(evaluation: Evaluation, column: str, grouping: Grouping) -> str:
-    rows = [
+def _grouping_table(evaluation: Evaluation, column_name: str, grouping: Grouping) -> str:
+    table_rows = [
         (name, str(grouping.rows[name]), *(_cell(estimate) for estimate in estimates.values()))
         for name, estimates in grouping.groups.items()
     ]
-    means = ("undefined" if math.isnan(mean) else f"{mean:.4f}" for mean in grouping.means.values())
-    rows.append((f"mean of {len(grouping.groups)} groups", str(evaluation.n), *means))
-    titles = (metric_title(evaluation, name) for name in evaluation.metrics)
-    return plain_table(ReportTable((column, "rows", *titles), tuple(rows)), max_cell=_WIDEST)
+    mean_cells = (
+        "undefined" if math.isnan(group_mean) else f"{group_mean:.4f}" for group_mean in grouping.means.values()
+    )
+    table_rows.append((f"mean of {len(grouping.groups)} groups", str(evaluation.n), *mean_cells))
+    metric_titles = (metric_title(evaluation, name) for name in evaluation.metrics)
+    return plain_table(ReportTable((column_name, "rows", *metric_titles), tuple(table_rows)), max_cell=_WIDEST)
 
 
 def _cell(estimate: Estimate) -> str:
@@ -140,14 +171,14 @@ def _cell(estimate: Estimate) -> str:
     )
 
 
-def _some(evaluation: Evaluation, ids: Sequence[str]) -> str:
-    named = ", ".join(map(repr, ids[:_NAMED])) + (", ..." if len(ids) > _NAMED else "")
-    return f"{len(ids)} of {evaluation.n} rows ({named})"
+def _some(evaluation: Evaluation, row_ids: Sequence[str]) -> str:
+    first_ids = ", ".join(map(repr, row_ids[:_NAMED])) + (", ..." if len(row_ids) > _NAMED else "")
+    return f"{len(row_ids)} of {evaluation.n} rows ({first_ids})"
 
 
-def _compared(evaluation: Evaluation, name: str) -> dict[str, str]:
-    return {"normalisation": evaluation.normalisations[name]} if name in evaluation.normalisations else {}
+def _compared(evaluation: Evaluation, metric_name: str) -> dict[str, str]:
+    return {"normalisation": evaluation.normalisations[metric_name]} if metric_name in evaluation.normalisations else {}
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _number(number: float) -> float | None:
+    return None if math.isnan(number) else number

@@ -51,28 +51,37 @@ class Outcome:
 
 
 def run_experiment(
-    config: Config, task: Task, train: Sequence[Row], held: Sequence[Row], jobs: Sequence[TrainJob]
+    config: Config,
+    task: Task,
+    training_rows: Sequence[Row],
+    held_out_rows: Sequence[Row],
+    jobs_to_train: Sequence[TrainJob],
 ) -> Outcome:
-    """Train `fits` (made of `train`), then answer and evaluate `held`. Progress goes to standard error."""
-    trained = train_jobs(config, task, jobs, listener(config))
+    """Train `jobs_to_train` (made of `training_rows`), then answer and evaluate `held_out_rows`. Progress goes to
+    standard error."""
+    trained = train_jobs(config, task, jobs_to_train, listener(config))
     base_folder = build.base_folder(config)
     engine = build.build_engine(config, base_folder)
     adapters = build.open_adapters({name: result.folder for name, result in trained.items()})
-    base, _ = _answers(config, task, engine, base_folder, {}, held)
-    adapted, rate = _answers(config, task, engine, base_folder, adapters, held)
-    answers = {BASE: base, ADAPTER: adapted, BASELINE: baseline_answers(task, train, held)}
+    base_answers, _ = _answers(config, task, engine, base_folder, {}, held_out_rows)
+    adapter_answers, rows_per_second = _answers(config, task, engine, base_folder, adapters, held_out_rows)
+    answers = {
+        BASE: base_answers,
+        ADAPTER: adapter_answers,
+        BASELINE: baseline_answers(task, training_rows, held_out_rows),
+    }
     return Outcome(
         trained=trained,
-        checks=_checks(trained, adapters, base, adapted),
-        systems={name: evaluate(task, held, system_answers) for name, system_answers in answers.items()},
+        checks=_checks(trained, adapters, base_answers, adapter_answers),
+        systems={name: evaluate(task, held_out_rows, system_answers) for name, system_answers in answers.items()},
         answers=answers,
-        gain=paired_metric_difference(task, held, adapted, base),
-        routes={name: sum(answer.adapter == name for answer in adapted.values()) for name in sorted(adapters)},
-        rows_per_second=rate,
-        train=train,
-        held=held,
-        texts={row.id: task.text(row) for row in held},
-        gold={row.id: _gold_text(task, row) for row in held},
+        gain=paired_metric_difference(task, held_out_rows, adapter_answers, base_answers),
+        routes={name: sum(answer.adapter == name for answer in adapter_answers.values()) for name in sorted(adapters)},
+        rows_per_second=rows_per_second,
+        train=training_rows,
+        held=held_out_rows,
+        texts={row.id: task.text(row) for row in held_out_rows},
+        gold={row.id: _gold_text(task, row) for row in held_out_rows},
     )
 
 
@@ -80,15 +89,15 @@ def _answers(
     config: Config,
     task: Task,
     engine: Engine,
-    base: BaseFolder,
+    base_model: BaseFolder,
     adapters: Mapping[str, AdapterFolder],
     rows: Sequence[Row],
 ) -> tuple[dict[str, Answer], float]:
-    encoder = build.build_encoder(config, base)
+    encoder = build.build_encoder(config, base_model)
     if adapters:
-        used = trained_as(task, encoder, base)
-        build.tell_admissions(admit_all(engine, adapters, base, used=used, policy=config.adapters.gate))
-    pipeline = Pipeline(task, encoder, engine, adapters, build.answer_settings(config, base))
+        provenance = trained_as(task, encoder, base_model)
+        build.tell_admissions(admit_all(engine, adapters, base_model, used=provenance, policy=config.adapters.gate))
+    pipeline = Pipeline(task, encoder, engine, adapters, build.answer_settings(config, base_model))
     started = time.perf_counter()
     answers = {answer.id: answer for answer in pipeline.answer(rows)}
     return answers, len(rows) / (time.perf_counter() - started)
@@ -97,20 +106,22 @@ def _answers(
 def _checks(
     trained: Mapping[str, TrainResult],
     adapters: Mapping[str, AdapterFolder],
-    base: Mapping[str, Answer],
-    adapted: Mapping[str, Answer],
+    base_answers: Mapping[str, Answer],
+    adapter_answers: Mapping[str, Answer],
 ) -> dict[str, list[SanityCheck]]:
-    checks = {}
-    for name, result in trained.items():
-        own = {row_id: answer for row_id, answer in adapted.items() if answer.adapter == name}
-        if own:  # `general` answers nothing while every subject has its own
-            checks[name] = check_trained_adapter(adapters[name], result, base, own)
-            for check in checks[name]:
-                print(f"  {name}: {check.question} {check.figures}", file=sys.stderr, flush=True)
-    return checks
+    checks_by_adapter = {}
+    for adapter_name, train_result in trained.items():
+        own_answers = {row_id: answer for row_id, answer in adapter_answers.items() if answer.adapter == adapter_name}
+        if own_answers:  # `general` answers nothing while every subject has its own
+            checks_by_adapter[adapter_name] = check_trained_adapter(
+                adapters[adapter_name], train_result, base_answers, own_answers
+            )
+            for sanity_check in checks_by_adapter[adapter_name]:
+                print(f"  {adapter_name}: {sanity_check.question} {sanity_check.figures}", file=sys.stderr, flush=True)
+    return checks_by_adapter
 
 
 def _gold_text(task: Task, row: Row) -> str:
     """The gold answer in the words of an answer."""
-    choice = task.gold_choice(row)
-    return " / ".join(row.gold) if isinstance(row.gold, tuple) else list(task.options(row))[choice or 0]
+    gold_choice = task.gold_choice(row)
+    return " / ".join(row.gold) if isinstance(row.gold, tuple) else list(task.options(row))[gold_choice or 0]

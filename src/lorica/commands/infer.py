@@ -79,122 +79,127 @@ def run(arguments: Sequence[str]) -> int:
         "under other names; fields are those of the output (`scores.A`: the probability of choice A)",
     )
     options = command.parse_args(list(arguments))
-    columns = _submission_columns(options.submission)
+    submission_columns = _submission_columns(options.submission)
     resolved = resolve(options.overrides)
-    if columns and resolved.config.output:
+    if submission_columns and resolved.config.output:
         check_place(_submission_path(Path(resolved.config.output)))
     try:
-        result = infer_file(resolved, again=going_on("infer", arguments, "inference.resume=true"))
+        infer_result = infer_file(resolved, resume_command=going_on("infer", arguments, "inference.resume=true"))
     except KeyboardInterrupt as stop:
         signals.say(stop, _NOTHING_YET)
         raise
-    files = {"output": str(result.output)}
-    if columns:
-        files["submission"] = str(_write_submission(result.output, columns))
-    if result.complete:
-        emit(files | {"complete": True}, as_json=options.json, text=f"{result.output} is already complete")
+    output_files = {"output": str(infer_result.output)}
+    if submission_columns:
+        output_files["submission"] = str(_write_submission(infer_result.output, submission_columns))
+    if infer_result.complete:
+        emit(output_files | {"complete": True}, as_json=options.json, text=f"{infer_result.output} is already complete")
         return 0
-    emit(files | _summary_dict(result), as_json=options.json, text=_text(result))
-    if result.choice_mass is not None and result.choice_mass.low:
-        warn(result.choice_mass.problem)
-    failed = result.flags.get("error", 0)
-    if failed:
-        inform(f"{failed} rows failed, first {result.first_error}")
-    return EngineError.exit_code if 0 < failed == result.rows else 0
+    emit(output_files | _summary_dict(infer_result), as_json=options.json, text=_text(infer_result))
+    if infer_result.choice_mass is not None and infer_result.choice_mass.low:
+        warn(infer_result.choice_mass.problem)
+    failed_rows = infer_result.flags.get("error", 0)
+    if failed_rows:
+        inform(f"{failed_rows} rows failed, first {infer_result.first_error}")
+    return EngineError.exit_code if 0 < failed_rows == infer_result.rows else 0
 
 
-def _submission_columns(text: str | None) -> tuple[SubmissionColumn, ...]:
-    if text is None:
+def _submission_columns(columns_text: str | None) -> tuple[SubmissionColumn, ...]:
+    if columns_text is None:
         return ()
     try:
-        return parse_columns(text)
+        return parse_columns(columns_text)
     except ValueError as error:
         raise UsageError(
-            f"--submission {text}: {error}", fix="as in --submission row_id=id,rule_violation=score"
+            f"--submission {columns_text}: {error}", fix="as in --submission row_id=id,rule_violation=score"
         ) from error
 
 
-def _submission_path(output: Path) -> Path:
-    return output.with_name(output.name.removesuffix(".gz").rpartition(".")[0] + SUBMISSION_SUFFIX)
+def _submission_path(output_path: Path) -> Path:
+    return output_path.with_name(output_path.name.removesuffix(".gz").rpartition(".")[0] + SUBMISSION_SUFFIX)
 
 
-def _write_submission(output: Path, columns: Sequence[SubmissionColumn]) -> Path:
+def _write_submission(output_path: Path, columns: Sequence[SubmissionColumn]) -> Path:
     """Write it beside the output, and say of which rows a value is missing."""
-    path = _submission_path(output)
-    for field, ids in write_submission(path, read_answers(output), columns).items():
-        warn(f"{path}: {len(ids)} rows have no {field}, first {ids[0]}: their cells are empty")
+    path = _submission_path(output_path)
+    for field_name, empty_row_ids in write_submission(path, read_answers(output_path), columns).items():
+        warn(f"{path}: {len(empty_row_ids)} rows have no {field_name}, first {empty_row_ids[0]}: their cells are empty")
     inform(f"{path} holds {', '.join(column.name for column in columns)}")
     return path
 
 
-def infer_file(resolved: Resolved, *, again: str) -> InferResult:
-    """Answer `input` into `output`.
+def infer_file(resolved: Resolved, *, resume_command: str) -> InferResult:
+    """Answer the `input` of the configuration into its `output`.
 
-    again: the command that goes on after an interruption; whatever raises here carries it as a note.
+    resume_command: what goes on after an interruption; whatever raises here carries it as a note.
     """
     config = resolved.config
-    source, output = _input_and_output(config)
+    input_path, output = _input_and_output(config)
     task = build.build_task(config)
     # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
-    log = reading_log(config)
-    rows = open_rows(config, task, source, log=log)
-    folders = build.adapter_folders(config)
-    sample = list(itertools.islice(rows, _SAMPLE_ROWS))
-    uses = build.count_routes(config, task, itertools.chain(sample, rows), folders)
-    tell(log)
-    base, adapters = build.base_folder(config), build.open_adapters(folders)
+    read_log = reading_log(config)
+    rows = open_rows(config, task, input_path, read_log=read_log)
+    adapter_folders = build.adapter_folders(config)
+    sample_rows = list(itertools.islice(rows, _SAMPLE_ROWS))
+    row_counts = build.count_routes(config, task, itertools.chain(sample_rows, rows), adapter_folders)
+    tell(read_log)
+    base, adapters = build.base_folder(config), build.open_adapters(adapter_folders)
     pipeline = build.build_pipeline(config, base, adapters)
-    merging = pipeline.maybe_merge(uses, sample)
+    merging = pipeline.maybe_merge(row_counts, sample_rows)
     if merging.reason and (merging.merged or config.engine.merge == "always"):
         inform(merging.reason)
-    manifest = build.manifest(config, base, adapters, pipeline, {"input": file_digest(source), "output": output.name})
-    record = output.with_name(output.name + RECORD_SUFFIX)
+    manifest = build.manifest(
+        config, base, adapters, pipeline, {"input": file_digest(input_path), "output": output.name}
+    )
+    record_path = output.with_name(output.name + RECORD_SUFFIX)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
     if config.inference.resume:
-        finished = _finished(record, output, manifest, began_anew=Journal.is_in(folder))
+        finished = _finished(record_path, output, manifest, began_anew=Journal.is_in(folder))
         if finished is not None:
             _remove_journal(folder, manifest)
             return finished
-    with Journal.open(folder, manifest, resume=config.inference.resume) as journal, _nothing_lost(journal, again):
-        if doubt := explain_low_mass(pipeline, sample[:_MASS_ROWS]):
-            warn(doubt)
-        with row_progress(uses.total()) as advance:
+    with (
+        Journal.open(folder, manifest, resume=config.inference.resume) as journal,
+        _nothing_lost(journal, resume_command),
+    ):
+        if mass_warning := explain_low_mass(pipeline, sample_rows[:_MASS_ROWS]):
+            warn(mass_warning)
+        with row_progress(row_counts.total()) as advance:
             summary = answer_file(
                 pipeline,
-                open_rows(config, task, source),
+                open_rows(config, task, input_path),
                 journal,
                 output,
                 window_rows=config.inference.window_rows,
                 csv_guard=config.inference.csv_guard,
                 on_done=advance,
             )
-        result = _result(summary, output, list_skipped(log, output.with_name(output.name + SKIPPED_SUFFIX)))
-        facts = {
+        result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))
+        record_entries = {
             "manifest": manifest,
             "summary": _summary_dict(result),
             "config": resolved.as_dict(),
             "merging": merging.reason,
             "output": file_digest(output),
         }
-        with atomic_file(record) as file:
-            text = json.dumps(visible_values(facts), indent=2, ensure_ascii=False, sort_keys=True)
-            file.write(text.encode() + b"\n")
+        with atomic_file(record_path) as record_file:
+            record_text = json.dumps(visible_values(record_entries), indent=2, ensure_ascii=False, sort_keys=True)
+            record_file.write(record_text.encode() + b"\n")
         journal.remove()
     return result
 
 
 def _input_and_output(config: Config) -> tuple[Path, Path]:
     """Input and output. Raises ConfigError when one is not set or they are one file, DataError for an unusable one."""
-    source = required(config.input, "input", "rows.csv")
-    output = required(config.output, "output", "answers.csv")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise ConfigError(f"input and output are the same file, {source}", fix="write the answers to another file")
+    input_path = required(config.input, "input", "rows.csv")
+    output_path = required(config.output, "output", "answers.csv")
+    if output_path.exists() and input_path.exists() and output_path.samefile(input_path):
+        raise ConfigError(f"input and output are the same file, {input_path}", fix="write the answers to another file")
     if config.run_dir and Path(config.run_dir).exists() and not Path(config.run_dir).is_dir():
         raise ConfigError(f"run_dir={config.run_dir} is a file", fix="name a folder")
-    check_output(output)
+    check_output(output_path)
     for suffix in (RECORD_SUFFIX, SKIPPED_SUFFIX):  # longer names, written when all rows are answered
-        check_place(output.with_name(output.name + suffix))
-    return source, output
+        check_place(output_path.with_name(output_path.name + suffix))
+    return input_path, output_path
 
 
 def _remove_journal(folder: Path, manifest: Mapping[str, str]) -> None:
@@ -205,7 +210,7 @@ def _remove_journal(folder: Path, manifest: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _nothing_lost(journal: Journal, again: str) -> Iterator[None]:
+def _nothing_lost(journal: Journal, resume_command: str) -> Iterator[None]:
     """Whatever ends the block: keep what is committed and say how to go on, or leave no trace of an empty journal."""
     try:
         yield
@@ -215,7 +220,7 @@ def _nothing_lost(journal: Journal, again: str) -> Iterator[None]:
                 journal.remove()
             else:
                 error.add_note(
-                    f"{journal.done} rows and the batches since are kept in {journal.folder}; go on: {again}"
+                    f"{journal.done} rows and the batches since are kept in {journal.folder}; go on: {resume_command}"
                 )
         raise
 
@@ -228,9 +233,9 @@ class _Record(msgspec.Struct):
     summary: dict[str, Any] = {}
 
 
-def _result(summary: Summary, output: Path, reading: dict[str, Any]) -> InferResult:
+def _result(summary: Summary, output_path: Path, reading: dict[str, Any]) -> InferResult:
     return InferResult(
-        output=output,
+        output=output_path,
         rows=summary.rows,
         answered=summary.answered,
         seconds=summary.seconds,
@@ -244,47 +249,53 @@ def _result(summary: Summary, output: Path, reading: dict[str, Any]) -> InferRes
     )
 
 
-def _summary_dict(result: InferResult) -> dict[str, Any]:
+def _summary_dict(infer_result: InferResult) -> dict[str, Any]:
     """The counts as plain values, with the version that made them."""
-    values: dict[str, Any] = msgspec.to_builtins(result, enc_hook=str)
-    del values["output"], values["complete"]
-    return values | {"version": __version__}
+    plain_values: dict[str, Any] = msgspec.to_builtins(infer_result, enc_hook=str)
+    del plain_values["output"], plain_values["complete"]
+    return plain_values | {"version": __version__}
 
 
-def _finished(record: Path, output: Path, manifest: dict[str, str], *, began_anew: bool) -> InferResult | None:
+def _finished(
+    record_path: Path, output_path: Path, manifest: dict[str, str], *, began_anew: bool
+) -> InferResult | None:
     """The result of this very run where it has ended. began_anew: whether another one began after it, which is to be
     resumed.
 
     Raises ResumeError where another run has ended: a resume does not write over its output.
     """
-    if not (record.is_file() and output.is_file()):
+    if not (record_path.is_file() and output_path.is_file()):
         return None
-    anew = f"run it without inference.resume=true, which writes over {output}; or name another output"
+    start_anew = f"run it without inference.resume=true, which writes over {output_path}; or name another output"
     try:
-        finished = msgspec.json.decode(record.read_bytes(), type=_Record)
+        finished = msgspec.json.decode(record_path.read_bytes(), type=_Record)
     except msgspec.MsgspecError as error:
         if began_anew:
             return None
-        raise ResumeError(f"{record} is damaged ({error})", fix=anew) from error
-    if finished.manifest == manifest and finished.output == file_digest(output):
-        counts = {name: finished.summary[name] for name in _COUNTS if name in finished.summary}
-        return InferResult(output=output, complete=True, **counts)
+        raise ResumeError(f"{record_path} is damaged ({error})", fix=start_anew) from error
+    if finished.manifest == manifest and finished.output == file_digest(output_path):
+        record_counts = {
+            count_name: finished.summary[count_name] for count_name in _COUNTS if count_name in finished.summary
+        }
+        return InferResult(output=output_path, complete=True, **record_counts)
     if not began_anew:
-        check_same_run(output, finished.manifest, manifest, otherwise=anew)
-        inform(f"{output} was changed after its run had ended: it is made again")
+        check_same_run(output_path, finished.manifest, manifest, otherwise=start_anew)
+        inform(f"{output_path} was changed after its run had ended: it is made again")
     return None
 
 
 def _text(result: InferResult) -> str:
-    def listed(counts: dict[str, int]) -> str:
-        return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
+    def listed(count_by_name: dict[str, int]) -> str:
+        return (
+            ", ".join(f"{count_name} {row_count}" for count_name, row_count in sorted(count_by_name.items())) or "none"
+        )
 
-    rate = result.answered / result.seconds if result.seconds else 0.0
+    rows_per_second = result.answered / result.seconds if result.seconds else 0.0
     resumed = f" ({result.rows - result.answered} from before)" if result.answered < result.rows else ""
-    mass = "" if result.choice_mass is None else f"\n  choice mass: {result.choice_mass}"
+    mass_line = "" if result.choice_mass is None else f"\n  choice mass: {result.choice_mass}"
     return (
-        f"{result.rows} rows{resumed} in {result.seconds:.1f} s ({rate:.1f} rows/s) -> {result.output}\n"
+        f"{result.rows} rows{resumed} in {result.seconds:.1f} s ({rows_per_second:.1f} rows/s) -> {result.output}\n"
         f"  adapters: {listed(result.adapters)}\n"
         f"  stages:   {listed(result.stages)}\n"
-        f"  flags:    {listed(result.flags)}{mass}"
+        f"  flags:    {listed(result.flags)}{mass_line}"
     )

@@ -42,11 +42,11 @@ def run(arguments: Sequence[str]) -> int:
     config = _config(options)
     adapter = open_adapter(options.adapter)  # before the lock: a folder that is none is not made one
     with lock_folder(options.adapter, doing="making a passport", fix="wait until it ends"):
-        passport, path = make(adapter, options, config)
+        passport, passport_path = make(adapter, options, config)
     emit(
-        {"path": str(path), "passport": msgspec.to_builtins(passport)},
+        {"path": str(passport_path), "passport": msgspec.to_builtins(passport)},
         as_json=options.json,
-        text=_text(passport, path),
+        text=_text(passport, passport_path),
     )
     return 0
 
@@ -93,9 +93,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _config(options: argparse.Namespace) -> Config:
     config = resolve([*options.overrides, f"model.path={options.base}"]).config
-    name = config.engine.name
-    if not ENGINES[name].runs_model:
-        raise UsageError(f"engine={name} computes nothing, so it proves nothing", fix="leave engine=native")
+    engine_name = config.engine.name
+    if not ENGINES[engine_name].runs_model:
+        raise UsageError(f"engine={engine_name} computes nothing, so it proves nothing", fix="leave engine=native")
     return config
 
 
@@ -109,42 +109,44 @@ def make(adapter: AdapterFolder, options: argparse.Namespace, config: Config) ->
     from lorica.commands import build
     from lorica.tasks.base import Task
 
-    folder = adapter.path
-    before = _before(folder, force=options.force)
-    base = build.base_folder(config)
-    task: Task | None = _task(options, config, folder)
+    adapter_folder = adapter.path
+    earlier_passport = _before(adapter_folder, force=options.force)
+    base_model = build.base_folder(config)
+    task: Task | None = _task(options, config, adapter_folder)
     if task is None and options.rows is not None:
         raise UsageError("--rows needs the task they belong to", fix="add task=rules, task=mcq, task=saq or task=qa")
-    encoder = build.build_encoder(config, base)
-    rows = _rows(options, config, task)
+    encoder = build.build_encoder(config, base_model)
+    labelled_rows = _rows(options, config, task)
     if not options.force:
-        _vet(folder, base.path)
-    engine = build.build_engine(config, base)
-    engine.add_adapter(visible(folder.name), adapter)
-    canaries = _canaries(options, engine, folder, task, encoder, base, rows)
-    settings = build.answer_settings(config, base)
-    if task is not None and rows:
-        metrics = measure_on_rows(task, encoder, engine, visible(folder.name), rows, settings, row_source="given")
+        _vet(adapter_folder, base_model.path)
+    engine = build.build_engine(config, base_model)
+    engine.add_adapter(visible(adapter_folder.name), adapter)
+    canaries = _canaries(options, engine, adapter_folder, task, encoder, base_model, labelled_rows)
+    settings = build.answer_settings(config, base_model)
+    if task is not None and labelled_rows:
+        metrics = measure_on_rows(
+            task, encoder, engine, visible(adapter_folder.name), labelled_rows, settings, row_source="given"
+        )
     else:
         metrics = MetricsFacts(on="none", note="no labelled rows were given")
     passport = make_passport(
         adapter,
         base=base_facts(
-            base, package_name=config.model.path, revision=config.model.revision, with_digests=options.full
+            base_model, package_name=config.model.path, revision=config.model.revision, with_digests=options.full
         ),
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
         canaries=canaries,
         metrics=metrics,
     )
     if adapter.changed:
-        raise AdapterError(f"{folder} was changed while its passport was made", fix="make it again")
-    if before is not None and before.adapter.content == passport.adapter.content:
+        raise AdapterError(f"{adapter_folder} was changed while its passport was made", fix="make it again")
+    if earlier_passport is not None and earlier_passport.adapter.content == passport.adapter.content:
         # The weights are those it speaks of: what it says of their training stays true.
-        passport = msgspec.structs.replace(passport, data=before.data, training=before.training)
-    return passport, write_passport(folder, passport)
+        passport = msgspec.structs.replace(passport, data=earlier_passport.data, training=earlier_passport.training)
+    return passport, write_passport(adapter_folder, passport)
 
 
-def _vet(folder: Path, base: Path) -> None:
+def _vet(folder: Path, base_path: Path) -> None:
     """A passport says that this adapter belongs to this base. Raises AdapterError where a check says otherwise."""
     from lorica.vetting.base.alignment import align, collect_subspaces
     from lorica.vetting.base.alignment_findings import check_alignment
@@ -156,34 +158,34 @@ def _vet(folder: Path, base: Path) -> None:
     examination = examine(find_sources([folder])[0])
     findings = list(examination.findings)
     if examination.specimen is not None and examination.layout is not None:
-        findings += check_fit(examination.specimen, examination.layout, base) + check_base_files(base)
+        findings += check_fit(examination.specimen, examination.layout, base_path) + check_base_files(base_path)
         if not any(finding.severity == "reject" for finding in findings):
-            findings += check_alignment(align(examination.specimen, examination.layout, collect_subspaces(base)))
+            findings += check_alignment(align(examination.specimen, examination.layout, collect_subspaces(base_path)))
     rejected = [finding for finding in findings if finding.severity == "reject"]
     if rejected:
         first = rejected[0]
         raise AdapterError(
             f"{folder} is not given a passport for this base: {first.code} {first.title}: {first.seen}",
-            fix=f"look at it with `lorica check {folder} --base {base}`; --force makes one all the same",
+            fix=f"look at it with `lorica check {folder} --base {base_path}`; --force makes one all the same",
         )
 
 
-def _before(folder: Path, *, force: bool) -> Passport | None:
+def _before(adapter_folder: Path, *, force: bool) -> Passport | None:
     """The passport that will be written over. Raises AdapterError when that was not asked for."""
-    if not (folder / PASSPORT_NAME).exists():
+    if not (adapter_folder / PASSPORT_NAME).exists():
         return None
     if not force:
         raise AdapterError(
-            f"{folder} has a passport already",
-            fix=f"verify it with `lorica passport {folder} --base BASE --check`; --force makes a new one",
+            f"{adapter_folder} has a passport already",
+            fix=f"verify it with `lorica passport {adapter_folder} --base BASE --check`; --force makes a new one",
         )
     try:
-        return read_passport(folder)
+        return read_passport(adapter_folder)
     except AdapterError:
         return None
 
 
-def _task(options: argparse.Namespace, config: Config, folder: Path) -> Any:
+def _task(options: argparse.Namespace, config: Config, adapter_folder: Path) -> Any:
     """The task of the command line, or else that of Lorica's own training record; None when neither tells."""
     from lorica.admission.provenance import recorded_digests
     from lorica.commands import build
@@ -192,7 +194,7 @@ def _task(options: argparse.Namespace, config: Config, folder: Path) -> Any:
 
     if any(override.partition("=")[0].split(".")[0] == "task" for override in options.overrides):
         return build.build_task(config)
-    recorded = recorded_digests(folder)
+    recorded = recorded_digests(adapter_folder)
     if recorded.get("task") not in TASKS:
         return None
     settings = TaskSettings(method=recorded.get("method", ""), style=recorded.get("style", ""))
@@ -204,10 +206,10 @@ def _rows(options: argparse.Namespace, config: Config, task: Any) -> list[Any]:
         return []
     from lorica.commands.rows import open_rows, reading_log, tell
 
-    log = reading_log(config)
-    rows = list(open_rows(config, task, options.rows, log=log))
-    tell(log)
-    return rows
+    read_log = reading_log(config)
+    labelled_rows = list(open_rows(config, task, options.rows, read_log=read_log))
+    tell(read_log)
+    return labelled_rows
 
 
 def _canaries(
@@ -217,12 +219,14 @@ def _canaries(
     from lorica.admission.make_passport import shipped_canaries
     from lorica.admission.probes import row_probes
 
-    name = visible(folder.name)
+    adapter_name = visible(folder.name)
     if options.canaries_from == "rows":
-        step = max(1, len(rows) // 64)
-        canaries = make_canaries(engine, name, row_probes(task, rows[::step][:64], encoder, base), canary_kind="rows")
+        row_step = max(1, len(rows) // 64)
+        canaries = make_canaries(
+            engine, adapter_name, row_probes(task, rows[::row_step][:64], encoder, base), canary_kind="rows"
+        )
     else:
-        canaries = shipped_canaries(engine, name, task, encoder, base)
+        canaries = shipped_canaries(engine, adapter_name, task, encoder, base)
     if canaries.gap < _NO_GAP:
         raise AdapterError(
             f"{folder}: base and adapter say the same to every probe (largest difference {canaries.gap:.2g}), so a "
@@ -240,17 +244,17 @@ def _check(options: argparse.Namespace) -> int:
     verdict = judge(
         options.adapter.name, str(options.adapter), findings, (0, 3) if options.base else (0,), readable=readable
     )
-    plain = {**msgspec.to_builtins(verdict), "exit_code": EXIT_CODES[verdict.status]}
-    how: str = verdict.status
+    plain_verdict = {**msgspec.to_builtins(verdict), "exit_code": EXIT_CODES[verdict.status]}
+    outcome: str = verdict.status
     if not options.base and verdict.status == "trusted":
         # Digests agree; whether an engine does with it what the passport says is what canaries are for.
-        how = "its files are those of the passport; its canaries were not asked"
-    lines = [f"{options.adapter}: {how}"]
+        outcome = "its files are those of the passport; its canaries were not asked"
+    text_lines = [f"{options.adapter}: {outcome}"]
     for finding in verdict.findings:
-        lines.append(f"  {finding.severity:<6} {finding.code} {finding.title}: {finding.seen}")
+        text_lines.append(f"  {finding.severity:<6} {finding.code} {finding.title}: {finding.seen}")
         if finding.fix and (finding.severity != "note" or finding.code == "L377"):
-            lines.append(f"         -> {finding.fix}")
-    emit(plain, as_json=options.json, text="\n".join(lines))
+            text_lines.append(f"         -> {finding.fix}")
+    emit(plain_verdict, as_json=options.json, text="\n".join(text_lines))
     return EXIT_CODES[verdict.status]
 
 
@@ -263,22 +267,22 @@ def _verify(options: argparse.Namespace) -> tuple[list[Any], bool]:
     sources = find_sources([options.adapter])
     if len(sources) != 1:
         raise AdapterError(f"{options.adapter} holds {len(sources)} adapters", fix="name one of them")
-    with opened(sources[0]) as source:
-        specimen, findings = examine_files(source)
+    with opened(sources[0]) as adapter_source:
+        specimen, findings = examine_files(adapter_source)
         if specimen is not None:
             findings += _by_passport(options, specimen, findings)
     return findings, not any(finding.code == "L340" for finding in findings)
 
 
-def _by_passport(options: argparse.Namespace, specimen: Any, earlier: list[Any]) -> list[Any]:
+def _by_passport(options: argparse.Namespace, specimen: Any, file_findings: list[Any]) -> list[Any]:
     """What the passport says of the files and, with a base, what its canaries find there."""
     from lorica.vetting.findings import finding
     from lorica.vetting.passport_check import check_passport
 
     if not options.base:
-        findings = check_passport(specimen, None, earlier=earlier)
+        findings = check_passport(specimen, None, earlier=file_findings)
         about_passport = any(
-            result.code in ("L340", "L341") or result.file == PASSPORT_NAME for result in [*earlier, *findings]
+            result.code in ("L340", "L341") or result.file == PASSPORT_NAME for result in [*file_findings, *findings]
         )
         return (
             findings if about_passport else [*findings, finding("L377", "no base model was named", file=PASSPORT_NAME)]
@@ -287,17 +291,17 @@ def _by_passport(options: argparse.Namespace, specimen: Any, earlier: list[Any])
     from lorica.vetting.canary_findings import check_canaries
 
     config = _config(options)
-    base = build.base_folder(config)
-    findings = check_passport(specimen, base.path, full=options.full, earlier=earlier)
+    base_model = build.base_folder(config)
+    findings = check_passport(specimen, base_model.path, full=options.full, earlier=file_findings)
     if not any(result.code in ("L340", "L341") for result in findings):
-        findings += check_canaries(specimen, build.build_engine(config, base))
+        findings += check_canaries(specimen, build.build_engine(config, base_model))
     return findings
 
 
-def _text(passport: Passport, path: Path) -> str:
+def _text(passport: Passport, passport_path: Path) -> str:
     canaries = passport.canaries
-    lines = [
-        f"{path}",
+    text_lines = [
+        f"{passport_path}",
         f"  adapter   {passport.adapter.modules} modules, {passport.adapter.parameters} parameters, "
         f"{passport.adapter.content[:19]}...",
         f"  base      {passport.base.name}, {passport.base.weights[:19]}...",
@@ -306,11 +310,13 @@ def _text(passport: Passport, path: Path) -> str:
         f"moves a log-probability by up to {canaries.gap:.3g}",
     ]
     metric_pairs = zip((passport.metrics.base or {}).items(), (passport.metrics.adapter or {}).values(), strict=True)
-    for (metric, before), after in metric_pairs:
-        lines.append(f"  {metric:<9} {_figure(before)} -> {_figure(after)}, n={after.n}")
+    for (metric_name, base_metric), adapter_metric in metric_pairs:
+        text_lines.append(
+            f"  {metric_name:<9} {_figure(base_metric)} -> {_figure(adapter_metric)}, n={adapter_metric.n}"
+        )
     if not passport.metrics.adapter:
-        lines.append(f"  metrics   none: {passport.metrics.note}")
-    return "\n".join(lines)
+        text_lines.append(f"  metrics   none: {passport.metrics.note}")
+    return "\n".join(text_lines)
 
 
 def _figure(metric: Any) -> str:

@@ -13,24 +13,24 @@ _LINE_EVERY = 30.0  # seconds, where standard error is no terminal
 
 
 @contextmanager
-def row_progress(total: int | None, unit: str = "rows") -> Iterator[Callable[[int], None]]:
+def row_progress(unit_count: int | None, unit_name: str = "rows") -> Iterator[Callable[[int], None]]:
     """Yield a function that is told how many further rows, or other units, are done."""
     if not sys.stderr.isatty():
-        yield _lines(total, unit)
+        yield _lines(unit_count, unit_name)
         return
     started = time.perf_counter()
     with progress_bar(sys.stderr, transient=True) as bar:
-        task = bar.add_task(unit, total=total, detail="")
+        task_id = bar.add_task(unit_name, total=unit_count, detail="")
 
         def advance(count: int) -> None:
-            bar.advance(task, count)
+            bar.advance(task_id, count)
             done = bar.tasks[0].completed
-            bar.update(task, detail=f"{done / max(time.perf_counter() - started, 1e-9):.1f} {unit}/s")
+            bar.update(task_id, detail=f"{done / max(time.perf_counter() - started, 1e-9):.1f} {unit_name}/s")
 
         yield advance
 
 
-def _lines(total: int | None, unit: str) -> Callable[[int], None]:
+def _lines(unit_count: int | None, unit_name: str) -> Callable[[int], None]:
     done = 0
     last_line = time.perf_counter()
 
@@ -39,6 +39,10 @@ def _lines(total: int | None, unit: str) -> Callable[[int], None]:
         done += count
         if time.perf_counter() - last_line >= _LINE_EVERY:
             last_line = time.perf_counter()
-            print(f"{done} of {total} {unit}" if total else f"{done} {unit}", file=sys.stderr, flush=True)
+            print(
+                f"{done} of {unit_count} {unit_name}" if unit_count else f"{done} {unit_name}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return advance

@@ -22,26 +22,27 @@ from lorica.tasks.base import Task
 def open_rows(
     config: Config,
     task: Task,
-    path: Path,
+    rows_file: Path,
     *,
     schemas: Sequence[RowSchema] = (),
-    log: ReadLog | None = None,
-    check: Callable[[Row], object] | None = None,
+    read_log: ReadLog | None = None,
+    check_row: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
-    """The rows of a file in the schemas of the task. `log` is one of `reading_log`; without it no note reaches anybody.
+    """The rows of a file in the schemas of the task. `read_log` is one of `reading_log`; without it no note reaches
+    anybody.
 
-    schemas: those of the task, where something is added to them. check: raises ValueError for a row that the command
-    cannot use. Raises what `lorica.data.read.read_rows` does.
+    schemas: those of the task, where something is added to them. check_row: raises ValueError for a row that the
+    command cannot use. Raises what `lorica.data.read.read_rows` does.
     """
     with naming_its_task(task):
         return read_rows(
-            path,
+            rows_file,
             schemas or task.schemas,
             columns=config.task.columns,
             constants=config.task.constants,
             options=table_options(config),
-            log=log or reading_log(config),
-            check=check,
+            log=read_log or reading_log(config),
+            check=check_row,
         )
 
 
@@ -51,11 +52,18 @@ def naming_its_task(task: Task) -> Iterator[None]:
     try:
         yield
     except NoTableError as error:
-        schemas = {name: load_task(name).schemas for name in TASKS if name != task.name}
-        alike = {name: max(count_matches(schema, error.columns) for schema in own) for name, own in schemas.items()}
-        best = [f"task={name}" for name, value in alike.items() if 0 < value == max(alike.values())]
-        if best:
-            error.fix = f"it is a table of {' or '.join(best)}; otherwise {error.fix}"
+        schemas_by_task = {task_name: load_task(task_name).schemas for task_name in TASKS if task_name != task.name}
+        matching_columns = {
+            task_name: max(count_matches(schema, error.columns) for schema in task_schemas)
+            for task_name, task_schemas in schemas_by_task.items()
+        }
+        best_tasks = [
+            f"task={task_name}"
+            for task_name, column_count in matching_columns.items()
+            if 0 < column_count == max(matching_columns.values())
+        ]
+        if best_tasks:
+            error.fix = f"it is a table of {' or '.join(best_tasks)}; otherwise {error.fix}"
         raise
 
 
@@ -69,18 +77,18 @@ def reading_log(config: Config) -> ReadLog:
     return ReadLog(skip=config.reading.bad_rows == "skip")
 
 
-def tell(log: ReadLog) -> None:
+def tell(read_log: ReadLog) -> None:
     """Say on standard error what was not read, and was not said before."""
-    for note in log.new_notes():
+    for note in read_log.new_notes():
         inform(note)
 
 
-def list_skipped(log: ReadLog, path: Path) -> dict[str, Any]:
-    """Write the rows that were left out to `path`, and give all that was not read as plain values for a record.
+def list_skipped(read_log: ReadLog, skipped_path: Path) -> dict[str, Any]:
+    """Write the rows that were left out to `skipped_path`, and give all that was not read as plain values for a record.
 
-    Where none was left out no file stays at `path`: one from an earlier run would tell of rows that are there now.
+    Where none was left out no file stays there: one from an earlier run would tell of rows that are there now.
     """
-    if not write_skipped(path, log.skipped):
-        return log.as_dict()
-    inform(f"the rows that were left out: {path}")
-    return log.as_dict() | {"skipped_file": str(path)}
+    if not write_skipped(skipped_path, read_log.skipped):
+        return read_log.as_dict()
+    inform(f"the rows that were left out: {skipped_path}")
+    return read_log.as_dict() | {"skipped_file": str(skipped_path)}

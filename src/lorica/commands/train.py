@@ -71,51 +71,51 @@ def run(arguments: Sequence[str]) -> int:
         "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.bf16=true training.resume=true",
     ).parse_args(list(arguments))
     config = resolve(options.overrides).config
-    trained = train_files(config, again=going_on("train", arguments, "training.resume=true"))
+    trained = train_files(config, resume_command=going_on("train", arguments, "training.resume=true"))
     emit(
         {
-            name: {
+            adapter_name: {
                 **asdict(result),
                 "folder": str(result.folder),
                 "reading": trained.reading,
-                "example": asdict(trained.examples[name]),
+                "example": asdict(trained.examples[adapter_name]),
             }
-            for name, result in trained.adapters.items()
+            for adapter_name, result in trained.adapters.items()
         },
         as_json=options.json,
-        text="\n".join(_line(name, result) for name, result in trained.adapters.items()),
+        text="\n".join(_line(adapter_name, result) for adapter_name, result in trained.adapters.items()),
     )
     useless = [result for result in trained.adapters.values() if result.outcome == "diverged" and not result.useful]
     return TrainingError.exit_code if useless else 0
 
 
-def train_files(config: Config, *, again: str) -> TrainingRun:
-    """Train the adapters that the configuration names from its files. again: what goes on after an interruption;
-    whatever raises here once something is saved carries it as a note."""
+def train_files(config: Config, *, resume_command: str) -> TrainingRun:
+    """Train the adapters that the configuration names from its files. resume_command: what goes on after an
+    interruption; whatever raises here once something is saved carries it as a note."""
     task = build.build_task(config)
-    log = reading_log(config)
-    jobs = plan_jobs(config, task, log)
-    tell(log)
-    with _nothing_lost(jobs, again), locked(jobs) as locks:
-        reading = list_skipped(log, jobs[0].folder.with_name(task.name + SKIPPED_SUFFIX))
+    read_log = reading_log(config)
+    jobs = plan_jobs(config, task, read_log)
+    tell(read_log)
+    with _nothing_lost(jobs, resume_command), locked(jobs) as locks:
+        reading = list_skipped(read_log, jobs[0].folder.with_name(task.name + SKIPPED_SUFFIX))
         examples: dict[str, LossExample] = {}
-        digests = log.digests()
+        digests = read_log.digests()
         results = train_locked(config, task, jobs, listener(config), locks, reading=digests, examples=examples)
     return TrainingRun(results, examples, reading)
 
 
 @contextmanager
-def _nothing_lost(jobs: Sequence[TrainJob], again: str) -> Iterator[None]:
+def _nothing_lost(jobs: Sequence[TrainJob], resume_command: str) -> Iterator[None]:
     """Whatever ends the block but a mistake that must be mended first: say what is kept and how to go on."""
     try:
         yield
     except BaseException as error:
         mistake = isinstance(error, LoricaError) and not isinstance(error.__cause__, OSError)
-        saved = [job for job in jobs if (job.folder / TRAINING_RECORD).is_file()]
-        if isinstance(error, KeyboardInterrupt) and not saved:
+        saved_jobs = [job for job in jobs if (job.folder / TRAINING_RECORD).is_file()]
+        if isinstance(error, KeyboardInterrupt) and not saved_jobs:
             signals.say(error, "nothing was trained yet; give the same command again")
-        if saved and not mistake:
-            error.add_note(f"kept: {', '.join(str(job.folder) for job in saved)}; go on: {again}")
+        if saved_jobs and not mistake:
+            error.add_note(f"kept: {', '.join(str(job.folder) for job in saved_jobs)}; go on: {resume_command}")
         raise
 
 
@@ -150,62 +150,66 @@ def train_locked(
 ) -> dict[str, TrainResult]:
     """As `train_jobs`, with the locks held. reading: what of the files was not read, for the training record. examples:
     takes an example of what each adapter learns, which is shown as well."""
-    base = build.base_folder(config)
-    encoder = build.build_encoder(config, base)
-    check_prompt_fits(task, build.answer_settings(config, base))  # for the passport's metrics, when all is trained
+    base_model = build.base_folder(config)
+    encoder = build.build_encoder(config, base_model)
+    check_prompt_fits(
+        task, build.answer_settings(config, base_model)
+    )  # for the passport's metrics, when all is trained
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     decoder = load_decoder(
-        base,
-        dtype=DTYPES[build.training_dtype(config, base)],
+        base_model,
+        dtype=DTYPES[build.training_dtype(config, base_model)],
         device=resolve_device(config.model.device),
         load_in_4bit=config.model.load_in_4bit,
     )
-    build.tell_base(base)
+    build.tell_base(base_model)
     provenance = {
-        **trained_as(task, encoder, base),
+        **trained_as(task, encoder, base_model),
         "tokenizer": encoder.tokenizer_digest,
         "model": config.model.name,
         **package_versions(),
         **reading,
     }
-    facts = base_facts(base, package_name=config.model.path, revision=config.model.revision)
+    facts_of_base = base_facts(base_model, package_name=config.model.path, revision=config.model.revision)
     results = {}
     for job in jobs:
         _tell_previous(locks[job.name], progress)
         settings = config.training
-        rows = train_val_split(job, task, val_ratio=settings.val_ratio, seed=settings.seed)
+        split_rows = train_val_split(job, task, val_ratio=settings.val_ratio, seed=settings.seed)
         results[job.name] = train_adapter(
             job,
             task=task,
             encoder=encoder,
             decoder=decoder,
-            adapter=build.adapter_config(config, base),
+            adapter=build.adapter_config(config, base_model),
             settings=settings,
             truncate=config.task.truncate,
             provenance=provenance,
             listener=progress,
-            split_rows=rows,
-            issue_passport=partial(_passport, config, task, encoder, decoder, base, facts, job, rows),
+            split_rows=split_rows,
+            issue_passport=partial(
+                _passport, config, task, encoder, decoder, base_model, facts_of_base, job, split_rows
+            ),
             folder_lock=locks[job.name],
             tell_example=None if examples is None else partial(_show_example, job.name, examples),
         )
     return results
 
 
-def _show_example(name: str, examples: dict[str, LossExample], example: LossExample) -> None:
+def _show_example(adapter_name: str, examples: dict[str, LossExample], example: LossExample) -> None:
     """Show, before hours of training, what is learned: with a wrong shape, template or column it is not the answer."""
-    examples[name] = example
+    examples[adapter_name] = example
     inform(
-        f"{name}: of the {example.tokens} tokens of row {example.row!r} the last {example.loss_tokens} carry "
+        f"{adapter_name}: of the {example.tokens} tokens of row {example.row!r} the last {example.loss_tokens} carry "
         f"loss, here between >>> and <<<:\n{_shortened(example.prompt)}>>>{_shortened(example.answer)}<<<"
     )
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= 2 * _SHOWN:
-        return text
-    return f"{text[:_SHOWN]}\n[... {len(text) - 2 * _SHOWN} characters ...]\n{text[-_SHOWN:]}"
+def _shortened(long_text: str) -> str:
+    if len(long_text) <= 2 * _SHOWN:
+        return long_text
+    return f"{long_text[:_SHOWN]}\n[... {len(long_text) - 2 * _SHOWN} characters ...]\n{long_text[-_SHOWN:]}"
 
 
 def _tell_previous(lock: FolderLock, progress: Listener) -> None:
@@ -223,28 +227,30 @@ def _passport(
     task: Task,
     encoder: Encoder,
     decoder: Decoder,
-    base: BaseFolder,
-    facts: BaseFacts,
+    base_model: BaseFolder,
+    facts_of_base: BaseFacts,
     job: TrainJob,
-    rows: TrainVal,
-    folder: Path,
-    result: TrainResult,
+    split_rows: TrainVal,
+    adapter_folder: Path,
+    train_result: TrainResult,
 ) -> Passport:
-    """The passport of the trained adapter in `folder`, asked through the engine that will answer."""
-    adapter = open_adapter(folder)
+    """The passport of the trained adapter in `adapter_folder`, asked through the engine that will answer."""
+    adapter = open_adapter(adapter_folder)
     engine = NativeEngine(
         decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
     )
     engine.add_adapter(job.name, adapter)
-    answering = build.answer_settings(config, base)
+    answering = build.answer_settings(config, base_model)
     return make_passport(
         adapter,
-        base=facts,
+        base=facts_of_base,
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
-        canaries=shipped_canaries(engine, job.name, task, encoder, base),
-        metrics=measure_on_rows(task, encoder, engine, job.name, rows.validation, answering, row_source="validation"),
-        data=data_facts(job, rows),
-        training=training_facts(config.training, result),
+        canaries=shipped_canaries(engine, job.name, task, encoder, base_model),
+        metrics=measure_on_rows(
+            task, encoder, engine, job.name, split_rows.validation, answering, row_source="validation"
+        ),
+        data=data_facts(job, split_rows),
+        training=training_facts(config.training, train_result),
     )
 
 

@@ -27,8 +27,8 @@ LAST = "last"
 _LONGEST = 255 - len(".") - len(".12345678.tmp")  # bytes
 
 
-def plan_jobs(config: Config, task: Task, log: ReadLog) -> list[TrainJob]:
-    """Which adapters to train from which rows; `log` takes what is not read.
+def plan_jobs(config: Config, task: Task, read_log: ReadLog) -> list[TrainJob]:
+    """Which adapters to train from which rows; `read_log` takes what is not read.
 
     Raises ConfigError without a training file, with both `input` and `data`, and for a name that no folder can have.
     """
@@ -40,71 +40,77 @@ def plan_jobs(config: Config, task: Task, log: ReadLog) -> list[TrainJob]:
             f"engine={config.engine.name} cannot train", fix="leave engine=native; the adapters run on every engine"
         )
     if bool(config.input) == bool(config.data):
-        got = "both input and data.* are set" if config.input else "no training file is set"
-        raise ConfigError(got, fix="give input=FILE for one adapter, or data.SUBJECT=FILE for one per subject")
+        complaint = "both input and data.* are set" if config.input else "no training file is set"
+        raise ConfigError(complaint, fix="give input=FILE for one adapter, or data.SUBJECT=FILE for one per subject")
     if config.input:
-        rows = _read(config, task, config.input, log)
+        training_rows = _read(config, task, config.input, read_log)
         if config.training.per_subject:
-            return by_subject(rows, config.input, root)
-        return [TrainJob(task.name, rows, config.input, root / task.name)]
+            return by_subject(training_rows, config.input, root)
+        return [TrainJob(task.name, training_rows, config.input, root / task.name)]
     jobs = []
-    everything: list[Row] = []
-    for subject, file in sorted(config.data.items()):
-        folder = (
+    all_rows: list[Row] = []
+    for subject, data_file in sorted(config.data.items()):
+        adapter_folder = (
             _unused_folder(root, GENERAL) if subject == GENERAL else _adapter_folder(root, subject, f"data.{subject}")
         )
-        rows = [_of_subject(row, subject, file) for row in _read(config, task, file, log)]
-        jobs.append(TrainJob(subject, rows, file, folder))
-        everything += rows
+        training_rows = [_of_subject(row, subject, data_file) for row in _read(config, task, data_file, read_log)]
+        jobs.append(TrainJob(subject, training_rows, data_file, adapter_folder))
+        all_rows += training_rows
     if len(jobs) > 1 and GENERAL not in config.data:
-        jobs.append(TrainJob(GENERAL, everything, ", ".join(config.data.values()), _unused_folder(root, GENERAL)))
+        jobs.append(TrainJob(GENERAL, all_rows, ", ".join(config.data.values()), _unused_folder(root, GENERAL)))
     return jobs
 
 
-def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[TrainJob]:
+def by_subject(training_rows: Sequence[Row], source: str, root: Path) -> list[TrainJob]:
     """One adapter for each subject of the rows, and `general` over all.
 
     A subject in several spellings is one: its adapter has the commonest (of equals the first), and a note names them on
     standard error. Raises ConfigError without subjects, and for one that cannot be an adapter's name.
     """
     counts: dict[str, Counter[str]] = {}
-    members: dict[str, list[Row]] = {}
-    for row in rows:
+    rows_by_subject: dict[str, list[Row]] = {}
+    for row in training_rows:
         if row.subject:
             key = subject_key(row.subject)
             counts.setdefault(key, Counter())[row.subject] += 1
-            members.setdefault(key, []).append(row)
+            rows_by_subject.setdefault(key, []).append(row)
     if not counts:
         raise ConfigError(
             f"training.per_subject is set, and {source} has no subjects",
             fix="add a `subject` column, or map one with task.columns.subject=NAME",
         )
-    names = {key: same.most_common(1)[0][0] for key, same in counts.items()}
-    jobs = [TrainJob(name, members[key], source, _adapter_folder(root, name, source)) for key, name in names.items()]
-    for key, name in sorted(names.items()):
+    adapter_names = {key: spellings.most_common(1)[0][0] for key, spellings in counts.items()}
+    jobs = [
+        TrainJob(adapter_name, rows_by_subject[key], source, _adapter_folder(root, adapter_name, source))
+        for key, adapter_name in adapter_names.items()
+    ]
+    for key, adapter_name in sorted(adapter_names.items()):
         if len(counts[key]) > 1:
             rows_of = ", ".join(f"{spelling!r} {count}" for spelling, count in counts[key].most_common())
-            inform(f"{len(counts[key])} spellings are one subject, {name!r}; rows: {rows_of}")
-    return [*sorted(jobs, key=lambda job: job.name), TrainJob(GENERAL, rows, source, _unused_folder(root, GENERAL))]
+            inform(f"{len(counts[key])} spellings are one subject, {adapter_name!r}; rows: {rows_of}")
+    return [
+        *sorted(jobs, key=lambda job: job.name),
+        TrainJob(GENERAL, training_rows, source, _unused_folder(root, GENERAL)),
+    ]
 
 
-def _adapter_folder(root: Path, name: str, origin: str) -> Path:
+def _adapter_folder(root: Path, name: str, name_origin: str) -> Path:
     """The folder of a subject's adapter. A name from a file or a command line must not lead anywhere else, nor stand
     for anything else."""
-    taken = {GENERAL: "the adapter on all rows", BASE: "the base model alone", **dict.fromkeys(TASKS, "a task")}
-    taken |= dict.fromkeys((BEST, LAST, CHECKPOINTS), "a part of a training run")
-    if meaning := taken.get(subject_key(name)):
+    taken_names = {GENERAL: "the adapter on all rows", BASE: "the base model alone", **dict.fromkeys(TASKS, "a task")}
+    taken_names |= dict.fromkeys((BEST, LAST, CHECKPOINTS), "a part of a training run")
+    if meaning := taken_names.get(subject_key(name)):
         raise ConfigError(
-            f"{origin}: the subject {name!r} cannot be the name of an adapter, for it means {meaning}",
+            f"{name_origin}: the subject {name!r} cannot be the name of an adapter, for it means {meaning}",
             fix=f"rename the subject, such as '{name} (subject)'",
         )
-    strange = name != name.strip() or name.startswith(".") or any(mark in name for mark in "/\\\0\n\r\t")
-    if strange or visible(name) != name or len(name.encode()) > _LONGEST:
+    is_strange = name != name.strip() or name.startswith(".") or any(character in name for character in "/\\\0\n\r\t")
+    if is_strange or visible(name) != name or len(name.encode()) > _LONGEST:
         raise ConfigError(
-            f"{origin}: the subject {name!r} cannot be the name of an adapter's folder",
+            f"{name_origin}: the subject {name!r} cannot be the name of an adapter's folder",
             fix=f"rename it: at most {_LONGEST} bytes, no slash or line break, no dot or space at its beginning",
         )
-    local_path(f"./{name}", f"{origin}: the subject")  # some locales cannot write every name
+    local_path(f"./{name}", f"{name_origin}: the subject")  # some locales cannot write every name
     return _unused_folder(root, name)
 
 
@@ -120,14 +126,14 @@ def _unused_folder(root: Path, name: str) -> Path:
     return root / name
 
 
-def _of_subject(row: Row, subject: str, file: str) -> Row:
+def _of_subject(row: Row, subject: str, data_file: str) -> Row:
     """The row with its subject set: prompts may name it, and must be the same as in inference."""
     if subject == GENERAL or subject_key(row.subject) == subject_key(subject):
         return row
     if row.subject:
         raise DataError(
             f"its subject is {row.subject!r}, and the file is given as data.{subject}",
-            path=file,
+            path=data_file,
             line=row.line or None,
             row_id=row.id,
             fix="give the file as input=FILE with training.per_subject=true",
@@ -135,5 +141,5 @@ def _of_subject(row: Row, subject: str, file: str) -> Row:
     return msgspec.structs.replace(row, subject=subject)
 
 
-def _read(config: Config, task: Task, file: str, log: ReadLog) -> list[Row]:
-    return list(open_rows(config, task, Path(file), log=log, check=task.target))
+def _read(config: Config, task: Task, data_file: str, read_log: ReadLog) -> list[Row]:
+    return list(open_rows(config, task, Path(data_file), read_log=read_log, check_row=task.target))

@@ -13,7 +13,7 @@ from typing import Any
 
 from lorica.config.config_file import read_config_file
 from lorica.config.environment import read_environment
-from lorica.config.fields import find, key_name, leaves, own_keys
+from lorica.config.fields import find, key_name, key_specs, own_keys
 from lorica.config.origins import ConfigSource, Precedence, Setting, flatten, read_arguments, read_command_line
 from lorica.config.parse_values import coerce
 from lorica.config.paths import local_path
@@ -39,11 +39,11 @@ class Resolved:
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration as nested plain values, ready for JSON."""
-        plain = asdict(self.config)
-        for spec in fields(self.config):
-            if (key := key_name(spec)) != spec.name:
-                plain[key] = plain.pop(spec.name) | plain[key]
-        return plain
+        plain_config = asdict(self.config)
+        for schema_field in fields(self.config):
+            if (field_key := key_name(schema_field)) != schema_field.name:
+                plain_config[field_key] = plain_config.pop(schema_field.name) | plain_config[field_key]
+        return plain_config
 
 
 def compose(overrides: Sequence[str] | Mapping[str, object], *, environ: Mapping[str, str]) -> Resolved:
@@ -53,78 +53,82 @@ def compose(overrides: Sequence[str] | Mapping[str, object], *, environ: Mapping
     file); from Python the same as a mapping with plain values, {"task": "mcq", "lora.r": 8}. Precedence: schema
     default < preset < file < preset named on the command line < environment < command line. Raises ConfigError for
     unknown keys and presets, values of the wrong type or out of range, and contradictions."""
-    line = read_arguments(overrides) if isinstance(overrides, Mapping) else read_command_line(overrides)
-    files = [read_config_file(path) for path in line.files]
-    outside = read_environment(environ)
-    presets = _choose_presets(line, files, outside)
+    command_line = read_arguments(overrides) if isinstance(overrides, Mapping) else read_command_line(overrides)
+    config_files = [read_config_file(config_path) for config_path in command_line.config_files]
+    environment = read_environment(environ)
+    presets = _choose_presets(command_line, config_files, environment)
 
     chosen: Chosen = {}
-    for leaf in leaves().values():
-        if leaf.value_type != "table":
-            chosen[leaf.key] = Setting(leaf, "", leaf.default, Precedence.SCHEMA, "schema default", literal=True)
-    _lay(chosen, _preset_settings(presets, line, outside))
-    for source in (*files, outside, line):
-        _lay(chosen, source.settings)
+    for key_spec in key_specs().values():
+        if key_spec.value_type != "table":
+            chosen[key_spec.key] = Setting(
+                key_spec, "", key_spec.default, Precedence.SCHEMA, "schema default", literal=True
+            )
+    _lay(chosen, _preset_settings(presets, command_line, environment))
+    for config_source in (*config_files, environment, command_line):
+        _lay(chosen, config_source.settings)
 
-    values = _values(chosen)
-    _follow(chosen, values, outside)
-    values = _values(chosen)
+    checked_values = _values(chosen)
+    _follow(chosen, checked_values, environment)
+    checked_values = _values(chosen)
     origins = _origins(chosen)
-    config = _build(Config(), _nest(values))
+    config = _build(Config(), _nest(checked_values))
     check(config, origins)
     return Resolved(config, origins, presets.chosen)
 
 
-def _choose_presets(line: ConfigSource, files: Sequence[ConfigSource], outside: ConfigSource) -> Presets:
+def _choose_presets(command_line: ConfigSource, files: Sequence[ConfigSource], environment: ConfigSource) -> Presets:
     choices: dict[str, str] = {}
-    for source in (*files, outside, line):
-        choices.update(source.presets)
-    if "model" in line.presets:  # model=... and MODEL_NAME are one choice, and the command line has it
-        outside.presets.pop("model", None)
-        outside.settings[:] = [setting for setting in outside.settings if setting.key != "model.path"]
+    for config_source in (*files, environment, command_line):
+        choices.update(config_source.presets)
+    if "model" in command_line.presets:  # model=... and MODEL_NAME are one choice, and the command line has it
+        environment.presets.pop("model", None)
+        environment.settings[:] = [setting for setting in environment.settings if setting.key != "model.path"]
     return compose_presets(choices)
 
 
-def _preset_settings(presets: Presets, line: ConfigSource, outside: ConfigSource) -> list[Setting]:
+def _preset_settings(presets: Presets, command_line: ConfigSource, environment: ConfigSource) -> list[Setting]:
     settings: list[Setting] = []
-    for group, tree in presets.values.items():
-        rank, origin = Precedence.PRESET, f"preset {group}/{presets.chosen[group]}"
-        if group in line.presets:
-            rank = Precedence.CHOSEN_PRESET
-        elif group in outside.presets:
-            rank, origin = Precedence.ENVIRONMENT, "environment MODEL_NAME"
-        settings.extend(flatten({group: tree}, rank=rank, origin=origin, location=f"{origin}: "))
+    for group_name, preset_tree in presets.values_by_group.items():
+        precedence, origin = Precedence.PRESET, f"preset {group_name}/{presets.chosen[group_name]}"
+        if group_name in command_line.presets:
+            precedence = Precedence.CHOSEN_PRESET
+        elif group_name in environment.presets:
+            precedence, origin = Precedence.ENVIRONMENT, "environment MODEL_NAME"
+        settings.extend(
+            flatten({group_name: preset_tree}, precedence=precedence, origin=origin, location=f"{origin}: ")
+        )
     return settings
 
 
-def _lay(chosen: Chosen, settings: Sequence[Setting]) -> None:
+def _lay(chosen_settings: Chosen, settings: Sequence[Setting]) -> None:
     for setting in settings:
-        held = chosen.get(setting.key)
-        if held is None or setting.rank >= held.rank:
-            chosen[setting.key] = setting
+        weaker_setting = chosen_settings.get(setting.key)
+        if weaker_setting is None or setting.precedence >= weaker_setting.precedence:
+            chosen_settings[setting.key] = setting
 
 
-def _follow(chosen: Chosen, values: Mapping[str, Any], outside: ConfigSource) -> None:
+def _follow(chosen: Chosen, values: Mapping[str, Any], environment: ConfigSource) -> None:
     """The few values that follow another key when that one was set by somebody stronger."""
-    path, name = chosen["model.path"], chosen["model.name"]
-    if path.rank > name.rank:
-        last = re.split(r"[/\\:]", values["model.path"].rstrip("/\\"))[-1]
-        _replace(chosen, "model.name", last, path, "follows model.path")
-    temperature, sample = chosen["inference.temperature"], chosen["inference.do_sample"]
-    if temperature.rank > sample.rank:
-        _replace(chosen, sample.key, values[temperature.key] > 0, temperature, f"follows {temperature.key}")
-    elif sample.rank > temperature.rank and values[sample.key] is False:
-        _replace(chosen, temperature.key, 0.0, sample, f"follows {sample.key}")
-    for setting in outside.settings:
-        if setting.key == "training.batch_size" and chosen["inference.batch_tokens"].rank < setting.rank:
-            rows = coerce(setting.leaf, "", setting.value, location=setting.location)
-            tokens = rows * values["inference.max_input_tokens"]
-            _replace(chosen, "inference.batch_tokens", tokens, setting, setting.origin)
+    path_setting, name_setting = chosen["model.path"], chosen["model.name"]
+    if path_setting.precedence > name_setting.precedence:
+        folder_name = re.split(r"[/\\:]", values["model.path"].rstrip("/\\"))[-1]
+        _replace(chosen, "model.name", folder_name, path_setting, "follows model.path")
+    temperature, do_sample = chosen["inference.temperature"], chosen["inference.do_sample"]
+    if temperature.precedence > do_sample.precedence:
+        _replace(chosen, do_sample.key, values[temperature.key] > 0, temperature, f"follows {temperature.key}")
+    elif do_sample.precedence > temperature.precedence and values[do_sample.key] is False:
+        _replace(chosen, temperature.key, 0.0, do_sample, f"follows {do_sample.key}")
+    for setting in environment.settings:
+        if setting.key == "training.batch_size" and chosen["inference.batch_tokens"].precedence < setting.precedence:
+            batch_rows = coerce(setting.key_spec, "", setting.value, location=setting.location)
+            batch_tokens = batch_rows * values["inference.max_input_tokens"]
+            _replace(chosen, "inference.batch_tokens", batch_tokens, setting, setting.origin)
 
 
 def _replace(chosen: Chosen, key: str, value: Any, decider: Setting, origin: str) -> None:
     chosen[key] = replace(
-        chosen[key], value=value, rank=decider.rank, origin=origin, location=decider.location, literal=True
+        chosen[key], value=value, precedence=decider.precedence, origin=origin, location=decider.location, literal=True
     )
 
 
@@ -132,25 +136,32 @@ def _values(chosen: Chosen) -> dict[str, Any]:
     """Full key -> checked value, with `${key}` replaced and paths expanded."""
     raw = _interpolate(chosen) if any(_refers(setting) for setting in chosen.values()) else {}
     values = {
-        key: coerce(setting.leaf, setting.entry, raw.get(key, setting.value), location=setting.location)
+        key: coerce(setting.key_spec, setting.entry_name, raw.get(key, setting.value), location=setting.location)
         for key, setting in chosen.items()
     }
-    paths = {key: setting.location + key for key, setting in chosen.items() if setting.leaf.path and values[key]}
-    return values | {key: local_path(values[key], description) for key, description in paths.items()}
+    path_descriptions = {
+        key: setting.location + key for key, setting in chosen.items() if setting.key_spec.is_path and values[key]
+    }
+    return values | {key: local_path(values[key], description) for key, description in path_descriptions.items()}
 
 
 def _refers(setting: Setting) -> bool:
-    items = setting.value if isinstance(setting.value, list) else [setting.value]
-    return not setting.literal and any(isinstance(item, str) and "${" in item for item in items)
+    value_items = setting.value if isinstance(setting.value, list) else [setting.value]
+    return not setting.literal and any(isinstance(item, str) and "${" in item for item in value_items)
 
 
 def _interpolate(chosen: Chosen) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    tree = _nest({key: escape(s.value) if s.literal else s.value for key, s in chosen.items()})
+    value_tree = _nest(
+        {
+            key: escape(setting_of_key.value) if setting_of_key.literal else setting_of_key.value
+            for key, setting_of_key in chosen.items()
+        }
+    )
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(value_tree), resolve=True)
     except OmegaConfBaseException as error:
         key = re.sub(r"\[\d+\]$", "", str(error.full_key or ""))  # an item of a list: the list
         reason = str(error).splitlines()[0]
@@ -167,53 +178,57 @@ def _interpolate(chosen: Chosen) -> dict[str, Any]:
 def escape(value: Any) -> Any:
     """A value in which "${" is plain text to OmegaConf."""
     if isinstance(value, list):
-        return [escape(item) for item in value]
+        return [escape(list_item) for list_item in value]
     if not isinstance(value, str):
         return value
-    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
+    return re.sub(r"(\\*)\$\{", lambda dollar_match: dollar_match[1] * 2 + "\\${", value)
 
 
-def _pick(tree: Mapping[Any, Any], setting: Setting) -> Any:
-    node: Any = tree
-    for segment in setting.leaf.key.split("."):
-        node = node[segment]
-    return node[setting.entry] if setting.entry else node
+def _pick(value_tree: Mapping[Any, Any], setting: Setting) -> Any:
+    tree_node: Any = value_tree
+    for segment in setting.key_spec.key.split("."):
+        tree_node = tree_node[segment]
+    return tree_node[setting.entry_name] if setting.entry_name else tree_node
 
 
-def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+def _nest(values_by_key: Mapping[str, Any]) -> dict[str, Any]:
     """Full keys as nested dictionaries; every table is there, if only empty."""
-    tree: dict[str, Any] = {}
-    full = [(key, *find(key)) for key in values]
-    full += [(leaf.key, leaf, "") for leaf in leaves().values() if leaf.value_type == "table"]
-    for key, leaf, entry in full:
-        *parents, last = leaf.key.split(".")
-        node = tree
-        for segment in parents:
-            node = node.setdefault(segment, {})
-        if leaf.value_type == "table":
-            table = node.setdefault(last, {})
-            if entry:
-                table[entry] = values[key]
+    value_tree: dict[str, Any] = {}
+    full_keys = [(full_key, *find(full_key)) for full_key in values_by_key]
+    full_keys += [(key_spec.key, key_spec, "") for key_spec in key_specs().values() if key_spec.value_type == "table"]
+    for full_key, key_spec, entry_name in full_keys:
+        *parent_segments, last_segment = key_spec.key.split(".")
+        tree_node = value_tree
+        for segment in parent_segments:
+            tree_node = tree_node.setdefault(segment, {})
+        if key_spec.value_type == "table":
+            table_entries = tree_node.setdefault(last_segment, {})
+            if entry_name:
+                table_entries[entry_name] = values_by_key[full_key]
         else:
-            node[last] = values[key]
-    return tree
+            tree_node[last_segment] = values_by_key[full_key]
+    return value_tree
 
 
 def _origins(chosen: Chosen) -> dict[str, str]:
     """Origins in the order of the schema; a table has one for each entry, or its own where it is empty."""
     origins: dict[str, str] = {}
-    for leaf in leaves().values():
-        own = {key: setting.origin for key, setting in chosen.items() if setting.leaf is leaf}
-        origins.update(own or {leaf.key: "schema default"})
+    for key_spec in key_specs().values():
+        origins_of_key = {key: setting.origin for key, setting in chosen.items() if setting.key_spec is key_spec}
+        origins.update(origins_of_key or {key_spec.key: "schema default"})
     return origins
 
 
-def _build(template: Any, tree: Mapping[str, Any], prefix: str = "") -> Any:
-    """A configuration dataclass like `template` with the values of `tree`."""
-    values = {}
+def _build(template: Any, value_tree: Mapping[str, Any], prefix: str = "") -> Any:
+    """A configuration dataclass like `template` with the values of `value_tree`."""
+    field_values = {}
     for spec in fields(template):
-        default, value, shared = getattr(template, spec.name), tree[key_name(spec)], own_keys(prefix + spec.name)
+        default, value, shared = (
+            getattr(template, spec.name),
+            value_tree[key_name(spec)],
+            own_keys(prefix + spec.name),
+        )
         if isinstance(default, dict):  # a table's own keys are fields elsewhere
             value = {name: item for name, item in value.items() if name not in shared}
-        values[spec.name] = _build(default, value, f"{prefix}{spec.name}.") if is_dataclass(default) else value
-    return type(template)(**values)
+        field_values[spec.name] = _build(default, value, f"{prefix}{spec.name}.") if is_dataclass(default) else value
+    return type(template)(**field_values)

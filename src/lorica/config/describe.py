@@ -9,29 +9,32 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from lorica.config import schema
-from lorica.config.fields import key_name, leaves
+from lorica.config.fields import key_name, key_specs
 from lorica.config.render import yaml_value
 
 
 class KeyDoc(NamedTuple):
-    """One key for people: `doc` is the field's docstring on one line."""
+    """One key for people: `docstring` is the field's docstring on one line."""
 
     key: str
     type: str
     default: str
-    doc: str
+    docstring: str
 
 
 def describe_keys() -> list[KeyDoc]:
     """Every key with its type and range, its default and its meaning, in the order of the schema."""
-    docs = _field_docs()
-    return [KeyDoc(leaf.key, leaf.takes(), yaml_value(leaf.default), docs[leaf.key]) for leaf in leaves().values()]
+    docs_by_key = _field_docs()
+    return [
+        KeyDoc(key_spec.key, key_spec.takes(), yaml_value(key_spec.default), docs_by_key[key_spec.key])
+        for key_spec in key_specs().values()
+    ]
 
 
-def split_unit(doc: str) -> tuple[str, str]:
+def split_unit(docstring: str) -> tuple[str, str]:
     """A docstring as its text and its unit; "" where it names none ("Unit: none" is a number without one)."""
-    text, separator, unit = doc.partition(" Unit: ")
-    return (text, unit.rstrip(".")) if separator else (doc, "")
+    meaning, separator, unit_name = docstring.partition(" Unit: ")
+    return (meaning, unit_name.rstrip(".")) if separator else (docstring, "")
 
 
 @cache
@@ -39,35 +42,35 @@ def section_docs() -> dict[str, str]:
     """Section -> what it holds: the docstring of its dataclass."""
     classes = _classes()
     return {
-        key_name(spec): ast.get_docstring(classes[type(value).__name__]) or ""
-        for spec in fields(schema.Config)
-        if is_dataclass(value := getattr(schema.Config(), spec.name))
+        key_name(schema_field): ast.get_docstring(classes[type(section).__name__]) or ""
+        for schema_field in fields(schema.Config)
+        if is_dataclass(section := getattr(schema.Config(), schema_field.name))
     }
 
 
 def _field_docs() -> dict[str, str]:
-    docs: dict[str, str] = {}
-    _collect(schema.Config(), "", _classes(), docs)
-    return docs
+    docs_by_key: dict[str, str] = {}
+    _collect(schema.Config(), "", _classes(), docs_by_key)
+    return docs_by_key
 
 
 def _classes() -> dict[str, ast.ClassDef]:
-    tree = ast.parse(inspect.getsource(schema))
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    schema_tree = ast.parse(inspect.getsource(schema))
+    return {class_node.name: class_node for class_node in schema_tree.body if isinstance(class_node, ast.ClassDef)}
 
 
-def _collect(node: Any, prefix: str, classes: dict[str, ast.ClassDef], docs: dict[str, str]) -> None:
-    body = classes[type(node).__name__].body
-    texts: dict[str, str] = {}
-    for statement, following in zip(body, [*body[1:], None], strict=True):
+def _collect(section: Any, key_prefix: str, classes: dict[str, ast.ClassDef], docs_by_key: dict[str, str]) -> None:
+    class_body = classes[type(section).__name__].body
+    docstrings: dict[str, str] = {}
+    for statement, following in zip(class_body, [*class_body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            texts[statement.target.id] = _docstring(following)
-    for spec in fields(node):
-        value = getattr(node, spec.name)
-        if is_dataclass(value):
-            _collect(value, f"{prefix}{key_name(spec)}.", classes, docs)
+            docstrings[statement.target.id] = _docstring(following)
+    for schema_field in fields(section):
+        field_value = getattr(section, schema_field.name)
+        if is_dataclass(field_value):
+            _collect(field_value, f"{key_prefix}{key_name(schema_field)}.", classes, docs_by_key)
         else:
-            docs[prefix + spec.name] = texts[spec.name]
+            docs_by_key[key_prefix + schema_field.name] = docstrings[schema_field.name]
 
 
 def _docstring(statement: ast.stmt | None) -> str:

@@ -19,7 +19,7 @@ class Variable(NamedTuple):
 
     name: str
     key: str
-    doc: str
+    description: str
 
 
 SUBJECT_PREFIX = "PEFT_ADAPTER_"
@@ -72,48 +72,58 @@ def read_environment(environ: Mapping[str, str]) -> ConfigSource:
 
     Raises ConfigError naming the variable whose value cannot be read.
     """
-    source = ConfigSource()
+    config_source = ConfigSource()
     for variable in ENVIRONMENT:
-        text = environ.get(variable.name, "").strip()
-        if not text:
+        value_text = environ.get(variable.name, "").strip()
+        if not value_text:
             continue
         location = f"environment variable {variable.name}: "
-        if variable.name == "MODEL_NAME" and _is_preset(text, location):
-            source.presets["model"] = text
+        if variable.name == "MODEL_NAME" and _is_preset(value_text, location):
+            config_source.presets["model"] = value_text
         else:
-            source.settings.append(_setting(variable.key, text, variable.name))
-    for name, text in sorted(environ.items()):
-        if name.startswith(SUBJECT_PREFIX) and text.strip():
+            config_source.settings.append(_setting(variable.key, value_text, variable.name))
+    for name, value_text in sorted(environ.items()):
+        if name.startswith(SUBJECT_PREFIX) and value_text.strip():
             subject = name.removeprefix(SUBJECT_PREFIX).lower()
             if not subject:
                 raise ConfigError(f"environment variable {name}: it names no subject", fix=f"{SUBJECT_PREFIX}ALGEBRA")
-            source.settings.append(_setting(f"adapters.paths.{subject}", text.strip(), name))
-    return source
+            config_source.settings.append(_setting(f"adapters.paths.{subject}", value_text.strip(), name))
+    return config_source
 
 
-def _setting(key: str, text: str, variable: str) -> Setting:
-    location = f"environment variable {variable}: "
-    leaf, entry = find(key)
-    value: Any = (
-        parse(leaf, entry, text, location=location) if leaf.value_type != "bool" else _switch(key, text, location)
+def _setting(config_key: str, text: str, variable_name: str) -> Setting:
+    location = f"environment variable {variable_name}: "
+    key_spec, entry_name = find(config_key)
+    parsed_value: Any = (
+        parse(key_spec, entry_name, text, location=location)
+        if key_spec.value_type != "bool"
+        else _switch(config_key, text, location)
     )
-    return Setting(leaf, entry, value, Precedence.ENVIRONMENT, f"environment {variable}", location, literal=True)
+    return Setting(
+        key_spec,
+        entry_name,
+        parsed_value,
+        Precedence.ENVIRONMENT,
+        f"environment {variable_name}",
+        location,
+        literal=True,
+    )
 
 
-def _switch(key: str, text: str, location: str) -> bool:
+def _switch(config_key: str, value_text: str, location: str) -> bool:
     try:
-        return _SWITCH[text.lower()]
+        return _SWITCH[value_text.lower()]
     except KeyError:
         raise ConfigError(
-            f"{location}{key} takes true or false; got {text!r}", fix=f"one of {', '.join(_SWITCH)}"
+            f"{location}{config_key} takes true or false; got {value_text!r}", fix=f"one of {', '.join(_SWITCH)}"
         ) from None
 
 
 def _is_preset(text: str, location: str) -> bool:
-    names = preset_names("model")
-    if text in names:
+    presets = preset_names("model")
+    if text in presets:
         return True
-    if "/" not in text and not Path(text).is_dir() and (hint := did_you_mean(text, names, form="{}")):
+    if "/" not in text and not Path(text).is_dir() and (hint := did_you_mean(text, presets, form="{}")):
         raise ConfigError(
             f"{location}{text!r} is neither a model preset, nor ORGANISATION/MODEL, nor a folder here", fix=hint
         )

@@ -17,32 +17,34 @@ from lorica.names import closest
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """One key. `value_type` is text, int, float, bool, list (of texts) or table (name -> `item`).
+class KeySpec:
+    """One key. `value_type` is text, int, float, bool, list (of texts) or table (name -> `item_type`).
 
-    `words` are the only texts allowed (for a list: allowed instead of it); `limits` bounds a number or, for a
-    table, its items. `path`: the text, or for a table each item, is a path."""
+    `allowed_words` are the only texts allowed (for a list: allowed instead of it); `limits` bounds a number or, for a
+    table, its items. `is_path`: the text, or for a table each item, is a path."""
 
     key: str
     value_type: Literal["text", "int", "float", "bool", "list", "table"]
     default: Any
-    words: Collection[str] = ()
+    allowed_words: Collection[str] = ()
     limits: Meta | None = None
-    item: Literal["text", "int"] = "text"
-    path: bool = False
+    item_type: Literal["text", "int"] = "text"
+    is_path: bool = False
 
     def takes(self, *, item: bool = False) -> str:
         """What this key takes, as the object of a sentence: "a whole number, at least 1". item: one entry of
         a table."""
         if item and self.value_type == "table":
-            return "text" if self.item == "text" else _number("a whole number", self.limits)
-        words = ", ".join(word or "'' (empty)" for word in self.words)
+            return "text" if self.item_type == "text" else _number("a whole number", self.limits)
+        allowed_words = ", ".join(allowed_word or "'' (empty)" for allowed_word in self.allowed_words)
         if self.value_type == "list":
-            return "a list of texts" + (f", or {words}" if words else "")
+            return "a list of texts" + (f", or {allowed_words}" if allowed_words else "")
         if self.value_type == "table":
-            return "a table of names and " + ("texts" if self.item == "text" else _number("whole numbers", self.limits))
-        if words:
-            return f"one of {words}"
+            return "a table of names and " + (
+                "texts" if self.item_type == "text" else _number("whole numbers", self.limits)
+            )
+        if allowed_words:
+            return f"one of {allowed_words}"
         if self.value_type == "text":
             return "text"
         if self.value_type == "bool":
@@ -50,136 +52,158 @@ class Leaf:
         return _number("a whole number" if self.value_type == "int" else "a number", self.limits)
 
 
-def _number(number: str, limits: Meta | None) -> str:
+def _number(number_text: str, limits: Meta | None) -> str:
     if limits is None:
-        return number
+        return number_text
     bounds = (("at least", limits.ge), ("above", limits.gt), ("at most", limits.le), ("below", limits.lt))
-    return f"{number}, " + " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+    return f"{number_text}, " + " and ".join(
+        f"{comparison} {bound}" for comparison, bound in bounds if bound is not None
+    )
 
 
-def within(value: float, limits: Meta | None) -> bool:
+def within(number: float, limits: Meta | None) -> bool:
     """Whether a number keeps to its limits; NaN keeps to none."""
     if limits is None:
         return True
     return (
-        (limits.ge is None or value >= limits.ge)
-        and (limits.gt is None or value > limits.gt)
-        and (limits.le is None or value <= limits.le)
-        and (limits.lt is None or value < limits.lt)
+        (limits.ge is None or number >= limits.ge)
+        and (limits.gt is None or number > limits.gt)
+        and (limits.le is None or number <= limits.le)
+        and (limits.lt is None or number < limits.lt)
     )
 
 
 @lru_cache(maxsize=1)
-def leaves() -> Mapping[str, Leaf]:
+def key_specs() -> Mapping[str, KeySpec]:
     """All keys in the order of the schema."""
-    return {leaf.key: leaf for leaf in _walk(Config(), "")}
+    return {key_spec.key: key_spec for key_spec in _walk(Config(), "")}
 
 
 def sections() -> tuple[str, ...]:
     """The dotted names that hold keys: task, model, ..., inference.validation."""
-    parents = (key.rpartition(".")[0] for key in leaves())
-    return tuple(dict.fromkeys(parent for parent in parents if parent))
+    parents = (config_key.rpartition(".")[0] for config_key in key_specs())
+    return tuple(dict.fromkeys(section for section in parents if section))
 
 
-def _walk(node: Any, prefix: str) -> Iterable[Leaf]:
-    hints = typing.get_type_hints(type(node), include_extras=True)
-    for spec in fields(node):
-        value = getattr(node, spec.name)
-        key = prefix + key_name(spec)
-        if is_dataclass(value):
-            yield from _walk(value, key + ".")
+def _walk(section: Any, key_prefix: str) -> Iterable[KeySpec]:
+    type_hints = typing.get_type_hints(type(section), include_extras=True)
+    for schema_field in fields(section):
+        default_value = getattr(section, schema_field.name)
+        config_key = key_prefix + key_name(schema_field)
+        if is_dataclass(default_value):
+            yield from _walk(default_value, config_key + ".")
         else:
-            yield _leaf(key, hints[spec.name], value)
+            yield _key_spec(config_key, type_hints[schema_field.name], default_value)
 
 
-def key_name(spec: Field[Any]) -> str:
+def key_name(schema_field: Field[Any]) -> str:
     """What a field is called in keys: its name, unless it shares another one's (`reading` holds `data.bad_rows`)."""
-    return str(spec.metadata.get("key", spec.name))
+    return str(schema_field.metadata.get("key", schema_field.name))
 
 
-def own_keys(table: str) -> list[str]:
+def own_keys(table_key: str) -> list[str]:
     """The names inside the key of a table that are keys of their own, and so no entries: `bad_rows` in `data`."""
-    inside = table + "."
-    return [key.removeprefix(inside) for key in leaves() if key.startswith(inside)]
+    table_prefix = table_key + "."
+    return [config_key.removeprefix(table_prefix) for config_key in key_specs() if config_key.startswith(table_prefix)]
 
 
-def _leaf(key: str, hint: Any, default: Any) -> Leaf:
+def _key_spec(config_key: str, type_hint: Any, default_value: Any) -> KeySpec:
     limits: Meta | None = None
-    if typing.get_origin(hint) is Annotated:
-        hint, limits = typing.get_args(hint)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return Leaf(key, "text", default, words=arguments)
-    if origin is dict:
-        item, bounds = arguments[1], None
-        if typing.get_origin(item) is Annotated:
-            item, bounds = typing.get_args(item)
-        item_type: Literal["text", "int"] = "int" if item is int else "text"
-        return Leaf(key, "table", default, item=item_type, limits=bounds, path=_is_path(bounds))
-    if origin is list:
-        return Leaf(key, "list", default)
-    if origin is types.UnionType or origin is typing.Union:  # a list, or words that stand for one
-        return Leaf(key, "list", default, words=typing.get_args(arguments[1]))
+    if typing.get_origin(type_hint) is Annotated:
+        type_hint, limits = typing.get_args(type_hint)
+    generic_type, arguments = typing.get_origin(type_hint), typing.get_args(type_hint)
+    if generic_type is Literal:
+        return KeySpec(config_key, "text", default_value, allowed_words=arguments)
+    if generic_type is dict:
+        entry_hint, entry_limits = arguments[1], None
+        if typing.get_origin(entry_hint) is Annotated:
+            entry_hint, entry_limits = typing.get_args(entry_hint)
+        item_type: Literal["text", "int"] = "int" if entry_hint is int else "text"
+        return KeySpec(
+            config_key, "table", default_value, item_type=item_type, limits=entry_limits, is_path=_is_path(entry_limits)
+        )
+    if generic_type is list:
+        return KeySpec(config_key, "list", default_value)
+    if generic_type is types.UnionType or generic_type is typing.Union:  # a list, or words that stand for one
+        return KeySpec(config_key, "list", default_value, allowed_words=typing.get_args(arguments[1]))
     scalars: dict[type, Literal["text", "int", "float", "bool"]] = {
         str: "text", int: "int", float: "float", bool: "bool",
     }  # fmt: skip
-    words = (limits.extra or {}).get("words", ()) if limits else ()
-    return Leaf(key, scalars[hint], default, words=words, limits=limits, path=_is_path(limits))
+    allowed_words = (limits.extra or {}).get("words", ()) if limits else ()
+    return KeySpec(
+        config_key,
+        scalars[type_hint],
+        default_value,
+        allowed_words=allowed_words,
+        limits=limits,
+        is_path=_is_path(limits),
+    )
 
 
 def _is_path(limits: Meta | None) -> bool:
     return limits is not None and "path" in (limits.extra or ())
 
 
-def find(key: str, *, location: str = "") -> tuple[Leaf, str]:
-    """The leaf that a dotted key sets, and the entry's name where the leaf is a table.
+def find(dotted_key: str, *, location: str = "") -> tuple[KeySpec, str]:
+    """The spec of the key that a dotted key sets, and the entry's name where it is a table's.
 
     Everything behind a table's key is the entry's name, dots included: `lora.rank_pattern.layers.0.q_proj`.
     location: put before the message, to say where the key stands.
     Raises ConfigError for an unknown key, with the closest known ones.
     """
-    table = leaves()
-    if key in table:
-        return table[key], ""
-    for leaf in table.values():
-        if leaf.value_type == "table" and key.startswith(leaf.key + ".") and len(key) > len(leaf.key) + 1:
-            return leaf, key[len(leaf.key) + 1 :]
-    if key in sections():
-        inside = ", ".join(name for name in table if name.startswith(key + "."))
-        raise ConfigError(f"{location}{key} is a section, not a key", fix=f"set one of its keys: {inside}")
-    raise ConfigError(f"{location}unknown configuration key {key!r}", fix=_closest_keys(key))
+    specs_by_key = key_specs()
+    if dotted_key in specs_by_key:
+        return specs_by_key[dotted_key], ""
+    for key_spec in specs_by_key.values():
+        if (
+            key_spec.value_type == "table"
+            and dotted_key.startswith(key_spec.key + ".")
+            and len(dotted_key) > len(key_spec.key) + 1
+        ):
+            return key_spec, dotted_key[len(key_spec.key) + 1 :]
+    if dotted_key in sections():
+        section_keys = ", ".join(config_key for config_key in specs_by_key if config_key.startswith(dotted_key + "."))
+        raise ConfigError(f"{location}{dotted_key} is a section, not a key", fix=f"set one of its keys: {section_keys}")
+    raise ConfigError(f"{location}unknown configuration key {dotted_key!r}", fix=_closest_keys(dotted_key))
 
 
-def _closest_keys(key: str) -> str:
-    keys = list(leaves())
-    last = key.rpartition(".")[2]
-    candidates = [*_closest_entries(key), *(name for name in keys if name.rpartition(".")[2] == last)]
+def _closest_keys(unknown_key: str) -> str:
+    all_keys = list(key_specs())
+    last_segment = unknown_key.rpartition(".")[2]
+    candidates = [
+        *_closest_entries(unknown_key),
+        *(config_key for config_key in all_keys if config_key.rpartition(".")[2] == last_segment),
+    ]
     if not candidates:
         # config=FILE is no key, but a word
-        candidates = list(filter(None, [closest(key, [*keys, "config"], least_ratio=0.75)]))
+        candidates = list(filter(None, [closest(unknown_key, [*all_keys, "config"], least_ratio=0.75)]))
     if not candidates:
-        end = closest(last, {name.rpartition(".")[2] for name in keys}, least_ratio=0.75)
-        candidates = [name for name in keys if name.rpartition(".")[2] == end]
+        closest_segment = closest(
+            last_segment, {config_key.rpartition(".")[2] for config_key in all_keys}, least_ratio=0.75
+        )
+        candidates = [config_key for config_key in all_keys if config_key.rpartition(".")[2] == closest_segment]
     if candidates:
         return f"did you mean {' or '.join(list(dict.fromkeys(candidates))[:3])}?"
-    section = key.partition(".")[0]
-    hint = ""
+    section = unknown_key.partition(".")[0]
+    suggestion = ""
     if section not in sections():
         section = closest(section, sections())
-        hint = f"did you mean {section}? " if section else ""
-    if section and "." not in key:
-        return hint.strip()
+        suggestion = f"did you mean {section}? " if section else ""
+    if section and "." not in unknown_key:
+        return suggestion.strip()
     if section:
-        return f"{hint}the keys of {section}: " + ", ".join(name for name in keys if name.startswith(section + "."))
+        return f"{suggestion}the keys of {section}: " + ", ".join(
+            config_key for config_key in all_keys if config_key.startswith(section + ".")
+        )
     return "`lorica config` lists all keys"
 
 
-def _closest_entries(key: str) -> list[str]:
+def _closest_entries(unknown_key: str) -> list[str]:
     """An entry of a table whose name is misspelt: `dta.algebra` is close to `data.algebra`."""
-    segments = key.split(".")
-    tables = {leaf.key for leaf in leaves().values() if leaf.value_type == "table"}
-    for count in range(len(segments) - 1, 0, -1):
-        close = closest(".".join(segments[:count]), tables, least_ratio=0.75)
-        if close and close.count(".") == count - 1:
-            return [".".join([close, *segments[count:]])]
+    segments = unknown_key.split(".")
+    table_keys = {key_spec.key for key_spec in key_specs().values() if key_spec.value_type == "table"}
+    for segment_count in range(len(segments) - 1, 0, -1):
+        closest_table = closest(".".join(segments[:segment_count]), table_keys, least_ratio=0.75)
+        if closest_table and closest_table.count(".") == segment_count - 1:
+            return [".".join([closest_table, *segments[segment_count:]])]
     return []

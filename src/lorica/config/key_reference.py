@@ -91,42 +91,57 @@ def document() -> str:
 
 
 def _environment() -> str:
-    rows = [(f"`{item.name}`", f"`{item.key}`", item.doc) for item in ENVIRONMENT]
-    note = "A variable that is empty counts as not set; a value that does not fit names its variable.\n"
-    return "\n".join(["## Environment variables\n", note, _table(("variable", "sets", "value"), rows), ""])
+    table_rows = [(f"`{variable.name}`", f"`{variable.key}`", variable.description) for variable in ENVIRONMENT]
+    introduction = "A variable that is empty counts as not set; a value that does not fit names its variable.\n"
+    return "\n".join(
+        ["## Environment variables\n", introduction, _table(("variable", "sets", "value"), table_rows), ""]
+    )
 
 
 def _presets() -> str:
     defaults = compose_presets({}).chosen
-    rows = []
-    for group in GROUPS:
-        for name in preset_names(group):
-            comment, *lines = (FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-            sets = "<br>".join(f"`{group}.{line}`" for line in lines)
-            word = f"`{group}={name}`" + (" (default)" if defaults[group] == name else "")
-            rows.append((word, comment.removeprefix("# "), sets))
-    return "\n".join(["## Presets\n", _table(("write", "for", "sets"), rows), ""])
+    table_rows = []
+    for group_name in GROUPS:
+        for preset_name in preset_names(group_name):
+            comment, *preset_lines = (
+                (FOLDER / group_name / f"{preset_name}.yaml").read_text(encoding="utf-8").splitlines()
+            )
+            preset_keys = "<br>".join(f"`{group_name}.{preset_line}`" for preset_line in preset_lines)
+            override = f"`{group_name}={preset_name}`" + (" (default)" if defaults[group_name] == preset_name else "")
+            table_rows.append((override, comment.removeprefix("# "), preset_keys))
+    return "\n".join(["## Presets\n", _table(("write", "for", "sets"), table_rows), ""])
 
 
 def _keys() -> Iterable[str]:
-    keys = describe_keys()
-    for section, about in section_docs().items():
-        inside = [key for key in keys if key.key.startswith(f"{section}.")]
-        yield f"### {section}\n\n{about}\n\n{_key_table(inside)}\n"
-    yield f"### Files\n\n{_key_table([k for k in keys if '.' not in k.key])}\n"
+    key_docs = describe_keys()
+    for section, section_doc in section_docs().items():
+        section_keys = [key_doc for key_doc in key_docs if key_doc.key.startswith(f"{section}.")]
+        yield f"### {section}\n\n{section_doc}\n\n{_key_table(section_keys)}\n"
+    yield f"### Files\n\n{_key_table([top_level_key for top_level_key in key_docs if '.' not in top_level_key.key])}\n"
 
 
-def _key_table(keys: Sequence[KeyDoc]) -> str:
-    rows = []
-    for key in keys:
-        text, unit = split_unit(key.doc)
-        rows.append((f"`{key.key}`", f"`{key.default}`", key.type, "" if unit == "none" else unit, text))
-    return _table(("key", "default", "takes", "unit", "meaning"), rows)
+def _key_table(key_docs: Sequence[KeyDoc]) -> str:
+    table_rows = []
+    for key_doc in key_docs:
+        meaning, unit_name = split_unit(key_doc.docstring)
+        table_rows.append(
+            (
+                f"`{key_doc.key}`",
+                f"`{key_doc.default}`",
+                key_doc.type,
+                "" if unit_name == "none" else unit_name,
+                meaning,
+            )
+        )
+    return _table(("key", "default", "takes", "unit", "meaning"), table_rows)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _table(column_names: Sequence[str], table_rows: Iterable[Sequence[str]]) -> str:
+    table_lines = [column_names, ["---"] * len(column_names), *table_rows]
+    return "\n".join(
+        "| " + " | ".join(cell_text.replace("|", "\\|") for cell_text in table_line) + " |"
+        for table_line in table_lines
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from enum import IntEnum
 from pathlib import PurePath
 from typing import Any
 
-from lorica.config.fields import Leaf, find, leaves, sections
+from lorica.config.fields import KeySpec, find, key_specs, sections
 from lorica.config.parse_values import parse, unquote
 from lorica.config.presets import GROUPS, check_preset, preset_names
 from lorica.errors import ConfigError
@@ -27,22 +27,22 @@ class Precedence(IntEnum):
 
 @dataclass(frozen=True)
 class Setting:
-    """`value` for one key (`entry` names the entry where `leaf` is a table), not yet checked.
+    """`value` for one key (`entry_name` names the entry of a table), not yet checked.
 
     origin: who set it, for people. location: put before an error message. literal: "${...}" in it is plain text.
     """
 
-    leaf: Leaf
-    entry: str
+    key_spec: KeySpec
+    entry_name: str
     value: Any
-    rank: Precedence
+    precedence: Precedence
     origin: str
     location: str = ""
     literal: bool = False
 
     @property
     def key(self) -> str:
-        return f"{self.leaf.key}.{self.entry}" if self.entry else self.leaf.key
+        return f"{self.key_spec.key}.{self.entry_name}" if self.entry_name else self.key_spec.key
 
 
 @dataclass
@@ -57,7 +57,7 @@ class ConfigSource:
 class CommandLine(ConfigSource):
     """A command line: presets, settings, and the configuration files it names."""
 
-    files: list[str] = field(default_factory=list)
+    config_files: list[str] = field(default_factory=list)
 
 
 def read_command_line(overrides: Sequence[str]) -> CommandLine:
@@ -65,95 +65,121 @@ def read_command_line(overrides: Sequence[str]) -> CommandLine:
 
     The last of two values for one key counts. Raises ConfigError for text that is no override and for unknown
     keys and presets."""
-    line = CommandLine()
+    command_line = CommandLine()
     for override in overrides:
-        key, text = _halves(override)
-        if key == "config":
-            line.files.append(unquote(text))
-        elif key in GROUPS:
-            line.presets[key] = check_preset(key, unquote(text))
+        config_key, value_text = _halves(override)
+        if config_key == "config":
+            command_line.config_files.append(unquote(value_text))
+        elif config_key in GROUPS:
+            command_line.presets[config_key] = check_preset(config_key, unquote(value_text))
         else:
-            leaf, entry = find(key)
-            value = parse(leaf, entry, text)
-            line.settings.extend(spread(leaf, entry, value, rank=Precedence.COMMAND_LINE, origin="command line"))
-    return line
+            key_spec, entry_name = find(config_key)
+            parsed_value = parse(key_spec, entry_name, value_text)
+            command_line.settings.extend(
+                spread(key_spec, entry_name, parsed_value, precedence=Precedence.COMMAND_LINE, origin="command line")
+            )
+    return command_line
 
 
 def read_arguments(arguments: Mapping[str, object]) -> CommandLine:
     """The same from Python, with values as they are: {"training": "tiny", "lora.r": 8, "data": {"algebra": path}}.
 
     Raises ConfigError for unknown keys and presets."""
-    line = CommandLine()
-    for key, value in arguments.items():
-        if key == "config":
-            line.files.append(str(value))
-        elif key in GROUPS:
-            line.presets[key] = check_preset(key, str(value))
+    command_line = CommandLine()
+    for config_key, argument in arguments.items():
+        if config_key == "config":
+            command_line.config_files.append(str(argument))
+        elif config_key in GROUPS:
+            command_line.presets[config_key] = check_preset(config_key, str(argument))
         else:
-            leaf, entry = find(key)
-            settings = spread(leaf, entry, _plain(value), rank=Precedence.COMMAND_LINE, origin="argument", literal=True)
-            line.settings.extend(settings)
-    return line
+            key_spec, entry_name = find(config_key)
+            settings = spread(
+                key_spec,
+                entry_name,
+                _plain(argument),
+                precedence=Precedence.COMMAND_LINE,
+                origin="argument",
+                literal=True,
+            )
+            command_line.settings.extend(settings)
+    return command_line
 
 
-def _plain(value: object) -> object:
+def _plain(argument: object) -> object:
     """Paths as texts and tuples as lists, which is what keys take."""
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, PurePath) else value
+    if isinstance(argument, Mapping):
+        return {entry_name: _plain(nested_value) for entry_name, nested_value in argument.items()}
+    if isinstance(argument, tuple | list):
+        return [_plain(nested_value) for nested_value in argument]
+    return str(argument) if isinstance(argument, PurePath) else argument
 
 
 def _halves(override: str) -> tuple[str, str]:
-    key, equals, text = override.partition("=")
-    key = key.removeprefix("+").removeprefix("+")  # Hydra's "+" for new keys is never needed here
-    if key.startswith("~"):
+    config_key, equals_sign, value_text = override.partition("=")
+    config_key = config_key.removeprefix("+").removeprefix("+")  # Hydra's "+" for new keys is never needed here
+    if config_key.startswith("~"):
         raise ConfigError(f"{override!r} would delete a key", fix="leave the key out, or set it to its default")
-    if key.startswith("-") or not equals or not key:
-        hint = f"an option is written {key.lstrip('-')}={text or 'VALUE'}" if key.startswith("-") else ""
-        raise ConfigError(f"{override!r} is not an override of the form KEY=VALUE", fix=hint or _example(key))
-    return key, text
+    if config_key.startswith("-") or not equals_sign or not config_key:
+        suggestion = (
+            f"an option is written {config_key.lstrip('-')}={value_text or 'VALUE'}"
+            if config_key.startswith("-")
+            else ""
+        )
+        raise ConfigError(
+            f"{override!r} is not an override of the form KEY=VALUE", fix=suggestion or _example(config_key)
+        )
+    return config_key, value_text
 
 
-def _example(word: str) -> str:
-    for group in GROUPS:
-        if word in preset_names(group):
-            return f"write {group}={word}"
-    if word in leaves():
-        return f"write {word}=VALUE"
+def _example(bare_word: str) -> str:
+    for group_name in GROUPS:
+        if bare_word in preset_names(group_name):
+            return f"write {group_name}={bare_word}"
+    if bare_word in key_specs():
+        return f"write {bare_word}=VALUE"
     return "examples: task=mcq lora.r=8 data.algebra=algebra.jsonl"
 
 
 def spread(
-    leaf: Leaf, entry: str, value: Any, *, rank: Precedence, origin: str, location: str = "", literal: bool = False
+    key_spec: KeySpec,
+    entry_name: str,
+    plain_value: Any,
+    *,
+    precedence: Precedence,
+    origin: str,
+    location: str = "",
+    literal: bool = False,
 ) -> Iterator[Setting]:
     """The settings that a value makes: one for each entry of a whole table, one otherwise."""
-    if leaf.value_type == "table" and not entry and isinstance(value, Mapping):
-        for name, item in value.items():
-            if not isinstance(name, str) or not name:
-                raise ConfigError(f"{location}{leaf.key}: the name {name!r} is not a text", fix=f"quote it: '{name}'")
-            own, entry = find(f"{leaf.key}.{name}")  # a name in a table may be a key of its own
-            yield Setting(own, entry, item, rank, origin, location, literal)
+    if key_spec.value_type == "table" and not entry_name and isinstance(plain_value, Mapping):
+        for subkey, entry_value in plain_value.items():
+            if not isinstance(subkey, str) or not subkey:
+                raise ConfigError(
+                    f"{location}{key_spec.key}: the name {subkey!r} is not a text", fix=f"quote it: '{subkey}'"
+                )
+            entry_spec, entry_name = find(f"{key_spec.key}.{subkey}")  # a name in a table may be a key of its own
+            yield Setting(entry_spec, entry_name, entry_value, precedence, origin, location, literal)
     else:
-        yield Setting(leaf, entry, value, rank, origin, location, literal)
+        yield Setting(key_spec, entry_name, plain_value, precedence, origin, location, literal)
 
 
 def flatten(
-    tree: Mapping[Any, Any], *, rank: Precedence, origin: str, location: str, prefix: str = ""
+    value_tree: Mapping[Any, Any], *, precedence: Precedence, origin: str, location: str, key_prefix: str = ""
 ) -> Iterator[Setting]:
     """The settings in nested values, as YAML files hold them. Raises ConfigError for unknown keys."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if key not in sections() or key in leaves():
-            leaf, entry = find(key, location=location)
-            yield from spread(leaf, entry, value, rank=rank, origin=origin, location=location)
-        elif isinstance(value, Mapping):
-            yield from flatten(value, rank=rank, origin=origin, location=location, prefix=key + ".")
-        elif value is not None:  # a section whose keys are all commented out is empty
-            fix = (
-                f"choose a preset under `defaults:` as `- {key}: {value}`"
-                if key in GROUPS
-                else f"nest keys under {key}:"
+    for key_segment, tree_value in value_tree.items():
+        config_key = f"{key_prefix}{key_segment}"
+        if config_key not in sections() or config_key in key_specs():
+            key_spec, entry_name = find(config_key, location=location)
+            yield from spread(key_spec, entry_name, tree_value, precedence=precedence, origin=origin, location=location)
+        elif isinstance(tree_value, Mapping):
+            yield from flatten(
+                tree_value, precedence=precedence, origin=origin, location=location, key_prefix=config_key + "."
             )
-            raise ConfigError(f"{location}{key} is a section of keys; got {value!r}", fix=fix)
+        elif tree_value is not None:  # a section whose keys are all commented out is empty
+            suggestion = (
+                f"choose a preset under `defaults:` as `- {config_key}: {tree_value}`"
+                if config_key in GROUPS
+                else f"nest keys under {config_key}:"
+            )
+            raise ConfigError(f"{location}{config_key} is a section of keys; got {tree_value!r}", fix=suggestion)

@@ -20,30 +20,32 @@ _LOCK = threading.Lock()  # Hydra keeps its state in one global
 
 
 @cache
-def preset_names(group: str) -> tuple[str, ...]:
+def preset_names(group_name: str) -> tuple[str, ...]:
     """The presets of a group, sorted."""
-    return tuple(sorted(path.stem for path in (FOLDER / group).glob("*.yaml")))
+    return tuple(sorted(preset_path.stem for preset_path in (FOLDER / group_name).glob("*.yaml")))
 
 
-def check_preset(group: str, name: str, *, location: str = "") -> str:
+def check_preset(group_name: str, preset_name: str, *, location: str = "") -> str:
     """The name, if the group has such a preset. Raises ConfigError with the closest one and all of them if
     not."""
-    names = preset_names(group)
-    if name in names:
-        return name
-    fix = did_you_mean(name, names, form="{}")
-    if group == "model" and not fix:
-        fix = f"for a Hugging Face id or a folder write model.path={name or 'FOLDER'}"
-    raise ConfigError(f"{location}unknown preset {group}={name}; there are: {', '.join(names)}", fix=fix)
+    presets = preset_names(group_name)
+    if preset_name in presets:
+        return preset_name
+    suggestion = did_you_mean(preset_name, presets, form="{}")
+    if group_name == "model" and not suggestion:
+        suggestion = f"for a Hugging Face id or a folder write model.path={preset_name or 'FOLDER'}"
+    raise ConfigError(
+        f"{location}unknown preset {group_name}={preset_name}; there are: {', '.join(presets)}", fix=suggestion
+    )
 
 
 @dataclass(frozen=True)
 class Presets:
-    """chosen: group -> preset name, for every group. values: group -> the nested values that its preset
+    """chosen: group -> preset name, for every group. values_by_group: group -> the nested values that its preset
     sets."""
 
     chosen: dict[str, str]
-    values: dict[str, dict[str, Any]]
+    values_by_group: dict[str, dict[str, Any]]
 
 
 def compose_presets(choices: Mapping[str, str]) -> Presets:
@@ -61,11 +63,15 @@ def _composed(overrides: tuple[str, ...]) -> Presets:
     try:
         with _LOCK, _hydra():
             composed = compose("lorica", overrides=list(overrides), return_hydra_config=True)
-            chosen = composed.hydra.runtime.choices
-            values = {group: OmegaConf.to_container(composed.get(group) or OmegaConf.create()) for group in GROUPS}
+            chosen_presets = composed.hydra.runtime.choices
+            preset_values = {
+                group: OmegaConf.to_container(composed.get(group) or OmegaConf.create()) for group in GROUPS
+            }
     except (HydraException, OmegaConfBaseException) as error:  # only a damaged installation gets here
         raise ConfigError(f"the presets under {FOLDER} cannot be read: {error}", fix="install lorica again") from None
-    return Presets({group: str(chosen[group]) for group in GROUPS}, cast(dict[str, dict[str, Any]], values))
+    return Presets(
+        {group: str(chosen_presets[group]) for group in GROUPS}, cast(dict[str, dict[str, Any]], preset_values)
+    )
 
 
 @contextmanager
@@ -75,12 +81,12 @@ def _hydra() -> Iterator[None]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.version import VersionBase
 
-    host, version = GlobalHydra.instance(), VersionBase.instance()
-    host_hydra, host_version = host.hydra, version.version_base
-    host.clear()
+    host_state, version_state = GlobalHydra.instance(), VersionBase.instance()
+    host_hydra, host_version = host_state.hydra, version_state.version_base
+    host_state.clear()
     try:
         with initialize_config_dir(str(FOLDER), job_name="lorica", version_base="1.3"):
             yield
     finally:
-        host.hydra, version.version_base = host_hydra, host_version
-        GlobalHydra.set_instance(host)  # Hydra leaves a copy
+        host_state.hydra, version_state.version_base = host_hydra, host_version
+        GlobalHydra.set_instance(host_state)  # Hydra leaves a copy

@@ -15,29 +15,31 @@ _WIDEST = 72  # a longer value pushes its own comment to the right, not everybod
 
 def render_config(resolved: Resolved) -> str:
     """YAML with aligned values and comments; `lorica config ... > my.yaml` is a file for `config=my.yaml`."""
-    presets = " ".join(f"{group}={name}" for group, name in resolved.presets.items())
-    lines: list[tuple[str, str]] = []
-    _lines(resolved.as_dict(), resolved.origins, "", 0, lines)
-    width = max(len(text) for text, origin in lines if origin and len(text) <= _WIDEST)
-    body = [f"{text:<{width}}  # {_comment(origin)}" if origin else text for text, origin in lines]
-    return "\n".join([f"# presets: {presets}", *body]) + "\n"
+    presets = " ".join(f"{group_name}={preset_name}" for group_name, preset_name in resolved.presets.items())
+    config_lines: list[tuple[str, str]] = []
+    _lines(resolved.as_dict(), resolved.origins, "", 0, config_lines)
+    text_width = max(len(text) for text, origin in config_lines if origin and len(text) <= _WIDEST)
+    body_lines = [f"{text:<{text_width}}  # {_comment(origin)}" if origin else text for text, origin in config_lines]
+    return "\n".join([f"# presets: {presets}", *body_lines]) + "\n"
 
 
 def _lines(
-    tree: dict[str, Any], origins: dict[str, str], prefix: str, depth: int, lines: list[tuple[str, str]]
+    tree: dict[str, Any], origins: dict[str, str], key_prefix: str, depth: int, config_lines: list[tuple[str, str]]
 ) -> None:
-    names = {name: scalar(name) + ":" for name in tree}
-    width = max(
-        (len(names[name]) for name, value in tree.items() if not value or not isinstance(value, dict)),
+    labels_by_name = {name: scalar(name) + ":" for name in tree}
+    label_width = max(
+        (len(labels_by_name[name]) for name, value in tree.items() if not value or not isinstance(value, dict)),
         default=0,
     )
     for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and (value or key not in origins):
-            lines.append((f"{'  ' * depth}{names[name]}", ""))
-            _lines(value, origins, key + ".", depth + 1, lines)
+        config_key = f"{key_prefix}{name}"
+        if isinstance(value, dict) and (value or config_key not in origins):
+            config_lines.append((f"{'  ' * depth}{labels_by_name[name]}", ""))
+            _lines(value, origins, config_key + ".", depth + 1, config_lines)
         else:
-            lines.append((f"{'  ' * depth}{names[name]:<{width}} {yaml_value(value)}", origins[key]))
+            config_lines.append(
+                (f"{'  ' * depth}{labels_by_name[name]:<{label_width}} {yaml_value(value)}", origins[config_key])
+            )
 
 
 def _comment(origin: str) -> str:
@@ -60,11 +62,11 @@ def yaml_value(value: Any) -> str:
     return str(value)
 
 
-def scalar(text: str) -> str:
+def scalar(plain_text: str) -> str:
     """A text as a YAML scalar, quoted where it could be read as anything else."""
-    if _PLAIN.fullmatch(text) and text.casefold() not in _NOT_TEXT:
-        return text
-    return '"' + "".join(_escaped(letter) for letter in text) + '"'
+    if _PLAIN.fullmatch(plain_text) and plain_text.casefold() not in _NOT_TEXT:
+        return plain_text
+    return '"' + "".join(_escaped(letter) for letter in plain_text) + '"'
 
 
 def _escaped(letter: str) -> str:

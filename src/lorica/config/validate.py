@@ -16,17 +16,17 @@ from lorica.tasks import TASKS, load_task
 
 @dataclass(frozen=True)
 class _Facts:
-    config: Config
+    configuration: Config
     origins: Mapping[str, str]
 
-    def __getitem__(self, key: str) -> str:
+    def __getitem__(self, config_key: str) -> str:
         """`key=value (origin)`, as messages name a value."""
-        value: Any = self.config
-        for segment in key.split("."):
-            value = getattr(value, segment)
-        shown = str(value).lower() if isinstance(value, bool) else value
-        origin = self.origins.get(key, "")
-        return f"{key}={shown}" + (f" ({origin})" if origin else "")
+        config_value: Any = self.configuration
+        for segment in config_key.split("."):
+            config_value = getattr(config_value, segment)
+        value_text = str(config_value).lower() if isinstance(config_value, bool) else config_value
+        origin = self.origins.get(config_key, "")
+        return f"{config_key}={value_text}" + (f" ({origin})" if origin else "")
 
 
 def check(config: Config, origins: Mapping[str, str]) -> None:
@@ -42,39 +42,42 @@ def check(config: Config, origins: Mapping[str, str]) -> None:
 
 def _check_task(config: Config, facts: _Facts) -> None:
     task = config.task
-    behaviour = load_task(task.name)
-    if task.method not in behaviour.methods:
+    loaded_task = load_task(task.name)
+    if task.method not in loaded_task.methods:
         raise ConfigError(
-            f"{facts['task.method']} is not a method of {facts['task.name']}; it has {', '.join(behaviour.methods)}",
+            f"{facts['task.method']} is not a method of {facts['task.name']}; it has {', '.join(loaded_task.methods)}",
             fix=f"task={task.name} chooses the method that fits",
         )
-    styles = ", ".join(filter(None, behaviour.styles))
-    if not task.style and styles:
+    style_names = ", ".join(filter(None, loaded_task.styles))
+    if not task.style and style_names:
         raise ConfigError(
-            f"task.style is empty; {task.name} needs one of {styles}", fix=f"task.style={behaviour.styles[0]}"
+            f"task.style is empty; {task.name} needs one of {style_names}", fix=f"task.style={loaded_task.styles[0]}"
         )
-    if task.style not in behaviour.styles:
-        owners = [name for name in TASKS if task.style in load_task(name).styles]
+    if task.style not in loaded_task.styles:
+        owners = [task_name for task_name in TASKS if task.style in load_task(task_name).styles]
         raise ConfigError(
-            f"{facts['task.style']} is a style of {' and '.join(owners)}; {facts['task.name']} has {styles or 'none'}",
+            f"{facts['task.style']} is a style of {' and '.join(owners)}; {facts['task.name']} has "
+            f"{style_names or 'none'}",
             fix=f"leave task.style out, and choose the task with task={task.name}",
         )
-    shared = {label.casefold() for label in task.positive_labels} & {label.casefold() for label in task.negative_labels}
-    if shared:
+    shared_labels = {label.casefold() for label in task.positive_labels} & {
+        label.casefold() for label in task.negative_labels
+    }
+    if shared_labels:
         raise ConfigError(
-            f"{min(shared)!r} is in both {facts['task.positive_labels']} and {facts['task.negative_labels']}",
+            f"{min(shared_labels)!r} is in both {facts['task.positive_labels']} and {facts['task.negative_labels']}",
             fix="each label means one thing",
         )
-    twice = sorted(set(task.columns) & set(task.constants))
-    if twice:
+    doubly_set = sorted(set(task.columns) & set(task.constants))
+    if doubly_set:
         raise ConfigError(
-            f"task.columns.{twice[0]} and task.constants.{twice[0]} are both set",
+            f"task.columns.{doubly_set[0]} and task.constants.{doubly_set[0]} are both set",
             fix="keep the one that is meant",
         )
 
 
 def _check_model(config: Config, facts: _Facts) -> None:
-    model, engine = config.model, ENGINES[config.engine.name]
+    model, engine_entry = config.model, ENGINES[config.engine.name]
     if not model.path:
         raise ConfigError("model.path is empty", fix="model.path=FOLDER, or a preset such as model=qwen3_0_6b")
     if model.device_map and model.device != "auto":
@@ -83,7 +86,7 @@ def _check_model(config: Config, facts: _Facts) -> None:
             fix="set one of them",
         )
     if precision_of(model.dtype).quantized:
-        if not engine.quantized:
+        if not engine_entry.quantized:
             raise ConfigError(
                 f"{facts['model.dtype']} is computed by the native engine alone, not by {facts['engine.name']}",
                 fix="model.dtype=bfloat16, or engine=native",
@@ -93,7 +96,7 @@ def _check_model(config: Config, facts: _Facts) -> None:
                 f"{facts['model.dtype']} and {facts['model.load_in_4bit']} both say how the weights are held",
                 fix="set one of them",
             )
-    if config.engine.merge == "always" and not engine.merges:
+    if config.engine.merge == "always" and not engine_entry.merges:
         raise ConfigError(
             f"{facts['engine.merge']} is done by the native engine alone, not by {facts['engine.name']}",
             fix="engine.merge=auto, or engine=native",
@@ -115,10 +118,10 @@ def _check_training(config: Config, facts: _Facts) -> None:
             fix="training.val_ratio=0.15, or training.early_stopping=0",
         )
     if training.per_subject and config.data:
-        first = next(iter(config.data))
+        subject = next(iter(config.data))
         raise ConfigError(
-            f"{facts['training.per_subject']} divides one file, and data.{first}={config.data[first]} is a file of one "
-            "subject already",
+            f"{facts['training.per_subject']} divides one file, and data.{subject}={config.data[subject]} is a file of "
+            "one subject already",
             fix="give input=FILE with training.per_subject=true, or data.SUBJECT=FILE without it",
         )
 
@@ -142,11 +145,13 @@ def _check_inference(config: Config, facts: _Facts) -> None:
         )
 
 
-def _check_spellings(table: str, entries: Mapping[str, str]) -> None:
-    for names in spellings(entries).values():
-        if len(names) > 1:
+def _check_spellings(table_key: str, entries: Mapping[str, str]) -> None:
+    for subject_spellings in spellings(entries).values():
+        if len(subject_spellings) > 1:
             raise ConfigError(
-                " and ".join(f"{table}.{name}={entries[name]}" for name in names)
-                + f" are one subject in {len(names)} spellings",
-                fix="keep one of them; rows of one subject go into one file" if table == "data" else "keep one of them",
+                " and ".join(f"{table_key}.{spelling}={entries[spelling]}" for spelling in subject_spellings)
+                + f" are one subject in {len(subject_spellings)} spellings",
+                fix="keep one of them; rows of one subject go into one file"
+                if table_key == "data"
+                else "keep one of them",
             )
