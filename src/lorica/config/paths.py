@@ -16,7 +16,7 @@ def local_path(path_text: str, description: str) -> str:
     """The text of a path as the file system takes it: a `~` or `~user` at its beginning is the home folder.
 
     A shell expands `~` only where a word begins with it, and nothing does in a file or a variable. `./~` is a folder of
-    that name, and so is `~name` where there is no such user but a file. what: names the path in messages. Raises
+    that name, and so is `~name` where there is no such user but a file. description: names the path in messages. Raises
     ConfigError where no home folder is known, for an address (`file://...`), and for what no file can be called.
     """
     if _ADDRESS.match(path_text):
