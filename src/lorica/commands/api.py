@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorica.adapters.registry import is_adapter
+from lorica.commands import arguments_of_api as argument
 from lorica.commands import build
-from lorica.commands.arguments import as_base, as_path, resolve
+from lorica.commands.arguments import resolve
 from lorica.commands.rows import naming_its_task, open_rows, reading_log, tell
 from lorica.config.schema import Config
 from lorica.data.read import rows_from_memory
 from lorica.metrics.normalise import LORICA
 from lorica.pipeline.answer import Pipeline
 from lorica.records import Answer, Row
+from lorica.vetting.findings import LEVELS
 
 if TYPE_CHECKING:
     from lorica.commands.check_result import CheckResult
@@ -60,9 +62,14 @@ def train(
     """
     from lorica.commands.train import train_files
 
-    training_files = {"data": rows} if isinstance(rows, Mapping) else {"input": rows}
-    switches = {"training.per_subject": per_subject or None, "training.resume": resume or None}
-    arguments = {"task": task, "run_dir": run_dir, **switches, **training_files}
+    by_subject = argument.by_name(rows, "rows", argument.rows_text) if isinstance(rows, Mapping) else None
+    arguments = {
+        "task": argument.task_name(task),
+        "run_dir": argument.path_text(run_dir, "run_dir"),
+        "training.per_subject": argument.switch(per_subject, "per_subject") or None,
+        "training.resume": argument.switch(resume, "resume") or None,
+        **({"data": by_subject} if by_subject else {"input": argument.rows_text(rows)}),
+    }
     return train_files(_config(arguments, base, settings), resume_command=_AGAIN)
 
 
@@ -91,10 +98,10 @@ def infer(
     from lorica.commands.infer import infer_file
 
     arguments = {
-        "task": task,
-        "input": rows,
-        "output": output,
-        "inference.resume": resume or None,
+        "task": argument.task_name(task),
+        "input": argument.rows_text(rows),
+        "output": argument.path_text(output, "output"),
+        "inference.resume": argument.switch(resume, "resume") or None,
         **_adapters(adapters, task),
     }
     return infer_file(resolve(_settings(arguments, base, settings)), resume_command=_AGAIN)
@@ -112,7 +119,8 @@ def evaluate(
     """Measure answers against the rows with their gold answers: every metric with its 95% bootstrap interval and n.
 
     answers: what `infer` wrote, any table with ids and `answer`, or the answers of a pipeline. gold: the file of rows
-    that was answered. by: columns of it to group by. normalisation: what texts are compared under, `lorica` or `squad`.
+    that was answered. by: columns of it to group by, or one. normalisation: what texts are compared under, `lorica` or
+    `squad`.
 
     Raises DataError for rows without gold or without an answer, and for answers of other rows.
 
@@ -121,9 +129,13 @@ def evaluate(
     """
     from lorica.commands.eval import evaluate_answers
 
-    answer_source = answers if not isinstance(answers, str | Path) else as_path(str(answers))
-    config = _config({"task": task}, None, settings)
-    return evaluate_answers(config, answer_source, as_path(str(gold)), group_columns=by, normalisation=normalisation)[0]
+    return evaluate_answers(
+        _config({"task": argument.task_name(task)}, None, settings),
+        argument.given_answers(answers),
+        argument.local_file(gold, "gold"),
+        group_columns=argument.column_names(by, "by"),
+        normalisation=argument.normalisation_name(normalisation),
+    )[0]
 
 
 def check(
@@ -152,15 +164,14 @@ def check(
     """
     from lorica.commands.check import check_adapters
 
-    adapter_paths = [adapters] if isinstance(adapters, str | Path) else adapters
     return check_adapters(
-        [as_path(str(adapter_path)) for adapter_path in adapter_paths],
-        base=as_base(str(base or "")),
-        rows_file=None if rows is None else as_path(str(rows)),
-        level=level,
-        process_count=jobs,
-        deep=deep,
-        overrides=_settings({"task": task}, None, settings),
+        argument.adapter_paths(adapters),
+        base=argument.base_name(base),
+        rows_file=argument.optional_file(rows, "rows"),
+        level=None if level is None else argument.whole_number(level, "level", highest=max(LEVELS)),
+        process_count=argument.whole_number(jobs, "jobs"),
+        deep=argument.switch(deep, "deep"),
+        overrides=_settings({"task": argument.optional_task(task)}, None, settings),
     )
 
 
@@ -177,23 +188,26 @@ def diagnose(
     """Rank the causes for which an adapter may misbehave, with the evidence, and run the experiments that decide.
 
     base: the one it is used with. rows: a file of rows of `task` with their gold answers; 50 to 150 are plenty.
-    expected_bases: others it may belong to. answers: a file of answers or scores that are doubted.
+    expected_bases: others it may belong to, or one. answers: a file of answers or scores that are doubted.
+
+    The result's title names the likeliest cause, and `decided` says whether enough speaks for it: where it is False the
+    title is only the first of what is possible.
 
     Nothing that is wrong with the adapter raises. Raises AdapterError for a path without an adapter or with several,
-    ModelError for a base, DataError for the rows, UsageError for rows without their task.
+    ModelError for a base, DataError for the rows, UsageError for rows without their task, or without base and answers.
 
         diagnosis = lorica.diagnose("adapter", base="models/qwen3-4b", rows="labelled.csv", task="rules")
-        diagnosis.title, diagnosis.command
+        diagnosis.decided, diagnosis.title, diagnosis.command
     """
     from lorica.commands.diagnose import diagnose_adapter
 
     return diagnose_adapter(
-        as_path(str(adapter)),
-        base=as_base(str(base or "")),
-        rows_file=None if rows is None else as_path(str(rows)),
-        expected_bases=[as_base(str(base_path)) for base_path in expected_bases],
-        answers=None if answers is None else as_path(str(answers)),
-        overrides=_settings({"task": task}, None, settings),
+        argument.local_file(adapter, "adapter"),
+        base=argument.base_name(base),
+        rows_file=argument.optional_file(rows, "rows"),
+        expected_bases=argument.base_names(expected_bases, "expected_bases"),
+        answers=argument.optional_file(answers, "answers"),
+        overrides=_settings({"task": argument.optional_task(task)}, None, settings),
     )
 
 
@@ -220,7 +234,9 @@ class RecordPipeline:
     def _read(self, records: Any) -> list[Row]:
         task_object, columns = self._pipeline.task, self._config.task
         if isinstance(records, (str, Path)):
-            return list(open_rows(self._config, task_object, as_path(str(records)), read_log=self._log))
+            return list(
+                open_rows(self._config, task_object, argument.local_file(records, "records"), read_log=self._log)
+            )
         with naming_its_task(task_object):
             return rows_from_memory(
                 records, task_object.schemas, columns=columns.columns, constants=columns.constants, log=self._log
@@ -238,7 +254,7 @@ def load_pipeline(
         pipeline = lorica.load_pipeline("saq", adapters="runs/saq")
         pipeline([{"questionID": "1", "subject": "history", "question": "Who crossed the Rubicon?"}])[0].answer
     """
-    config = _config({"task": task, **_adapters(adapters, task)}, base, settings)
+    config = _config({"task": argument.task_name(task), **_adapters(adapters, task)}, base, settings)
     base_folder, opened_adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
     return RecordPipeline(build.build_pipeline(config, base_folder, opened_adapters), config)
 
@@ -248,15 +264,16 @@ def _adapters(adapters: Adapters, task: str) -> dict[str, object]:
     if adapters is None:
         return {}
     if isinstance(adapters, Mapping):
-        return {"adapters.paths": adapters}
-    folder = as_path(str(adapters))
+        return {"adapters.paths": argument.by_name(adapters, "adapters", argument.path_text)}
+    folder = argument.local_file(adapters, "adapters", allowed="a path, name -> path, or None for the base alone")
     return {"adapters.paths": {task: folder}, "adapters.use": task} if is_adapter(folder) else {"adapters.dir": folder}
 
 
 def _settings(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> dict[str, object]:
     """Configuration from Python: what was given by name overrides `settings`."""
-    named_settings = {**arguments, "model.path": base}
-    return {**(settings or {}), **{key: value for key, value in named_settings.items() if value is not None}}
+    named_settings = {**arguments, "model.path": argument.optional_text(base, "base")}
+    named_settings = {key: value for key, value in named_settings.items() if value is not None}
+    return {**argument.checked_settings(settings), **named_settings}
 
 
 def _config(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> Config:

@@ -58,9 +58,11 @@ def diagnose_adapter(
 ) -> Diagnosis:
     """Diagnose one adapter with what is given. overrides: how the rows are read and asked.
 
-    Raises AdapterError for a path without an adapter, or with several, and what finding a base and reading the rows
-    raises.
+    Raises AdapterError for a path without an adapter, or with several, UsageError for rows that nothing would read, and
+    what finding a base and reading the rows raises.
     """
+    if rows_file is not None and not base and answers is None:
+        raise UsageError(f"{rows_file}: rows have no effect without a base or answers", fix="name the base")
     adapter_source = find_adapter(adapter)
     task_named = names_task(overrides, rows_file) and rows_file is not None
     config = resolve(overrides).config

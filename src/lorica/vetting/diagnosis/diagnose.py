@@ -51,10 +51,11 @@ class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """What is probably wrong with an adapter, and why.
 
-    name, path: of the adapter. cause, title, certainty: of the leading hypothesis. hypotheses: all of them, the leading
-    one first. evidence: everything that was weighed. experiments: in the order in which they ran. untested: what could
-    not be tested, and why. settle: what would decide what is still open. command: what to type next. findings: of all
-    checks. measured: the records that experiments made, as `lorica check` makes them.
+    name, path: of the adapter. cause, title, certainty: of the leading hypothesis, which is named as the cause only
+    where `decided`. hypotheses: all of them, the leading one first. evidence: everything that was weighed. experiments:
+    in the order in which they ran. untested: what could not be tested, and why. settle: what would decide what is still
+    open. command: what to type next. findings: of all checks. measured: the records that experiments made, as `lorica
+    check` makes them.
     """
 
     name: str

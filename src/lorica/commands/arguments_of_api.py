@@ -1,0 +1,159 @@
+"""Arguments of the Python API, checked before anything is read: each function gives the value as the commands take it.
+
+All raise ConfigError, which names the argument, what was got and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, ValuesView
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from lorica.config.paths import local_path
+from lorica.errors import ConfigError
+from lorica.metrics.normalise import NORMALISATIONS
+from lorica.names import did_you_mean
+from lorica.records import Answer
+
+_LISTS = (Sequence, Set, Iterator, ValuesView)
+_SINGLE = (str, os.PathLike)
+_MAX_NAME = 255  # characters of a file's name: a longer text is what stands in a file, not where it is
+
+
+def path_text(value: object, name: str, *, allowed: str = "a path", fix: str = "") -> str:
+    """A path as it was written, with its `~`, for a configuration key."""
+    text = os.fspath(value) if isinstance(value, _SINGLE) else None
+    if not isinstance(text, str) or not text or "\0" in text or max(map(len, text.split("/"))) > _MAX_NAME:
+        raise _refusal(name, value, allowed, fix)
+    return text
+
+
+def optional_text(value: object, name: str) -> str | None:
+    """As `path_text`, where None leaves it out."""
+    return None if value is None else path_text(value, name, allowed="a path or None")
+
+
+def local_file(value: object, name: str, *, allowed: str = "a path") -> Path:
+    """A path on this machine."""
+    return Path(local_path(path_text(value, name, allowed=allowed), name))
+
+
+def optional_file(value: object, name: str) -> Path | None:
+    """As `local_file`, where None leaves it out."""
+    return None if value is None else local_file(value, name, allowed="a path or None")
+
+
+def base_name(value: object) -> str:
+    """A base model's folder, id or `embedded:NAME`; "" for None."""
+    return local_path(optional_text(value, "base") or "", "base")
+
+
+def base_names(value: object, name: str) -> list[str]:
+    """Several base models, or one alone."""
+    return [local_path(path_text(base, name), name) for base in several(value, name)]
+
+
+def rows_text(value: object, name: str = "rows") -> str:
+    """The path of a file of rows: records in memory are answered by a pipeline."""
+    fix = "write the rows to a .csv, .jsonl or .parquet file; lorica.load_pipeline answers records in memory"
+    return path_text(value, name, allowed="the path of a file", fix=fix)
+
+
+def by_name(value: Mapping[Any, object], name: str, text: Callable[[object, str], str]) -> dict[str, str]:
+    """Name -> path, of a mapping that names at least one."""
+    if not value:
+        raise _refusal(name, value, "at least one name with its path")
+    for key in value:
+        _text(key, f"a name in {name}")
+    return {key: text(path, f"{name}[{key!r}]") for key, path in value.items()}
+
+
+def several(value: object, name: str) -> list[Any]:
+    """The items of a list; a text or a path alone is a list of one."""
+    if isinstance(value, _SINGLE):
+        return [value]
+    if not isinstance(value, _LISTS) or isinstance(value, bytes | bytearray):
+        raise _refusal(name, value, "one or a list of them")
+    return list(value)
+
+
+def adapter_paths(value: object) -> list[Path]:
+    """What `check` examines: at least one path."""
+    paths = [local_file(path, "adapters", allowed="a path or a list of paths") for path in several(value, "adapters")]
+    if not paths:
+        raise _refusal("adapters", value, "a path or a list of at least one")
+    return paths
+
+
+def column_names(value: object, name: str) -> list[str]:
+    """Names of columns: a list, or one alone."""
+    return [_text(column, name, "a column's name or a list of them") for column in several(value, name)]
+
+
+def task_name(value: object) -> str:
+    """A task that has to be named; the configuration knows which there are."""
+    return _text(value, "task", "rules, mcq, saq or qa")
+
+
+def optional_task(value: object) -> str | None:
+    """As `task_name`, where None leaves it to the settings."""
+    return None if value is None else task_name(value)
+
+
+def normalisation_name(value: object) -> str:
+    """One of the normalisations."""
+    name = _text(value, "normalisation", " or ".join(NORMALISATIONS))
+    if name not in NORMALISATIONS:
+        raise _refusal("normalisation", value, " or ".join(NORMALISATIONS), did_you_mean(name, NORMALISATIONS))
+    return name
+
+
+def switch(value: object, name: str) -> bool:
+    """True or False, and nothing that merely counts as one of them: "no" would switch on."""
+    if not isinstance(value, bool):
+        raise _refusal(name, value, "True or False")
+    return value
+
+
+def whole_number(value: object, name: str, *, highest: int | None = None) -> int:
+    """A whole number from 0 on."""
+    number = -1 if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+    if number < 0 or (highest is not None and number > highest):
+        raise _refusal(name, value, "a whole number, 0 " + ("or more" if highest is None else f"to {highest}"))
+    return number
+
+
+def given_answers(value: object) -> Path | list[Answer]:
+    """A file of answers, or the answers of a pipeline."""
+    if isinstance(value, _SINGLE):
+        return local_file(value, "answers")
+    fix = "write other tables to a file with the columns id and answer"
+    answers: list[Any] = list(value) if isinstance(value, _LISTS) else [value]
+    for answer in answers:
+        if not isinstance(answer, Answer):
+            raise _refusal("answers", answer, "the path of a file or a list of lorica.Answer", fix)
+    return answers
+
+
+def checked_settings(value: object) -> dict[str, object]:
+    """Keys of the configuration with their values."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _refusal("settings", value, 'a mapping of configuration keys, {"lora.r": 8}')
+    return {_text(key, "a key of settings", 'a configuration key such as "lora.r"'): value[key] for key in value}
+
+
+def _text(value: object, name: str, allowed: str = "a text") -> str:
+    if not isinstance(value, str) or not value:
+        raise _refusal(name, value, allowed)
+    return value
+
+
+def _refusal(name: str, value: object, allowed: str, fix: str = "") -> ConfigError:
+    empty = isinstance(value, list | tuple | dict) and not value
+    plain = empty or value is None or isinstance(value, str | bytes | int | float)
+    got = repr(value) if plain else f"of type {type(value).__name__}"
+    return ConfigError(f"{name} is {got[:80]}; allowed: {allowed}", fix=fix)
