@@ -65,7 +65,7 @@ def _make(place: Path, count: int) -> dict[str, Path]:
     encoder, task = Encoder.load(BASE), load_task("rules")
     engine = load_engine("native", BaseFolder(BASE), EngineSettings(dtype="float32", device="cpu"))
     config = AdapterConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
-    facts = base_facts(BaseFolder(BASE), package_name="embedded:lorica_tiny")
+    facts = base_facts(BaseFolder(BASE), model_name="embedded:lorica_tiny")
     folders = {}
     for number in range(count):
         name, folder = f"adapter-{number}", place / f"adapter-{number}"

@@ -71,7 +71,7 @@ def give_passport(folder: Path, engine: Engine, base: Path = BASE, *, task: str 
     engine.add_adapter(str(folder), open_adapter(folder))
     passport = make_passport(
         open_adapter(folder),
-        base=base_facts(BaseFolder(base), package_name="embedded:lorica_tiny"),
+        base=base_facts(BaseFolder(base), model_name="embedded:lorica_tiny"),
         prompt=prompt_facts(encoder, asked, {"thinking": False}),
         canaries=shipped_canaries(engine, str(folder), asked, encoder, BaseFolder(base)),
         metrics=MetricsFacts(on="none", note="a test"),

@@ -31,7 +31,7 @@ _SIZES = (
 )  # fmt: skip
 
 
-def base_facts(base: BaseFolder, *, package_name: str, revision: str = "", with_digests: bool = False) -> BaseFacts:
+def base_facts(base: BaseFolder, *, model_name: str, revision: str = "", with_digests: bool = False) -> BaseFacts:
     """What a passport says of a base model. with_digests: hash every weight file as a whole, too (minutes for a large
     one). Raises ModelError for a folder that is no base model."""
     base_config = base.config
@@ -42,7 +42,7 @@ def base_facts(base: BaseFolder, *, package_name: str, revision: str = "", with_
         with weights_path.open("rb") as weights_file:
             file_facts[weights_path.name] = "sha256:" + hashlib.file_digest(weights_file, "sha256").hexdigest()
     return BaseFacts(
-        name=plain_name(package_name),
+        name=plain_name(model_name),
         revision=revision,
         family=str(base_config.get("model_type", "")),
         shape={

@@ -132,7 +132,7 @@ def make(adapter: AdapterFolder, options: argparse.Namespace, config: Config) ->
     passport = make_passport(
         adapter,
         base=base_facts(
-            base_model, package_name=config.model.path, revision=config.model.revision, with_digests=options.full
+            base_model, model_name=config.model.path, revision=config.model.revision, with_digests=options.full
         ),
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
         canaries=canaries,

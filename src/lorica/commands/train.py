@@ -171,7 +171,7 @@ def train_locked(
         **package_versions(),
         **reading,
     }
-    facts_of_base = base_facts(base_model, package_name=config.model.path, revision=config.model.revision)
+    facts_of_base = base_facts(base_model, model_name=config.model.path, revision=config.model.revision)
     results = {}
     for job in jobs:
         _tell_previous(locks[job.name], progress)

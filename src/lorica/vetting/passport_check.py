@@ -202,7 +202,7 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
 
     try:
         current = base_facts(
-            BaseFolder(folder), package_name=passport.base.name, with_digests=full and bool(passport.base.files)
+            BaseFolder(folder), model_name=passport.base.name, with_digests=full and bool(passport.base.files)
         )
     except (LoricaError, OSError):
         return []  # a base that cannot be read is the fit's finding
