@@ -52,7 +52,9 @@ def base_name(value: object) -> str:
 
 def base_names(value: object, name: str) -> list[str]:
     """Several base models, or one alone."""
-    return [local_path(path_text(base, name), name) for base in several(value, name)]
+    allowed = "a base or a list of them"
+    bases = several(value, name, allowed=allowed)
+    return [local_path(path_text(base, name, allowed=allowed), name) for base in bases]
 
 
 def rows_text(value: object, name: str = "rows") -> str:
@@ -70,26 +72,28 @@ def by_name(value: Mapping[Any, object], name: str, text: Callable[[object, str]
     return {key: text(path, f"{name}[{key!r}]") for key, path in value.items()}
 
 
-def several(value: object, name: str) -> list[Any]:
+def several(value: object, name: str, *, allowed: str) -> list[Any]:
     """The items of a list; a text or a path alone is a list of one."""
     if isinstance(value, _SINGLE):
         return [value]
     if not isinstance(value, _LISTS) or isinstance(value, bytes | bytearray):
-        raise _refusal(name, value, "one or a list of them")
+        raise _refusal(name, value, allowed)
     return list(value)
 
 
 def adapter_paths(value: object) -> list[Path]:
     """What `check` examines: at least one path."""
-    paths = [local_file(path, "adapters", allowed="a path or a list of paths") for path in several(value, "adapters")]
+    allowed = "a path or a list of at least one"
+    paths = [local_file(path, "adapters", allowed=allowed) for path in several(value, "adapters", allowed=allowed)]
     if not paths:
-        raise _refusal("adapters", value, "a path or a list of at least one")
+        raise _refusal("adapters", value, allowed)
     return paths
 
 
 def column_names(value: object, name: str) -> list[str]:
     """Names of columns: a list, or one alone."""
-    return [_text(column, name, "a column's name or a list of them") for column in several(value, name)]
+    allowed = "a column's name or a list of them"
+    return [_text(column, name, allowed) for column in several(value, name, allowed=allowed)]
 
 
 def task_name(value: object) -> str:
