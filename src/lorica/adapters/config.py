@@ -108,10 +108,14 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         pattern_key = _first_match(self.rank_pattern, module_name, "rank_pattern")
         return self.r if pattern_key is None else self.rank_pattern[pattern_key]
 
+    def alpha(self, module_name: str) -> float:
+        """The alpha of a module. Raises AdapterError for a pattern that is not a plain name."""
+        pattern_key = _first_match(self.alpha_pattern, module_name, "alpha_pattern")
+        return self.lora_alpha if pattern_key is None else self.alpha_pattern[pattern_key]
+
     def scaling(self, module_name: str) -> float:
         """The factor of B A x for a module: alpha / r, or alpha / sqrt(r) with rsLoRA."""
-        pattern_key = _first_match(self.alpha_pattern, module_name, "alpha_pattern")
-        module_alpha = self.lora_alpha if pattern_key is None else self.alpha_pattern[pattern_key]
+        module_alpha = self.alpha(module_name)
         module_rank = self.rank(module_name)
         return module_alpha / math.sqrt(module_rank) if self.use_rslora else module_alpha / module_rank
 

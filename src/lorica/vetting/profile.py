@@ -89,10 +89,8 @@ def _scalings(config: AdapterConfig | None, modules: Iterable[str]) -> tuple[tup
     alphas, scalings = set(), set()
     try:
         for module_path in modules:
-            scaling = config.scaling(module_path)
-            module_rank = config.rank(module_path)
-            scalings.add(round(scaling, 9))
-            alphas.add(round(scaling * (math.sqrt(module_rank) if config.use_rslora else module_rank), 6))
+            scalings.add(round(config.scaling(module_path), 9))
+            alphas.add(round(config.alpha(module_path), 6))
     except AdapterError:
         return (float(config.lora_alpha),), ()
     return tuple(sorted(alphas)), tuple(sorted(scalings))

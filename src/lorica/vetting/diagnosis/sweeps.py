@@ -161,11 +161,8 @@ def scaled_kind(config: AdapterConfig, layout: TensorMap, module_type: str, fact
     alphas: dict[str, float] = {}
     for module_path, module in layout.modules.items():
         if module.target == module_type:
-            module_rank = config.rank(module_path)
             # "^" binds the key to this very module, and stands first so that it wins.
-            alphas["^" + module_path] = (
-                config.scaling(module_path) * (math.sqrt(module_rank) if config.use_rslora else module_rank) * factor
-            )
+            alphas["^" + module_path] = config.alpha(module_path) * factor
     return msgspec.structs.replace(config, alpha_pattern=alphas | config.alpha_pattern)
 
 
