@@ -40,8 +40,8 @@ def _questions(*answers: Any, **more: Any) -> list[dict[str, Any]]:
     return [{"id": f"q{i}", "question": f"what {i}?", "answer": answer, **more} for i, answer in enumerate(answers)]
 
 
-def _values(said: dict[str, Any]) -> dict[str, float | None]:
-    return {name: metric["value"] for name, metric in said["metrics"].items()}
+def _values(said: dict[str, Any], *names: str) -> dict[str, float | None]:
+    return {name: said["metrics"][name]["value"] for name in names or said["metrics"]}
 
 
 def test_rows_without_an_answer_are_wrong_counted_and_named(evaluated: Any) -> None:
@@ -176,7 +176,7 @@ POSTS = "id,body,rule,rule_violation\n1,Buy now,No ads,1\n2,Nice day,No ads,0\n3
 )
 def test_labels_without_scores_give_the_metrics_of_labels(answers: str, words: tuple[str, ...], evaluated: Any) -> None:
     said = evaluated(answers, POSTS, "task=rules", *words)
-    assert _values(said) == {"roc_auc": None, "accuracy": 1.0, "f1": 1.0}
+    assert _values(said, "roc_auc", "accuracy", "f1") == {"roc_auc": None, "accuracy": 1.0, "f1": 1.0}
     assert said["metrics"]["roc_auc"]["note"] == "roc_auc needs scores, and no row has one"
     assert said["metrics"]["roc_auc"]["n"] == 0
     assert said["unscored"] == 3
@@ -211,7 +211,7 @@ def test_yes_means_nothing_where_gold_turns_it_round(evaluated: Any) -> None:
     assert "write 1 for a violation and 0 for none" in said["unreadable"]["rows"][0]["problem"]
     assert evaluated("id,answer\n1,1\n2,0\n", gold, *words)["metrics"]["accuracy"]["value"] == 1.0
     said = evaluated("id,answer,score\n1,Yes,0.9\n2,No,0.1\n", gold, *words)
-    assert _values(said) == {"roc_auc": 1.0, "accuracy": 1.0, "f1": 1.0}
+    assert _values(said, "roc_auc", "accuracy", "f1") == {"roc_auc": 1.0, "accuracy": 1.0, "f1": 1.0}
     assert said["contradictory"]["count"] == said["unreadable"]["count"] == 0
 
 
@@ -344,3 +344,11 @@ def test_answer_files_that_cannot_be_meant_are_explained(
     assert main(["eval", str(_write(tmp_path / "a.csv", answers)), str(gold), "task=rules"]) == 3
     said = capsys.readouterr().err
     assert all(part in said for part in parts), said
+
+
+def test_scores_that_are_no_probabilities_have_ranking_metrics_alone(evaluated: Any) -> None:
+    said = evaluated("id,score\n1,3.5\n2,-1\n3,2\n", POSTS, "task=rules")
+    assert said["metrics"]["roc_auc"]["value"] == 1.0
+    assert said["metrics"]["log_loss"]["value"] is None
+    assert said["metrics"]["log_loss"]["note"] == "log_loss needs probabilities, and a score is 3.5"
+    assert said["reliability"] == []

@@ -54,6 +54,7 @@ def test_label_metrics(rows: list[tuple[int, int, int]]) -> None:
     cases: list[tuple[str, Callable[[Any, Any], float], Any, Any]] = [
         ("accuracy", theirs.accuracy_score, gold, label),
         ("balanced_accuracy", recall_mean, gold, label),
+        ("mcc", lambda g, p: theirs.matthews_corrcoef(g, p) if {*g} | {*p} == {0, 1} else 0.0, gold % 2, label % 2),
         ("f1", lambda g, p: theirs.f1_score(g, p, zero_division=math.nan), gold % 2, label % 2),
     ]
     for name, oracle, wanted, given_labels in cases:

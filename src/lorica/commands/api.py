@@ -127,7 +127,7 @@ def evaluate(
         evaluation = lorica.evaluate("answers.csv", "held_out.csv", task="rules", by=["rule"])
         evaluation.metrics["roc_auc"].value
     """
-    from lorica.commands.eval import evaluate_answers
+    from lorica.commands.gold_file import evaluate_answers
 
     return evaluate_answers(
         _config({"task": argument.task_name(task)}, None, settings),
@@ -135,7 +135,7 @@ def evaluate(
         argument.local_file(gold, "gold"),
         group_columns=argument.column_names(by, "by"),
         normalisation=argument.normalisation_name(normalisation),
-    )[0]
+    )
 
 
 def check(

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from lorica.metrics.bootstrap import Estimate
+from lorica.metrics.bootstrap import RESAMPLES, Estimate
 from lorica.metrics.health import ScoreHealth
+from lorica.metrics.operating_points import OperatingPoint
+from lorica.pipeline.compare import FileComparison
 from lorica.pipeline.evaluate import Evaluation, Grouping
-from lorica.reports.page import ReportTable
+from lorica.reports.page import Cell, ReportTable
+from lorica.reports.short_names import short_names
 from lorica.reports.text_table import plain_table
 
 # Rows without an answer, and unreadable answers, that the text names.
 _NAMED = 5
 # Notes and names of groups are read to their ends.
 _WIDEST = 200
+_NAME_WIDTH = 40
 
 
 def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
@@ -53,8 +57,13 @@ def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
         "unscored": evaluation.unscored,
         "stages": evaluation.stages,
         "flags": evaluation.flags,
+        "truncated": evaluation.truncated,
+        "retried": evaluation.retried,
+        "bootstrap_groups": evaluation.bootstrap_groups,
+        "operating_points": [_plain(point) for point in evaluation.operating_points],
+        "reliability": msgspec.to_builtins(evaluation.reliability),
         "choice_mass": msgspec.to_builtins(evaluation.choice_mass),
-        "health": None if evaluation.health is None else _health_dict(evaluation.health),
+        "health": None if evaluation.health is None else _plain(evaluation.health),
     }
 
 
@@ -69,12 +78,12 @@ def estimate_dict(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _health_dict(health: ScoreHealth) -> dict[str, Any]:
-    """The health of a column of scores as plain values; NaN becomes None."""
-    plain_health = {field_name: getattr(health, field_name) for field_name in health.__struct_fields__}
+def _plain(record: ScoreHealth | OperatingPoint) -> dict[str, Any]:
+    """A record of numbers as plain values; what is not finite becomes None."""
+    plain_values = {field_name: getattr(record, field_name) for field_name in record.__struct_fields__}
     return {
-        field_name: None if isinstance(field_value, float) and math.isnan(field_value) else field_value
-        for field_name, field_value in plain_health.items()
+        field_name: None if isinstance(field_value, float) and not math.isfinite(field_value) else field_value
+        for field_name, field_value in plain_values.items()
     }
 
 
@@ -100,8 +109,10 @@ def evaluation_text(evaluation: Evaluation) -> str:
         paragraphs.append(
             _table(f"group ({metric_title(evaluation, next(iter(evaluation.metrics)))})", evaluation.groups)
         )
-    row_counts = {name or "(no stage)": count for name, count in {**evaluation.stages, **evaluation.flags}.items()}
-    paragraphs.append("rows: " + ", ".join(f"{name} {count}" for name, count in sorted(row_counts.items())))
+    if evaluation.operating_points:
+        paragraphs.append(_operating_table(evaluation))
+    paragraphs.append(f"rows: {_row_counts(evaluation)}")
+    paragraphs.append(_bootstrap_text(evaluation))
     if evaluation.no_answer:
         paragraphs.append(f"no answer: {_some(evaluation, evaluation.no_answer)}, which count as wrong")
     if evaluation.unreadable:
@@ -161,8 +172,31 @@ def _grouping_table(evaluation: Evaluation, column_name: str, grouping: Grouping
         "undefined" if math.isnan(group_mean) else f"{group_mean:.4f}" for group_mean in grouping.means.values()
     )
     table_rows.append((f"mean of {len(grouping.groups)} groups", str(evaluation.n), *mean_cells))
-    metric_titles = (metric_title(evaluation, name) for name in evaluation.metrics)
+    metric_titles = (metric_title(evaluation, name) for name in grouping.means)
     return plain_table(ReportTable((column_name, "rows", *metric_titles), tuple(table_rows)), max_cell=_WIDEST)
+
+
+def _operating_table(evaluation: Evaluation) -> str:
+    rates = [
+        (f"{point.max_fpr:g}", point.threshold, point.fpr, point.tpr, point.precision)
+        for point in evaluation.operating_points
+    ]
+    table_rows = tuple((rate, *(f"{number:.4f}" for number in numbers)) for rate, *numbers in rates)
+    return plain_table(
+        ReportTable(("false-positive rate", "score from", "reached", "true-positive rate", "precision"), table_rows)
+    )
+
+
+def _row_counts(evaluation: Evaluation) -> str:
+    row_counts = {name or "(no stage)": count for name, count in {**evaluation.stages, **evaluation.flags}.items()}
+    row_counts |= {"truncated": evaluation.truncated} if evaluation.truncated else {}
+    row_counts |= {"retried": evaluation.retried} if evaluation.retried else {}
+    return ", ".join(f"{name} {count}" for name, count in sorted(row_counts.items()))
+
+
+def _bootstrap_text(evaluation: Evaluation) -> str:
+    drawn = f"{evaluation.bootstrap_groups} groups of rows" if evaluation.bootstrap_groups else f"{evaluation.n} rows"
+    return f"intervals: {RESAMPLES:,} bootstrap samples of {drawn}."
 
 
 def _cell(estimate: Estimate) -> str:
@@ -182,3 +216,70 @@ def _compared(evaluation: Evaluation, metric_name: str) -> dict[str, str]:
 
 def _number(number: float) -> float | None:
     return None if math.isnan(number) else number
+
+
+def comparison_dict(comparison: FileComparison) -> dict[str, Any]:
+    """The comparison of several files as plain values; what is undefined is null."""
+    return {
+        "metric": comparison.metric,
+        "ranks": comparison.ranks,
+        "pairs": [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "n": pair.n,
+                "difference": estimate_dict(pair.test.difference),
+                "p_value": _number(pair.test.p_value),
+                "p_corrected": _number(pair.p_corrected),
+                "detectable": _number(pair.test.detectable),
+                "mcnemar": msgspec.to_builtins(pair.mcnemar),
+                "better": pair.better or None,
+            }
+            for pair in comparison.pairs
+        ],
+    }
+
+
+def comparison_text(
+    comparison: FileComparison, evaluations: Mapping[str, Evaluation], metric_names: Sequence[str]
+) -> str:
+    """Ranks, with these metrics of each file, pairs, and what of the rows was no clean answer, for a terminal."""
+    names = short_names(evaluations, _NAME_WIDTH)
+    first_evaluation = next(iter(evaluations.values()))
+    titles = tuple(metric_title(first_evaluation, name) for name in metric_names)
+    ranked = sorted(evaluations, key=lambda name: comparison.ranks[name])
+    rank_rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (comparison.ranks[name], names[name], *(_cell(evaluations[name].metrics[metric]) for metric in metric_names))
+        for name in ranked
+    )
+    pair_rows = tuple(
+        (
+            f"{names[pair.first]} - {names[pair.second]}",
+            f"{pair.test.difference}",
+            _p_text(pair.p_corrected),
+            _p_text(pair.test.detectable),
+            f"{pair.mcnemar.only_first} : {pair.mcnemar.only_second}, p {_p_text(pair.mcnemar.p_value)}",
+            names[pair.better] if pair.better else "neither: not shown by these rows",
+        )
+        for pair in comparison.pairs
+    )
+    title = metric_title(first_evaluation, comparison.metric)
+    pair_table = ReportTable(
+        (f"{title}, paired", "difference", "p (Holm)", "detectable", "right only in one", "better"), pair_rows
+    )
+    row_counts = [f"{names[name]}: {_row_counts(evaluation)}" for name, evaluation in evaluations.items()]
+    return "\n\n".join(
+        [
+            plain_table(ReportTable(("rank", "answers", *titles), rank_rows), max_cell=_WIDEST),
+            plain_table(pair_table, max_cell=_WIDEST),
+            f"{_bootstrap_text(first_evaluation)} Files share a rank where no paired test tells them apart; "
+            f"`detectable` is the smallest difference that {first_evaluation.n} such rows show four times in five.",
+            "\n".join(row_counts),
+        ]
+    )
+
+
+def _p_text(number: float) -> str:
+    if math.isnan(number):
+        return "undefined"
+    return "< 0.0001" if number < 1e-4 else f"{number:.4f}"

@@ -23,17 +23,23 @@ Evaluator = Callable[[Floats], Floats]
 class Metric(msgspec.Struct, frozen=True):
     """One entry of the table.
 
-    takes: what a prediction is: "score" (of class 1), "label", or "text" (against a tuple of accepted
-    answers). prepare: checks and digests gold and prediction (ValueError for what cannot be meant); needs:
-    what must hold for the value to exist, in words. normalisation: for texts, the name of what they are compared under.
+    takes: what a prediction is: "score" (of class 1, on any scale), "probability" (a score in 0 to 1), "label", or
+    "text" (against a tuple of accepted answers). prepare: checks and digests gold and prediction (ValueError for what
+    cannot be meant); needs: what must hold for the value to exist, in words. normalisation: for texts, the name of what
+    they are compared under.
     """
 
     name: str
-    takes: Literal["score", "label", "text"]
+    takes: Literal["score", "probability", "label", "text"]
     prepare: Callable[[Column, Column], Evaluator]
     higher_is_better: bool = True
     needs: str = "at least one row"
     normalisation: str = ""
+
+    @property
+    def takes_scores(self) -> bool:
+        """Whether a prediction is a number for class 1, not an answer."""
+        return self.takes in ("score", "probability")
 
     def __call__(self, gold_values: Column, predictions: Column) -> float:
         """The value over all rows; nan where it is undefined (`needs` says when). ValueError for bad

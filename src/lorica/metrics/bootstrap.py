@@ -53,10 +53,11 @@ def estimate(
     """
     evaluator = metric.prepare(gold_values, predictions)
     metric_value = float(evaluator(np.ones((1, len(gold_values))))[0])
-    if math.isnan(metric_value):
-        return Estimate(metric_value, math.nan, math.nan, len(gold_values), f"{metric.name} needs {metric.needs}")
-    resampled_values = [evaluator(counts) for counts in _draws(gold_values, resamples, seed, groups, stratified)]
-    return _interval(metric_value, np.concatenate(resampled_values), len(gold_values), confidence)
+    resampled_values = np.empty(0)
+    if not math.isnan(metric_value):
+        weight_blocks = _draws(gold_values, resamples, seed, groups, stratified)
+        resampled_values = np.concatenate([evaluator(counts) for counts in weight_blocks])
+    return percentile_interval(metric, metric_value, resampled_values, len(gold_values), confidence)
 
 
 def paired_difference(
@@ -75,14 +76,31 @@ def paired_difference(
 
     An interval that excludes 0 means that the two differ by more than the choice of rows explains.
     """
+    difference, resampled_differences = paired_resamples(
+        metric, gold_values, a, b, resamples=resamples, seed=seed, groups=groups, stratified=stratified
+    )
+    return percentile_interval(metric, difference, resampled_differences, len(gold_values), confidence)
+
+
+def paired_resamples(
+    metric: Metric,
+    gold_values: Column,
+    a: Column,
+    b: Column,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: Column | None = None,
+    stratified: bool = False,
+) -> tuple[float, Floats]:
+    """The difference of `paired_difference` and its values on the drawn rows [resamples]; no draws where it is nan."""
     first_evaluator, second_evaluator = metric.prepare(gold_values, a), metric.prepare(gold_values, b)
     unit_weights = np.ones((1, len(gold_values)))
     difference = float((first_evaluator(unit_weights) - second_evaluator(unit_weights))[0])
     if math.isnan(difference):
-        return Estimate(difference, math.nan, math.nan, len(gold_values), f"{metric.name} needs {metric.needs}")
+        return difference, np.empty(0)
     weight_blocks = _draws(gold_values, resamples, seed, groups, stratified)
-    resampled_differences = [first_evaluator(counts) - second_evaluator(counts) for counts in weight_blocks]
-    return _interval(difference, np.concatenate(resampled_differences), len(gold_values), confidence)
+    return difference, np.concatenate([first_evaluator(counts) - second_evaluator(counts) for counts in weight_blocks])
 
 
 def by_group(
@@ -114,7 +132,12 @@ def by_group(
     }
 
 
-def _interval(metric_value: float, resampled_values: Floats, row_count: int, confidence: float) -> Estimate:
+def percentile_interval(
+    metric: Metric, metric_value: float, resampled_values: Floats, row_count: int, confidence: float
+) -> Estimate:
+    """The value with the interval of its resampled values; undefined, with the reason, where the value is nan."""
+    if math.isnan(metric_value):
+        return Estimate(metric_value, math.nan, math.nan, row_count, f"{metric.name} needs {metric.needs}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence}; allowed: between 0 and 1")
     defined_values = resampled_values[~np.isnan(resampled_values)]

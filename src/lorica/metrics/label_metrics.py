@@ -32,6 +32,14 @@ def f1(gold_labels: Column, predicted_labels: Column) -> float:
     return evaluate(prepare_f1, gold_labels, predicted_labels)
 
 
+def mcc(gold_labels: Column, predicted_labels: Column) -> float:
+    """Matthews' correlation coefficient of two classes; 0 where all gold or all predicted labels are one class.
+
+    gold_labels: [n] of 0 and 1. predicted_labels: [n] of 0, 1 or None; None is wrong: the class that gold is not.
+    """
+    return evaluate(prepare_mcc, gold_labels, predicted_labels)
+
+
 def prepare_accuracy(gold_labels: Column, predicted_labels: Column) -> Evaluator:
     """See `accuracy`."""
     return mean_of(_is_correct(gold_labels, predicted_labels))
@@ -58,14 +66,33 @@ def prepare_f1(gold_labels: Column, predicted_labels: Column) -> Evaluator:
     is_positive = binary(gold_labels)
     _is_correct(gold_labels, predicted_labels)
     is_predicted = np.array([value is not None and value == 1 for value in _values(predicted_labels)], dtype=np.float64)
-    if any(value not in (0, 1, None) for value in _values(predicted_labels)):
-        raise ValueError("f1 takes labels 0, 1 or None")
+    _check_binary_predictions("f1", predicted_labels)
 
     def weighted(counts: Floats) -> Floats:
         true_positives = counts @ (is_positive * is_predicted)
         return ratio(2 * true_positives, counts @ is_positive + counts @ is_predicted)
 
     return weighted
+
+
+def prepare_mcc(gold_labels: Column, predicted_labels: Column) -> Evaluator:
+    """See `mcc`."""
+    is_positive, is_correct = binary(gold_labels), _is_correct(gold_labels, predicted_labels)
+    _check_binary_predictions("mcc", predicted_labels)
+    is_predicted = np.where(is_correct == 1, is_positive, 1 - is_positive)
+
+    def weighted(counts: Floats) -> Floats:
+        rows, positives, predicted = counts.sum(axis=1), counts @ is_positive, counts @ is_predicted
+        covariance = rows * (counts @ (is_positive * is_predicted)) - positives * predicted
+        spread = positives * (rows - positives) * predicted * (rows - predicted)
+        return np.where(rows == 0, np.nan, np.where(spread == 0, 0.0, covariance / np.sqrt(np.maximum(spread, 1))))
+
+    return weighted
+
+
+def _check_binary_predictions(metric_name: str, predicted_labels: Column) -> None:
+    if any(value not in (0, 1, None) for value in _values(predicted_labels)):
+        raise ValueError(f"{metric_name} takes labels 0, 1 or None")
 
 
 def _is_correct(gold_labels: Column, predicted_labels: Column) -> Floats:

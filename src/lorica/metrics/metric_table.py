@@ -22,14 +22,20 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("roc_auc", "score", score_metrics.prepare_roc_auc, needs=_BOTH),
         Metric("average_precision", "score", score_metrics.prepare_average_precision, needs="a row of class 1"),
-        Metric("log_loss", "score", score_metrics.prepare_log_loss, higher_is_better=False),
-        Metric("brier", "score", score_metrics.prepare_brier, higher_is_better=False),
+        Metric("log_loss", "probability", score_metrics.prepare_log_loss, higher_is_better=False),
+        Metric("brier", "probability", score_metrics.prepare_brier, higher_is_better=False),
+        Metric("ece", "probability", score_metrics.prepare_ece, higher_is_better=False),
         Metric("accuracy", "label", label_metrics.prepare_accuracy),
         Metric("balanced_accuracy", "label", label_metrics.prepare_balanced_accuracy),
         Metric("f1", "label", label_metrics.prepare_f1, needs="a row of class 1, in gold or prediction"),
+        Metric("mcc", "label", label_metrics.prepare_mcc),
         *_of_texts(LORICA),
     )
 }
+
+
+SCORE_METRICS = tuple(metric.name for metric in METRICS.values() if metric.takes != "text")
+"""All that is measured where rows are answered by a score for class 1."""
 
 
 def find_metric(metric_name: str, normalisation: str = LORICA.name) -> Metric:

@@ -8,6 +8,8 @@ from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, evalua
 
 # A probability of exactly 0 or 1 is moved by this much, so that one row cannot make the mean infinite.
 LOG_LOSS_EPSILON = float(np.finfo(np.float64).eps)
+# Of equal width over 0 to 1, for the calibration error and the reliability curve.
+RELIABILITY_BINS = 10
 
 
 def roc_auc(gold_labels: Column, scores: Column) -> float:
@@ -42,6 +44,16 @@ def brier(gold_labels: Column, probability: Column) -> float:
     return evaluate(prepare_brier, gold_labels, probability)
 
 
+def ece(gold_labels: Column, probability: Column) -> float:
+    """Expected calibration error: the mean distance between probability and share of class 1 over `RELIABILITY_BINS`
+    bins of equal width, each weighted by its rows; lower is better.
+
+    gold_labels: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1. Source: Guo et al. 2017,
+    arXiv:1706.04599, with the probability of class 1 in place of the confidence.
+    """
+    return evaluate(prepare_ece, gold_labels, probability)
+
+
 def binary(gold_labels: Column) -> Floats:
     """Gold labels as floats [n]. ValueError for anything but 0 and 1."""
     labels = np.asarray(gold_labels)
@@ -55,6 +67,11 @@ def as_labels(scores: Column, threshold: float = 0.5) -> np.ndarray[tuple[int], 
     """Scores [n] -> labels [n]: 1 where score >= threshold."""
     labels: np.ndarray[tuple[int], np.dtype[np.int64]] = (_numbers(scores) >= threshold).astype(np.int64)
     return labels
+
+
+def outside_probability(scores: Column) -> float | None:
+    """The first score [n] that is no probability, or None where all of them may be."""
+    return next((float(score) for score in scores if not 0 <= score <= 1), None)
 
 
 def prepare_roc_auc(gold_labels: Column, scores: Column) -> Evaluator:
@@ -99,6 +116,29 @@ def prepare_brier(gold_labels: Column, probability: Column) -> Evaluator:
     labels, probabilities = binary(gold_labels), _probabilities(probability)
     check_lengths(labels, probabilities)
     return mean_of((probabilities - labels) ** 2)
+
+
+def prepare_ece(gold_labels: Column, probability: Column) -> Evaluator:
+    """See `ece`."""
+    labels, probabilities = binary(gold_labels), _probabilities(probability)
+    check_lengths(labels, probabilities)
+    bins = reliability_bins(probabilities)
+    is_member = np.zeros((len(labels), RELIABILITY_BINS))
+    is_member[np.arange(len(labels)), bins] = 1.0
+    excess = is_member * (probabilities - labels)[:, None]
+
+    def weighted(counts: Floats) -> Floats:
+        return ratio(np.abs(counts @ excess).sum(axis=1), counts.sum(axis=1))
+
+    return weighted
+
+
+def reliability_bins(probabilities: Floats) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """The bin of each probability [n]: 0 holds those below 1 / RELIABILITY_BINS, the last one also 1."""
+    bins: np.ndarray[tuple[int], np.dtype[np.intp]] = np.minimum(
+        (probabilities * RELIABILITY_BINS).astype(np.intp), RELIABILITY_BINS - 1
+    )
+    return bins
 
 
 def _sorted_groups(

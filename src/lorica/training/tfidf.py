@@ -139,7 +139,7 @@ def _probabilities(
 
 def _pair_features(vectorizer: Any) -> Callable[[Sequence[str], Sequence[Sequence[str]]], Any]:
     """A function from questions and options to a sparse matrix with a row per option."""
-    from scipy.sparse import csr_matrix, hstack  # type: ignore[import-untyped]
+    from scipy.sparse import csr_matrix, hstack
 
     def features(questions: Sequence[str], options: Sequence[Sequence[str]]) -> Any:
         word_features = vectorizer.transform([option_text for own_options in options for option_text in own_options])

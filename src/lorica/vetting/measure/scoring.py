@@ -62,7 +62,7 @@ class ScoredRows:
     @property
     def is_ranking(self) -> bool:
         """Whether the first choice's probability is what is judged."""
-        return self.metric.takes == "score"
+        return self.metric.takes_scores
 
     @property
     def best(self) -> NDArray[np.int64]:

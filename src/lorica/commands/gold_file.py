@@ -1,0 +1,120 @@
+"""A file of rows with gold answers, read once for all files of answers that are measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorica.commands import build
+from lorica.commands.rows import list_skipped, open_rows, reading_log, table_options, tell
+from lorica.config.schema import Config
+from lorica.data.column_mapping import gold_only
+from lorica.data.group_columns import GroupColumns
+from lorica.data.read_log import ReadLog
+from lorica.data.write import read_answers
+from lorica.errors import CellError, DataError
+from lorica.pipeline.evaluate import Evaluation, evaluate
+from lorica.records import Answer, Row
+from lorica.tasks.base import Task
+
+GOLD_SUFFIX = ".gold-skipped.jsonl"
+
+DEFAULT_FPRS = (0.01, 0.05, 0.1)
+"""False-positive rates at which thresholds are stated."""
+
+
+@dataclass(frozen=True)
+class GoldFile:
+    """Rows with gold, read once for all answers that are measured on them. by: column -> row id -> value."""
+
+    path: Path
+    task: Task
+    rows: list[Row]
+    by: Mapping[str, Mapping[str, str]]
+    id_names: frozenset[str]
+    read_log: ReadLog
+
+    def read_answers(self, answers: Path | Sequence[Answer]) -> dict[str, Answer]:
+        """Answers by row id, without those of rows that were left out. Raises DataError for answers of other rows."""
+        answers_path = answers if isinstance(answers, Path) else Path("answers")
+        if isinstance(answers, Path):
+            answers = list(read_answers(answers, id_names=set(self.id_names)))
+        answers_by_id = {answer.id: answer for answer in answers}
+        for skipped in self.read_log.skipped:  # their answers are judged by nothing
+            answers_by_id.pop(skipped.id or "", None)
+        _refuse_strangers(answers_by_id, self.rows, answers_path, self.path)
+        return answers_by_id
+
+    def evaluate(
+        self, answers: Mapping[str, Answer], name: str, *, normalisation: str, max_fprs: Sequence[float]
+    ) -> Evaluation:
+        """Measure the answers of one file, `name`."""
+        return evaluate(
+            self.task,
+            self.rows,
+            answers,
+            by=self.by,
+            max_fprs=max_fprs,
+            normalisation=normalisation,
+            gold_file=str(self.path),
+            answer_file=name,
+        )
+
+    def list_skipped(self, main_file: Path) -> dict[str, Any]:
+        """What of the gold file was not read, as plain values; the rows themselves in a file beside `main_file`."""
+        return list_skipped(self.read_log, main_file.with_name(main_file.name + GOLD_SUFFIX))
+
+
+def read_gold(config: Config, gold_file: Path, group_columns: Sequence[str]) -> GoldFile:
+    """The rows of a file with gold. Raises DataError for a row without, and where a column to group by is missing."""
+    task = build.build_task(config)
+    schemas = (*task.schemas, *filter(None, map(gold_only, task.schemas)))
+    columns_to_read = GroupColumns(schemas, list(dict.fromkeys(filter(None, group_columns))))
+    read_log = reading_log(config)
+    rows = list(
+        open_rows(config, task, gold_file, schemas=columns_to_read.schemas, read_log=read_log, check_row=_need_gold)
+    )
+    tell(read_log)
+    columns_to_read.check(gold_file, table_options(config))
+    id_names = frozenset(config.task.columns.get(schema.id_column, schema.id_column) for schema in task.schemas)
+    return GoldFile(gold_file, task, rows, columns_to_read.values, id_names, read_log)
+
+
+def evaluate_answers(
+    config: Config,
+    answers: Path | Sequence[Answer],
+    gold_file: Path,
+    *,
+    group_columns: Sequence[str],
+    normalisation: str,
+) -> Evaluation:
+    """Measure answers on the rows of a file with gold. group_columns: columns of it to group by.
+
+    Raises DataError for rows without gold or without an answer, and for answers of other rows.
+    """
+    gold = read_gold(config, gold_file, group_columns)
+    name = str(answers) if isinstance(answers, Path) else "answers"
+    answers_by_id = gold.read_answers(answers)
+    gold.list_skipped(answers if isinstance(answers, Path) else gold_file)
+    return gold.evaluate(answers_by_id, name, normalisation=normalisation, max_fprs=DEFAULT_FPRS)
+
+
+def _need_gold(row: Row) -> None:
+    if row.gold_problem is not None:
+        raise CellError(row.gold_problem.message, fix=row.gold_problem.fix)
+    if row.gold is None:
+        raise ValueError("the row has no gold answer")
+
+
+def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], answers_path: Path, gold_file: Path) -> None:
+    row_ids = {row.id for row in rows}
+    strangers = [row_id for row_id in answers if row_id not in row_ids]
+    if strangers:
+        raise DataError(
+            f"{len(strangers)} of {len(answers)} answers belong to no row of {gold_file}",
+            path=answers_path,
+            row_id=strangers[0],
+            fix=f"evaluate against the file that was answered (the first row of this one is {rows[0].id!r})",
+        )

@@ -1,0 +1,85 @@
+"""Where to put a threshold on scores: points of the ROC curve at a stated false-positive rate, and the reliability of
+probabilities by bins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from lorica.metrics.base import Column, check_lengths
+from lorica.metrics.score_metrics import RELIABILITY_BINS, binary, reliability_bins
+
+
+class OperatingPoint(msgspec.Struct, frozen=True):
+    """The lowest threshold whose false-positive rate is at most `max_fpr`: a score counts as class 1 from it on.
+
+    fpr, tpr: the rates there. precision: the share of class 1 among the scores from the threshold on, nan where there
+    are none; the threshold is +inf then.
+    """
+
+    max_fpr: float
+    threshold: float
+    fpr: float
+    tpr: float
+    precision: float
+
+
+class ReliabilityBin(msgspec.Struct, frozen=True):
+    """Rows whose probability lies in `low` to `high`: how many, their mean probability, their share of class 1."""
+
+    low: float
+    high: float
+    n: int
+    mean_probability: float
+    share: float
+
+
+def operating_points(gold_labels: Column, scores: Column, max_fprs: Sequence[float]) -> tuple[OperatingPoint, ...]:
+    """For each of `max_fprs` (0 to 1) the point of the ROC curve with the highest true-positive rate.
+
+    gold_labels: [n] of 0 and 1. scores: [n], any scale. () where a class is missing. ValueError for bad input.
+    """
+    labels, numbers = binary(gold_labels), np.asarray(scores, dtype=np.float64)
+    check_lengths(labels, numbers)
+    if any(not 0 <= max_fpr <= 1 for max_fpr in max_fprs):
+        raise ValueError(f"a false-positive rate of {max_fprs}; allowed: 0 to 1")
+    positives = labels.sum()
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return ()
+    score_order = np.argsort(-numbers, kind="stable")
+    ranked = numbers[score_order]
+    # The last row of each group of equal scores: a threshold cannot part them.
+    ends = np.flatnonzero(np.concatenate((ranked[1:] != ranked[:-1], [True])))
+    true_positives = np.cumsum(labels[score_order])[ends]
+    false_positives = ends + 1 - true_positives
+    points = []
+    for max_fpr in max_fprs:
+        allowed = int(np.searchsorted(false_positives, max_fpr * negatives, side="right")) - 1
+        if allowed < 0:
+            points.append(OperatingPoint(max_fpr, math.inf, 0.0, 0.0, math.nan))
+            continue
+        hits, alarms = float(true_positives[allowed]), float(false_positives[allowed])
+        threshold = float(ranked[ends[allowed]])
+        points.append(OperatingPoint(max_fpr, threshold, alarms / negatives, hits / positives, hits / (hits + alarms)))
+    return tuple(points)
+
+
+def reliability_curve(gold_labels: Column, probability: Column) -> tuple[ReliabilityBin, ...]:
+    """The bins of `ece` that hold rows, from low to high. gold_labels: [n] of 0 and 1. probability: [n], 0 to 1."""
+    labels, probabilities = binary(gold_labels), np.asarray(probability, dtype=np.float64)
+    check_lengths(labels, probabilities)
+    bins = reliability_bins(probabilities)
+    return tuple(
+        ReliabilityBin(
+            index / RELIABILITY_BINS,
+            (index + 1) / RELIABILITY_BINS,
+            int((bins == index).sum()),
+            float(probabilities[bins == index].mean()),
+            float(labels[bins == index].mean()),
+        )
+        for index in np.unique(bins).tolist()
+    )

@@ -1,0 +1,107 @@
+"""Several sets of answers to the same rows: which is better, by more than the choice of rows explains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from lorica.metrics.base import Metric
+from lorica.metrics.metric_table import find_metric
+from lorica.metrics.normalise import LORICA
+from lorica.metrics.paired_tests import SIGNIFICANCE, McNemar, PairedTest, holm, mcnemar, paired_bootstrap
+from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, is_right, judge_answers, metric_columns
+from lorica.records import Answer, Row
+from lorica.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """Two sets of answers, by their names.
+
+    n: rows that both can be measured on. test: of the main metric, first minus second. p_corrected: its p-value,
+    corrected for the number of pairs (Holm). mcnemar: of the rows that were answered right. better: the name of the one
+    that is better by more than chance, "" where neither is.
+    """
+
+    first: str
+    second: str
+    n: int
+    test: PairedTest
+    mcnemar: McNemar
+    p_corrected: float = math.nan
+    better: str = ""
+
+
+@dataclass(frozen=True)
+class FileComparison:
+    """metric: what was compared, the task's main metric. pairs: all pairs of sets. ranks: name -> 1 + the number of
+    sets that are better by more than chance, so that sets which nothing tells apart may share a rank."""
+
+    metric: str
+    pairs: tuple[PairComparison, ...]
+    ranks: dict[str, int]
+
+
+def compare(
+    task: Task,
+    rows: Sequence[Row],
+    answer_sets: Mapping[str, Mapping[str, Answer]],
+    *,
+    normalisation: str = LORICA.name,
+    seed: int = 0,
+    gold_file: str = "gold",
+) -> FileComparison:
+    """Compare every two of `answer_sets` (name -> row id -> answer) on rows with gold, pair by pair of answers.
+
+    Raises DataError when a row has no gold, or no answer in one of the sets; the set's name is the file of the error.
+    """
+    judged_sets = {
+        name: judge_answers(task, rows, answers, gold_file, answer_file=name) for name, answers in answer_sets.items()
+    }
+    main_metric = find_metric(task.metric_names[0], normalisation)
+    correctness = find_metric("exact_match", normalisation) if task.answer_type == "text" else find_metric("accuracy")
+    pairs = [
+        _compare_pair(main_metric, correctness, (first, judged_sets[first]), (second, judged_sets[second]), seed)
+        for first, second in combinations(judged_sets, 2)
+    ]
+    corrected = holm([pair.test.p_value for pair in pairs])
+    sign = 1 if main_metric.higher_is_better else -1
+    judged_pairs = tuple(
+        replace(pair, p_corrected=p_value, better=_better(pair, p_value, sign))
+        for pair, p_value in zip(pairs, corrected, strict=True)
+    )
+    beaten = [pair.second if pair.better == pair.first else pair.first for pair in judged_pairs if pair.better]
+    return FileComparison(main_metric.name, judged_pairs, {name: 1 + beaten.count(name) for name in answer_sets})
+
+
+def _better(pair: PairComparison, p_value: float, sign: int) -> str:
+    if math.isnan(p_value) or p_value >= SIGNIFICANCE:
+        return ""
+    return pair.first if sign * pair.test.difference.value > 0 else pair.second
+
+
+def _compare_pair(
+    metric: Metric,
+    correctness: Metric,
+    first: tuple[str, Sequence[JudgedAnswer]],
+    second: tuple[str, Sequence[JudgedAnswer]],
+    seed: int,
+) -> PairComparison:
+    (first_name, first_judged), (second_name, second_judged) = first, second
+    is_common = [
+        not metric.takes_scores or None not in (one_answer.answer.score, other_answer.answer.score)
+        for one_answer, other_answer in zip(first_judged, second_judged, strict=True)
+    ]
+    common_sets = [
+        [judged_row for judged_row, is_kept in zip(judged, is_common, strict=True) if is_kept]
+        for judged in (first_judged, second_judged)
+    ]
+    gold_values, first_values, measured_rows = metric_columns(metric, common_sets[0])
+    _, second_values, _ = metric_columns(metric, common_sets[1])
+    test = paired_bootstrap(
+        metric, gold_values, first_values, second_values, seed=seed, groups=bootstrap_clusters(measured_rows)
+    )
+    right = [is_right(correctness, judged) for judged in (first_judged, second_judged)]
+    return PairComparison(first_name, second_name, len(measured_rows), test, mcnemar(*right))
