@@ -62,7 +62,7 @@ def test_reading_nothing_leaves_keys_and_values(tiny: Callable[[str], Any], toke
 def test_spans_fall_where_their_tokens_are_read() -> None:
     first, second, third = (LoraWeights(name, {}) for name in "abc")
     spans = [LoraSpan(first, 0, 5), LoraSpan(second, 5, 8), LoraSpan(third, 9, 12)]
-    found = spans_at(spans, torch.tensor([1, 4, 8, 9, 11]))
+    found = spans_at(spans, torch.tensor([1, 4, 8, 9, 11]), 12)
     assert [(span.adapter.name, span.start, span.stop) for span in found] == [("a", 0, 2), ("c", 3, 5)]
-    assert spans_at(spans, torch.tensor([], dtype=torch.long)) == []
-    assert spans_at([], torch.tensor([1])) == []
+    assert spans_at(spans, torch.tensor([], dtype=torch.long), 12) == []
+    assert spans_at([], torch.tensor([1]), 12) == []

@@ -19,6 +19,8 @@ from lorica.training.batches import (
 )
 from lorica.training.types import Example
 
+CPU = torch.device("cpu")
+
 
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=300),
@@ -60,22 +62,26 @@ def test_rows_lie_end_to_end_and_each_answer_token_is_predicted_from_the_one_bef
         Example("b", Encoded((9, 10), 0)),
         Example("c", Encoded((1, 2, 3), 2)),
     ]
-    batch = make_batch(examples, torch.device("cpu"))
+    batch = make_batch(examples, CPU)
     assert batch.ids == ("a", "b", "c")
-    assert batch.lengths == (4, 2, 3)
-    assert batch.tokens.tolist() == [5, 6, 7, 8, 9, 10, 1, 2, 3]
-    assert batch.positions.tolist() == [0, 1, 2, 3, 0, 1, 0, 1, 2]
+    assert batch.row_tokens == 9
+    # The last token of a row predicts nothing.
+    assert batch.tokens.tolist() == [5, 6, 7, 9, 1, 2]
+    assert batch.positions.tolist() == [0, 1, 2, 0, 0, 1]
+    assert [(span.start, span.stop) for span in batch.spans] == [(0, 3), (3, 4), (4, 6)]
     # Token 9 opens its row: there is nothing it could be predicted from.
     assert batch.targets.tolist() == [7, 8, 10, 3]
-    assert batch.sources.tolist() == [1, 2, 4, 7]
+    assert batch.outputs[batch.sources].tolist() == [1, 2, 3, 5]
 
 
 def test_an_evaluation_stays_within_its_budget_unless_one_row_is_longer() -> None:
     lengths = [3, 50, 9, 10, 4, 8]
-    plan = evaluation_plan(lengths, token_budget=20)
-    assert sorted(index for batch in plan for index in batch) == list(range(6))
-    assert all(len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 20 for batch in plan)
-    assert len(plan) == 4
+    examples = [Example(str(index), Encoded((index,) * length, 1)) for index, length in enumerate(lengths)]
+    for share_prefixes in (False, True):
+        plan = evaluation_plan(examples, token_budget=20, share_prefixes=share_prefixes)
+        assert sorted(index for batch in plan for index in batch) == list(range(6))
+        assert all(len(batch) == 1 or sum(lengths[i] for i in batch) <= 20 + len(batch) for batch in plan)
+        assert len(plan) <= 5
 
 
 def test_rows_without_an_answer_are_refused_by_name() -> None:

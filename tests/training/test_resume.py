@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.training.tiny import KILLED, LORA, Recorder, rows, run
+from tests.training.tiny import KILLED, LORA, Recorder, rows, run_shared
 
 from lorica.errors import ResumeError
 from lorica.training import publish
@@ -31,7 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("whole") / "adapter"
-    return folder, run(folder, KILLED)
+    return folder, run_shared(folder, KILLED)
 
 
 def _same(folder: Path, result: TrainResult, whole: tuple[Path, TrainResult]) -> None:
@@ -66,7 +66,7 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path, whole: tuple[P
             assert victim.wait() == -signal.SIGKILL
         reached.append(target)
     listener = Recorder()
-    result = run(tmp_path / "adapter", RESUMED, listener=listener)
+    result = run_shared(tmp_path / "adapter", RESUMED, listener=listener)
     assert 1 < listener.steps[0].step <= 24  # it did go on, not begin again
     _same(tmp_path / "adapter", result, whole)
 
@@ -105,7 +105,7 @@ def test_a_crash_at_each_kind_of_write_changes_nothing(
         countdown[0] = (chance.randrange(*between) if crashes else between[0]) if crashes < 6 else 0
         monkeypatch.setattr(home, call, fragile)
         try:
-            result = run(folder, RESUMED)
+            result = run_shared(folder, RESUMED)
         except _Crash:
             crashes += 1
         finally:
@@ -117,9 +117,9 @@ def test_a_crash_at_each_kind_of_write_changes_nothing(
 def test_a_finished_run_is_not_overwritten_and_resume_returns_its_result(whole: tuple[Path, TrainResult]) -> None:
     before = (whole[0] / "adapter_model.safetensors").stat().st_mtime_ns
     with pytest.raises(ResumeError, match=r"holds a finished run\n.*resume=true takes its result"):
-        run(whole[0], KILLED)
+        run_shared(whole[0], KILLED)
     listener = Recorder()
-    assert run(whole[0], RESUMED, listener=listener) == whole[1]
+    assert run_shared(whole[0], RESUMED, listener=listener) == whole[1]
     assert not listener.steps
     assert (whole[0] / "adapter_model.safetensors").stat().st_mtime_ns == before
 
@@ -127,7 +127,7 @@ def test_a_finished_run_is_not_overwritten_and_resume_returns_its_result(whole: 
 def test_an_unfinished_run_is_not_overwritten(tmp_path: Path) -> None:
     _interrupted(tmp_path / "a", 5)
     with pytest.raises(ResumeError, match="holds a run that did not end"):
-        run(tmp_path / "a", KILLED)
+        run_shared(tmp_path / "a", KILLED)
 
 
 def test_a_run_stopped_before_it_is_published_logs_its_end_once(
@@ -139,18 +139,18 @@ def test_a_run_stopped_before_it_is_published_logs_its_end_once(
     with monkeypatch.context() as patched:
         patched.setattr(publish, "publish", stop)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "a", KILLED)
-    _same(tmp_path / "a", run(tmp_path / "a", RESUMED), whole)
+            run_shared(tmp_path / "a", KILLED)
+    _same(tmp_path / "a", run_shared(tmp_path / "a", RESUMED), whole)
 
 
 def test_someone_elses_adapter_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ResumeError, match="holds an adapter already"):
-        run(tmp_path, RESUMED)
+        run_shared(tmp_path, RESUMED)
 
 
 def test_resume_without_a_run_begins_one(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
-    _same(tmp_path / "a", run(tmp_path / "a", RESUMED), whole)
+    _same(tmp_path / "a", run_shared(tmp_path / "a", RESUMED), whole)
 
 
 def test_other_inputs_are_named_each_with_both_values(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_other_inputs_are_named_each_with_both_values(tmp_path: Path) -> None:
     other = replace(RESUMED, learning_rate=0.25, seed=8, logging_steps=1, save_steps=50)
     config = LORA.__class__(r=2, lora_alpha=8, target_modules=["q_proj"], base_model_name_or_path="tiny/base")
     with pytest.raises(ResumeError) as caught:
-        run(tmp_path / "a", other, examples=rows(19), config=config)
+        run_shared(tmp_path / "a", other, examples=rows(19), config=config)
     text = str(caught.value)
     assert "training.learning_rate: was '0.005', is now '0.25'" in text
     assert "training.seed: was '7', is now '8'" in text
@@ -171,7 +171,7 @@ def test_other_inputs_are_named_each_with_both_values(tmp_path: Path) -> None:
 
 def test_a_run_may_be_resumed_with_other_intervals_of_saving(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
     _interrupted(tmp_path / "a", 5)
-    result = run(tmp_path / "a", replace(RESUMED, save_steps=7, save_total_limit=1))
+    result = run_shared(tmp_path / "a", replace(RESUMED, save_steps=7, save_total_limit=1))
     assert replace(result, seconds=0, folder=whole[0]) == replace(whole[1], seconds=0)
     assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step-21"]
 
@@ -182,13 +182,13 @@ def test_a_broken_checkpoint_is_named(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a" / "checkpoints" / "step-5" / name
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ResumeError, match=r"step-5: cannot be resumed from"):
-        run(tmp_path / "a", RESUMED)
+        run_shared(tmp_path / "a", RESUMED)
 
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(ResumeError, match=r"training\.json: unreadable"):
-        run(tmp_path, RESUMED)
+        run_shared(tmp_path, RESUMED)
 
 
 _RESULT: dict[str, Any] = {**TrainResult(3, 3, 0.5, 0.5, 9, 1.0, Path()).__dict__, "folder": ""}
@@ -209,7 +209,7 @@ def test_an_edited_record_is_named(edit: str, tmp_path: Path) -> None:
     record = {"format": 1, "status": "finished", "manifest": {}, "published": {}, "result": _RESULT, **_EDITS[edit]}
     (tmp_path / "training.json").write_text(json.dumps(record))
     with pytest.raises(ResumeError, match=r"training\.json: unreadable"):
-        run(tmp_path, RESUMED)
+        run_shared(tmp_path, RESUMED)
 
 
 def test_a_record_that_no_reader_takes_is_named(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_record_that_no_reader_takes_is_named(tmp_path: Path) -> None:
     (tmp_path / "b" / "training.json").mkdir(parents=True)
     for name in "ab":
         with pytest.raises(ResumeError, match=r"training\.json: unreadable"):
-            run(tmp_path / name, RESUMED)
+            run_shared(tmp_path / name, RESUMED)
 
 
 @pytest.mark.parametrize("values", [{"step": "5"}, {"best_loss": "low"}, {"scaler": [1]}, {"stopped_early": 3}])
@@ -227,7 +227,7 @@ def test_an_edited_state_is_named(values: dict[str, Any], tmp_path: Path) -> Non
     path = tmp_path / "a" / "checkpoints" / "step-5" / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     with pytest.raises(ResumeError, match=r"step-5: cannot be resumed from"):
-        run(tmp_path / "a", RESUMED)
+        run_shared(tmp_path / "a", RESUMED)
 
 
 def _interrupted(folder: Path, step: int) -> None:
@@ -237,4 +237,4 @@ def _interrupted(folder: Path, step: int) -> None:
                 signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run(folder, KILLED, listener=Impatient())
+        run_shared(folder, KILLED, listener=Impatient())

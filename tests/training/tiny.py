@@ -51,13 +51,17 @@ def tiny_decoder(shape: DecoderConfig = TINY) -> Decoder:
     return decoder.requires_grad_(False)
 
 
-def rows(count: int, *, seed: int = 0, prefix: str = "row") -> list[Example]:
-    """Rows whose answer is a function of the first token: learnable. Lengths and answer lengths differ."""
+def rows(count: int, *, seed: int = 0, prefix: str = "row", instruction: int = 0) -> list[Example]:
+    """Rows whose answer is a function of the first token: learnable. Lengths and answer lengths differ.
+
+    instruction: tokens that stand before the rows, the same for all.
+    """
     chance = random.Random(seed)
     found = []
     for index in range(count):
         prompt = [chance.randrange(8, 64) for _ in range(chance.randrange(3, 16))]
         answer = [prompt[0] % 4] * chance.randrange(1, 4)
+        prompt = [*range(8, 8 + instruction), *prompt]
         found.append(Example(f"{prefix}-{index}", Encoded((*prompt, *answer), len(prompt))))
     return found
 
@@ -107,6 +111,20 @@ def run(
     )
 
 
+def run_shared(
+    folder: Path,
+    settings: TrainingConfig,
+    *,
+    listener: SilentListener | None = None,
+    examples: list[Example] | None = None,
+    config: AdapterConfig = LORA,
+) -> TrainResult:
+    """Train on rows that share their beginning."""
+    examples = examples or rows(20, instruction=6)
+    validation = rows(7, seed=1, prefix="held", instruction=6)
+    return run(folder, settings, listener=listener, examples=examples, validation=validation, config=config)
+
+
 class _Speaker(SilentListener):
     """Tells the parent process how far it is."""
 
@@ -116,4 +134,4 @@ class _Speaker(SilentListener):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), TrainingConfig(**{**asdict(KILLED), "resume": True}), listener=_Speaker())
+    run_shared(Path(sys.argv[1]), TrainingConfig(**{**asdict(KILLED), "resume": True}), listener=_Speaker())

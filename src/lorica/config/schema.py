@@ -130,8 +130,7 @@ class LoraConfig:
     """Rank of the update. Unit: dimensions."""
 
     alpha: Positive = 32
-    """Strength of the update: it is scaled by alpha / r, or by alpha / sqrt(r) with `lora.use_rslora`. Unit:
-    none."""
+    """Strength of the update: it is scaled by alpha / r, or by alpha / sqrt(r) with `lora.use_rslora`. Unit: none."""
 
     dropout: Share = 0.05
     """Part of the inputs of each adapter that is zeroed while training. Unit: share of 1."""
@@ -167,6 +166,10 @@ class TrainingConfig:
     gradient_accumulation_steps: Positive = 4
     """Batches whose gradients are added up before the weights change. Unit: batches."""
 
+    share_prefixes: bool = True
+    """Whether, on a CPU, rows of an update that begin alike are batched together, in the memory of
+    `training.batch_size` rows, and what they share is computed once, with the same gradients."""
+
     learning_rate: Annotated[float, Meta(gt=0, le=1)] = 1e-4
     """Peak learning rate of AdamW. Unit: per update."""
 
@@ -177,8 +180,7 @@ class TrainingConfig:
     """How the learning rate goes on after the warm-up: down to 0 (`cosine`, `linear`) or `constant`."""
 
     val_ratio: Share = 0.15
-    """Part of the rows held out to choose the best checkpoint; 0 trains on all rows and keeps the last. Unit:
-    share of 1."""
+    """Rows held out to choose the best checkpoint; 0 trains on all rows and keeps the last. Unit: share of 1."""
 
     max_seq_length: Positive = 512
     """Longest prompt with its answer; what is longer is cut by `task.truncate`. Unit: tokens."""
@@ -193,8 +195,7 @@ class TrainingConfig:
     """AdamW's decoupled weight decay. Unit: share of the weight per update and learning rate."""
 
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
-    """Longest gradient over all adapter weights; longer ones are scaled down. 0 never scales. Unit: L2
-    norm."""
+    """Longest gradient over all adapter weights; longer ones are scaled down. 0 never scales. Unit: L2 norm."""
 
     logging_steps: Positive = 10
     """Distance of two lines in the training log. Unit: updates."""
@@ -254,15 +255,13 @@ class InferenceConfig:
     when `inference.do_sample` is false. Unit: none."""
 
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    """Samples from the likeliest tokens that together reach this probability; 1 samples from all. Unit:
-    probability."""
+    """Samples from the likeliest tokens that together reach this probability; 1 samples from all. Unit: probability."""
 
     top_k: NotNegative = 0
     """Samples from this many likeliest tokens; 0 samples from all. Unit: tokens."""
 
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
-    """Divides the positive (multiplies the negative) logits of tokens that were seen; 1 leaves them. Unit:
-    factor."""
+    """Divides the positive (multiplies the negative) logits of tokens that were seen; 1 leaves them. Unit: factor."""
 
     min_new_tokens: NotNegative = 0
     """Shortest generated answer: stop tokens are impossible before it. Unit: tokens."""

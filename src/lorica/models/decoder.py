@@ -186,7 +186,7 @@ class Decoder(nn.Module):
         outputs = (
             None
             if output_rows is None or isinstance(lora, PerTokenLora)
-            else OutputRows(output_rows, spans_at(lora, output_rows))
+            else OutputRows(output_rows, spans_at(lora, output_rows, len(tokens)))
         )
         for layer_number, layer in enumerate(self.model.layers, 1):
             inputs = (x, cosine, sine, attention, lora, outputs if layer_number == self.config.layers else None)

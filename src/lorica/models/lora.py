@@ -105,10 +105,12 @@ Lora = Sequence[LoraSpan] | PerTokenLora
 """Which tokens of a pass belong to which adapter."""
 
 
-def spans_at(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
+def spans_at(lora: Sequence[LoraSpan], rows: Tensor, token_count: int) -> list[LoraSpan]:
     """The spans among some of the packed tokens, rows [R], ascending; the result counts in 0..R."""
     if not lora:
         return []
+    if (lora[0].start, lora[0].stop) == (0, token_count):  # without waiting for the device
+        return [LoraSpan(lora[0].adapter, 0, len(rows))]
     span_edges = torch.tensor([[lora_span.start, lora_span.stop] for lora_span in lora], device=rows.device)
     ranges: list[tuple[int, int]] = torch.searchsorted(rows, span_edges).tolist()
     return [LoraSpan(lora_span.adapter, a, b) for lora_span, (a, b) in zip(lora, ranges, strict=True) if b > a]

@@ -1,4 +1,4 @@
-"""Planning batches (shuffled, of rows of similar length) and their packed tensors, without padding."""
+"""Planning batches (shuffled, of rows of similar length), and their tensors, packed as prefix trees without padding."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import random
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor
 
 from lorica.errors import TrainingError
+from lorica.models.tree_attention import TreeSpan
 from lorica.names import listed
+from lorica.training.prefix_tree import build_prefix_tree, group_by_prefix
 from lorica.training.types import Example
 
 # Rows of a bucket are sorted by length, so that a batch holds rows of about one length: attention pads to the
@@ -23,15 +24,19 @@ BUCKET_BATCHES = 16
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Packed rows without padding, T tokens in all, A of them answer tokens.
+    """Rows packed as a prefix tree: T tokens to compute, of which R predict the A answer tokens.
 
-    tokens, positions: [T]. sources: [A] indices into the T whose hidden state predicts `targets` [A].
+    ids: of the rows. row_tokens: of all rows, shared ones counted for each. tokens, positions: [T]. spans: of the
+    prefix tree, covering the T tokens. outputs: [R] ascending indices into the T. sources: [A] indices into the R whose
+    hidden state predicts `targets` [A].
     """
 
     ids: tuple[str, ...]
-    lengths: tuple[int, ...]
+    row_tokens: int
     tokens: Tensor
     positions: Tensor
+    spans: tuple[TreeSpan, ...]
+    outputs: Tensor
     sources: Tensor
     targets: Tensor
 
@@ -113,8 +118,29 @@ def updates_per_epoch(rows: int, *, batch_size: int, accumulation: int) -> int:
     return -(-batches // accumulation)
 
 
-def evaluation_plan(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
-    """Indices of rows by length, cut so that a padded batch stays within the budget (one row always fits)."""
+def regroup_update(
+    examples: Sequence[Example], batches: Sequence[Sequence[int]], *, answer_weight: float
+) -> list[list[int]]:
+    """The rows of one update in batches of rows that begin alike, each within the memory of the largest as planned.
+
+    batches: indices of rows. answer_weight: memory of an answer token's logits, in tokens.
+    """
+    rows = [row for batch in batches for row in batch]
+    computed = [_computed_tokens(examples[row]) for row in rows]
+    weights = dict(zip(rows, (answer_weight * answer_tokens(examples[row]) for row in rows), strict=True))
+    budget = max(sum(len(_computed_tokens(examples[row])) + weights[row] for row in batch) for batch in batches)
+    groups = group_by_prefix(computed, [weights[row] for row in rows], budget=budget)
+    return [[rows[index] for index in group] for group in groups]
+
+
+def evaluation_plan(examples: Sequence[Example], *, token_budget: int, share_prefixes: bool) -> list[list[int]]:
+    """Indices of rows in batches within a budget of tokens to compute (one row always fits): rows that begin alike
+    together, or rows of about one length where no prefix is shared.
+    """
+    if share_prefixes:
+        computed = [_computed_tokens(example) for example in examples]
+        return group_by_prefix(computed, [0.0] * len(computed), budget=token_budget)
+    lengths = [len(example.encoded.tokens) for example in examples]
     batches: list[list[int]] = []
     for example_index in sorted(range(len(lengths)), key=lambda example_index: lengths[example_index]):
         # Ascending lengths: the newest row is the longest of its batch.
@@ -124,24 +150,29 @@ def evaluation_plan(lengths: Sequence[int], *, token_budget: int) -> list[list[i
     return batches
 
 
-def make_batch(examples: Sequence[Example], device: torch.device) -> TrainingBatch:
-    """Pack rows into one sequence without padding."""
-    rows = [example.encoded for example in examples]
-    tokens = list(chain.from_iterable(row.tokens for row in rows))
-    positions: list[int] = []
+def make_batch(examples: Sequence[Example], device: torch.device, *, share_prefixes: bool = False) -> TrainingBatch:
+    """Pack rows without padding, and without their last tokens, which predict nothing."""
+    tree = build_prefix_tree([_computed_tokens(example) for example in examples], share=share_prefixes)
+    sources: list[int] = []
     targets: list[int] = []
-    for row in rows:
-        sequence_start = len(positions)
-        positions += range(len(row.tokens))
-        targets += range(sequence_start + max(1, row.answer_start), sequence_start + len(row.tokens))
-    packed = torch.tensor([tokens, positions])
-    chosen = torch.tensor(targets)
-    placed = packed.to(device)
+    for row, example in enumerate(examples):
+        row_tokens = example.encoded.tokens
+        for position in range(max(1, example.encoded.answer_start), len(row_tokens)):
+            sources.append(tree.packed_index(row, position - 1))
+            targets.append(row_tokens[position])
+    outputs, output_indices = torch.unique(torch.tensor(sources), return_inverse=True)
+    packed = torch.tensor([tree.tokens, tree.positions]).to(device)
     return TrainingBatch(
         ids=tuple(example.id for example in examples),
-        lengths=tuple(len(row.tokens) for row in rows),
-        tokens=placed[0],
-        positions=placed[1],
-        sources=(chosen - 1).to(device),
-        targets=packed[0][chosen].to(device),
+        row_tokens=sum(len(example.encoded.tokens) for example in examples),
+        tokens=packed[0],
+        positions=packed[1],
+        spans=tuple(tree.spans),
+        outputs=outputs.to(device),
+        sources=output_indices.to(device),
+        targets=torch.tensor(targets).to(device),
     )
+
+
+def _computed_tokens(example: Example) -> tuple[int, ...]:
+    return example.encoded.tokens[:-1]

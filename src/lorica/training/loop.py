@@ -22,14 +22,14 @@ from lorica.locks import FolderLock, lock_folder
 from lorica.models.decoder import Decoder
 from lorica.signals import Deferred, say
 from lorica.training import checkpoints, publish
-from lorica.training.batches import check_examples, make_batch, plan_epoch
+from lorica.training.batches import TrainingBatch, check_examples, make_batch, plan_epoch, regroup_update
 from lorica.training.log import TrainingLog
 from lorica.training.outcome import Losses, advice, judge_outcome, rerun_command
 from lorica.training.prepare import Run, complete_config, make_learner, prepare, run_facts
 from lorica.training.publish import Issue
 from lorica.training.schedule import rate_factor, warmup_steps
 from lorica.training.state import State, make_manifest, run_digest
-from lorica.training.step import evaluate, step_seed, update
+from lorica.training.step import answer_weight, evaluate, step_seed, update
 from lorica.training.types import Example, Listener, StepReport, TrainResult, check_settings
 
 __all__ = ["Example", "Listener", "StepReport", "TrainResult", "train"]
@@ -263,11 +263,7 @@ def _train_step(training_run: Run, micro_batches: Sequence[Sequence[int]]) -> No
     """Make one update and report it."""
     start_time = time.perf_counter()
     run_state, settings = training_run.state, training_run.settings
-    device = training_run.learner.decoder.device
-    batches = [
-        make_batch([training_run.examples[example_index] for example_index in indices], device)
-        for indices in micro_batches
-    ]
+    batches = _make_batches(training_run, micro_batches)
     warmup = warmup_steps(training_run.total, settings.warmup_ratio)
     factor = rate_factor(run_state.step, training_run.total, warmup=warmup, scheduler=settings.scheduler)
     learning_rate = settings.learning_rate * factor
@@ -306,6 +302,17 @@ def _train_step(training_run: Run, micro_batches: Sequence[Sequence[int]]) -> No
         )
         run_state.window_loss, run_state.window_tokens = 0.0, 0
         training_run.window_seconds, training_run.window_all_tokens = 0.0, 0
+
+
+def _make_batches(training_run: Run, micro_batches: Sequence[Sequence[int]]) -> list[TrainingBatch]:
+    """The batches of one update, as planned or by the beginnings of their rows."""
+    learner, examples = training_run.learner, training_run.examples
+    if learner.share_prefixes:
+        micro_batches = regroup_update(examples, micro_batches, answer_weight=answer_weight(learner))
+    return [
+        make_batch([examples[row] for row in rows], learner.decoder.device, share_prefixes=learner.share_prefixes)
+        for rows in micro_batches
+    ]
 
 
 def _evaluate(training_run: Run, run_clock: Callable[[], float]) -> None:

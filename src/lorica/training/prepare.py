@@ -22,7 +22,7 @@ from lorica.training.state import State
 from lorica.training.step import Learner, choose_precision, make_optimizer
 from lorica.training.types import Example, Listener
 
-# Padded tokens per batch of an evaluation, which keeps no activations.
+# Tokens per batch of an evaluation, which keeps no activations.
 EVALUATION_TOKENS = 4096
 # Training rows on which base and result are compared.
 PROBE_ROWS = 64
@@ -93,6 +93,7 @@ def make_learner(decoder: Decoder, adapter_name: str, config: AdapterConfig, set
         precision=choose_precision(decoder, fp16=settings.fp16, bf16=settings.bf16),
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
+        share_prefixes=settings.share_prefixes and decoder.device.type == "cpu",
     )
 
 
@@ -132,5 +133,9 @@ def prepare(
 
 
 def _batches(rows: Sequence[Example], learner: Learner) -> list[TrainingBatch]:
-    batch_plan = evaluation_plan([len(row.encoded.tokens) for row in rows], token_budget=EVALUATION_TOKENS)
-    return [make_batch([rows[row_index] for row_index in indices], learner.decoder.device) for indices in batch_plan]
+    share_prefixes = learner.share_prefixes
+    batch_plan = evaluation_plan(rows, token_budget=EVALUATION_TOKENS, share_prefixes=share_prefixes)
+    device = learner.decoder.device
+    return [
+        make_batch([rows[index] for index in indices], device, share_prefixes=share_prefixes) for indices in batch_plan
+    ]

@@ -16,6 +16,7 @@ from lorica.errors import BaseNotFiniteError, NotFiniteError
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraSpan, LoraWeights
 from lorica.models.packed_attention import Attention, PackedAttention
+from lorica.models.tree_attention import TreeAttention
 from lorica.training.batches import TrainingBatch, name_rows
 
 # float16 overflows now and then, and the scaler answers by skipping an update; so many in a row mean
@@ -58,6 +59,7 @@ class Learner:
     precision: MixedPrecision
     max_grad_norm: float
     gradient_checkpointing: bool
+    share_prefixes: bool = False
     skipped: int = 0  # updates skipped in a row (float16 only)
 
 
@@ -69,18 +71,6 @@ class UpdateReport:
     grad_norm: float
     answer_tokens: int
     tokens: int
-
-
-class _Float32Attention:
-    """Attention alone in float32: on a CPU, torch's bfloat16 kernel takes 3 times as long for short rows."""
-
-    def __init__(self, inner: Attention) -> None:
-        self._inner = inner
-
-    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """As `Attention.attend`."""
-        with torch.autocast("cpu", enabled=False):
-            return self._inner.attend(layer_index, query.float(), key.float(), value.float())
 
 
 def make_optimizer(lora_weights: LoraWeights, *, weight_decay: float) -> torch.optim.AdamW:
@@ -97,17 +87,31 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"lorica:{seed}:{step}".encode()).digest()[:7], "little")
 
 
+def answer_weight(learner: Learner) -> float:
+    """Memory of the logits of an answer token, with their softmax and its gradient, in activations of a token."""
+    shape = learner.decoder.config
+    layer = 8 * shape.hidden_size + 5 * shape.intermediate_size
+    activations = shape.layers * shape.hidden_size + layer if learner.gradient_checkpointing else shape.layers * layer
+    return 3 * shape.vocab_size / activations
+
+
 def answer_loss(learner: Learner, batch: TrainingBatch, *, adapter: bool = True) -> Tensor:
     """Summed cross-entropy in nats over the answer tokens of a batch, scalar; the head meets only their
     positions. adapter: false for the base model alone.
     """
     decoder = learner.decoder
-    attention: Attention = PackedAttention(batch.lengths, decoder.config, batch.tokens.device)
-    if learner.precision.dtype is not None and decoder.device.type == "cpu":
-        attention = _Float32Attention(attention)
-    lora_spans = (LoraSpan(learner.lora, 0, batch.tokens.shape[0]),) if adapter else ()
+    token_count = batch.tokens.shape[0]
+    attention: Attention
+    if decoder.device.type == "cpu":
+        attention = TreeAttention(batch.spans, batch.positions, decoder.config.windows)
+    else:
+        lengths = [span.stop - span.start for span in batch.spans]
+        attention = PackedAttention(lengths, decoder.config, batch.tokens.device)
+    lora_spans = (LoraSpan(learner.lora, 0, token_count),) if adapter else ()
     checkpoint = learner.gradient_checkpointing and torch.is_grad_enabled()
-    hidden = decoder.hidden(batch.tokens, batch.positions, attention, lora_spans, checkpoint=checkpoint)
+    hidden = decoder.hidden(
+        batch.tokens, batch.positions, attention, lora_spans, output_rows=batch.outputs, checkpoint=checkpoint
+    )
     logits = decoder.logits(hidden.index_select(0, batch.sources))
     return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
@@ -144,7 +148,7 @@ def update(
     else:
         scaler.step(learner.optimizer)
         scaler.update()
-    tokens = sum(batch.tokens.shape[0] for batch in batches)
+    tokens = sum(batch.row_tokens for batch in batches)
     return UpdateReport(math.fsum(values), length, target_count, tokens)
 
 

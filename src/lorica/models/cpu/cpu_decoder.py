@@ -82,7 +82,7 @@ class CpuDecoder:
         attended = last.attention_block(x, rotary, attention, batched)
         if output_rows is not None:
             x, attended = x[output_rows], attended[output_rows]
-            spans = spans_at(lora, output_rows)
+            spans = spans_at(lora, output_rows, len(tokens))
             batched = self._batched_lora(spans, len(output_rows), None, group_adapters=group_adapters)
         last.output_and_mlp(x, attended, batched)
         return x
