@@ -35,6 +35,7 @@ RANKS = {
     "prompts": 2,
     "models": 2,
     "reports": 2,
+    "ensemble": 2,  # blends columns of scores by the metrics of their health
     "engines": 3,
     "training": 3,
     "pipeline": 4,  # the stages in a line

@@ -32,7 +32,11 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
         "infer": ("lorica.commands.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
     },
     "evaluate and report": {
-        "eval": ("lorica.commands.eval:run", "metrics of answers against gold, with confidence intervals"),
+        "eval": (
+            "lorica.commands.eval:run",
+            "metrics of answers with confidence intervals; compares files",
+        ),
+        "ensemble": ("lorica.commands.ensemble:run", "one file of answers out of several, and whether that helps"),
     },
     "configure": {
         "config": ("lorica.commands.config:run", "print the resolved configuration and where each value came from"),

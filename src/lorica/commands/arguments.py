@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # Configuration as a command line writes it, `lora.r=8`, or as Python does, {"lora.r": 8}.
 Overrides = Sequence[str] | Mapping[str, object]
 
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 _OVERRIDES = "configuration as key=value; `lorica config` prints every key, docs/configuration.md explains them"
 
 
@@ -56,6 +58,12 @@ def names_task(overrides: Overrides, rows_file: Path | None) -> bool:
     if rows_file is not None and "task" not in keys:
         raise UsageError("--rows needs the task they belong to", fix="add --task rules (or mcq, saq, qa)")
     return "task" in keys
+
+
+def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Files and `key=value` among a command's words; a file whose name looks like the latter is written ./a=b.csv."""
+    overrides = [word for word in words if _OVERRIDE.match(word)]
+    return [as_path(word) for word in words if word not in overrides], overrides
 
 
 def resolve(overrides: Overrides) -> Resolved:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from lorica.commands.arguments import as_path, emit, parser, resolve
+from lorica.commands.arguments import emit, parser, resolve, split_words
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict, evaluation_text
 from lorica.commands.gold_file import DEFAULT_FPRS, read_gold
 from lorica.errors import UsageError
@@ -79,14 +78,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="false-positive rates, each with the threshold of scores that keeps to it (0.01,0.05,0.1)",
     )
     options = command.parse_args(list(arguments))
-    files = [word for word in options.words if "=" not in Path(word).name]
-    options.overrides = [word for word in options.words if word not in files]
+    files, options.overrides = split_words(options.words)
     if len(files) < 2:
         raise UsageError(
             f"lorica eval needs a file of answers and one with gold, got {len(files)}",
             fix="lorica eval ANSWERS GOLD task=...",
         )
-    *options.answers, options.gold = map(as_path, files)
+    *options.answers, options.gold = files
     if len(set(options.answers)) < len(options.answers):
         raise UsageError("a file of answers is named twice", fix="name each once")
     for override in options.overrides:

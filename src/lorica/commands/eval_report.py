@@ -11,7 +11,7 @@ import msgspec
 from lorica.metrics.bootstrap import RESAMPLES, Estimate
 from lorica.metrics.health import ScoreHealth
 from lorica.metrics.operating_points import OperatingPoint
-from lorica.pipeline.compare import FileComparison
+from lorica.pipeline.compare import FileComparison, PairComparison
 from lorica.pipeline.evaluate import Evaluation, Grouping
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.short_names import short_names
@@ -223,20 +223,22 @@ def comparison_dict(comparison: FileComparison) -> dict[str, Any]:
     return {
         "metric": comparison.metric,
         "ranks": comparison.ranks,
-        "pairs": [
-            {
-                "first": pair.first,
-                "second": pair.second,
-                "n": pair.n,
-                "difference": estimate_dict(pair.test.difference),
-                "p_value": _number(pair.test.p_value),
-                "p_corrected": _number(pair.p_corrected),
-                "detectable": _number(pair.test.detectable),
-                "mcnemar": msgspec.to_builtins(pair.mcnemar),
-                "better": pair.better or None,
-            }
-            for pair in comparison.pairs
-        ],
+        "pairs": [pair_dict(pair) for pair in comparison.pairs],
+    }
+
+
+def pair_dict(pair: PairComparison) -> dict[str, Any]:
+    """Two files of answers as plain values; what is undefined is null."""
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "n": pair.n,
+        "difference": estimate_dict(pair.test.difference),
+        "p_value": _number(pair.test.p_value),
+        "p_corrected": _number(pair.p_corrected),
+        "detectable": _number(pair.test.detectable),
+        "mcnemar": msgspec.to_builtins(pair.mcnemar),
+        "better": pair.better or None,
     }
 
 

@@ -1,0 +1,323 @@
+"""`lorica ensemble`: one file of answers out of several, and whether it is better than the best of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from lorica.commands import build
+from lorica.commands.arguments import as_output, as_path, emit, inform, parser, resolve, split_words
+from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
+from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
+from lorica.config.schema import Config
+from lorica.data.group_columns import GroupColumns
+from lorica.data.write import atomic_file, check_output, read_answers, write_answers
+from lorica.ensemble.blends import METHODS, blend_scores, to_answers, vote
+from lorica.ensemble.calibrated import CalibratedBlend, SavedBlend, fit_calibrated, load_blend
+from lorica.ensemble.members import EnsembleMember, Scores, check_alignment, degenerate_reasons, rank_correlations
+from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
+from lorica.errors import DataError, UsageError
+from lorica.metrics.normalise import LORICA
+from lorica.pipeline.compare import compare
+from lorica.pipeline.judged_answers import bootstrap_clusters
+from lorica.records import Answer
+
+BLEND = "the blend"
+
+_EXAMPLES = """  lorica ensemble a.csv b.csv c.csv --output blend.csv
+  lorica ensemble a.csv b.csv --gold train.csv --within rule task=rules
+  lorica ensemble a.csv b.csv --gold train.csv --method stack --save stack.json task=rules
+  lorica ensemble test_a.csv test_b.csv --model stack.json --output blend.csv task=rules
+  lorica ensemble scores/*.csv --gold train.csv task=rules config=working.yaml"""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is blended: members in order, their weights (sum 1), over rows. groups: [n] names, within which ranks are
+    taken; clusters: [n] what folds keep together. labels: [n] gold, where it is known and 0 or 1."""
+
+    members: tuple[EnsembleMember, ...]
+    weights: tuple[float, ...]
+    row_ids: list[str]
+    method: str
+    power: float
+    groups: list[str] | None
+    clusters: list[str] | None
+    labels: list[int]
+
+    @property
+    def names(self) -> list[str]:
+        return [member.name for member in self.members]
+
+    def columns(self) -> list[Scores]:
+        return [member.scores(self.row_ids) for member in self.members]
+
+    def subset(self, kept: Sequence[int]) -> _Plan:
+        """The plan with the members at these positions; their weights sum to 1 again."""
+        total = sum(self.weights[index] for index in kept)
+        return replace(
+            self,
+            members=tuple(self.members[index] for index in kept),
+            weights=tuple(self.weights[index] / total if total else 1 / len(kept) for index in kept),
+        )
+
+    def answers(self) -> list[Answer]:
+        """The blend's answers; those of a stack are cross-fitted."""
+        if self.method == "vote":
+            return vote(self.members, self.weights, self.row_ids)
+        if self.method == "stack":
+            scores = cross_fitted(self.names, self.columns(), self.labels, groups=self.clusters)
+        else:
+            scores = blend_scores(self.columns(), self.weights, self.method, groups=self.groups, power=self.power)
+        return to_answers(self.row_ids, scores)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Blend, measure, print and write."""
+    options = _parse(arguments)
+    config = resolve(options.overrides).config
+    gold = None if options.gold is None else read_gold(config, options.gold, [options.within or ""])
+    members, unlisted = _listed(_read_members(config, options.files, gold), config)
+    if options.model is not None:
+        answers = _apply_model(options.model, members)
+        result = EnsembleResult("model", tuple(member.name for member in members), (), unlisted, {})
+    else:
+        plan = _plan(options, config, members, gold)
+        plan, degenerate = _without_degenerate(plan)
+        answers = plan.answers()
+        result = _measure(plan, answers, gold, unlisted | degenerate)
+        if options.save is not None:
+            _save(options.save, _fitted(plan))
+    if options.output is not None:
+        write_answers(options.output, answers, csv_guard=config.inference.csv_guard)
+        inform(f"{len(answers):,} rows written to {options.output}")
+    emit(ensemble_dict(result), as_json=options.json, text=ensemble_text(result))
+    return 0
+
+
+def _read_members(config: Config, files: Sequence[Path], gold: GoldFile | None) -> list[EnsembleMember]:
+    task = build.build_task(config)
+    id_names = {config.task.columns.get(schema.id_column, schema.id_column) for schema in task.schemas}
+    members = []
+    for path in files:
+        answers = list(read_answers(path, id_names=id_names)) if gold is None else gold.read_answers(path)
+        by_id = answers if isinstance(answers, dict) else {answer.id: answer for answer in answers}
+        members.append(EnsembleMember(str(path), by_id))
+    return members
+
+
+def _listed(members: Sequence[EnsembleMember], config: Config) -> tuple[list[EnsembleMember], dict[str, str]]:
+    """The members whose adapter `adapters.paths` names, as `lorica check --keep-working` writes it; all where it names
+    none. And the names of the others, with the reason."""
+    adapter_names = set(config.adapters.paths)
+    if not adapter_names:
+        return list(members), {}
+    is_listed = {
+        member.name: Path(member.name).name.split(".")[0] in adapter_names
+        or {answer.adapter for answer in member.answers.values()} <= adapter_names
+        for member in members
+    }
+    unlisted = {name: "its adapter is not in adapters.paths" for name, listed in is_listed.items() if not listed}
+    if len(unlisted) == len(members):
+        raise DataError(
+            f"this file and {len(members) - 1} others are of no adapter in adapters.paths: "
+            + ", ".join(sorted(adapter_names)),
+            path=members[0].name,
+            fix="name each file after its adapter, or leave config=FILE out",
+        )
+    return [member for member in members if is_listed[member.name]], unlisted
+
+
+def _plan(
+    options: argparse.Namespace, config: Config, members: Sequence[EnsembleMember], gold: GoldFile | None
+) -> _Plan:
+    row_ids = check_alignment(members) if gold is None else [row.id for row in gold.rows]
+    if gold is not None:
+        for member in members:
+            missing = [row_id for row_id in row_ids if row_id not in member.answers]
+            if missing:
+                raise DataError(
+                    f"it lacks {len(missing)} of the {len(row_ids)} rows of {gold.path}",
+                    path=member.name,
+                    row_id=missing[0],
+                    fix="blend files that answer the rows with gold",
+                )
+    groups = None
+    if options.within:
+        values = gold.by if gold is not None else _group_values(config, options.rows, options.within)
+        groups = [values[options.within].get(row_id, "") for row_id in row_ids]
+    weights = options.weights or [1 / len(options.files)] * len(options.files)
+    weight_of_file = dict(zip(map(str, options.files), weights, strict=True))
+    has_labels = gold is not None and {row.gold for row in gold.rows} <= {0, 1}
+    return _Plan(
+        tuple(members),
+        tuple(weight_of_file[member.name] for member in members),
+        row_ids,
+        options.method,
+        options.power,
+        groups,
+        bootstrap_clusters(gold.rows) if gold is not None else None,
+        [int(row.gold) for row in gold.rows if isinstance(row.gold, int)] if gold is not None and has_labels else [],
+    ).subset(range(len(members)))
+
+
+def _group_values(config: Config, rows_file: Path, column: str) -> dict[str, dict[str, str]]:
+    from lorica.commands.rows import open_rows, table_options
+
+    task = build.build_task(config)
+    columns_to_read = GroupColumns(task.schemas, [column])
+    for _ in open_rows(config, task, rows_file, schemas=columns_to_read.schemas):
+        pass
+    columns_to_read.check(rows_file, table_options(config))
+    return columns_to_read.values
+
+
+def _without_degenerate(plan: _Plan) -> tuple[_Plan, dict[str, str]]:
+    if plan.method == "vote":
+        return plan, {}
+    reasons = {
+        name: reason
+        for name, scores in zip(plan.names, plan.columns(), strict=True)
+        if (reason := degenerate_reasons(scores))
+    }
+    usable = [index for index, name in enumerate(plan.names) if name not in reasons]
+    if not usable:
+        name, reason = next(iter(reasons.items()))
+        raise DataError(
+            f"no file has scores that a blend could use: {reason}", path=name, fix="see `lorica check --scores FILE`"
+        )
+    return plan.subset(usable), reasons
+
+
+def _measure(plan: _Plan, answers: Sequence[Answer], gold: GoldFile | None, left_out: dict[str, str]) -> EnsembleResult:
+    """The blend beside its members, and what each adds."""
+    correlations = () if plan.method == "vote" else tuple(map(tuple, rank_correlations(plan.columns()).tolist()))
+    result = EnsembleResult(
+        plan.method, tuple(plan.names), correlations, left_out, dict(zip(plan.names, plan.weights, strict=True))
+    )
+    if gold is None:
+        return result
+    blend = {answer.id: answer for answer in answers}
+    answer_sets = {BLEND: blend} | {member.name: dict(member.answers) for member in plan.members}
+    main_metric = gold.task.metric_names[0]
+    estimates = {
+        name: gold.evaluate(named, name, normalisation=LORICA.name, max_fprs=DEFAULT_FPRS).metrics[main_metric]
+        for name, named in answer_sets.items()
+    }
+    best = max(plan.names, key=lambda name: estimates[name].value)
+    pairs = {}
+    for index, name in enumerate(plan.names):
+        if len(plan.members) > 1:
+            smaller = plan.subset([position for position in range(len(plan.members)) if position != index])
+            reduced = {answer.id: answer for answer in smaller.answers()}
+            pairs[name] = compare(gold.task, gold.rows, {BLEND: blend, f"without {name}": reduced}).pairs[0]
+    over_best = compare(gold.task, gold.rows, {BLEND: blend, best: answer_sets[best]}).pairs[0]
+    return replace(result, metric=main_metric, estimates=estimates, best=best, over_best=over_best, over_without=pairs)
+
+
+def _fitted(plan: _Plan) -> CalibratedBlend | LogisticModel:
+    """The model that serves rows to come, fitted on all rows with gold."""
+    if plan.method == "stack":
+        return fit_logistic(plan.names, plan.columns(), plan.labels)
+    return fit_calibrated(plan.names, plan.columns(), plan.weights, plan.labels)
+
+
+def _save(path: Path, model: CalibratedBlend | LogisticModel) -> None:
+    saved = SavedBlend(stack=model) if isinstance(model, LogisticModel) else SavedBlend(calibrated=model)
+    with atomic_file(path) as model_file:
+        model_file.write(msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
+
+
+def _apply_model(model_file: Path, members: Sequence[EnsembleMember]) -> list[Answer]:
+    model = load_blend(model_file)
+    if len(members) != len(model.names):
+        raise DataError(
+            f"it blends {len(model.names)} files ({', '.join(model.names)}), and {len(members)} are given",
+            path=model_file,
+            fix="give the same members in the same order",
+        )
+    row_ids = check_alignment(members)
+    return to_answers(row_ids, model.predict([member.scores(row_ids) for member in members]))
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    command = parser(
+        "ensemble",
+        "Blend files of answers to the same rows into one, aligned by id. With --gold: what each member is worth and\n"
+        "adds, and whether the blend beats its best member by more than the choice of rows explains. Files whose\n"
+        "scores are all alike are left out and named. docs/ensemble.md says which method is for what.",
+        _EXAMPLES,
+        overrides=False,
+    )
+    command.add_argument("words", nargs="*", metavar="FILE ... [key=value ...]", help="files of answers; task=...")
+    method_help = "; ".join(f"{name}: {about}" for name, about in METHODS.items())
+    command.add_argument("--method", choices=tuple(METHODS), default="rank", help=f"{method_help} (%(default)s)")
+    command.add_argument("--gold", type=as_path, help="the rows with their gold answers")
+    command.add_argument("--within", metavar="COLUMN", help="take ranks within each value of this column, such as rule")
+    command.add_argument(
+        "--rows", type=as_path, help="the file of rows that holds the column, where --gold is not given"
+    )
+    command.add_argument("--weights", type=_weights, metavar="W,...", help="one for each file; their sum is 1")
+    command.add_argument("--power", type=float, default=2.0, help="the exponent of --method power (%(default)s)")
+    command.add_argument("--output", type=as_path, help="where to write the blend (.csv, .jsonl or .parquet)")
+    command.add_argument(
+        "--save",
+        "--calibrate",
+        type=as_output,
+        metavar="FILE.json",
+        help="write the fitted blend: the stack, or with other methods the mean of calibrated probabilities, which "
+        "needs no table to rank in and serves a single row",
+    )
+    command.add_argument("--model", type=as_path, metavar="FILE.json", help="blend by what --save wrote")
+    options = command.parse_args(list(arguments))
+    options.files, options.overrides = split_words(options.words)
+    _check(options)
+    return options
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises UsageError for options that contradict each other."""
+    count = len(options.files)
+    refusals = (
+        (count < (1 if options.model else 2), f"{count} files; a blend needs two or more", "name the files of answers"),
+        (len(set(options.files)) < count, "a file is named twice", "name each once; --weights gives it more say"),
+        (
+            options.weights is not None and len(options.weights) != count,
+            f"--weights has {len(options.weights or ())} numbers for {count} files",
+            "give one for each file, in their order",
+        ),
+        (options.method == "stack" and options.weights is not None, "a stack finds its weights", "leave --weights out"),
+        (
+            options.method in ("stack",) and options.gold is None and options.model is None,
+            "a stack is fitted on rows with gold",
+            "add --gold FILE",
+        ),
+        (options.save is not None and options.gold is None, "--save fits on rows with gold", "add --gold FILE"),
+        (options.save is not None and options.method == "vote", "a vote has nothing to fit", "leave --save out"),
+        (options.within and not (options.gold or options.rows), "--within needs the rows", "add --gold or --rows FILE"),
+        (options.within and options.method == "vote", "a vote has no ranks", "leave --within out"),
+        (options.model is not None and options.gold is not None, "--model fits nothing", "leave --gold out"),
+        (options.power == 0, "--power 0", "give another exponent"),
+    )
+    for is_refused, problem, fix in refusals:
+        if is_refused:
+            raise UsageError(f"lorica ensemble: {problem}", fix=fix)
+    if options.output is not None:
+        check_output(options.output)
+
+
+def _weights(weights_text: str) -> list[float]:
+    try:
+        weights = [float(weight_text) for weight_text in weights_text.split(",")]
+    except ValueError:
+        weights = []
+    if not weights or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        total = f" (their sum is {sum(weights):g})" if weights else ""
+        raise UsageError(
+            f"--weights {weights_text}{total}; allowed: numbers from 0 on whose sum is 1", fix="0.5,0.3,0.2"
+        )
+    return weights

@@ -1,0 +1,103 @@
+"""What `lorica ensemble` shows: the blend beside its members, as text and as plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorica.commands.eval_report import estimate_dict, pair_dict
+from lorica.metrics.bootstrap import Estimate
+from lorica.pipeline.compare import PairComparison
+from lorica.reports.page import Cell, ReportTable
+from lorica.reports.short_names import short_names
+from lorica.reports.text_table import plain_table
+
+_NAME_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """correlations: Spearman's, of every two members. left_out: file -> why it is no member. weights: member -> its
+    share. With gold: metric, estimates (of the blend and of each member), best (member), over_best: the blend against
+    it; over_without: member -> the blend against the blend without it."""
+
+    method: str
+    members: tuple[str, ...]
+    correlations: tuple[tuple[float, ...], ...]
+    left_out: Mapping[str, str]
+    weights: Mapping[str, float]
+    metric: str = ""
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+    best: str = ""
+    over_best: PairComparison | None = None
+    over_without: Mapping[str, PairComparison] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """Whether blending helped, in a sentence; "" without gold."""
+        if self.over_best is None:
+            return ""
+        difference = self.over_best.test.difference
+        if self.over_best.better == self.over_best.first:
+            return f"The blend beats its best member, {self.best}: {self.metric} {difference}."
+        if self.over_best.better:
+            return f"The blend is WORSE than {self.best} alone: {self.metric} {difference}. Use that file."
+        return (
+            f"The blend does not beat its best member, {self.best}, by more than the choice of rows explains: "
+            f"{self.metric} {difference}. Use that file, or judge on more rows."
+        )
+
+
+def ensemble_dict(result: EnsembleResult) -> dict[str, Any]:
+    """The result as plain values; what is undefined is null."""
+    return {
+        "method": result.method,
+        "members": [
+            {
+                "file": name,
+                "weight": result.weights.get(name),
+                "estimate": estimate_dict(result.estimates[name]) if name in result.estimates else None,
+                "adds": pair_dict(result.over_without[name]) if name in result.over_without else None,
+            }
+            for name in result.members
+        ],
+        "left_out": dict(result.left_out),
+        "correlations": [[None if math.isnan(value) else value for value in row] for row in result.correlations],
+        "metric": result.metric or None,
+        "blend": next((estimate_dict(estimate) for estimate in result.estimates.values()), None),
+        "best": result.best or None,
+        "over_best": None if result.over_best is None else pair_dict(result.over_best),
+        "verdict": result.verdict or None,
+    }
+
+
+def ensemble_text(result: EnsembleResult) -> str:
+    """Tables and sentences for a terminal."""
+    names = short_names(result.members, _NAME_WIDTH)
+    paragraphs = [f"left out: {name}: {reason}" for name, reason in result.left_out.items()]
+    if result.estimates:
+        blend_estimate = next(iter(result.estimates.values()))
+        rows: list[tuple[Cell, ...]] = [(f"the blend ({result.method})", "", str(blend_estimate), "")]
+        rows += [
+            (
+                names[name],
+                f"{result.weights[name]:.3f}" if result.method != "stack" else "fitted",
+                str(result.estimates[name]),
+                str(result.over_without[name].test.difference) if name in result.over_without else "",
+            )
+            for name in result.members
+        ]
+        paragraphs.append(
+            plain_table(ReportTable(("answers", "weight", result.metric, "adds to the blend"), tuple(rows)))
+        )
+    if len(result.members) > 1 and result.correlations:
+        heads = tuple(f"({number})" for number in range(1, len(result.members) + 1))
+        correlation_rows = tuple(
+            (f"{head} {names[name]}", *(f"{value:.3f}" for value in values))
+            for head, name, values in zip(heads, result.members, result.correlations, strict=True)
+        )
+        paragraphs.append(plain_table(ReportTable(("rank correlation", *heads), correlation_rows)))
+    paragraphs.append(result.verdict or f"{len(result.members)} files were blended; --gold says whether that helps.")
+    return "\n\n".join(paragraphs)

@@ -1,0 +1,180 @@
+"""`lorica ensemble`: files in, a blend out, and what it says about it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from lorica.cli import main
+from lorica.data.write import read_answers
+
+ROWS = 240
+
+
+def _write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def _scores(path: Path, shift: float, *, seed: int, rows: int = ROWS) -> str:
+    """Scores of made-up posts, every third a violation; the larger the shift, the better they part them."""
+    noise = Random(seed)
+    lines = [f"{i},{1 / (1 + math.exp(-shift * (i % 3 == 0) - noise.gauss(0, 1)))}" for i in range(rows)]
+    return _write(path, "id,score\n" + "\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def gold(tmp_path: Path) -> str:
+    lines = [f"{i},post {i},rule {i % 2},{int(i % 3 == 0)}" for i in range(ROWS)]
+    return _write(tmp_path / "gold.csv", "id,body,rule,rule_violation\n" + "\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    return [_scores(tmp_path / f"{name}.csv", 1.2, seed=seed) for seed, name in enumerate(("a", "b", "c"))]
+
+
+def _json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["ensemble", *words, "task=rules", "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+@pytest.mark.parametrize("method", ["rank", "mean", "power", "stack"])
+def test_independent_members_make_a_blend_that_beats_the_best(
+    method: str, files: list[str], gold: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = _json(capsys, *files, "--gold", gold, "--method", method)
+    assert result["over_best"]["better"] == "the blend"
+    assert "beats its best member" in result["verdict"]
+    assert result["blend"]["value"] > max(member["estimate"]["value"] for member in result["members"])
+    assert all(member["adds"]["difference"]["value"] > 0 for member in result["members"])
+    assert abs(result["correlations"][0][1]) < 0.5
+
+
+def test_a_blend_that_does_not_help_is_said_to(
+    files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = _scores(tmp_path / "noise.csv", 0.0, seed=9)
+    strong = _scores(tmp_path / "strong.csv", 3.0, seed=8)
+    result = _json(capsys, strong, noise, "--gold", gold)
+    assert result["over_best"]["better"] == strong
+    assert "WORSE" in result["verdict"]
+    assert main(["ensemble", strong, noise, "--gold", gold, "task=rules"]) == 0
+    assert "adds to the blend" in capsys.readouterr().out
+
+
+def test_a_file_of_equal_scores_is_left_out_and_named(
+    files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = _write(tmp_path / "flat.csv", "id,score\n" + "".join(f"{i},0.5\n" for i in range(ROWS)))
+    output = tmp_path / "blend.csv"
+    result = _json(capsys, *files, flat, "--gold", gold, "--output", str(output))
+    assert list(result["left_out"]) == [flat]
+    assert "all rows get the same score" in result["left_out"][flat]
+    assert [member["weight"] for member in result["members"]] == pytest.approx([1 / 3] * 3)
+    assert len(list(read_answers(output))) == ROWS
+
+
+def test_rows_are_matched_by_id_not_by_position(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = Path(files[1]).read_text("utf-8").splitlines()
+    turned = _write(tmp_path / "turned.csv", "\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    blends = []
+    for second in (files[1], turned):
+        output = tmp_path / f"out-{Path(second).stem}.csv"
+        _json(capsys, files[0], second, "--output", str(output))
+        blends.append({answer.id: answer.score for answer in read_answers(output)})
+    assert blends[0] == blends[1]
+
+
+def test_a_saved_blend_serves_other_rows_even_one(
+    files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in ("stack", "rank"):
+        saved = tmp_path / f"{method}.json"
+        _json(capsys, *files, "--gold", gold, "--method", method, "--save", str(saved))
+        tables = []
+        for rows in (ROWS, 1):
+            members = [_scores(tmp_path / f"new{i}-{rows}.csv", 1.0, seed=20 + i, rows=rows) for i in range(3)]
+            output = tmp_path / f"{method}-{rows}.csv"
+            _json(capsys, *members, "--model", str(saved), "--output", str(output))
+            tables.append({answer.id: answer.score for answer in read_answers(output)})
+        assert tables[1]["0"] == pytest.approx(tables[0]["0"])
+        assert 0 < (tables[1]["0"] or 0) < 1
+
+
+def test_the_list_of_working_adapters_is_the_list_of_members(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    working = tmp_path / "working.yaml"
+    working.write_text('adapters:\n  paths:\n    "a": "/x/a"  # trusted\n    "c": "/x/c"  # warnings\n', "utf-8")
+    result = _json(capsys, *files, f"config={working}")
+    assert [member["file"] for member in result["members"]] == [files[0], files[2]]
+    assert result["left_out"] == {files[1]: "its adapter is not in adapters.paths"}
+
+
+def test_ranks_within_a_column_of_a_file_without_gold(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _write(tmp_path / "rows.csv", "id,body,rule\n" + "".join(f"{i},post,rule {i % 2}\n" for i in range(ROWS)))
+    output = tmp_path / "blend.csv"
+    _json(capsys, *files, "--rows", rows, "--within", "rule", "--output", str(output))
+    scores = [answer.score or 0.0 for answer in read_answers(output)]
+    assert sum(scores[::2]) / 120 == pytest.approx(0.5) == sum(scores[1::2]) / 120
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["A"], 2, "a blend needs two or more"),
+        (["A", "A"], 2, "a file is named twice"),
+        (["A", "B", "--weights", "0.5,0.6"], 2, "their sum is 1.1"),
+        (["A", "B", "--weights", "0.5,x"], 2, "allowed: numbers from 0 on"),
+        (["A", "B", "--weights", "1"], 2, "1 numbers for 2 files"),
+        (["A", "B", "--method", "stack"], 2, "fitted on rows with gold"),
+        (["A", "B", "--method", "stack", "--gold", "GOLD", "--weights", "0.5,0.5"], 2, "finds its weights"),
+        (["A", "B", "--save", "m.json"], 2, "add --gold FILE"),
+        (["A", "B", "--within", "rule"], 2, "--within needs the rows"),
+        (["A", "B", "--within", "rul", "--gold", "GOLD"], 3, "did you mean"),
+        (["A", "SHORT"], 3, "it lacks 1 of the 240 rows"),
+        (["A", "LONG"], 3, "it lacks 1 of the 241 rows"),
+        (["A", "SHORT", "--gold", "GOLD"], 3, "it lacks 1 of the 240 rows of"),
+        (["A", "LONG", "--gold", "GOLD"], 3, "belong to no row"),
+        (["A", "TWICE"], 3, "'1'"),
+        (["A", "TEXTS"], 3, "240 of 240 rows have no score"),
+        (["A", "NAN"], 3, "finite"),
+        (["A", "B", "--model", "GOLD"], 3, "no blend of `lorica ensemble`"),
+        (["A", "B", "--output", "blend.txt"], 3, "not the suffix of a result file"),
+        (["A", "missing.csv"], 3, "missing.csv"),
+    ],
+)
+def test_mistakes_are_one_clear_message(
+    words: list[str],
+    code: int,
+    message: str,
+    files: list[str],
+    gold: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = {
+        "A": files[0],
+        "B": files[1],
+        "GOLD": gold,
+        "SHORT": _scores(tmp_path / "short.csv", 1.0, seed=5, rows=ROWS - 1),
+        "LONG": _scores(tmp_path / "long.csv", 1.0, seed=5, rows=ROWS + 1),
+        "TWICE": _write(tmp_path / "twice.csv", "id,score\n1,0.5\n1,0.6\n"),
+        "TEXTS": _write(tmp_path / "texts.csv", "id,answer\n" + "".join(f"{i},Yes\n" for i in range(ROWS))),
+        "NAN": _write(tmp_path / "nan.csv", "id,score\n" + "".join(f"{i},nan\n" for i in range(ROWS))),
+    }
+    assert main(["ensemble", *(paths.get(word, word) for word in words), "task=rules"]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
