@@ -22,6 +22,9 @@ RANKS = {
     "file_signatures": 0,  # data, adapters, prompts and models all refuse a file that is something else
     "names": 0,  # of files and subjects, as every package compares and writes them
     "precision": 0,  # the configuration names it, models and engines compute in it, the gate allows for it
+    "hardware": 0,  # what multiplies fast: models compute by it, commands choose by it
+    "caches": 0,  # models and vetting keep there what took long to find out
+    "precision_choice": 1,  # of what `precision` names, by what `hardware` is
     "engine_table": 0,  # the configuration allows its names, engines load by it
     "thoughts": 0,  # tasks read texts without them, prompts close what a template opens
     "failures": 1,

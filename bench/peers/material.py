@@ -28,6 +28,18 @@ _COMMON = {
     "eos_token_id": None,
 }
 CONFIGS: dict[str, dict[str, object]] = {
+    "smollm2-135m": _COMMON
+    | {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "vocab_size": 49152,
+    },
     "qwen2.5-0.5b": _COMMON
     | {
         "architectures": ["Qwen2ForCausalLM"],

@@ -40,6 +40,10 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
     },
     "configure": {
         "config": ("lorica.commands.config:run", "print the resolved configuration and where each value came from"),
+        "doctor": (
+            "lorica.commands.doctor:run",
+            "this machine: what is fast, what is compiled, what `auto` chooses",
+        ),
     },
 }
 COMMANDS = {name: entry for commands in STAGES.values() for name, entry in commands.items()}

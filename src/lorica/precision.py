@@ -27,6 +27,9 @@ class Precision:
     """What is multiplied: a torch dtype for both operands, or int8 for both. A CPU without bfloat16 kernels multiplies
     quantized weights in float32 instead."""
 
+    bytes_per_weight: float
+    """Of the linear weights, with their scales."""
+
     quantized: bool = False
     """Weights are codes with scales. Other than nf4, only the native engine on a CPU computes with such."""
 
@@ -64,32 +67,32 @@ class Precision:
 
 PRECISIONS: dict[str, Precision] = {  # from coarse to exact
     "nf4": Precision(
-        weights="nf4", products="bfloat16", quantized=True,
+        weights="nf4", bytes_per_weight=0.6, products="bfloat16", quantized=True,
         canary_absolute=1.5, canary_relative=0.5, faint_effect=0.15,
     ),
-    "int8": Precision(
-        weights="int8", products="int8", quantized=True, trainable=False,
-        canary_absolute=0.5, canary_relative=0.2, faint_effect=0.5, merge_limit=0.2,
-    ),
     "int4-weights": Precision(
-        weights="int4", products="bfloat16", quantized=True, head="int8-weights", trainable=False,
+        weights="int4", bytes_per_weight=0.6, products="bfloat16", quantized=True, head="int8-weights", trainable=False,
         canary_absolute=1.5, canary_relative=0.5, faint_effect=0.6, merge_limit=0.2,
     ),
+    "int8": Precision(
+        weights="int8", bytes_per_weight=1, products="int8", quantized=True, trainable=False,
+        canary_absolute=0.5, canary_relative=0.2, faint_effect=0.5, merge_limit=0.2,
+    ),
     "int8-weights": Precision(
-        weights="int8", products="bfloat16", quantized=True, trainable=False,
+        weights="int8", bytes_per_weight=1, products="bfloat16", quantized=True, trainable=False,
         canary_absolute=0.3, canary_relative=0.15, faint_effect=0.25, merge_limit=0.2,
     ),
     "bfloat16": Precision(
-        weights="bfloat16", products="bfloat16",
+        weights="bfloat16", bytes_per_weight=2, products="bfloat16",
         canary_absolute=0.15, canary_relative=0.1, faint_effect=0.15, merges_by_default=True,
     ),
     "float16": Precision(
-        weights="float16", products="float16",
+        weights="float16", bytes_per_weight=2, products="float16",
         canary_absolute=0.03, canary_relative=0.02, faint_effect=0.02,
         noise=0.02, visible_update=0.1, moving_update=1e-3, merge_limit=0.05,
     ),
     "float32": Precision(
-        weights="float32", products="float32",
+        weights="float32", bytes_per_weight=4, products="float32",
         canary_absolute=1e-3, canary_relative=1e-4, faint_effect=1e-4,
         noise=1e-4, visible_update=2e-3, moving_update=1e-5, merge_limit=1e-4, merges_by_default=True,
     ),

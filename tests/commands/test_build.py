@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lorica.commands.build import build_engine, training_dtype
+from lorica.commands.build import build_engine
+from lorica.commands.dtypes import training_precision
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
 from lorica.models.base_folder import BaseFolder
@@ -21,7 +22,7 @@ def test_nothing_is_trained_in_whole_numbers(dtype: str) -> None:
     config = Config()
     config = replace(config, model=replace(config.model, dtype=dtype))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=f"model.dtype={dtype} is for answering") as caught:
-        training_dtype(config, BaseFolder(Path("base")))
+        training_precision(config, BaseFolder(Path("base")))
     assert "load_in_4bit" in caught.value.fix
 
 

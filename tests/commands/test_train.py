@@ -73,7 +73,7 @@ def test_scores_agree_with_peft_one_row_at_a_time(trained: Path, posts: Path, tm
     lines = posts.read_text("utf-8").splitlines()[:201]
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     command = ["infer", "task=rules", f"input={tmp_path / 'rows.csv'}", f"output={output}", f"adapters.dir={trained}"]
-    assert main([*command, "task.style=structured"]) == 0
+    assert main([*command, "task.style=structured", "model.dtype=float32"]) == 0
     answers = {answer.id: answer for answer in read_answers(output)}
     assert len(answers) == 200
     base = locate_model("embedded:lorica_tiny", environ={})

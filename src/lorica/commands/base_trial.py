@@ -64,7 +64,7 @@ def setting(config: Config, base_model: BaseFolder, *, task_named: bool) -> Sess
         thinking=config.task.thinking,
         # The default leaves the choice to what the adapter needs.
         engine="" if config.engine.name == "native" else config.engine.name,
-        engine_settings=build.engine_settings(config, base_model),
+        engine_settings=build.engine_settings(config, base_model, proof=True),
         use_stop_tokens=config.inference.use_stop_tokens,
         max_input_tokens=answer_settings.prompt_tokens(build.SHORT_ANSWER),
         truncate=answer_settings.truncate,

@@ -16,24 +16,20 @@ from lorica.adapters.registry import find_adapters, refuse_spellings
 from lorica.admission.gate import Admission, admit_all
 from lorica.admission.provenance import package_versions, trained_as
 from lorica.commands.arguments import inform, warn
+from lorica.commands.dtypes import answer_dtype
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings, resolve_device
-from lorica.errors import ConfigError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.names import listed, visible, visible_values
 from lorica.pipeline.answer import AnswerSettings, Pipeline
-from lorica.precision import precision_of
 from lorica.prompts.encoder import Encoder
 from lorica.records import Generate, Row, Sampling
 from lorica.routing import route
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
-
-# Up to this size a CPU computes the base in float32: exact, and the memory does not hurt.
-_FLOAT32_UP_TO = 1 << 30  # bytes of weight files
 
 # What may change on the way where all outputs are batch-invariant: such a run may be resumed on another machine.
 _SPEED_ALONE = ("threads", "batch_tokens")
@@ -84,31 +80,12 @@ def build_encoder(config: Config, base_model: BaseFolder) -> Encoder:
     return encoder
 
 
-def dtype(config: Config, base_model: BaseFolder) -> str:
-    """`model.dtype`, with `auto` decided: float32 for a small model on a CPU, else bfloat16."""
-    if config.model.dtype != "auto":
-        return config.model.dtype
-    is_small = sum(weight_file.stat().st_size for weight_file in base_model.weight_files) <= _FLOAT32_UP_TO
-    return "float32" if is_small and resolve_device(config.model.device) == "cpu" else "bfloat16"
-
-
-def training_dtype(config: Config, base_model: BaseFolder) -> str:
-    """The precision to train in. Raises ConfigError for one that nothing can be trained through."""
-    dtype_name = dtype(config, base_model)
-    if not precision_of(dtype_name).trainable:
-        raise ConfigError(
-            f"model.dtype={dtype_name} is for answering: no gradient passes through whole numbers",
-            fix="model.dtype=auto, or model.load_in_4bit=true for less memory",
-        )
-    return dtype_name
-
-
-def engine_settings(config: Config, base_model: BaseFolder) -> EngineSettings:
-    """What the keys say of how an engine loads the base model and computes."""
+def engine_settings(config: Config, base_model: BaseFolder, *, proof: bool = False) -> EngineSettings:
+    """What the keys say of how an engine loads the base model and computes. proof: see `answer_dtype`."""
     runs_model = ENGINES[config.engine.name].runs_model
     compute_settings = {key: value for key, value in asdict(config.engine).items() if key != "name"}
     return EngineSettings(
-        dtype=dtype(config, base_model) if runs_model else "float32",
+        dtype=answer_dtype(config, base_model, proof=proof) if runs_model else "float32",
         device=resolve_device(config.model.device) if runs_model else "cpu",
         device_map=config.model.device_map,
         load_in_4bit=config.model.load_in_4bit,
@@ -117,9 +94,9 @@ def engine_settings(config: Config, base_model: BaseFolder) -> EngineSettings:
     )
 
 
-def build_engine(config: Config, base_model: BaseFolder) -> Engine:
-    """The configured engine with the base model loaded."""
-    engine = load_engine(config.engine.name, base_model, engine_settings(config, base_model))
+def build_engine(config: Config, base_model: BaseFolder, *, proof: bool = False) -> Engine:
+    """The configured engine with the base model loaded. proof: see `answer_dtype`."""
+    engine = load_engine(config.engine.name, base_model, engine_settings(config, base_model, proof=proof))
     if ENGINES[config.engine.name].runs_model:
         tell_base(base_model)
     return engine

@@ -119,7 +119,7 @@ def make(adapter: AdapterFolder, options: argparse.Namespace, config: Config) ->
     labelled_rows = _rows(options, config, task)
     if not options.force:
         _vet(adapter_folder, base_model.path)
-    engine = build.build_engine(config, base_model)
+    engine = build.build_engine(config, base_model, proof=True)
     engine.add_adapter(visible(adapter_folder.name), adapter)
     canaries = _canaries(options, engine, adapter_folder, task, encoder, base_model, labelled_rows)
     settings = build.answer_settings(config, base_model)
@@ -294,7 +294,7 @@ def _by_passport(options: argparse.Namespace, specimen: Any, file_findings: list
     base_model = build.base_folder(config)
     findings = check_passport(specimen, base_model.path, full=options.full, earlier=file_findings)
     if not any(result.code in ("L340", "L341") for result in findings):
-        findings += check_canaries(specimen, build.build_engine(config, base_model))
+        findings += check_canaries(specimen, build.build_engine(config, base_model, proof=True))
     return findings
 
 

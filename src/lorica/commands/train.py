@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from lorica.admission.make_passport import (
 from lorica.admission.provenance import base_facts, package_versions, trained_as
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve
+from lorica.commands.dtypes import TrainingPrecision, training_precision
 from lorica.commands.rows import list_skipped, reading_log, tell
 from lorica.commands.train_plan import plan_jobs
 from lorica.config.schema import Config
@@ -36,6 +37,7 @@ from lorica.errors import LoricaError, TrainingError
 from lorica.locks import FolderLock, this_host
 from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
+from lorica.models.upcast import multiply_in_float32
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.answer import check_prompt_fits
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, train_adapter, train_val_split
@@ -68,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         "data.SUBJECT=FILE. Each ends in run_dir/NAME in PEFT's folder format.",
         "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
         "  lorica train task=saq data.algebra=algebra.jsonl data.history=history.jsonl run_dir=runs/saq\n"
-        "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.bf16=true training.resume=true",
+        "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.resume=true",
     ).parse_args(list(arguments))
     config = resolve(options.overrides).config
     trained = train_files(config, resume_command=going_on("train", arguments, "training.resume=true"))
@@ -157,12 +159,9 @@ def train_locked(
     )  # for the passport's metrics, when all is trained
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
-    decoder = load_decoder(
-        base_model,
-        dtype=DTYPES[build.training_dtype(config, base_model)],
-        device=resolve_device(config.model.device),
-        load_in_4bit=config.model.load_in_4bit,
-    )
+    precision = training_precision(config, base_model)
+    config = replace(config, training=precision.settings)  # what a resumed run must share, and the passport says
+    decoder = _load(config, base_model, precision)
     build.tell_base(base_model)
     provenance = {
         **trained_as(task, encoder, base_model),
@@ -195,6 +194,16 @@ def train_locked(
             tell_example=None if examples is None else partial(_show_example, job.name, examples),
         )
     return results
+
+
+def _load(config: Config, base_model: BaseFolder, precision: TrainingPrecision) -> Decoder:
+    decoder = load_decoder(
+        base_model,
+        dtype=DTYPES[precision.weights],
+        device=resolve_device(config.model.device),
+        load_in_4bit=config.model.load_in_4bit,
+    )
+    return multiply_in_float32(decoder) if precision.upcast else decoder
 
 
 def _show_example(adapter_name: str, examples: dict[str, LossExample], example: LossExample) -> None:

@@ -99,7 +99,7 @@ class ModelConfig:
     """Branch, tag or commit of a Hugging Face id; empty for `main`."""
 
     dtype: Dtype = "auto"
-    """Number format the base computes in; `auto` is float32 for weight files up to 1 GiB on a CPU, else bfloat16.
+    """Number format the base computes in; `auto` is float32 or bfloat16, as this machine is fast (see `lorica doctor`).
     To answer on a CPU with the native engine there are also `int8` (weights and activations in whole numbers:
     faster, a little less exact) and `int8-weights` and `int4-weights` (half and a quarter of the memory of
     bfloat16)."""
@@ -186,10 +186,10 @@ class TrainingConfig:
     """Longest prompt with its answer; what is longer is cut by `task.truncate`. Unit: tokens."""
 
     fp16: bool = False
-    """Mixed precision in float16, with loss scaling. Not together with `training.bf16`."""
+    """Mixed precision in float16, with loss scaling, on a GPU. Not together with `training.bf16`."""
 
     bf16: bool = False
-    """Mixed precision in bfloat16. Not together with `training.fp16`."""
+    """Mixed precision in bfloat16; with neither and `model.dtype=auto`, where this machine multiplies it fast."""
 
     weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """AdamW's decoupled weight decay. Unit: share of the weight per update and learning rate."""

@@ -157,8 +157,8 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
-        return self.model.embed_tokens.weight.dtype
+        """The precision of the activations, and of the weights unless these are upcast (`models.upcast`)."""
+        return self.model.norm.weight.dtype
 
     def hidden(
         self,

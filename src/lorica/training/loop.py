@@ -73,7 +73,7 @@ def train(
         config=config,
         examples=examples,
         validation=validation,
-        base_description={"shape": repr(decoder.config), "dtype": str(decoder.dtype)},
+        base_description={"shape": repr(decoder.config), "dtype": str(decoder.model.embed_tokens.weight.dtype)},
         digests=digests or {},
     )
     record_facts = {**run_facts(adapter_name, decoder, examples, validation), **(extra_facts or {})}

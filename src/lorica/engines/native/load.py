@@ -21,7 +21,8 @@ def load_for(base: BaseFolder, settings: EngineSettings, device: str) -> AnyDeco
         raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(DTYPE_NAMES)}", fix="choose one of these")
     if device == "cpu" and not settings.load_in_4bit:
         decoder = load_stored(base, settings)
-        return CpuDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
+        stored = str(decoder.model.embed_tokens.weight.dtype).removeprefix("torch.")
+        return CpuDecoder(decoder, stored if dtype == "auto" else dtype)
     if precision_of(dtype).quantized:
         reason = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
         raise EngineError(

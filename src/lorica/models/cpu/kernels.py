@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lorica.hardware import this_machine
+
 ZERO_POINT = 128  # the code of 0 in activations, whose codes are unsigned
 
 
@@ -20,26 +22,17 @@ def can_prepack(dtype: torch.dtype) -> bool:
 
     Where torch uses MKL for float32 and the processor is not Intel's, it is twice as fast.
     """
+    if not this_machine().multiplies(str(dtype).removeprefix("torch.")):
+        return False
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((5, 48), (40, 48), (40,)))
-    if dtype not in (torch.float32, torch.bfloat16):
-        return False  # float16 needs instructions that few processors have
     try:
-        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False
         product = prepacked_linear(x, prepack(weight), bias)
         return torch.allclose(
             product, F.linear(x, weight, bias), atol=1e-4 if dtype == torch.float32 else 0.1, rtol=1e-2
         )
     except (AttributeError, RuntimeError, TypeError):
         return False
-
-
-@cache
-def has_fast_bfloat16() -> bool:
-    """Whether this processor has instructions for bfloat16 products: without them float32 is many times as fast."""
-    flags = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(flag is not None and flag() for flag in flags)
 
 
 def prepack(weight: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import msgspec
 
+from lorica.caches import cache_folder
 from lorica.data.write import atomic_file
 from lorica.errors import DataError, ModelError
 from lorica.vetting.base.base_loss import base_loss, check_base_loss
 from lorica.vetting.base.quantization_levels import check_quantization_levels
-from lorica.vetting.base.subspace_cache import base_key, cache_folder
+from lorica.vetting.base.subspace_cache import base_key
 from lorica.vetting.base.tokenizer_roundtrip import check_tokenizer_roundtrip
 from lorica.vetting.findings import Finding
 from lorica.vetting.measure.model_session import ModelSession
@@ -44,6 +45,6 @@ def check_base_health(session: ModelSession) -> list[Finding]:
 def _cache_file(base_folder: Path) -> Path | None:
     """None where nothing can be kept."""
     try:
-        return cache_folder().with_name("base_health") / f"{base_key(base_folder)}.json"
+        return cache_folder("base_health") / f"{base_key(base_folder)}.json"
     except (ModelError, OSError):
         return None

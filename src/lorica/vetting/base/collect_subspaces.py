@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lorica.adapters.tensor_map import layer_number
 from lorica.errors import ModelError, PromptError
+from lorica.hardware import this_machine
 from lorica.models.base_folder import BaseFolder
-from lorica.models.cpu import kernels
 from lorica.models.decoder import Decoder
 from lorica.models.families import FAMILIES, read_json_object
 from lorica.models.packed_attention import PackedAttention
@@ -186,7 +186,7 @@ def _precise(base_model: nn.Module) -> nn.Module:
     parameters = list(base_model.parameters())
     if sum(parameter.numel() for parameter in parameters) < _SMALL:
         return base_model.float()
-    if parameters[0].dtype == torch.bfloat16 and kernels.has_fast_bfloat16():
+    if parameters[0].dtype == torch.bfloat16 and this_machine().multiplies("bfloat16"):
         return base_model
     return multiply_in_float32(base_model) if isinstance(base_model, Decoder) else base_model.float()
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+from lorica.caches import cache_folder
 from lorica.data.write import atomic_file
 from lorica.errors import DataError
 from lorica.models.weight_files import weight_files
@@ -50,17 +51,6 @@ class CachedFacts(msgspec.Struct, frozen=True):
     form: dict[str, str]
 
 
-def cache_folder() -> Path:
-    """Where directions are kept. Raises OSError for a user without a home folder, as in some containers."""
-    stated = os.environ.get("LORICA_CACHE_DIR")
-    try:
-        if stated:
-            return Path(stated).expanduser() / "directions"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorica" / "directions"
-    except RuntimeError as error:
-        raise FileNotFoundError("this user has no home folder") from error
-
-
 def files_beside(base_folder: Path) -> list[Path]:
     """The files of a base that decide its directions, beside its weights."""
     return [base_folder / file_name for file_name in _BESIDE if (base_folder / file_name).is_file()]
@@ -82,7 +72,7 @@ def base_key(base_folder: Path) -> str:
 def load(cache_key: str, base_folder: Path) -> ActivationSubspaces | None:
     """What was kept under this key; None where nothing was, or the file is damaged."""
     try:
-        cache_path = cache_folder() / f"{cache_key}.safetensors"
+        cache_path = cache_folder("directions") / f"{cache_key}.safetensors"
         with safe_open(cache_path, framework="numpy") as cache_file:
             cached_facts = msgspec.json.decode(cache_file.metadata()["facts"], type=CachedFacts)
             vectors, energies = (
@@ -136,7 +126,7 @@ def save(cache_key: str, subspaces: ActivationSubspaces) -> None:
         form={field_name: str(field_value) for field_name, field_value in vars(subspaces.form).items()},
     )
     with contextlib.suppress(DataError, OSError, SafetensorError):
-        folder = cache_folder()
+        folder = cache_folder("directions")
         content = serialize(arrays, metadata={"facts": msgspec.json.encode(cached_facts).decode()})
         with atomic_file(folder / f"{cache_key}.safetensors") as cache_file:
             cache_file.write(content)

@@ -1,0 +1,78 @@
+"""Which precision a command computes in: what the configuration says, and what this machine makes of `auto`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lorica.commands.arguments import warn
+from lorica.config.schema import Config, TrainingConfig
+from lorica.engine_table import ENGINES
+from lorica.engines.base import resolve_device
+from lorica.errors import ConfigError
+from lorica.hardware import this_machine
+from lorica.models.base_folder import BaseFolder
+from lorica.precision import precision_of
+from lorica.precision_choice import SMALL, for_accelerator, for_answers, for_training, slow_answers, slow_training
+
+
+@dataclass(frozen=True)
+class TrainingPrecision:
+    """weights: dtype of the frozen base. settings: with `bf16` and `fp16` decided. upcast: the base is multiplied in
+    float32, whatever its weights are."""
+
+    weights: str
+    settings: TrainingConfig
+    upcast: bool
+
+
+def answer_dtype(config: Config, base_model: BaseFolder, *, proof: bool = False) -> str:
+    """`model.dtype` with `auto` decided; a choice that is slow here is told on standard error.
+
+    proof: adapters are examined, or passports made: then `auto` is float32 up to `SMALL` parameters.
+    """
+    dtype, native = config.model.dtype, ENGINES[config.engine.name].quantized
+    if resolve_device(config.model.device) != "cpu":
+        return for_accelerator(this_machine()).dtype if dtype == "auto" else dtype
+    from lorica.models.cpu.rates import measured_rates
+
+    parameters = count_parameters(base_model)
+    if dtype == "auto":
+        if proof and parameters <= SMALL:
+            return "float32"
+        return for_answers(this_machine(), measured_rates(), parameters, native=native).dtype
+    if advice := slow_answers(this_machine(), measured_rates(), parameters, dtype, native=native):
+        warn(advice)
+    return dtype
+
+
+def training_precision(config: Config, base_model: BaseFolder) -> TrainingPrecision:
+    """`model.dtype`, `training.bf16` and `training.fp16` with what they leave open decided; a choice that is slow here
+    is told on standard error. Raises ConfigError for a precision that nothing can be trained through.
+    """
+    dtype, settings = config.model.dtype, config.training
+    if not precision_of(dtype).trainable:
+        raise ConfigError(
+            f"model.dtype={dtype} is for answering: no gradient passes through whole numbers",
+            fix="model.dtype=auto, or model.load_in_4bit=true for less memory",
+        )
+    if resolve_device(config.model.device) != "cpu":
+        weights = for_accelerator(this_machine()).dtype if dtype == "auto" else dtype
+        return TrainingPrecision(weights, settings, upcast=False)
+    from lorica.models.cpu.rates import measured_rates
+
+    choice = for_training(this_machine(), measured_rates(), count_parameters(base_model), dtype)
+    products = "bfloat16" if settings.bf16 else choice.products
+    if settings.bf16 and (advice := slow_training(this_machine(), measured_rates(), products)):
+        warn(advice)
+    # The layers of 4 bits are dequantized to what they are multiplied in.
+    weights = products if config.model.load_in_4bit else choice.weights
+    return TrainingPrecision(
+        weights, replace(settings, bf16=products == "bfloat16"), upcast=products == "float32" != weights
+    )
+
+
+def count_parameters(base_model: BaseFolder) -> int:
+    """About how many numbers the base has: its files' size by the bytes of the dtype that its config names."""
+    stated = str(base_model.config.get("dtype", base_model.config.get("torch_dtype", "")))
+    file_bytes = sum(weight_file.stat().st_size for weight_file in base_model.weight_files)
+    return int(file_bytes / precision_of(stated.removeprefix("torch.")).bytes_per_weight)
