@@ -18,6 +18,7 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
     "prepare and train": {
         "demo": ("lorica.commands.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
         "convert": ("lorica.commands.convert:run", "a PyTorch pickle or an MLX adapter as PEFT's folder; runs no code"),
+        "average": ("lorica.commands.average:run", "one adapter whose update is the mean of several"),
         "train": ("lorica.commands.train:run", "train LoRA adapters: per task, or one per subject"),
     },
     "check and diagnose": {

@@ -80,6 +80,20 @@ def going_on(command: str, arguments: Sequence[str], override: str) -> str:
     return " ".join(["lorica", command, *map(shell_word, [*other_words, override])])
 
 
+def parse_weights(weights_text: str) -> list[float]:
+    """Numbers whose sum is 1, for argparse. Raises UsageError for any others."""
+    try:
+        weights = [float(weight_text) for weight_text in weights_text.split(",")]
+    except ValueError:
+        weights = []
+    if not weights or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        total = f" (their sum is {sum(weights):g})" if weights else ""
+        raise UsageError(
+            f"--weights {weights_text}{total}; allowed: numbers from 0 on whose sum is 1", fix="0.5,0.3,0.2"
+        )
+    return weights
+
+
 def as_path(path_text: str) -> Path:
     """A path among a command's words, for argparse. Raises ConfigError for what can be none."""
     return Path(local_path(path_text, "command line"))

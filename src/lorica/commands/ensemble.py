@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from lorica.commands import build
-from lorica.commands.arguments import as_output, as_path, emit, inform, parser, resolve, split_words
+from lorica.commands.arguments import as_output, as_path, emit, inform, parse_weights, parser, resolve, split_words
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
 from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
 from lorica.config.schema import Config
@@ -261,7 +261,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "--rows", type=as_path, help="the file of rows that holds the column, where --gold is not given"
     )
-    command.add_argument("--weights", type=_weights, metavar="W,...", help="one for each file; their sum is 1")
+    command.add_argument("--weights", type=parse_weights, metavar="W,...", help="one for each file; their sum is 1")
     command.add_argument("--power", type=float, default=2.0, help="the exponent of --method power (%(default)s)")
     command.add_argument("--output", type=as_path, help="where to write the blend (.csv, .jsonl or .parquet)")
     command.add_argument(
@@ -308,16 +308,3 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"lorica ensemble: {problem}", fix=fix)
     if options.output is not None:
         check_output(options.output)
-
-
-def _weights(weights_text: str) -> list[float]:
-    try:
-        weights = [float(weight_text) for weight_text in weights_text.split(",")]
-    except ValueError:
-        weights = []
-    if not weights or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-        total = f" (their sum is {sum(weights):g})" if weights else ""
-        raise UsageError(
-            f"--weights {weights_text}{total}; allowed: numbers from 0 on whose sum is 1", fix="0.5,0.3,0.2"
-        )
-    return weights

@@ -1,0 +1,149 @@
+"""One adapter out of several of the same base: the weighted mean of their updates, exact or cut to a rank.
+
+The mean of B_i A_i is no product of mean factors (means of A and of B apart are another update), but it is exactly
+[w_1 s_1 B_1 ... w_n s_n B_n] [A_1; ...; A_n]: factors side by side, the sum of the ranks. Cut to a rank by singular
+values it is the nearest such update (Eckart and Young 1936).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from lorica.adapters.arrays import Floats, TensorReader
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.tensor_names import module_of, tensor_name
+from lorica.errors import AdapterError
+
+Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
+
+
+class AdapterAverage(msgspec.Struct, frozen=True):
+    """config and tensors (PEFT's name -> dtype, shape, bytes), for `save_adapter`. rank: of the largest module. error:
+    the norm of what the cut left out, relative to that of the exact mean, over all modules; 0 where nothing was cut."""
+
+    config: AdapterConfig
+    tensors: Tensors
+    rank: int
+    error: float
+
+
+def average_adapters(adapters: Sequence[AdapterFolder], weights: Sequence[float], rank: int = 0) -> AdapterAverage:
+    """The weighted mean of the adapters' updates, in float32. weights: one for each. rank: 0 keeps it exact.
+
+    A module that some adapters leave alone counts as no update of theirs. Raises AdapterError, naming the adapter, for
+    one of another base, of other shapes, or with more than plain pairs.
+    """
+    _check_same_base(adapters)
+    factors: dict[str, list[tuple[Floats, Floats]]] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        for module, pair in _scaled_pairs(adapter, weight).items():
+            _check_shapes(adapters[0], adapter, module, factors.get(module), pair)
+            factors.setdefault(module, []).append(pair)
+    tensors: Tensors = {}
+    ranks: dict[str, int] = {}
+    lost = total = 0.0
+    for module in sorted(factors):
+        stacked_a = np.concatenate([a for a, _ in factors[module]], axis=0)
+        stacked_b = np.concatenate([b for _, b in factors[module]], axis=1)
+        cut_a, cut_b, squared_loss, squared_norm = _cut(stacked_a, stacked_b, rank)
+        lost, total = lost + squared_loss, total + squared_norm
+        ranks[module] = len(cut_a)
+        tensors[tensor_name(module, "lora_A")] = _encode(cut_a)
+        tensors[tensor_name(module, "lora_B")] = _encode(cut_b)
+    config = _config(adapters[0].config, ranks)
+    return AdapterAverage(config, tensors, max(ranks.values()), float(np.sqrt(lost / total)) if total else 0.0)
+
+
+def _check_same_base(adapters: Sequence[AdapterFolder]) -> None:
+    first = adapters[0]
+    for adapter in adapters:
+        if not adapter.is_plain:
+            raise AdapterError(
+                f"{adapter.path}: holds more than LoRA pairs, of which no mean of updates can be made",
+                fix="average plain LoRA adapters",
+            )
+        base_name = adapter.config.base_model_name_or_path
+        if base_name != first.config.base_model_name_or_path:
+            raise AdapterError(
+                f"{adapter.path}: is of the base {base_name!r}, and {first.path} of "
+                f"{first.config.base_model_name_or_path!r}",
+                fix="average adapters of one base; where two names mean one model, write the same into both configs",
+            )
+
+
+def _scaled_pairs(adapter: AdapterFolder, weight: float) -> dict[str, tuple[Floats, Floats]]:
+    """module -> A [r, in] and weight * scaling * B [out, r], float32."""
+    stored: dict[str, dict[str, Floats]] = {}
+    with TensorReader(adapter.weights) as reader:
+        for name, tensor_info in adapter.tensors.items():
+            module, parameter = module_of(name)
+            stored.setdefault(module, {})[parameter] = reader.read(tensor_info)
+    return {
+        module: (parts["lora_A"], parts["lora_B"] * np.float32(weight * adapter.config.scaling(module)))
+        for module, parts in stored.items()
+    }
+
+
+def _check_shapes(
+    first: AdapterFolder,
+    adapter: AdapterFolder,
+    module: str,
+    before: list[tuple[Floats, Floats]] | None,
+    pair: tuple[Floats, Floats],
+) -> None:
+    if not before:
+        return
+    shapes = [(b.shape[0], a.shape[1]) for a, b in (before[0], pair)]
+    if shapes[0] != shapes[1]:
+        raise AdapterError(
+            f"{adapter.path}: {module} has {shapes[1][0]} x {shapes[1][1]} weights, "
+            f"and {shapes[0][0]} x {shapes[0][1]} in {first.path}",
+            fix="average adapters of one base",
+        )
+
+
+def _cut(a: Floats, b: Floats, rank: int) -> tuple[Floats, Floats, float, float]:
+    """Factors of at most `rank` (0: as they are) of B A, and the squared norms of what was lost and of all.
+
+    By QR of both factors, so that the full matrix is never made.
+    """
+    if not rank or rank >= len(a):
+        return a, b, 0.0, 0.0
+    q_b, r_b = np.linalg.qr(b.astype(np.float64))
+    q_a, r_a = np.linalg.qr(a.astype(np.float64).T)
+    left, singular_values, right = np.linalg.svd(r_b @ r_a.T)
+    share = np.sqrt(singular_values[:rank])
+    cut_b, cut_a = q_b @ left[:, :rank] * share, share[:, None] * (right[:rank] @ q_a.T)
+    squares = singular_values**2
+    return (
+        cut_a.astype(np.float32),
+        cut_b.astype(np.float32),
+        float(squares[rank:].sum()),
+        float(squares.sum()),
+    )
+
+
+def _config(config: AdapterConfig, ranks: dict[str, int]) -> AdapterConfig:
+    """Scaling 1 in every module: alpha is the rank, also where a module has another one."""
+    rank = max(ranks.values())
+    other_ranks = {f"^{module}": module_rank for module, module_rank in ranks.items() if module_rank != rank}
+    return msgspec.structs.replace(
+        config,
+        r=rank,
+        lora_alpha=rank,
+        use_rslora=False,
+        rank_pattern=other_ranks,
+        alpha_pattern={key: float(module_rank) for key, module_rank in other_ranks.items()},
+        target_modules=sorted({module.rsplit(".", 1)[-1] for module in ranks}),
+        layers_to_transform=None,
+        layers_pattern=None,
+        exclude_modules=None,
+    )
+
+
+def _encode(factor: Floats) -> tuple[str, tuple[int, ...], bytes]:
+    return "F32", factor.shape, np.ascontiguousarray(factor, dtype="<f4").tobytes()

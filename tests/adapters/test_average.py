@@ -1,0 +1,119 @@
+"""The mean of adapters against the mean of their updates, written out, and in the logits of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorica.adapters.average import average_adapters
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import AdapterFolder, open_adapter, save_adapter
+from lorica.adapters.tensor_names import tensor_name
+from lorica.cli import main
+from lorica.errors import AdapterError
+
+MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj")
+
+
+def _adapter(
+    folder: Path,
+    seed: int,
+    *,
+    r: int = 4,
+    alpha: float = 8,
+    modules: tuple[str, ...] = MODULES,
+    width: int = 24,
+    base: str = "base",
+    rslora: bool = False,
+) -> AdapterFolder:
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for module in modules:
+        for part, shape in (("lora_A", (r, width)), ("lora_B", (32, r))):
+            factor = random.normal(size=shape).astype("<f4")
+            tensors[tensor_name(module, part)] = ("F32", shape, factor.tobytes())
+    config = AdapterConfig(
+        r=r,
+        lora_alpha=alpha,
+        use_rslora=rslora,
+        base_model_name_or_path=base,
+        target_modules=sorted({module.rsplit(".", 1)[-1] for module in modules}),
+    )
+    save_adapter(folder, config, tensors)
+    return open_adapter(folder)
+
+
+def _updates(adapter: AdapterFolder) -> dict[str, np.ndarray]:
+    from lorica.adapters.arrays import read_array
+
+    return {
+        module: adapter.config.scaling(module)
+        * read_array(adapter.weights, adapter.tensors[tensor_name(module, "lora_B")])
+        @ read_array(adapter.weights, adapter.tensors[tensor_name(module, "lora_A")])
+        for module in adapter.modules()
+    }
+
+
+def _average(adapters: list[AdapterFolder], weights: list[float], folder: Path, rank: int = 0) -> AdapterFolder:
+    average = average_adapters(adapters, weights, rank)
+    save_adapter(folder, average.config, average.tensors)
+    return open_adapter(folder)
+
+
+def test_the_exact_mean_of_other_ranks_scalings_and_modules(tmp_path: Path) -> None:
+    adapters = [
+        _adapter(tmp_path / "a", 1),
+        _adapter(tmp_path / "b", 2, r=2, alpha=3, rslora=True),
+        _adapter(tmp_path / "c", 3, r=8, modules=MODULES[:1]),
+    ]
+    weights = [0.5, 0.3, 0.2]
+    mean = _updates(_average(adapters, weights, tmp_path / "mean"))
+    for module in MODULES:
+        expected = sum(w * _updates(adapter).get(module, 0) for w, adapter in zip(weights, adapters, strict=True))
+        assert mean[module] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_cut_mean_is_the_nearest_of_its_rank_and_states_its_error(tmp_path: Path) -> None:
+    adapters = [_adapter(tmp_path / name, seed) for seed, name in enumerate("abc")]
+    exact = _updates(_average(adapters, [1 / 3] * 3, tmp_path / "exact"))
+    average = average_adapters(adapters, [1 / 3] * 3, 5)
+    cut = _updates(_average(adapters, [1 / 3] * 3, tmp_path / "cut", 5))
+    lost = total = 0.0
+    for module in MODULES:
+        left, values, right = np.linalg.svd(exact[module])
+        assert cut[module] == pytest.approx((left[:, :5] * values[:5]) @ right[:5], abs=1e-4)
+        lost, total = lost + float((values[5:] ** 2).sum()), total + float((values**2).sum())
+    assert average.error == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+    assert average.rank == 5
+    assert average_adapters(adapters, [1 / 3] * 3, 12).error == 0.0
+
+
+def test_adapters_of_another_base_or_shape_are_refused_by_name(tmp_path: Path) -> None:
+    first = _adapter(tmp_path / "a", 1)
+    with pytest.raises(AdapterError, match=r"b: is of the base 'other', and .*a of 'base'"):
+        average_adapters([first, _adapter(tmp_path / "b", 2, base="other")], [0.5, 0.5])
+    with pytest.raises(AdapterError, match=r"c: model.layers.0.self_attn.q_proj has 32 x 16 weights, and 32 x 24"):
+        average_adapters([first, _adapter(tmp_path / "c", 2, width=16)], [0.5, 0.5])
+
+
+def test_the_command_writes_an_adapter_and_refuses_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate("ab"):
+        _adapter(tmp_path / name, seed)
+    folders = [str(tmp_path / name) for name in "ab"]
+    output = str(tmp_path / "mean")
+    assert main(["average", *folders, "--output", output, "--rank", "6", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["rank"] == 6
+    assert 0 < result["error"] < 1
+    assert open_adapter(Path(output)).config.r == 6
+    for words, message in (
+        ([*folders, "--output", output], "holds an adapter already"),
+        ([folders[0], "--output", str(tmp_path / "x")], "a mean needs two or more"),
+        ([*folders, "--output", str(tmp_path / "x"), "--weights", "1"], "1 numbers for 2 adapters"),
+        ([*folders, "--output", str(tmp_path / "x"), "--rank", "-1"], "allowed: 0 (exact) or more"),
+    ):
+        assert main(["average", *words]) == 2
+        assert message in capsys.readouterr().err
