@@ -14,7 +14,10 @@ from torch import Tensor
 
 from lorica.errors import BaseNotFiniteError, NotFiniteError
 from lorica.models.decoder import Decoder
-from lorica.models.lora import LoraSpan, LoraWeights
+from lorica.models.lora import Lora, LoraSpan, LoraWeights
+from lorica.models.lora_training import TrainingLora
+from lorica.models.memory_limit import memory_limit
+from lorica.models.nf4 import is_quantized
 from lorica.models.packed_attention import Attention, PackedAttention
 from lorica.models.tree_attention import TreeAttention
 from lorica.training.batches import TrainingBatch, name_rows
@@ -22,6 +25,10 @@ from lorica.training.batches import TrainingBatch, name_rows
 # float16 overflows now and then, and the scaler answers by skipping an update; so many in a row mean
 # something else.
 MAX_SKIPPED = 50
+
+# Of the machine's memory, for copies of the frozen weights in the form that is multiplied fastest. Not of what is free:
+# a resumed run must multiply as it did before.
+_COPIES_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,29 @@ class Learner:
     gradient_checkpointing: bool
     share_prefixes: bool = False
     skipped: int = 0  # updates skipped in a row (float16 only)
+    _layers: TrainingLora | None = None
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Where the layers do not choose the precision of their products themselves."""
+        return contextlib.nullcontext() if self.multiplies_itself() else self.precision.autocast()
+
+    def multiplies_itself(self) -> bool:
+        """Whether the adapter and the frozen layers are multiplied by `TrainingLora`: plain layers on a CPU."""
+        return (
+            self.decoder.device.type == "cpu"
+            and self.precision.dtype in (None, torch.bfloat16)
+            and not is_quantized(self.decoder)
+        )
+
+    def layers(self) -> TrainingLora:
+        """What multiplies them; its copies of the base's weights are made when they are first needed."""
+        if self._layers is None:
+            dtype = self.precision.dtype or torch.float32
+            weights = sum(math.prod(shape) for shape in self.decoder.config.linear_shapes().values())
+            copies = 2 * weights * dtype.itemsize
+            fits = copies <= _COPIES_SHARE * (memory_limit() or 0)
+            self._layers = TrainingLora(self.lora, dtype, prepack=fits)
+        return self._layers
 
 
 @dataclass(frozen=True)
@@ -107,10 +137,12 @@ def answer_loss(learner: Learner, batch: TrainingBatch, *, adapter: bool = True)
     else:
         lengths = [span.stop - span.start for span in batch.spans]
         attention = PackedAttention(lengths, decoder.config, batch.tokens.device)
-    lora_spans = (LoraSpan(learner.lora, 0, token_count),) if adapter else ()
+    lora: Lora = (LoraSpan(learner.lora, 0, token_count),) if adapter else ()
+    if adapter and learner.multiplies_itself():
+        lora = learner.layers()
     checkpoint = learner.gradient_checkpointing and torch.is_grad_enabled()
     hidden = decoder.hidden(
-        batch.tokens, batch.positions, attention, lora_spans, output_rows=batch.outputs, checkpoint=checkpoint
+        batch.tokens, batch.positions, attention, lora, output_rows=batch.outputs, checkpoint=checkpoint
     )
     logits = decoder.logits(hidden.index_select(0, batch.sources))
     return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
@@ -131,7 +163,7 @@ def update(
     scaler = learner.precision.scaler
     losses: list[Tensor] = []
     for batch in batches:
-        with learner.precision.autocast():
+        with learner.autocast():
             loss = answer_loss(learner, batch) / target_count
         (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
@@ -158,7 +190,7 @@ def evaluate(learner: Learner, batches: Sequence[TrainingBatch], *, step: int) -
     """
     learner.lora.training = False
     loss_sums: list[Tensor] = []
-    with torch.inference_mode(), learner.precision.autocast():
+    with torch.inference_mode(), learner.autocast():
         loss_sums = [answer_loss(learner, batch) for batch in batches]
     values = torch.stack(loss_sums).tolist()
     broken = [batch for batch, loss_value in zip(batches, values, strict=True) if not math.isfinite(loss_value)]
@@ -203,7 +235,7 @@ def _refuse_non_finite(
 
 def _base_failure(learner: Learner, batches: Sequence[TrainingBatch], message: str) -> BaseNotFiniteError | None:
     """The error to raise where the base model alone fails on batches whose loss is not finite; else None."""
-    with torch.inference_mode(), learner.precision.autocast():
+    with torch.inference_mode(), learner.autocast():
         if all(math.isfinite(answer_loss(learner, batch, adapter=False).item()) for batch in batches):
             return None
     return BaseNotFiniteError(

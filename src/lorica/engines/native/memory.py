@@ -10,6 +10,7 @@ import torch
 
 from lorica.engines.base import failed
 from lorica.models.families import DecoderConfig
+from lorica.models.memory_limit import NO_LIMIT, cgroup_files, meminfo_bytes
 from lorica.records import Output, Request
 
 Item = TypeVar("Item")
@@ -19,7 +20,6 @@ MIN_BATCH_TOKENS = 256
 """Tokens to which a batch is never limited further: a pass of so few needs next to no memory."""
 
 _PASS_SHARE = 0.5  # of the free memory, for one forward pass: caches and adapters need the rest
-_NO_LIMIT = 1 << 60  # a cgroup without a limit states a number near 2 ** 63
 _MESSAGES = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "bad alloc")
 
 
@@ -31,14 +31,14 @@ def free_memory(device: torch.device, *, root: Path = Path("/")) -> int | None:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    sizes = [_available(root / "proc/meminfo"), *_below_cgroup_limits(root)]
+    sizes = [meminfo_bytes(root, "MemAvailable"), *(_below_limit(*files) for files in cgroup_files(root))]
     return min((size for size in sizes if size is not None), default=None)
 
 
 def max_batch_tokens(config: DecoderConfig, dtype: torch.dtype, free: int | None) -> int:
     """Tokens of one forward pass that fit into so much free memory."""
     if free is None:
-        return _NO_LIMIT
+        return NO_LIMIT
     projected = (config.heads + 2 * config.kv_heads) * config.head_dim
     # Hidden states, their norm and the residual; queries, keys and values, gathered for attention and scattered again;
     # the gate and up states of the MLP.
@@ -89,41 +89,12 @@ def out_of_memory_output(request: Request) -> Output:
     return failed(request, "there is not enough memory for this row, even alone")
 
 
-def _available(meminfo: Path) -> int | None:
-    try:
-        lines = meminfo.read_text("ascii").splitlines()
-    except (OSError, ValueError):
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _below_cgroup_limits(root: Path) -> list[int | None]:
-    """Bytes below the limits of the cgroups that this process is in, of either version."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text("ascii").splitlines()
-    except (OSError, ValueError):
-        return []
-    sizes: list[int | None] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        base = root / "sys/fs/cgroup"
-        if controllers == "":
-            sizes.append(_below_limit(base / path.lstrip("/"), "memory.max", "memory.current"))
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            sizes += [_below_limit(base / "memory" / path.lstrip("/"), *names), _below_limit(base / "memory", *names)]
-    return sizes
-
-
 def _below_limit(folder: Path, limit_name: str, usage_name: str) -> int | None:
     try:
         limit, usage = ((folder / name).read_text("ascii").strip() for name in (limit_name, usage_name))
     except (OSError, ValueError):
         return None
-    if not limit.isdecimal() or int(limit) >= _NO_LIMIT:
+    if not limit.isdecimal() or int(limit) >= NO_LIMIT:
         return None
     return max(0, int(limit) - int(usage) + _reclaimable(folder / "memory.stat"))
 
