@@ -87,9 +87,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of each kind of run")
     parser.add_argument("--rows", type=int, default=120, help="of scores")
     parser.add_argument("--texts", type=int, default=3 * GENERATION_GROUP, help="rows that are answered by texts")
-    parser.add_argument(
-        "--dtype", default="auto", help="of the base: beside compiled kernels, texts repeat in bfloat16"
-    )
+    parser.add_argument("--dtype", default="auto", help="of the base")
     parser.add_argument("--kinds", default="rules,saq", help="scores, texts")
     given = parser.parse_args()
     figures = [f"bench=kills dtype={given.dtype}"]

@@ -44,7 +44,7 @@ _ONEDNN_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 LIMITING_VARIABLES = (
     *("ATEN_CPU_CAPABILITY", *_ONEDNN_VARIABLES, "MKL_ENABLE_INSTRUCTIONS", "FBGEMM_ENABLE_INSTRUCTIONS"),
-    *("LORICA_CPU_TARGET", "LORICA_COMPILED_KERNELS"),
+    "LORICA_CPU_TARGET",
 )
 """Variables of the environment that keep a library, or Lorica's kernels, from instructions the processor has."""
 

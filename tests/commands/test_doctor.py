@@ -45,7 +45,7 @@ def test_the_report_as_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_slow_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = replace(this_machine(), cores=64, limits={"ONEDNN_MAX_CPU_ISA": "AVX2"})
-    kernels = {"used": False, "reason": "not built"}
+    kernels = {"target": "", "targets": [], "reason": "not built"}
     problems = doctor._problems(machine, measured_rates(), kernels, threads=1)
     texts = [f"{problem.problem} -> {problem.fix}" for problem in problems]
     assert any("not built" in text and "lorica.models.compiled.build" in text for text in texts)

@@ -14,11 +14,9 @@ from lorica.engines.native.attention.prefix_merge import PrefixMergeAttention, P
 from lorica.engines.native.kv_cache import KVCache  # noqa: E402
 from lorica.engines.native.packed_batch import PackedSequence, Prefix, pack_sequences  # noqa: E402
 from lorica.engines.native.token_tree import EMPTY_TREE, TokenTree, choice_tree  # noqa: E402
-from lorica.models.compiled import bindings  # noqa: E402
+from lorica.models.compiled import bindings, library  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}"
-)
+pytestmark = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}")
 
 CPU = torch.device("cpu")
 

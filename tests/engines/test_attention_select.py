@@ -12,7 +12,7 @@ from lorica.engines.native.attention import block, select  # noqa: E402
 from lorica.engines.native.attention.select import select_backend  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.compiled import bindings  # noqa: E402
+from lorica.models.compiled import bindings, library  # noqa: E402
 from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
@@ -36,8 +36,9 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], CpuDecoder
 @pytest.mark.parametrize(
     ("precision", "compiled", "deterministic", "name", "batch_invariant"),
     [
-        ("float32", True, True, FLASH, (ScoreChoices,)),
-        ("float32", True, False, FLASH, ()),
+        ("float32", False, True, FLASH, (ScoreChoices,)),
+        ("float32", False, False, FLASH, ()),
+        ("float32", True, True, "compiled", (ScoreChoices, Generate)),
         ("bfloat16", False, True, BMM, (ScoreChoices,)),
         ("bfloat16", False, False, FLASH, ()),
         ("bfloat16", True, True, "compiled", (ScoreChoices, Generate)),
@@ -53,7 +54,7 @@ def test_the_backend_fits_precision_and_kernels(
     batch_invariant: tuple[type[Request], ...],
 ) -> None:
     if name == "compiled" and not bindings.is_available():
-        pytest.skip(f"no compiled kernels: {bindings.why_unavailable()}")
+        pytest.skip(f"no compiled kernels: {library.why_unavailable()}")
     backend = select_backend(decoder(precision, compiled), deterministic=deterministic)
     assert (backend.name, backend.batch_invariant) == (name, batch_invariant)
 
@@ -61,7 +62,7 @@ def test_the_backend_fits_precision_and_kernels(
 def test_it_is_chosen_once_and_described_from_there(
     decoder: Callable[[str, bool], CpuDecoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = NativeEngine(decoder("float32", True))
+    engine = NativeEngine(decoder("float32", False))
     for chooser in ("fits_varlen", "prefers_bmm", "uses_flash"):
         monkeypatch.delattr(select, chooser)
     requests: list[Request] = [

@@ -17,11 +17,11 @@ from lorica.engines.native import decode_workers  # noqa: E402
 from lorica.engines.native.decode import DecodeBatch  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.compiled import bindings  # noqa: E402
+from lorica.models.compiled import bindings, library  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
 
-compiled = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
+compiled = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}")
 
 
 @pytest.fixture

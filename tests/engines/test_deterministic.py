@@ -24,7 +24,7 @@ from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedSequence, Pr
 from lorica.engines.native.token_tree import choice_tree  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.compiled import bindings  # noqa: E402
+from lorica.models.compiled import bindings, library  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.lora import LoraSpan, LoraWeights  # noqa: E402
@@ -86,7 +86,7 @@ def rows() -> list[Request]:
 @pytest.mark.parametrize(
     ("dtype", "compiled"),
     [
-        *(("float32", True), ("bfloat16", True), ("bfloat16", False)),
+        *(("float32", True), ("float32", False), ("float16", True), ("bfloat16", True), ("bfloat16", False)),
         *(("int8", True), ("int8-weights", True), ("int8-weights", False), ("int4-weights", True)),
     ],
 )
@@ -188,15 +188,15 @@ def test_compiled_kernels_change_nothing_but_rounding(
             monkeypatch.setattr(bindings, "supports_head_dim", fits)
             engines.append(engine(base, adapters, dtype, 4096))
         assert engines[1].info.kernels == "torch"
-        assert engines[0].info.kernels == ("compiled" if bindings.is_available() else "torch")
+        assert engines[0].info.kernels == (library.target() or "torch")
         for native in engines:
             pairs = zip(native.run(requests), expected, strict=True)
             errors = [abs(a - b) for mine, exact in pairs for a, b in zip(mine.logprobs, exact.logprobs, strict=True)]
             assert statistics.mean(errors) < most, (dtype, native.info.kernels)
 
 
-@pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-weights", "int4-weights"])
+@pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "int8-weights", "int4-weights"])
 def test_a_rows_text_never_changes_either(
     base: Path, adapters: dict[str, Path], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from lorica.engines.native.model_runner import ModelRunner  # noqa: E402
 from lorica.engines.native.packed_batch import Prefix  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.compiled import bindings  # noqa: E402
+from lorica.models.compiled import library  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
@@ -130,10 +130,11 @@ def test_texts_begin_with_cached_prefixes_too(make_engine: MakeEngine) -> None:
 
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(bindings.DISABLE_VARIABLE, "0")
-    bindings.why_unavailable.cache_clear()
+    monkeypatch.setenv(library.TARGET_VARIABLE, library.NO_TARGET)
+    library.clear_caches()
     yield
-    bindings.why_unavailable.cache_clear()
+    monkeypatch.undo()
+    library.clear_caches()
 
 
 @pytest.mark.usefixtures("without_kernels")

@@ -13,11 +13,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lorica.errors import ConfigError  # noqa: E402
 from lorica.models.batched_lora import CompiledLora  # noqa: E402
-from lorica.models.compiled import (  # noqa: E402
-    bindings,
-    build,
-)
+from lorica.models.compiled import bindings, build, library  # noqa: E402
 from lorica.models.cpu import ops  # noqa: E402
 from lorica.models.cpu.linear import quantize_rows  # noqa: E402
 from lorica.models.cpu.ops import FusedRmsNorm, QkvHeads, RotaryEmbedding  # noqa: E402
@@ -25,9 +23,23 @@ from lorica.models.decoder import RmsNorm  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights  # noqa: E402
 from lorica.models.rope import apply_rotary, cos_sin_table  # noqa: E402
 
-there = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
-STATES = [torch.bfloat16, torch.float32]
-ROUNDED = {torch.bfloat16: {"atol": 1e-2, "rtol": 8e-3}, torch.float32: {"atol": 2e-5, "rtol": 2e-5}}
+there = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}")
+STATES = [torch.bfloat16, torch.float16, torch.float32]
+ROUNDED = {
+    torch.bfloat16: {"atol": 1e-2, "rtol": 8e-3},
+    torch.float16: {"atol": 1e-3, "rtol": 1e-3},
+    torch.float32: {"atol": 2e-6, "rtol": 2e-6},
+}
+
+
+@pytest.fixture(params=library.available_targets() or ("none",), autouse=True)
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every target that this processor runs, one after the other."""
+    monkeypatch.setenv(library.TARGET_VARIABLE, request.param)
+    library.clear_caches()
+    yield request.param
+    monkeypatch.undo()
+    library.clear_caches()
 
 
 @pytest.fixture
@@ -76,12 +88,14 @@ def test_gates(some: Callable[..., Any], dtype: Any, count: int) -> None:
 
 
 @there
-@pytest.mark.parametrize("dtype", STATES)
+@pytest.mark.parametrize(
+    ("dtype", "out"), [*((dtype, dtype) for dtype in STATES), *((torch.float32, dtype) for dtype in STATES[:2])]
+)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "width", "normed"), [(14, 2, 64, False), (4, 4, 16, True), (6, 2, 80, True)]
 )
 def test_heads_are_taken_apart_and_turned(
-    some: Callable[..., Any], dtype: Any, heads: int, kv_heads: int, width: int, normed: bool
+    some: Callable[..., Any], dtype: Any, out: Any, heads: int, kv_heads: int, width: int, normed: bool
 ) -> None:
     class Config:
         pass
@@ -93,7 +107,7 @@ def test_heads_are_taken_apart_and_turned(
     positions = torch.tensor([0, 3, 77, 1000])
     speeds = 1.0 / 10000 ** (torch.arange(0, width, 2) / width)
     mixed = some(4, (heads + 2 * kv_heads) * width).to(dtype)
-    into = tuple(torch.empty(4, count, width, dtype=torch.bfloat16) for count in (heads, kv_heads, kv_heads))
+    into = tuple(torch.empty(4, count, width, dtype=out) for count in (heads, kv_heads, kv_heads))
     turn = RotaryEmbedding(positions, speeds, dtype, compiled=True)
     QkvHeads(config, *mine, compiled=True).split_qkv_and_rotate(mixed, turn.rows_of(slice(0, 4)), into)
     cosine, sine = (one.double() for one in cos_sin_table(positions, speeds, torch.float32))
@@ -103,27 +117,34 @@ def test_heads_are_taken_apart_and_turned(
         if norm is not None:
             part = norm.double()(part) / norm.weight.data.double() * norm.weight.data.to(dtype).double()
         expected = part if number == 2 else apply_rotary(part, cosine, sine)
-        torch.testing.assert_close(found.double(), expected, **ROUNDED[torch.bfloat16])
+        torch.testing.assert_close(found.double(), expected, **ROUNDED[out])
 
 
 @there
-@pytest.mark.parametrize("dtype", STATES)
+@pytest.mark.parametrize(
+    ("dtype", "factors", "sums"),
+    [
+        *((dtype, dtype, dtype) for dtype in STATES),
+        *((torch.float32, dtype, torch.float32) for dtype in STATES[:2]),
+        (torch.bfloat16, torch.float32, torch.float32),
+    ],
+)
 @pytest.mark.parametrize(("inside", "outs", "rank"), [(896, (896, 128, 128), 16), (100, (33, 7, 5), 5), (64, (64,), 1)])
 def test_updates_of_several_adapters(
-    some: Callable[..., Any], dtype: Any, inside: int, outs: tuple[int, ...], rank: int
+    some: Callable[..., Any], dtype: Any, factors: Any, sums: Any, inside: int, outs: tuple[int, ...], rank: int
 ) -> None:
     paths = tuple(f"p{number}" for number in range(len(outs)))
     adapters = []
     for number in range(3):
         own = rank + number
         pairs = {
-            path: LoraPair((some(own, inside) / inside**0.5).bfloat16(), some(out, own).bfloat16(), 0.5)
+            path: LoraPair((some(own, inside) / inside**0.5).to(factors), some(out, own).to(factors), 0.5)
             for at, (path, out) in enumerate(zip(paths, outs, strict=True))
             if number == 0 or (number + at) % 3
         }
         adapters.append(LoraWeights(str(number), pairs))
     spans = [LoraSpan(adapters[0], 3, 50), LoraSpan(adapters[1], 50, 51), LoraSpan(adapters[2], 60, 190)]
-    x, y = some(200, inside).bfloat16(), some(200, sum(outs)).to(dtype)
+    x, y = some(200, inside).to(dtype), some(200, sum(outs)).to(sums)
     expected, found = y.double(), y.clone()
     for span in spans:
         rows = slice(span.start, span.stop)
@@ -132,14 +153,15 @@ def test_updates_of_several_adapters(
             if pair is not None:
                 columns = slice(sum(outs[:number]), sum(outs[: number + 1]))
                 expected[rows, columns] += pair.scaling * (x[rows].double() @ pair.a.double().T) @ pair.b.double().T
-    updates = CompiledLora(spans)
+    updates = CompiledLora(spans, dtype)
     for start, stop in ((0, 70), (70, 200)):
         updates.add(paths, outs, x[start:stop], found[start:stop], start)
-    torch.testing.assert_close(found.double(), expected, atol=0.08, rtol=1e-2)
+    scale = ROUNDED[dtype]["atol"]
+    torch.testing.assert_close(found.double(), expected, atol=8 * scale, rtol=scale)
     alone = y[50:51].clone()
-    CompiledLora([LoraSpan(adapters[1], 0, 1)]).add(paths, outs, x[50:51], alone)
+    CompiledLora([LoraSpan(adapters[1], 0, 1)], dtype).add(paths, outs, x[50:51], alone)
     assert torch.equal(alone, found[50:51]), "a row's bits are its own"
-    CompiledLora(spans).add(("nothing",), outs[:1], x, found)
+    CompiledLora(spans, dtype).add(("nothing",), outs[:1], x, found)
 
 
 def restored(codes: Any, steps: Any) -> Any:
@@ -159,27 +181,28 @@ def test_rounding_to_int8(some: Callable[..., Any], dtype: Any, width: int) -> N
 
 
 @there
+@pytest.mark.parametrize("dtype", STATES)
 @pytest.mark.parametrize("width", [20, 896])
-def test_between_products_of_whole_numbers(some: Callable[..., Any], width: int) -> None:
+def test_between_products_of_whole_numbers(some: Callable[..., Any], width: int, dtype: Any) -> None:
     """Each against the same in steps: scale, add, norm or gate, round."""
     x, added, scales, weight = some(4, width), some(4, width), some(4).abs(), some(width)
     states = x.clone()
     bindings.add_scaled(states, added, scales)
     torch.testing.assert_close(states, x + added * scales[:, None])
     states = x.clone()
-    codes, steps, plain = bindings.add_norm_quantize(states, (added, scales), weight, 1e-6, keep_normed=True)
+    codes, steps, plain = bindings.add_norm_quantize(states, (added, scales), weight, 1e-6, keep_normed=dtype)
     torch.testing.assert_close(states, x + added * scales[:, None])
     normed = torch.nn.functional.rms_norm(states.double(), (width,), weight.double(), 1e-6)
     assert plain is not None
-    torch.testing.assert_close(plain.double(), normed, **ROUNDED[torch.bfloat16])
+    torch.testing.assert_close(plain.double(), normed, **ROUNDED[dtype])
     assert (restored(codes, steps) - normed).abs().max() <= steps.max() * 0.501
     opened, up = some(4, width) * 3, some(4, width)
     for factor in (None, scales):
         wide = torch.ones(4, 1, dtype=torch.double) if factor is None else factor.double()[:, None]
         inner = torch.nn.functional.silu(opened.double() * wide) * up.double() * wide
-        codes, steps, plain = bindings.silu_and_mul_quantize(opened, up, factor, keep_product=True)
+        codes, steps, plain = bindings.silu_and_mul_quantize(opened, up, factor, keep_product=dtype)
         assert plain is not None
-        torch.testing.assert_close(plain.double(), inner, **ROUNDED[torch.bfloat16])
+        torch.testing.assert_close(plain.double(), inner, **ROUNDED[dtype])
         assert (restored(codes, steps) - inner).abs().max() <= steps.max() * 0.501
     bias = some(width)
     for shift in (None, bias):
@@ -189,39 +212,66 @@ def test_between_products_of_whole_numbers(some: Callable[..., Any], width: int)
 
 
 @pytest.fixture
-def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A place for a library that is made in a test."""
-    monkeypatch.delenv(bindings.DISABLE_VARIABLE, raising=False)
-    for module in (build, bindings):
+def own_library(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A path for a library that is made in a test, quickly, and the environment of a user who says nothing."""
+    monkeypatch.delenv(library.TARGET_VARIABLE)
+    for module in (build, library):
         monkeypatch.setattr(module, "LIBRARY", tmp_path / "_kernels.so")
-    bindings.why_unavailable.cache_clear()
-    bindings._library.cache_clear()
-    yield tmp_path / "_kernels.so"
-    bindings.why_unavailable.cache_clear()
-    bindings._library.cache_clear()
+    monkeypatch.setattr(build, "_OPTIONS", (*build._OPTIONS[1:], "-Werror"))
+    library.clear_caches()
+    return tmp_path / "_kernels.so"
 
 
+one_target = pytest.mark.parametrize("target", [library.NO_TARGET], indirect=True)
+
+
+@one_target
 @pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "a compiler is there")
 def test_a_library_of_other_sources_is_not_used(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert bindings.why_unavailable() == "not built"
-    assert build.build() == ""
-    assert ctypes.CDLL(str(own_library)).lorica_attend
-    bindings.why_unavailable.cache_clear()
-    assert bindings.why_unavailable() in ("", "this processor has no AVX-512 with BF16")
-    monkeypatch.setattr(bindings, "digest", lambda: "another")
-    bindings.why_unavailable.cache_clear()
-    assert bindings.why_unavailable() == "built from other sources"
-    monkeypatch.setenv(bindings.DISABLE_VARIABLE, "0")
-    bindings.why_unavailable.cache_clear()
-    assert bindings.why_unavailable() == f"{bindings.DISABLE_VARIABLE} is 0"
+    assert library.why_unavailable() == "not built"
+    assert build.build() == "", "the sources compile without a warning"
+    library.clear_caches()
+    targets = library.available_targets()
+    assert library.target() == (targets[-1] if targets else "")
+    for name in targets:
+        assert getattr(ctypes.CDLL(str(own_library)), f"lorica_attend_{build.suffix(name)}")
+    monkeypatch.setattr(library, "digest", lambda: "another")
+    library.clear_caches()
+    assert library.why_unavailable() == "built from other sources"
+    assert library.target() == ""
 
 
-@pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "a compiler is there")
-def test_the_sources_compile_without_a_warning(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_OPTIONS", (*build._OPTIONS, "-Werror"))
-    assert build.build() == ""
+@one_target
+def test_the_environment_chooses_the_target(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert library.target() == ""
+    assert library.why_unavailable() == f"{library.TARGET_VARIABLE} is none"
+    for name, message in (("avx3", "none of avx2, avx-vnni, avx512, avx512-bf16, none"), ("avx512", "there are avx2")):
+        monkeypatch.setattr(library, "_load", lambda: (("avx2",), ""))
+        monkeypatch.setenv(library.TARGET_VARIABLE, name)
+        library._choose.cache_clear()
+        with pytest.raises(ConfigError, match=message) as raised:
+            library.target()
+        assert "avx2, none" in raised.value.fix
+    monkeypatch.setattr(library, "_load", lambda: ((), "not built"))
+    library._choose.cache_clear()
+    with pytest.raises(ConfigError, match="not built"):
+        library.target()
+    monkeypatch.undo()
 
 
+@one_target
+def test_a_target_that_the_compiler_does_not_know_is_left_out(
+    own_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(build.TARGET_OPTIONS, "avx512", ("-mno-such-instructions",))
+    monkeypatch.setattr(build, "_compile", lambda folder, options: f"{folder.name} {options[-1]}")
+    if not build.why_not():
+        targets = build.build().split('"')[1].split(",")
+        assert "avx2" in targets
+        assert "avx512" not in targets
+
+
+@one_target
 def test_without_a_compiler_nothing_is_built_and_the_reason_is_said(
     own_library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,5 +281,5 @@ def test_without_a_compiler_nothing_is_built_and_the_reason_is_said(
     assert "no C compiler" in build.build() or "x86-64" in build.build()
     assert not own_library.exists()
     own_library.write_bytes(b"no library")
-    assert bindings.why_unavailable() == "the library cannot be loaded"
+    assert library.why_unavailable() == "the library cannot be loaded"
     assert not bindings.supports_head_dim(64)

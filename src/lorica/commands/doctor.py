@@ -33,9 +33,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """What the command finds. rates: of one thread, in 10^9 operations a second (`memory`: 10^9 bytes). kernels: which
-    are in use. auto: size of a base -> purpose -> choice and reason. extras: extra -> package -> version, "" where that
-    is not installed.
+    """What the command finds. rates: of one thread, in 10^9 operations a second (`memory`: 10^9 bytes). kernels: the
+    target in use, "" and the reason where there is none, and the targets that run here. auto: size of a base ->
+    purpose -> choice and reason. extras: extra -> package -> version, "" where that is not installed.
     """
 
     machine: dict[str, Any]
@@ -88,9 +88,13 @@ def examine() -> Report:
 
 
 def _kernels() -> dict[str, Any]:
-    from lorica.models.compiled import bindings
+    from lorica.models.compiled import library
 
-    return {"used": bindings.is_available(), "reason": bindings.why_unavailable()}
+    return {
+        "target": library.target(),
+        "targets": list(library.available_targets()),
+        "reason": library.why_unavailable(),
+    }
 
 
 def _choices(machine: Hardware, rates: Rates) -> dict[str, dict[str, str]]:
@@ -115,7 +119,7 @@ def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads:
     from lorica.models.cpu.rates import cache_problem
 
     problems = []
-    if not kernels["used"]:
+    if not kernels["target"]:
         fix = "install a C compiler, then: python -m lorica.models.compiled.build"
         if build.why_not() == "" and not kernels["reason"].startswith("this processor"):
             fix = "python -m lorica.models.compiled.build"
@@ -192,7 +196,9 @@ def _machine_lines(report: Report) -> list[str]:
             f"GPU: {gpu['name']}, compute capability {'.'.join(map(str, gpu['capability']))}, "
             f"{gpu['memory_bytes'] / 2**30:.0f} GiB"
         )
-    lines.append(f"kernels: {report.kernels['reason'] or 'compiled, in use'}")
+    kernels = report.kernels
+    in_use = f"compiled, {kernels['target']} in use of {', '.join(kernels['targets'])}"
+    lines.append(f"kernels: {kernels['reason'] or in_use}")
     rows = [
         (name, *(f"{rates[use][name]:.0f}" if name in rates[use] else "" for use in ("prompts", "steps", "training")))
         for name in rates["prompts"]

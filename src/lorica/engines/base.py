@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from lorica.adapters.folder import AdapterFolder
 from lorica.config.schema import EngineConfig, InferenceConfig, Merge, ModelConfig
@@ -40,8 +40,8 @@ class EngineInfo:
     share_prefixes: bool | None = None
     deterministic: bool | None = None
 
-    kernels: Literal["compiled", "torch"] | None = None
-    """What computes norms, rotary embedding, activation and attention."""
+    kernels: str | None = None
+    """What computes norms, rotary embedding, activation and attention: the target of the compiled kernels, or torch."""
 
     attention: str | None = None
     """The attention backend."""

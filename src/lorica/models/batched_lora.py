@@ -212,10 +212,13 @@ def _stack_factors(
 
 
 class CompiledLora:
-    """`BatchedLora` by the compiled kernel, which is batch-invariant: bfloat16 on a CPU."""
+    """`BatchedLora` by the compiled kernel, which is batch-invariant: on a CPU."""
 
-    def __init__(self, spans: Sequence[LoraSpan]) -> None:
-        """spans: disjoint."""
+    def __init__(self, spans: Sequence[LoraSpan], dtype: torch.dtype) -> None:
+        """spans: disjoint. dtype: to which inputs are converted; factors, too, unless it is float32, which multiplies
+        any.
+        """
+        self._dtype = dtype
         self._adapters = [lora_span.adapter for lora_span in spans]
         self._spans = np.array([(lora_span.start, lora_span.stop) for lora_span in spans], np.int64)
         self._tables: dict[tuple[str, ...], bindings.Integers | None] = {}
@@ -228,7 +231,7 @@ class CompiledLora:
         lora_pairs = self._pointer_table(module_paths)
         if lora_pairs is not None:
             layout = bindings.lora_layout(widths, x.shape[1])
-            bindings.add_lora(x.to(torch.bfloat16), y, first_token, self._spans, lora_pairs, layout)
+            bindings.add_lora(x.to(self._dtype), y, first_token, self._spans, lora_pairs, layout)
 
     def adapts(self, module_paths: tuple[str, ...]) -> bool:
         """Whether any adapter changes any of these modules."""
@@ -239,12 +242,14 @@ class CompiledLora:
             pairs_or_none = [
                 adapter.pairs.get(module_path) for adapter in self._adapters for module_path in module_paths
             ]
-            factors = [None if lora_pair is None else self._as_bfloat16(lora_pair) for lora_pair in pairs_or_none]
+            factors = [None if lora_pair is None else self._converted_factors(lora_pair) for lora_pair in pairs_or_none]
             self._tables[module_paths] = bindings.lora_pointers(factors) if any(pairs_or_none) else None
         return self._tables[module_paths]
 
-    def _as_bfloat16(self, lora_pair: LoraPair) -> tuple[Tensor, Tensor, float]:
-        a, b = (tensor.to(torch.bfloat16).contiguous() for tensor in (lora_pair.a, lora_pair.b))
+    def _converted_factors(self, lora_pair: LoraPair) -> tuple[Tensor, Tensor, float]:
+        any_dtype = self._dtype == torch.float32 and lora_pair.a.dtype == lora_pair.b.dtype
+        dtype = lora_pair.a.dtype if any_dtype else self._dtype
+        a, b = (tensor.to(dtype).contiguous() for tensor in (lora_pair.a, lora_pair.b))
         self._converted += [
             tensor for tensor, original in ((a, lora_pair.a), (b, lora_pair.b)) if tensor is not original
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,7 +125,7 @@ def test_without_private_operators_the_results_are_the_same(
     usual = logits(make_fast(made.folder, precision), tokens, [])
     for name in ("has_int8_linear", "has_int8_weight_only_linear"):
         monkeypatch.setattr(kernels, name, lambda: False)
-    monkeypatch.setattr(weight_only, "_uses_compiled", lambda x: False)
+    monkeypatch.setattr(weight_only, "compiled", SimpleNamespace(is_available=lambda: False))
     if precision == "float32":
         monkeypatch.setattr(kernels, "can_prepack", lambda dtype: False)
     bare = logits(make_fast(made.folder, precision), tokens, [])

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lorica.models.compiled import bindings  # noqa: E402
+from lorica.models.compiled import bindings, library  # noqa: E402
 from lorica.models.cpu import weight_only  # noqa: E402
 from lorica.models.cpu.linear import quantize_weight  # noqa: E402
 from lorica.models.cpu.weight_only import Int4Weight, Int8Weight, QuantizedWeight, WeightOnlyLinear, group_size_for  # noqa: E402
@@ -54,7 +54,7 @@ def test_groups() -> None:
     assert [group_size_for(width) for width in (64, 192, 256, 96, 48)] == [64, 64, 64, 32, 0]
 
 
-@pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
+@pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}")
 @pytest.mark.parametrize("make", [lambda weight: Int4Weight(weight, torch.bfloat16), lambda w: int8(w, torch.bfloat16)])
 def test_the_compiled_kernel_restores_to_the_last_bit(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (64, 96, 224):

@@ -33,6 +33,7 @@ from lorica.engines.native.worker_pool import count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.base_folder import BaseFolder
+from lorica.models.compiled import library
 from lorica.models.cpu.cpu_decoder import AnyDecoder, CpuDecoder
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraWeights
@@ -123,7 +124,7 @@ class NativeEngine:
             batch_tokens=self._batch_tokens,
             share_prefixes=self._share_prefixes,
             deterministic=bool(backend.batch_invariant),
-            kernels="compiled" if backend.name == "compiled" else "torch",
+            kernels=library.target() if backend.name == "compiled" else "torch",
             attention=backend.name,
             merged=self._merged or "",
             versions={"torch": str(torch.__version__)},

@@ -1,24 +1,26 @@
 /* What LoRA adapters add to the results of the base's products, each token its own adapter's: y += s (x A^T) B^T.
  *
  * Grouped as in Punica (arXiv:2310.18547): one call for all adapters of a pass, none waits for another's. A token's
- * result depends on the token and its adapter alone, to the last bit. */
+ * result depends on the token and its adapter alone, to the last bit. Numbers become `elements` (common.h): pairs of
+ * bfloat16 where the target multiplies these and x, A and B are such, else float32. */
 #include "common.h"
 
 #include <stdlib.h>
 
 enum {
-    ROWS = 4,   /* times RANKS: sums that fill the registers, beside what is multiplied */
-    RANKS = 4,
-    STRIP = 6,  /* rows of the second product */
-    WIDE = 4,   /* its vectors */
-    PART = 48,  /* rows whose middle is held at once: a multiple of ROWS and STRIP */
+    ROWS = 4,                    /* times RANKS: sums that fill the registers, beside what is multiplied */
+    RANKS = LANES == 16 ? 4 : 2,
+    STRIP = 6,                   /* rows of the second product */
+    WIDE = LANES == 16 ? 4 : 2,  /* its vectors */
+    PART = 48,                   /* rows whose middle is held at once: a multiple of ROWS and STRIP */
 };
 
-/* The matrices of one adapter for one module: a [rank, in], b [out, rank]. a is NULL where it has none. */
+/* The matrices of one adapter for one module: a [rank, in], b [out, rank], of one type. a is NULL where it has none. */
 typedef struct {
-    const bf16 *a, *b;
+    const void *a, *b;
     int64_t rank;
     double scaling;
+    int64_t type;
 } Pair;
 
 typedef struct {
@@ -30,155 +32,164 @@ typedef struct {
     int64_t outs[8], total; /* columns of y for each module, side by side, and all of them */
 } Layout;
 
-/* sums [ROWS][RANKS] = x a^T, of `rows` rows and `ranks` ranks; what is missing is the last one again. */
-INLINE void first_strip(const bf16 *x, int64_t rows, const bf16 *a, int64_t ranks, int64_t in, float *sums) {
-    const bf16 *left[ROWS], *right[RANKS];
-    for (int64_t i = 0; i < ROWS; i++) left[i] = x + (i < rows ? i : rows - 1) * in;
-    for (int64_t j = 0; j < RANKS; j++) right[j] = a + (j < ranks ? j : ranks - 1) * in;
-    __m512 sum[ROWS][RANKS];
+/* sums [ROWS][RANKS] = x a^T, of `rows` rows x.. and `ranks` rows a..; what is missing is the last one again. */
+INLINE void first_strip(const void *x, int64_t row, int64_t rows, const void *a, int64_t rank, int64_t ranks, int64_t in,
+                        float *sums, const int x_type, const int a_type, const int pairs) {
+    const int per = pairs ? 2 : 1;
+    const char *left[ROWS], *right[RANKS];
+    for (int64_t i = 0; i < ROWS; i++)
+        left[i] = (const char *)x + (row + (i < rows ? i : rows - 1)) * in * bytes_of(x_type);
+    for (int64_t j = 0; j < RANKS; j++)
+        right[j] = (const char *)a + (rank + (j < ranks ? j : ranks - 1)) * in * bytes_of(a_type);
+    Floats sum[ROWS][RANKS];
     for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < RANKS; j++) sum[i][j] = _mm512_setzero_ps();
-    for (int64_t d = 0; d < in; d += 2 * LANES) {
-        const __mmask32 lanes = in - d >= 2 * LANES ? 0xFFFFFFFFu : (1u << (in - d)) - 1;
-        __m512bh given[ROWS];
+        for (int j = 0; j < RANKS; j++) sum[i][j] = set(0);
+    for (int64_t d = 0; d < in; d += LANES * per) {
+        Floats given[ROWS];
         for (int i = 0; i < ROWS; i++) {
-            look_ahead(left[i] + d);
-            given[i] = (__m512bh)_mm512_maskz_loadu_epi16(lanes, left[i] + d);
+            look_ahead(left[i] + d * bytes_of(x_type));
+            given[i] = load_elements(left[i], d, in - d, x_type, pairs);
         }
         for (int j = 0; j < RANKS; j++) {
-            const __m512bh factor = (__m512bh)_mm512_maskz_loadu_epi16(lanes, right[j] + d);
-            for (int i = 0; i < ROWS; i++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], given[i], factor);
+            const Floats factor = load_elements(right[j], d, in - d, a_type, pairs);
+            for (int i = 0; i < ROWS; i++) sum[i][j] = dot(sum[i][j], given[i], factor, pairs);
         }
     }
     for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < RANKS; j++) sums[i * RANKS + j] = _mm512_reduce_add_ps(sum[i][j]);
+        for (int j = 0; j < RANKS; j++) sums[i * RANKS + j] = sum_of(sum[i][j]);
 }
 
-/* middle [rows, pairs * 2] = scaling * x a^T, rounded; a column of zeros behind an odd rank. */
-TARGET static void first_product(const bf16 *x, int64_t rows, const Pair *pair, int64_t in, uint32_t *middle) {
-    const int64_t width = (pair->rank + 1) / 2 * 2;
-    bf16 *to = (bf16 *)middle;
+/* middle [rows, elements of a rank] = scaling * x a^T, rounded where these are pairs; zeros behind an odd rank. */
+INLINE void first_product(const void *x, int64_t row, int64_t rows, const Pair *pair, int64_t in, float *middle,
+                          const int x_type, const int a_type, const int pairs) {
+    const int64_t width = pairs ? (pair->rank + 1) / 2 * 2 : pair->rank;
     float sums[ROWS * RANKS];
     for (int64_t i = 0; i < rows; i += ROWS)
         for (int64_t j = 0; j < pair->rank; j += RANKS) {
             const int64_t ranks = pair->rank - j < RANKS ? pair->rank - j : RANKS;
             const int64_t here = rows - i < ROWS ? rows - i : ROWS;
-            first_strip(x + i * in, here, pair->a + j * in, ranks, in, sums);
+            first_strip(x, row + i, here, pair->a, j, ranks, in, sums, x_type, a_type, pairs);
             for (int64_t r = 0; r < here; r++) {
-                const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(first_lanes(ranks), sums + r * RANKS),
-                                                    _mm512_set1_ps((float)pair->scaling));
-                store_bf16(to + (i + r) * width + j, first_lanes(width - j < RANKS ? width - j : RANKS), scaled);
+                const Floats scaled = load_f32(sums + r * RANKS, ranks) * set((float)pair->scaling);
+                const int64_t columns = width - j < RANKS ? width - j : RANKS;
+                store(middle, (i + r) * width + j, columns, scaled, pairs ? BF16 : F32);
             }
         }
 }
 
-/* turned [pairs][out]: pairs of ranks of b [out, rank], a zero behind an odd one. */
-TARGET static void turn_pairs(const Pair *pair, int64_t out, uint32_t *turned) {
-    const int64_t rank = pair->rank, pairs = (rank + 1) / 2;
-    const __m512i lines =
-        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32((int)rank));
+/* turned [elements of a rank][out]: b [out, rank], a zero behind an odd rank of pairs. */
+INLINE void turn_factors(const Pair *pair, int64_t out, float *turned, const int type, const int pairs) {
+    const int64_t per = pairs ? 2 : 1, rank = pair->rank, depth = (rank + per - 1) / per;
     for (int64_t o = 0; o < out; o += LANES) {
         const int64_t here = out - o < LANES ? out - o : LANES;
-        for (int64_t p = 0; p < pairs; p++) {
-            const bf16 *from = pair->b + o * rank + 2 * p;
-            if (rank % 2 == 0 && here == LANES) {
-                _mm512_storeu_si512(turned + p * out + o, _mm512_i32gather_epi32(lines, from, 2));
-                continue;
-            }
-            for (int64_t l = 0; l < here; l++) {
-                const uint32_t high = 2 * p + 1 < rank ? from[l * rank + 1] : 0;
-                turned[p * out + o + l] = from[l * rank] | high << 16;
-            }
+        for (int64_t d = 0; d < depth; d += LANES) {
+            const int64_t left = depth - d < LANES ? depth - d : LANES;
+            Floats rows[LANES];
+            for (int64_t r = 0; r < LANES; r++)
+                rows[r] = r < here ? load_elements(pair->b, (o + r) * rank + d * per, rank - d * per, type, pairs) : set(0);
+            transpose(rows);
+            for (int64_t r = 0; r < LANES; r++)
+                if (r < left) store_f32(turned + (d + r) * out + o, here, rows[r]);
         }
     }
 }
 
-/* y [STRIP rows of `total`], from column 0: += middle times turned, `wide` vectors of them, the last one `lanes`. */
-INLINE void second_strip(const uint32_t *middle, int64_t rows, const uint32_t *turned, int64_t pairs, int64_t out,
-                         void *y, int64_t at, int64_t total, __mmask16 lanes, const int wide, const int floats) {
-    __m512 sum[STRIP][WIDE];
-    const uint32_t *share[STRIP];
+/* y [STRIP rows of `total`], from number `at`: += middle times turned, `wide` vectors of them, `columns` numbers. */
+INLINE void second_strip(const float *middle, int64_t rows, const float *turned, int64_t depth, int64_t out, void *y,
+                         int64_t at, int64_t total, int64_t columns, const int wide, const int y_type, const int pairs) {
+    Floats sum[STRIP][WIDE];
+    const float *share[STRIP];
     for (int r = 0; r < STRIP; r++) {
-        share[r] = middle + (r < rows ? r : rows - 1) * pairs;
-        for (int v = 0; v < wide; v++) sum[r][v] = _mm512_setzero_ps();
+        share[r] = middle + (r < rows ? r : rows - 1) * depth;
+        for (int v = 0; v < wide; v++) sum[r][v] = set(0);
     }
     for (int64_t r = 0; r < STRIP; r++) /* the rows that come next; what is added to is read last */
-        for (int v = 0; v < wide; v += 2) {
-            const int64_t place = at + (r + STRIP) * total + v * LANES;
-            _mm_prefetch(floats ? (const char *)((float *)y + place) : (const char *)((bf16 *)y + place), _MM_HINT_T0);
-        }
-    for (int64_t p = 0; p < pairs; p++) {
-        __m512bh factor[WIDE];
+        for (int64_t v = 0; v < wide * LANES * bytes_of(y_type); v += 64)
+            __builtin_prefetch((const char *)y + (at + (r + STRIP) * total) * bytes_of(y_type) + v);
+    for (int64_t d = 0; d < depth; d++) {
+        Floats factor[WIDE];
         for (int v = 0; v < wide; v++)
-            factor[v] = (__m512bh)_mm512_maskz_loadu_epi32(v + 1 < wide ? 0xFFFF : lanes, turned + p * out + v * LANES);
+            factor[v] = load_f32(turned + d * out + v * LANES, v + 1 < wide ? LANES : columns - v * LANES);
         for (int r = 0; r < STRIP; r++) {
-            const __m512bh given = (__m512bh)_mm512_set1_epi32((int)share[r][p]);
-            for (int v = 0; v < wide; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], factor[v], given);
+            const Floats given = set(share[r][d]);
+            for (int v = 0; v < wide; v++) sum[r][v] = dot(sum[r][v], factor[v], given, pairs);
         }
     }
     for (int r = 0; r < STRIP && r < rows; r++)
         for (int v = 0; v < wide; v++) {
-            const __mmask16 some = v + 1 < wide ? 0xFFFF : lanes;
-            const int64_t place = at + r * total + v * LANES;
-            if (floats) {
-                float *to = (float *)y + place;
-                _mm512_mask_storeu_ps(to, some, _mm512_add_ps(_mm512_maskz_loadu_ps(some, to), sum[r][v]));
-            } else {
-                bf16 *to = (bf16 *)y + place;
-                store_bf16(to, some, _mm512_add_ps(load_bf16(to, some), sum[r][v]));
-            }
+            const int64_t place = at + r * total + v * LANES, left = v + 1 < wide ? LANES : columns - v * LANES;
+            store(y, place, left, load(y, place, left, y_type) + sum[r][v], y_type);
         }
 }
 
-INLINE void second_product(const uint32_t *middle, int64_t rows, const uint32_t *turned, int64_t pairs, int64_t out,
-                           void *y, int64_t at, int64_t total, const int floats) {
+INLINE void second_product(const float *middle, int64_t rows, const float *turned, int64_t depth, int64_t out, void *y,
+                           int64_t at, int64_t total, const int y_type, const int pairs) {
     for (int64_t o = 0; o < out; o += WIDE * LANES)
         for (int64_t r = 0; r < rows; r += STRIP) {
-            const int64_t left = out - o, vectors = (left + LANES - 1) / LANES;
-            const __mmask16 lanes = first_lanes(vectors > WIDE ? LANES : left - (vectors - 1) * LANES);
-            const uint32_t *from = middle + r * pairs;
-            const int64_t to = at + r * total + o;
-            switch (vectors) {
-            case 1: second_strip(from, rows - r, turned + o, pairs, out, y, to, total, lanes, 1, floats); break;
-            case 2: second_strip(from, rows - r, turned + o, pairs, out, y, to, total, lanes, 2, floats); break;
-            case 3: second_strip(from, rows - r, turned + o, pairs, out, y, to, total, lanes, 3, floats); break;
-            default: second_strip(from, rows - r, turned + o, pairs, out, y, to, total, lanes, WIDE, floats);
-            }
+            const float *from = middle + r * depth;
+            const int64_t to = at + r * total + o, left = out - o;
+            if (left >= WIDE * LANES)
+                second_strip(from, rows - r, turned + o, depth, out, y, to, total, WIDE * LANES, WIDE, y_type, pairs);
+            else
+                for (int64_t d = 0; d < left; d += LANES)
+                    second_strip(from, rows - r, turned + o + d, depth, out, y, to + d, total, left - d, 1, y_type, pairs);
         }
+}
+
+/* One span, tokens row..stop of x and y, and one module of it, whose columns of y begin at `column`. */
+typedef struct {
+    const void *x;
+    void *y;
+    int64_t row, stop, in, out, column, total;
+} Update;
+
+INLINE void add_update(const Update *update, const Pair *pair, float *turned, float *middle, const int x_type,
+                       const int a_type, const int y_type, const int pairs) {
+    const int64_t depth = pairs ? (pair->rank + 1) / 2 : pair->rank;
+    turn_factors(pair, update->out, turned, a_type, pairs);
+    for (int64_t row = update->row; row < update->stop; row += PART) {
+        const int64_t rows = update->stop - row < PART ? update->stop - row : PART;
+        first_product(update->x, row, rows, pair, update->in, middle, x_type, a_type, pairs);
+        second_product(middle, rows, turned, depth, update->out, update->y, row * update->total + update->column,
+                       update->total, y_type, pairs);
+    }
 }
 
 /* x [rows, in] are tokens first.. of the pass; y [rows, total] gets what their adapters add. pairs: of each span, one
- * for each module. Returns 0, or 1 where memory is short. */
-EXPORT int lorica_add_updates(const bf16 *x, void *y, int64_t first, int64_t rows, const Span *spans, int64_t count,
-                              const Pair *pairs, const Layout *layout, int floats) {
+ * for each module, of the type of x or, where y is float32, of any; y is float32 or of the type of x. Returns 0, or 1
+ * where memory is short. */
+EXPORT(int, add_updates)(const void *x, void *y, int64_t first, int64_t rows, const Span *spans, int64_t count,
+                         const Pair *pairs, const Layout *layout, int x_type, int y_type) {
     int64_t widest = 0, highest = 0;
     for (int64_t m = 0; m < layout->modules; m++)
         if (layout->outs[m] > widest) widest = layout->outs[m];
     for (int64_t i = 0; i < count * layout->modules; i++)
         if (pairs[i].a && pairs[i].rank > highest) highest = pairs[i].rank;
     if (!highest) return 0;
-    const int64_t most = (highest + 1) / 2;
-    uint32_t *memory = aligned_alloc(64, (size_t)((most * (widest + PART) * 4 + 63) / 64 * 64));
+    float *memory = aligned_alloc(64, (size_t)((highest + 1) * (widest + PART) * 4 + 63) / 64 * 64);
     if (!memory) return 1;
-    uint32_t *middle = memory + most * widest;
+    float *middle = memory + highest * widest;
     for (int64_t i = 0; i < count; i++) {
         const int64_t start = spans[i].start > first ? spans[i].start : first;
         const int64_t stop = spans[i].stop < first + rows ? spans[i].stop : first + rows;
         int64_t column = 0;
         for (int64_t m = 0; m < layout->modules && start < stop; column += layout->outs[m], m++) {
             const Pair *pair = pairs + i * layout->modules + m;
-            const int64_t out = layout->outs[m], half = (pair->rank + 1) / 2;
             if (!pair->a) continue;
-            turn_pairs(pair, out, memory);
-            for (int64_t row = start - first; row < stop - first; row += PART) {
-                const int64_t here = stop - first - row < PART ? stop - first - row : PART;
-                const int64_t at = row * layout->total + column;
-                first_product(x + row * layout->in, here, pair, layout->in, middle);
-                if (floats)
-                    second_product(middle, here, memory, half, out, y, at, layout->total, 1);
-                else
-                    second_product(middle, here, memory, half, out, y, at, layout->total, 0);
+            const Update update = {x, y, start - first, stop - first, layout->in, layout->outs[m], column, layout->total};
+#define FLOATS(type) add_update(&update, pair, memory, middle, F32, type, F32, 0)
+#define HALVES(type) add_update(&update, pair, memory, middle, BF16, BF16, type, HAS_PAIRS)
+            if (x_type == F32) {
+                FOR_TYPE(pair->type, FLOATS)
+            } else if (x_type == F16) {
+                add_update(&update, pair, memory, middle, F16, F16, F16, 0);
+            } else if (y_type == F32) {
+                HALVES(F32);
+            } else {
+                HALVES(BF16);
             }
+#undef HALVES
+#undef FLOATS
         }
     }
     free(memory);

@@ -34,7 +34,7 @@ class CpuDecoder:
         self.config, self.precision = decoder.config, precision
         self.device, self.dtype = decoder.device, compute_dtype(precision)
         self.embedding = decoder.model.embed_tokens.weight.detach()
-        self._residual_dtype, self.compiled = residual_dtype(precision), uses_compiled_kernels(self.config, precision)
+        self._residual_dtype, self.compiled = residual_dtype(precision), uses_compiled_kernels(self.config)
         layers = decoder.model.layers
         self._layer_weights: list[LayerWeights] = []
         self._layers: list[DecoderLayer] = []
@@ -96,7 +96,7 @@ class CpuDecoder:
         self, lora: Sequence[LoraSpan], tokens: int, cache: StackedFactorCache | None, *, group_adapters: bool
     ) -> AnyBatchedLora:
         if self.compiled:
-            return CompiledLora(lora)
+            return CompiledLora(lora, self.dtype)
         return BatchedLora(lora, tokens, cache, group_adapters=group_adapters, dtype=self.dtype)
 
     def replace_layer_weights(self, layer_index: int, layer: Layer, modules: Set[str]) -> None:

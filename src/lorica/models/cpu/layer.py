@@ -30,7 +30,7 @@ class LayerWeights:
 
     def __init__(self, layer: Layer, config: DecoderConfig, layer_index: int, precision: str) -> None:
         attention, path = layer.self_attn, f"model.layers.{layer_index}"
-        self.layer_index, self.compiled = layer_index, uses_compiled_kernels(config, precision)
+        self.layer_index, self.compiled = layer_index, uses_compiled_kernels(config)
         norm = partial(FusedRmsNorm, dtype=residual_dtype(precision), compiled=self.compiled)
         self.input_norm, self.post_norm = norm(layer.input_layernorm), norm(layer.post_attention_layernorm)
         qk_norms = (None if rms_norm is None else norm(rms_norm) for rms_norm in (attention.q_norm, attention.k_norm))
@@ -41,7 +41,7 @@ class LayerWeights:
         self.gate_path, self.up_path = (f"{path}.mlp.gate_proj",), (f"{path}.mlp.up_proj",)
         self.down_path = (f"{path}.mlp.down_proj",)
         self.hidden_size, self.intermediate_size = config.hidden_size, config.intermediate_size
-        self._shapes, self._qkv_dtype = (config.heads, config.kv_heads, config.head_dim), compute_dtype(precision)
+        self._shapes, self.qkv_dtype = (config.heads, config.kv_heads, config.head_dim), compute_dtype(precision)
 
     def replace_weights(self, layer: Layer, precision: str, modules: Set[str] = ALL_MODULES) -> None:
         """Make those linear layers anew from `layer` that contain one of these modules (last names)."""
@@ -58,7 +58,7 @@ class LayerWeights:
     def empty_qkv(self, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         """Uninitialized query [T, H, Dh], key and value [T, Hkv, Dh]."""
         heads, kv_heads, width = self._shapes
-        query, key, value = (torch.empty(tokens, n, width, dtype=self._qkv_dtype) for n in (heads, kv_heads, kv_heads))
+        query, key, value = (torch.empty(tokens, n, width, dtype=self.qkv_dtype) for n in (heads, kv_heads, kv_heads))
         return query, key, value
 
 
@@ -129,9 +129,9 @@ class KvOnlyAttention:
         return self._attention.attend(layer, query[:0], key, value)
 
 
-def uses_compiled_kernels(config: DecoderConfig, precision: str) -> bool:
-    """Whether the compiled kernels compute what is between the linear layers: they hold Q, K and V in bfloat16."""
-    return compute_dtype(precision) == torch.bfloat16 and bindings.supports_head_dim(config.head_dim)
+def uses_compiled_kernels(config: DecoderConfig) -> bool:
+    """Whether the compiled kernels compute what is between the linear layers."""
+    return bindings.supports_head_dim(config.head_dim)
 
 
 def row_blocks(rows: int) -> Iterator[slice]:

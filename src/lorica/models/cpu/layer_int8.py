@@ -31,7 +31,7 @@ class Int8Layer:
         rms_norm, adapted = weights.input_norm, lora.adapts(weights.qkv_paths)
         for row_slice in row_blocks(len(x)):
             codes, scales, normed = bindings.add_norm_quantize(
-                x[row_slice], None, rms_norm.weight, rms_norm.eps, keep_normed=adapted
+                x[row_slice], None, rms_norm.weight, rms_norm.eps, keep_normed=weights.qkv_dtype if adapted else None
             )
             y = _matmul_unscaled(weights.qkv, codes)
             bindings.scale_rows(y, scales, _int8_linear(weights.qkv).bias)
@@ -54,7 +54,7 @@ class Int8Layer:
             y = _matmul_unscaled(weights.output, codes)
             lora.add(weights.output_path, (weights.hidden_size,), attended_rows, states, row_slice.start)
             codes, factors, normed = bindings.add_norm_quantize(
-                states, (y, scales), rms_norm.weight, rms_norm.eps, keep_normed=adapted
+                states, (y, scales), rms_norm.weight, rms_norm.eps, keep_normed=weights.qkv_dtype if adapted else None
             )
             gate, up = _matmul_unscaled(weights.gate, codes), _matmul_unscaled(weights.up, codes)
             if normed is not None:
@@ -62,7 +62,7 @@ class Int8Layer:
                     bindings.scale_rows(y, factors, None)
                     lora.add(path, (weights.intermediate_size,), normed, y, row_slice.start)
             codes, scales, activated = bindings.silu_and_mul_quantize(
-                gate, up, None if adapted else factors, keep_product=down_adapted
+                gate, up, None if adapted else factors, keep_product=weights.qkv_dtype if down_adapted else None
             )
             y = _matmul_unscaled(weights.down, codes)
             if activated is not None:

@@ -46,7 +46,7 @@ class Int8Weight:
     def dequantize(self, first: int, out: Tensor) -> None:
         """See `QuantizedWeight`."""
         row_slice = slice(first, first + len(out))
-        if _uses_compiled(out):
+        if out.dtype == self.scales.dtype and compiled.is_available():
             compiled.dequantize_int8(self.codes[row_slice], self.scales[row_slice], out)
         else:
             torch.mul(self.codes[row_slice], self.scales[row_slice, None], out=out)
@@ -72,7 +72,7 @@ class Int4Weight:
     def dequantize(self, first: int, out: Tensor) -> None:
         """See `QuantizedWeight`."""
         row_slice = slice(first, first + len(out))
-        if _uses_compiled(out):
+        if out.dtype == self.scales.dtype and compiled.is_available():
             compiled.dequantize_int4(self.codes[row_slice], self.scales[row_slice], out, self.group)
             return
         packed_pairs = self.codes[row_slice].view(len(out), -1, _PAIR // 2)
@@ -122,10 +122,6 @@ class WeightOnlyLinear:
 def group_size_for(in_features: int) -> int:
     """The group size for rows of this width; 0 where none divides it."""
     return next((group_size for group_size in GROUP_SIZES if in_features % group_size == 0), 0)
-
-
-def _uses_compiled(x: Tensor) -> bool:
-    return x.dtype == torch.bfloat16 and compiled.is_available()
 
 
 def _quantize_groups(weight: Tensor, group_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
