@@ -19,7 +19,7 @@ from lorica.vetting.findings import LEVELS
 
 if TYPE_CHECKING:
     from lorica.commands.check_result import AdapterCheck, CheckResult
-    from lorica.reports.page import Cell
+    from lorica.reports.page import without_formula
     from lorica.vetting.base_checks import BaseCheckResult
 
 _EXAMPLES = """\
@@ -195,7 +195,12 @@ def _write(options: argparse.Namespace, result: CheckResult) -> None:
         table = check_text.comparison(result)
         csv_text = io.StringIO()
         csv_rows = [
-            [_tame(cell, column) for cell, column in zip(row, table.columns, strict=True)] for row in table.rows
+            # The marks of the levels are ours and stay.
+            [
+                cell if column == "levels" else without_formula(cell)
+                for cell, column in zip(row, table.columns, strict=True)
+            ]
+            for row in table.rows
         ]
         csv.writer(csv_text, lineterminator="\n").writerows([table.columns, *csv_rows])
         with atomic_file(options.csv) as output_file:
@@ -208,12 +213,6 @@ def _write(options: argparse.Namespace, result: CheckResult) -> None:
             return
         with atomic_file(options.keep_working) as output_file:
             output_file.write(_as_config(working).encode("utf-8"))
-
-
-def _tame(cell: Cell, column_name: str) -> Cell:
-    """A cell that no spreadsheet takes for a formula; the marks of the levels are ours and stay."""
-    is_formula = isinstance(cell, str) and column_name != "levels" and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{cell}" if is_formula else cell
 
 
 def _as_config(adapters: Sequence[AdapterCheck]) -> str:

@@ -11,7 +11,7 @@ from lorica.commands.eval_report import estimate_dict, pair_dict
 from lorica.metrics.bootstrap import Estimate
 from lorica.pipeline.compare import PairComparison
 from lorica.reports.page import Cell, ReportTable
-from lorica.reports.short_names import short_names
+from lorica.reports.short_names import short_paths
 from lorica.reports.text_table import plain_table
 
 _NAME_WIDTH = 40
@@ -75,7 +75,7 @@ def ensemble_dict(result: EnsembleResult) -> dict[str, Any]:
 
 def ensemble_text(result: EnsembleResult) -> str:
     """Tables and sentences for a terminal."""
-    names = short_names(result.members, _NAME_WIDTH)
+    names = short_paths(result.members, _NAME_WIDTH)
     paragraphs = [f"left out: {name}: {reason}" for name, reason in result.left_out.items()]
     if result.estimates:
         blend_estimate = next(iter(result.estimates.values()))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lorica.commands.arguments import emit, parser, resolve, split_words
+from lorica import __version__
+from lorica.commands.arguments import as_report, emit, inform, parser, resolve, split_words
+from lorica.commands.eval_page import EvaluatedFile, evaluation_page, gold_text, write_rows
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict, evaluation_text
-from lorica.commands.gold_file import DEFAULT_FPRS, read_gold
+from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
+from lorica.data.digest import file_digest
 from lorica.errors import UsageError
 from lorica.metrics.normalise import LORICA, NORMALISATIONS
-from lorica.pipeline.compare import compare
+from lorica.pipeline.compare import FileComparison, compare
+from lorica.pipeline.evaluate import Evaluation
+from lorica.pipeline.judged_answers import correctness_metric, is_right, judge_answers
+from lorica.records import Answer
+from lorica.reports.write_report import write_report
 
-_OPTIONS = ("by", "fpr", "normalisation")
+_OPTIONS = ("by", "fpr", "html", "normalisation")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,6 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         for name, answers in answer_sets.items()
     }
     reading = gold.list_skipped(options.answers[0] if len(options.answers) == 1 else options.gold)
+    comparison = None
     if len(options.answers) == 1:
         (evaluation,) = evaluations.values()
         result, text = evaluation_dict(evaluation), evaluation_text(evaluation)
@@ -36,8 +44,34 @@ def run(arguments: Sequence[str]) -> int:
         result = {"files": {name: evaluation_dict(evaluation) for name, evaluation in evaluations.items()}}
         result |= comparison_dict(comparison)
         text = comparison_text(comparison, evaluations, gold.task.metric_names)
+    if options.html is not None:
+        _write_page(options, gold, answer_sets, evaluations, comparison)
     emit(result | {"reading": reading}, as_json=options.json, text=text)
     return 0
+
+
+def _write_page(
+    options: argparse.Namespace,
+    gold: GoldFile,
+    answer_sets: Mapping[str, Mapping[str, Answer]],
+    evaluations: Mapping[str, Evaluation],
+    comparison: FileComparison | None,
+) -> None:
+    correctness = correctness_metric(gold.task, options.normalisation)
+    files = []
+    for name, answers in answer_sets.items():
+        judged = judge_answers(gold.task, gold.rows, answers, str(gold.path), name)
+        files.append(EvaluatedFile(name, judged, is_right(correctness, judged), evaluations[name]))
+    texts = {row.id: (gold.task.text(row), gold_text(gold.task, row)) for row in gold.rows}
+    facts = [
+        ("lorica", __version__),
+        ("task", gold.task.name),
+        *((str(path), file_digest(path)) for path in (*options.answers, gold.path)),
+    ]
+    page = evaluation_page(files, texts, comparison, facts)
+    write_report(page, options.html)
+    write_rows(options.html.with_suffix(".csv"), files, texts)
+    inform(f"report: {options.html}, its rows: {options.html.with_suffix('.csv')}")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -76,6 +110,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=_rates,
         default=DEFAULT_FPRS,
         help="false-positive rates, each with the threshold of scores that keeps to it (0.01,0.05,0.1)",
+    )
+    command.add_argument(
+        "--html",
+        type=as_report,
+        metavar="FILE",
+        help="write a page (.html or .md), and all rows as CSV beside it",
     )
     options = command.parse_args(list(arguments))
     files, options.overrides = split_words(options.words)

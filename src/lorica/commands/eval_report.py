@@ -14,7 +14,7 @@ from lorica.metrics.operating_points import OperatingPoint
 from lorica.pipeline.compare import FileComparison, PairComparison
 from lorica.pipeline.evaluate import Evaluation, Grouping
 from lorica.reports.page import Cell, ReportTable
-from lorica.reports.short_names import short_names
+from lorica.reports.short_names import short_paths
 from lorica.reports.text_table import plain_table
 
 # Rows without an answer, and unreadable answers, that the text names.
@@ -246,7 +246,7 @@ def comparison_text(
     comparison: FileComparison, evaluations: Mapping[str, Evaluation], metric_names: Sequence[str]
 ) -> str:
     """Ranks, with these metrics of each file, pairs, and what of the rows was no clean answer, for a terminal."""
-    names = short_names(evaluations, _NAME_WIDTH)
+    names = short_paths(evaluations, _NAME_WIDTH)
     first_evaluation = next(iter(evaluations.values()))
     titles = tuple(metric_title(first_evaluation, name) for name in metric_names)
     ranked = sorted(evaluations, key=lambda name: comparison.ranks[name])

@@ -55,7 +55,7 @@ def estimate(
     metric_value = float(evaluator(np.ones((1, len(gold_values))))[0])
     resampled_values = np.empty(0)
     if not math.isnan(metric_value):
-        weight_blocks = _draws(gold_values, resamples, seed, groups, stratified)
+        weight_blocks = draw_weights(gold_values, resamples, seed, groups, stratified)
         resampled_values = np.concatenate([evaluator(counts) for counts in weight_blocks])
     return percentile_interval(metric, metric_value, resampled_values, len(gold_values), confidence)
 
@@ -99,7 +99,7 @@ def paired_resamples(
     difference = float((first_evaluator(unit_weights) - second_evaluator(unit_weights))[0])
     if math.isnan(difference):
         return difference, np.empty(0)
-    weight_blocks = _draws(gold_values, resamples, seed, groups, stratified)
+    weight_blocks = draw_weights(gold_values, resamples, seed, groups, stratified)
     return difference, np.concatenate([first_evaluator(counts) - second_evaluator(counts) for counts in weight_blocks])
 
 
@@ -152,7 +152,9 @@ def percentile_interval(
     return Estimate(metric_value, float(lower_bound), float(upper_bound), row_count, "; ".join(notes))
 
 
-def _draws(gold_values: Column, resamples: int, seed: int, groups: Column | None, stratified: bool) -> Iterator[Floats]:
+def draw_weights(
+    gold_values: Column, resamples: int, seed: int, groups: Column | None, stratified: bool = False
+) -> Iterator[Floats]:
     """Blocks [b, n] of how often each row was drawn; `resamples` rows of them in all."""
     if resamples < 1:
         raise ValueError(f"resamples {resamples}; allowed: 1 or more")

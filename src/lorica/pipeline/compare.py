@@ -11,7 +11,14 @@ from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import find_metric
 from lorica.metrics.normalise import LORICA
 from lorica.metrics.paired_tests import SIGNIFICANCE, McNemar, PairedTest, holm, mcnemar, paired_bootstrap
-from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, is_right, judge_answers, metric_columns
+from lorica.pipeline.judged_answers import (
+    JudgedAnswer,
+    bootstrap_clusters,
+    correctness_metric,
+    is_right,
+    judge_answers,
+    metric_columns,
+)
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
 
@@ -61,7 +68,7 @@ def compare(
         name: judge_answers(task, rows, answers, gold_file, answer_file=name) for name, answers in answer_sets.items()
     }
     main_metric = find_metric(task.metric_names[0], normalisation)
-    correctness = find_metric("exact_match", normalisation) if task.answer_type == "text" else find_metric("accuracy")
+    correctness = correctness_metric(task, normalisation)
     pairs = [
         _compare_pair(main_metric, correctness, (first, judged_sets[first]), (second, judged_sets[second]), seed)
         for first, second in combinations(judged_sets, 2)

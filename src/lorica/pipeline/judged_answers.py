@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lorica.errors import DataError
 from lorica.metrics.base import Column, Metric
 from lorica.metrics.metric_table import find_metric
-from lorica.metrics.normalise import is_answer
+from lorica.metrics.normalise import LORICA, is_answer
 from lorica.records import Answer, Problem, Row
 from lorica.tasks.base import Task
 
@@ -96,6 +96,11 @@ def metric_columns(metric: Metric, judged: Sequence[JudgedAnswer]) -> tuple[Colu
         judged = [judged_row for judged_row in judged if judged_row.answer.score is not None]
     predicted = [judged_row.answer.score if metric.takes_scores else judged_row.value for judged_row in judged]
     return [judged_row.row.gold for judged_row in judged], predicted, [judged_row.row for judged_row in judged]
+
+
+def correctness_metric(task: Task, normalisation: str = LORICA.name) -> Metric:
+    """The metric that is 1 for a right answer and 0 for a wrong one."""
+    return find_metric("exact_match", normalisation) if task.answer_type == "text" else find_metric("accuracy")
 
 
 def is_right(metric: Metric, judged: Sequence[JudgedAnswer]) -> list[bool]:

@@ -52,7 +52,9 @@ def line_svg(chart: LineChart) -> str:
     """Curves with a legend below; each has its own dashes as well as its own colour."""
     margin_left, top, bottom = 64, 14, 270
     x_ticks, x_start, x_end = nice_axis([x_value for curve in chart.lines for x_value, _ in curve.points], tight=True)
-    y_ticks, y_start, y_end = nice_axis([y_value for curve in chart.lines for _, y_value in curve.points])
+    y_values = [y_value for curve in chart.lines for _, y_value in curve.points]
+    y_values += [end for curve in chart.lines for _, low, high in curve.band for end in (low, high)]
+    y_ticks, y_start, y_end = nice_axis(y_values)
     x_scale, y_scale = _Scale(x_start, x_end, margin_left, WIDTH - 20), _Scale(y_start, y_end, bottom, top)
     elements = [
         f'<line class="grid" x1="{margin_left}" x2="{WIDTH - 20}" y1="{y_scale(tick)}" y2="{y_scale(tick)}"/>'
@@ -66,6 +68,9 @@ def line_svg(chart: LineChart) -> str:
     elements.append(_text(margin_left, bottom + 38, f"{chart.y_label} over {chart.x_label}".strip(), quiet=True))
     for curve_index, curve in enumerate(chart.lines):
         curve_style = f'class="curve s{curve_index % SERIES + 1}" stroke-dasharray="{DASHES[curve_index % SERIES]}"'
+        if curve.band:
+            fill_class = f"area f{curve_index % SERIES + 1}"
+            elements.append(f'<path class="{fill_class}" d="{_area(curve, x_scale, y_scale)}"/>')
         elements.append(f'<path {curve_style} d="{_path(curve, x_scale, y_scale)}"/>')
         legend_y = bottom + 60 + 20 * curve_index
         elements.append(
@@ -121,6 +126,12 @@ def _path(curve: Line, x_scale: _Scale, y_scale: _Scale) -> str:
         else:
             pen_command = "M"
     return "".join(path_commands)
+
+
+def _area(curve: Line, x_scale: _Scale, y_scale: _Scale) -> str:
+    finite = [point for point in curve.band if all(map(math.isfinite, point))]
+    outline = [(x_value, low) for x_value, low, _ in finite] + [(x_value, high) for x_value, _, high in finite[::-1]]
+    return "M" + "L".join(f"{x_scale(x_value)} {y_scale(y_value)}" for x_value, y_value in outline) + "Z"
 
 
 def _ends(curve: Line) -> str:

@@ -56,10 +56,12 @@ class IntervalPlot(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One curve: points (x, y) in the order of x; points that are not finite leave a gap."""
+    """One curve: points (x, y) in the order of x; points that are not finite leave a gap. band: (x, low, high) of an
+    interval around it, drawn as a shade."""
 
     label: str
     points: tuple[tuple[float, float], ...]
+    band: tuple[tuple[float, float, float], ...] = ()
 
 
 class LineChart(msgspec.Struct, frozen=True):
@@ -102,6 +104,12 @@ def cell_text(cell: Cell) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}"
+
+
+def without_formula(cell: Cell) -> Cell:
+    """A cell of a CSV file that no spreadsheet takes for a formula."""
+    is_formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if is_formula else cell
 
 
 def interval_text(interval_point: IntervalPoint) -> str:

@@ -15,6 +15,15 @@ _WORDS = re.compile(r"[^\W_]+|[\W_]+")
 Width = Callable[[str], int]
 
 
+def short_paths(paths: Iterable[str], max_width: int) -> dict[str, str]:
+    """Path -> its file's name where no two files have the same, else the path; as `short_names` shows it."""
+    path_list = list(paths)
+    file_names = [path.rsplit("/", 1)[-1] for path in path_list]
+    titles = file_names if len(set(file_names)) == len(set(path_list)) else path_list
+    shown = short_names(titles, max_width)
+    return {path: shown[title] for path, title in zip(path_list, titles, strict=True)}
+
+
 def short_names(names: Iterable[str], max_width: int, text_width: Width = len) -> dict[str, str]:
     """Name -> how it is shown, in at most `max_width` columns (16 or more); different names are shown differently.
 

@@ -33,10 +33,14 @@ font-weight: 600; margin-bottom: .3rem; } svg { display: block; width: 100%; min
 svg text { fill: var(--fg); font-size: 13px; font-family: inherit; } svg .quiet { fill: var(--muted); } svg
 .grid { stroke: var(--line); } svg .reference { stroke: var(--muted); stroke-dasharray: 4 4; } svg .bar {
 stroke: var(--s1); stroke-width: 2.5; } svg .dot { fill: var(--s1); } svg .curve { fill: none; stroke-width:
-2; } details { margin: .4rem 0; color: var(--muted); } .notes { color: var(--muted); font-size: .94rem; }
+2; }
+svg .area { stroke: none; fill-opacity: .15; }
+details { margin: .4rem 0; color: var(--muted); } .notes { color: var(--muted); font-size: .94rem; }
 footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line); color: var(--muted);
   font-size: .9rem; overflow-wrap: anywhere; }
 @media print { nav, details { display: none; } h2 { break-after: avoid; } table, figure { break-inside: avoid;
 } }
 """
-CSS = _RULES + "".join(f"svg .s{n} {{ stroke: var(--s{n}); }}\n" for n in range(1, SERIES + 1))
+CSS = _RULES + "".join(
+    f"svg .s{n} {{ stroke: var(--s{n}); }} svg .f{n} {{ fill: var(--s{n}); }}\n" for n in range(1, SERIES + 1)
+)

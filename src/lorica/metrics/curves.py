@@ -1,0 +1,99 @@
+"""Curves behind the metrics of scores: ROC and precision over recall with bootstrap bands, histograms."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lorica.metrics.base import Column, Floats, check_lengths
+from lorica.metrics.bootstrap import draw_weights
+from lorica.metrics.score_metrics import binary
+
+GRID = 101
+BAND_RESAMPLES = 200
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """y over x, both [n], with the pointwise 95% band low to high [n]; nan where undefined."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def roc_curve(gold_labels: Column, scores: Column, *, seed: int = 0, groups: Column | None = None) -> Curve | None:
+    """True-positive over false-positive rate on a grid of `GRID`; None where a class is missing.
+
+    gold_labels: [n] of 0 and 1. scores: [n], any scale. groups: [n], drawn whole in the band's resamples.
+    """
+    return _curve(gold_labels, scores, _true_positive_rates, seed, groups)
+
+
+def precision_curve(
+    gold_labels: Column, scores: Column, *, seed: int = 0, groups: Column | None = None
+) -> Curve | None:
+    """Precision over recall: at each recall of a grid the precision of the shortest list that reaches it."""
+    return _curve(gold_labels, scores, _precisions, seed, groups)
+
+
+def score_histogram(scores: Column, bins: int, low: float, high: float) -> tuple[float, ...]:
+    """The share of scores [n] in each of `bins` bins of equal width over low to high."""
+    counts, _ = np.histogram(np.asarray(scores, dtype=np.float64), bins=bins, range=(low, high))
+    return tuple((counts / max(counts.sum(), 1)).tolist())
+
+
+class _Ranked(msgspec.Struct, frozen=True):
+    """Rows in descending order of score: order [n], labels [n], ends: the last row of each group of equal scores."""
+
+    order: NDArray[np.intp]
+    labels: Floats
+    ends: NDArray[np.intp]
+
+    def counts(self, weights: Floats) -> tuple[Floats, Floats]:
+        """True and false positives at each distinct threshold, for row weights [n]."""
+        drawn = weights[self.order]
+        true_positives = np.cumsum(drawn * self.labels)[self.ends]
+        return true_positives, np.cumsum(drawn)[self.ends] - true_positives
+
+
+def _curve(gold_labels: Column, scores: Column, measure: object, seed: int, groups: Column | None) -> Curve | None:
+    labels, numbers = binary(gold_labels), np.asarray(scores, dtype=np.float64)
+    check_lengths(labels, numbers)
+    if labels.min(initial=1) == labels.max(initial=0):
+        return None
+    assert callable(measure)
+    order = np.argsort(-numbers, kind="stable")
+    ordered = numbers[order]
+    ends = np.flatnonzero(np.concatenate((ordered[1:] != ordered[:-1], [True])))
+    ranked = _Ranked(order, labels[order], ends)
+    grid = np.linspace(0, 1, GRID)
+    values: Floats = measure(ranked.counts(np.ones(len(labels))), grid)
+    band = np.stack(
+        [
+            measure(ranked.counts(weights), grid)
+            for block in draw_weights(labels, BAND_RESAMPLES, seed, groups)
+            for weights in block
+        ]
+    )
+    with np.errstate(all="ignore"):
+        low, high = np.nanquantile(band, [0.025, 0.975], axis=0)
+    return Curve(*(tuple(column.tolist()) for column in (grid, values, low, high)))
+
+
+def _true_positive_rates(counts: tuple[Floats, Floats], grid: Floats) -> Floats:
+    true_positives, false_positives = (np.concatenate(([0.0], column)) for column in counts)
+    if not true_positives[-1] or not false_positives[-1]:
+        return np.full(len(grid), np.nan)
+    return np.asarray(np.interp(grid, false_positives / false_positives[-1], true_positives / true_positives[-1]))
+
+
+def _precisions(counts: tuple[Floats, Floats], grid: Floats) -> Floats:
+    true_positives, false_positives = counts
+    if not true_positives[-1]:
+        return np.full(len(grid), np.nan)
+    totals = true_positives + false_positives
+    precisions = np.divide(true_positives, totals, out=np.ones_like(totals), where=totals > 0)
+    reached = np.searchsorted(true_positives / true_positives[-1], np.maximum(grid, 1e-12), side="left")
+    return np.asarray(precisions[np.minimum(reached, len(precisions) - 1)])

@@ -1,0 +1,115 @@
+"""`lorica eval --html`: one file that loads nothing, holds what its figures say, and stays small."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from lorica.cli import main
+
+ROWS = 2600
+LIMIT = 1_500_000
+
+
+class _Page(HTMLParser):
+    """Tables as lists of rows of texts, and every attribute that could load something."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.loads: list[str] = []
+        self._in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [f"{tag} {name}={value}" for name, value in attrs if name in ("src", "srcset", "data", "poster")]
+        self.loads += [
+            f"{tag} {value}" for name, value in attrs if name == "href" and not (value or "").startswith("#")
+        ]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.tables[-1][-1][-1] += data
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    noise = Random(0)
+    gold = ["id,body,rule,rule_violation"]
+    answers: dict[str, list[str]] = {"a": ["id,score"], "b": ["id,score"]}
+    for i in range(ROWS):
+        body = "=HYPERLINK(1)" if i == 7 else f"<script>alert({i})</script> {'word ' * 200}"
+        gold.append(f'{i},"{body}",rule {i % 2},{int(i % 3 == 0)}')
+        for shift, lines in zip((1.0, 2.0), answers.values(), strict=True):
+            lines.append(f"{i},{1 / (1 + math.exp(-shift * (i % 3 == 0) - noise.gauss(0, 1)))}")
+    paths = []
+    for name, lines in [*answers.items(), ("gold", gold)]:
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+        paths.append(str(path))
+    return paths
+
+
+def test_the_page_of_two_files(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "report.html"
+    assert main(["eval", *files, "task=rules", "--html", str(target), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    text = target.read_text("utf-8")
+    page = _Page(text)
+    assert page.loads == []
+    assert len(text.encode()) < LIMIT
+    assert "<script>alert" not in text
+    assert re.search(r"b\.csv is better than a\.csv by more than the choice of rows explains", text)
+    metrics = {row[0]: row[1:] for row in page.tables[0]}
+    for name, column in ((files[0], 0), (files[1], 1)):
+        estimate = result["files"][name]["metrics"]["roc_auc"]
+        assert metrics["roc_auc"][column] == f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    rows = next(table for table in page.tables if table[0][:3] == ["id", "row", "gold"])
+    assert 1000 < len(rows) - 1 <= 2000
+    assert f"{len(rows) - 1:,} of {ROWS:,} rows" in text
+    assert {row[-1] for row in rows[1:]} == {"all right", "all wrong", "wrong: a.csv", "wrong: b.csv"}
+    assert rows[1][-1] in ("all wrong", "wrong: a.csv")
+
+
+def test_all_rows_stand_in_the_csv_beside_it(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", files[0], files[2], "task=rules", "--html", str(tmp_path / "report.html"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    with (tmp_path / "report.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert len(rows) == ROWS + 1
+    right = sum(row[-1] == "yes" for row in rows[1:])
+    assert right / ROWS == pytest.approx(result["metrics"]["accuracy"]["value"])
+    assert rows[8][1] == "'=HYPERLINK(1)"
+
+
+def test_texts_and_choices_have_pages_too(tmp_path: Path) -> None:
+    questions = [{"id": i, "question": f"what {i}?", "answer": ["x", "X!"]} for i in range(30)]
+    options = [{"id": i, "question": "?", "options": ["Monday", "blue"], "answer": "AB"[i % 2]} for i in range(30)]
+    for task, rows in (("saq", questions), ("mcq", options)):
+        gold, answers, target = (tmp_path / f"{task}.{name}" for name in ("gold.jsonl", "answers.jsonl", "html"))
+        gold.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        answers.write_text("".join(json.dumps({"id": i, "answer": "x A"[i % 3]}) + "\n" for i in range(30)), "utf-8")
+        assert main(["eval", str(answers), str(gold), f"task={task}", "--html", str(target)]) == 0
+        page = _Page(target.read_text("utf-8"))
+        listed = next(table for table in page.tables if table[0][:3] == ["id", "row", "gold"])
+        assert len(listed) == 31
+        assert listed[1][2] in ("x / X!", "A: Monday", "B: blue")
