@@ -24,7 +24,7 @@ _COLLECTIONS = ("all", "dev")  # extras that are made of others, or are not for 
 
 
 @dataclass(frozen=True)
-class Problem:
+class MachineProblem:
     """What is slow or missing here, and what to do about it."""
 
     problem: str
@@ -32,7 +32,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Report:
+class DoctorReport:
     """What the command finds. rates: of one thread, in 10^9 operations a second (`memory`: 10^9 bytes). kernels: the
     target in use, "" and the reason where there is none, and the targets that run here. auto: size of a base ->
     purpose -> choice and reason. extras: extra -> package -> version, "" where that is not installed.
@@ -44,7 +44,7 @@ class Report:
     auto: dict[str, dict[str, str]]
     versions: dict[str, str]
     extras: dict[str, dict[str, str]]
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[MachineProblem] = field(default_factory=list)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -62,12 +62,14 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def examine() -> Report:
+def examine() -> DoctorReport:
     """Everything that the command says. Without torch only versions."""
     versions, extras = _versions()
     if find_spec("torch") is None:
-        missing = Problem("torch is not installed: nothing can be trained or answered", "pip install 'lorica[local]'")
-        return Report({}, {}, {}, {}, versions, extras, [missing])
+        missing = MachineProblem(
+            "torch is not installed: nothing can be trained or answered", "pip install 'lorica[local]'"
+        )
+        return DoctorReport({}, {}, {}, {}, versions, extras, [missing])
     import torch
 
     from lorica.hardware import this_machine
@@ -76,7 +78,7 @@ def examine() -> Report:
     machine, rates = this_machine(), measured_rates()
     kernels = _kernels()
     threads = torch.get_num_threads()
-    return Report(
+    return DoctorReport(
         {**asdict(machine), "threads": threads},
         {"prompts": rates.prompts, "steps": rates.steps, "training": rates.training, "memory": rates.memory},
         kernels,
@@ -114,7 +116,7 @@ def _choices(machine: Hardware, rates: Rates) -> dict[str, dict[str, str]]:
     return choices
 
 
-def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads: int) -> list[Problem]:
+def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads: int) -> list[MachineProblem]:
     from lorica.models.compiled import build
     from lorica.models.cpu.rates import cache_problem
 
@@ -123,26 +125,32 @@ def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads:
         fix = "install a C compiler, then: python -m lorica.models.compiled.build"
         if build.why_not() == "" and not kernels["reason"].startswith("this processor"):
             fix = "python -m lorica.models.compiled.build"
-        problems.append(Problem(f"the compiled kernels are not used: {kernels['reason']}; torch's are slower", fix))
+        problems.append(
+            MachineProblem(f"the compiled kernels are not used: {kernels['reason']}; torch's are slower", fix)
+        )
     for name, value in machine.limits.items():
-        problems.append(Problem(f"{name}={value} keeps a library from instructions of this processor", f"unset {name}"))
+        problems.append(
+            MachineProblem(f"{name}={value} keeps a library from instructions of this processor", f"unset {name}")
+        )
     if threads < machine.cores:
         problems.append(
-            Problem(
+            MachineProblem(
                 f"torch uses {threads} of {machine.cores} cores",
                 f"engine.threads={machine.cores}, or unset OMP_NUM_THREADS",
             )
         )
     if machine.multiplies("bfloat16") and rates.prompts["bfloat16"] < rates.prompts["float32"]:
         problems.append(
-            Problem(
+            MachineProblem(
                 "bfloat16 is slower than float32, though the processor has instructions for it",
                 "look for another version of torch; auto does not choose it",
             )
         )
     if reason := cache_problem():
         problems.append(
-            Problem(f"each command measures the rates anew: {reason}", "set LORICA_CACHE_DIR to a folder of yours")
+            MachineProblem(
+                f"each command measures the rates anew: {reason}", "set LORICA_CACHE_DIR to a folder of yours"
+            )
         )
     return problems
 
@@ -170,7 +178,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _text(report: Report) -> str:
+def _text(report: DoctorReport) -> str:
     lines = _machine_lines(report) if report.machine else []
     lines.append("packages: " + listed([f"{name} {version}" for name, version in report.versions.items()], 20))
     for extra, packages in report.extras.items():
@@ -182,7 +190,7 @@ def _text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _machine_lines(report: Report) -> list[str]:
+def _machine_lines(report: DoctorReport) -> list[str]:
     machine, rates = report.machine, report.rates
     memory = f"{machine['memory_bytes'] / 2**30:.1f} GiB" if machine["memory_bytes"] else "of unknown size"
     lines = [
