@@ -24,7 +24,7 @@ _COLLECTIONS = ("all", "dev")  # extras that are made of others, or are not for 
 
 
 @dataclass(frozen=True)
-class MachineProblem:
+class Remedy:
     """What is slow or missing here, and what to do about it."""
 
     problem: str
@@ -44,7 +44,7 @@ class DoctorReport:
     auto: dict[str, dict[str, str]]
     versions: dict[str, str]
     extras: dict[str, dict[str, str]]
-    problems: list[MachineProblem] = field(default_factory=list)
+    problems: list[Remedy] = field(default_factory=list)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -66,9 +66,7 @@ def examine() -> DoctorReport:
     """Everything that the command says. Without torch only versions."""
     versions, extras = _versions()
     if find_spec("torch") is None:
-        missing = MachineProblem(
-            "torch is not installed: nothing can be trained or answered", "pip install 'lorica[local]'"
-        )
+        missing = Remedy("torch is not installed: nothing can be trained or answered", "pip install 'lorica[local]'")
         return DoctorReport({}, {}, {}, {}, versions, extras, [missing])
     import torch
 
@@ -116,7 +114,7 @@ def _choices(machine: Hardware, rates: Rates) -> dict[str, dict[str, str]]:
     return choices
 
 
-def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads: int) -> list[MachineProblem]:
+def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads: int) -> list[Remedy]:
     from lorica.models.compiled import build
     from lorica.models.cpu.rates import cache_problem
 
@@ -125,32 +123,26 @@ def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads:
         fix = "install a C compiler, then: python -m lorica.models.compiled.build"
         if build.why_not() == "" and not kernels["reason"].startswith("this processor"):
             fix = "python -m lorica.models.compiled.build"
-        problems.append(
-            MachineProblem(f"the compiled kernels are not used: {kernels['reason']}; torch's are slower", fix)
-        )
+        problems.append(Remedy(f"the compiled kernels are not used: {kernels['reason']}; torch's are slower", fix))
     for name, value in machine.limits.items():
-        problems.append(
-            MachineProblem(f"{name}={value} keeps a library from instructions of this processor", f"unset {name}")
-        )
+        problems.append(Remedy(f"{name}={value} keeps a library from instructions of this processor", f"unset {name}"))
     if threads < machine.cores:
         problems.append(
-            MachineProblem(
+            Remedy(
                 f"torch uses {threads} of {machine.cores} cores",
                 f"engine.threads={machine.cores}, or unset OMP_NUM_THREADS",
             )
         )
     if machine.multiplies("bfloat16") and rates.prompts["bfloat16"] < rates.prompts["float32"]:
         problems.append(
-            MachineProblem(
+            Remedy(
                 "bfloat16 is slower than float32, though the processor has instructions for it",
                 "look for another version of torch; auto does not choose it",
             )
         )
     if reason := cache_problem():
         problems.append(
-            MachineProblem(
-                f"each command measures the rates anew: {reason}", "set LORICA_CACHE_DIR to a folder of yours"
-            )
+            Remedy(f"each command measures the rates anew: {reason}", "set LORICA_CACHE_DIR to a folder of yours")
         )
     return problems
 

@@ -117,7 +117,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="FILE",
         help="write a page (.html or .md), and all rows as CSV beside it",
     )
-    options = command.parse_args(list(arguments))
+    return _checked(command.parse_args(list(arguments)))
+
+
+def _checked(options: argparse.Namespace) -> argparse.Namespace:
+    """Files and overrides told apart. Raises UsageError for options that cannot be meant."""
     files, options.overrides = split_words(options.words)
     if len(files) < 2:
         raise UsageError(

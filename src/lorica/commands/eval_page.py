@@ -14,7 +14,7 @@ import numpy as np
 from lorica.commands.eval_report import metric_title
 from lorica.data.write import atomic_file
 from lorica.metrics.bootstrap import RESAMPLES
-from lorica.metrics.curves import Curve, precision_curve, roc_curve, score_histogram
+from lorica.metrics.score_curves import Curve, precision_curve, roc_curve, score_histogram
 from lorica.pipeline.compare import FileComparison
 from lorica.pipeline.evaluate import Evaluation
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
