@@ -19,7 +19,6 @@ from lorica.vetting.findings import LEVELS
 
 if TYPE_CHECKING:
     from lorica.commands.check_result import AdapterCheck, CheckResult
-    from lorica.reports.page import without_formula
     from lorica.vetting.base_checks import BaseCheckResult
 
 _EXAMPLES = """\
@@ -187,6 +186,7 @@ def _write(options: argparse.Namespace, result: CheckResult) -> None:
     """The files that were asked for, each whole or not at all."""
     from lorica.commands import check_text
     from lorica.data.write import atomic_file
+    from lorica.reports.page import without_formula
     from lorica.reports.write_report import write_report
 
     if options.html is not None:
