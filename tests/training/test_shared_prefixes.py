@@ -29,14 +29,14 @@ FAMILIES = {
 }
 
 
-def _learner(shape: DecoderConfig, *, checkpointing: bool = False) -> Learner:
+def _learner(shape: DecoderConfig, *, checkpointing: bool = False, bf16: bool = False) -> Learner:
     decoder = tiny_decoder(shape)
     lora = create_lora("tiny", shape, LORA, seed=1)
     lora.dropout = 0.0
     with torch.no_grad():  # B is zero at first, and A then has no gradient
         for number, pair in enumerate(lora.pairs.values()):
             pair.b.normal_(std=0.1, generator=torch.Generator().manual_seed(number))
-    precision = choose_precision(decoder, fp16=False, bf16=False)
+    precision = choose_precision(decoder, fp16=False, bf16=bf16)
     return Learner(decoder, lora, make_optimizer(lora, weight_decay=0.0), precision, 0.0, checkpointing, True)
 
 
@@ -130,3 +130,26 @@ def test_a_shared_token_has_one_dropout_mask() -> None:
         batches = [make_batch(rows, torch.device("cpu"), share_prefixes=True)]
         losses.append(update(learner, batches, step=1, learning_rate=0.0, seed=3).loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_recomputed_activations_draw_the_same_dropout() -> None:
+    examples, gradients = _task_rows(12), []
+    for checkpointing in (False, True):
+        learner = _learner(TINY, checkpointing=checkpointing)
+        learner.lora.dropout = 0.3
+        batches = _shared_batches(learner, examples, [list(range(12))])
+        update(learner, batches, step=1, learning_rate=0.0, seed=5)
+        gradients.append([parameter.grad for parameter in learner.lora.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
+
+
+def test_bfloat16_products_share_prefixes_too() -> None:
+    examples = _task_rows(12)
+    expected_loss, expected = _gradients_of_rows_alone(_learner(TINY), examples)
+    learner = _learner(TINY, bf16=True)
+    batches = _shared_batches(learner, examples, [list(range(12))])
+    assert update(learner, batches, step=1, learning_rate=0.0, seed=0).loss == pytest.approx(expected_loss, rel=0.01)
+    for parameter, gradient in zip(learner.lora.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        assert (parameter.grad - gradient).norm() <= 0.05 * gradient.norm()
