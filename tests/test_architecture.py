@@ -33,6 +33,7 @@ RANKS = {
     "data": 1,
     "tasks": 1,
     "adapters": 1,
+    "gguf": 1,  # a base's config, tokenizer and weights in one file
     "routing": 1,
     "metrics": 1,
     "prompts": 2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-weights", "int4-weights"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-weights", "int4-weights", "gguf"]
 """What `model.dtype` may say; nf4 is chosen by `model.load_in_4bit`."""
 
 DTYPE_NAMES: tuple[str, ...] = get_args(Dtype)[1:]
@@ -21,7 +21,7 @@ class Precision:
     """
 
     weights: str
-    """Storage of the linear weights: a torch dtype, or int8, int4 or nf4 with scales."""
+    """Storage of the linear weights: a torch dtype, int8, int4 or nf4 with scales, or the blocks of a GGUF file."""
 
     products: str
     """What is multiplied: a torch dtype for both operands, or int8 for both. A CPU without bfloat16 kernels multiplies
@@ -81,6 +81,11 @@ PRECISIONS: dict[str, Precision] = {  # from coarse to exact
     "int8-weights": Precision(
         weights="int8", bytes_per_weight=1, products="bfloat16", quantized=True, trainable=False,
         canary_absolute=0.3, canary_relative=0.15, faint_effect=0.25, merge_limit=0.2,
+    ),
+    # The weights are the base's own, not rounded anew: what differs from float32 are the products.
+    "gguf": Precision(
+        weights="gguf", bytes_per_weight=0.6, products="bfloat16", quantized=True, trainable=False,
+        canary_absolute=0.15, canary_relative=0.1, faint_effect=0.15,
     ),
     "bfloat16": Precision(
         weights="bfloat16", bytes_per_weight=2, products="bfloat16",

@@ -180,6 +180,7 @@ def test_the_longest_prompt_that_fits_is_answered(benches: Any) -> None:
 def test_broken_weights_are_an_error_of_the_row(benches: Any) -> None:
     engine = native(benches("llama"))
     assert isinstance(engine._decoder, CpuDecoder)
+    assert isinstance(engine._decoder.embedding, torch.Tensor)
     engine._decoder.embedding[5] = torch.nan
     spoilt, fine, text = engine.run(
         [

@@ -10,6 +10,7 @@ from pathlib import Path
 from lorica.commands import base_trial
 from lorica.commands.arguments import Overrides, as_base, as_path, as_report, emit, names_task, parser, resolve
 from lorica.errors import UsageError
+from lorica.gguf.file_header import is_gguf
 from lorica.reports.write_report import write_report
 from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose, to_plain, to_report, to_text
 from lorica.vetting.diagnosis.diagnose import find_adapter
@@ -118,7 +119,11 @@ def _take_back(options: argparse.Namespace) -> None:
     options.overrides = [*task_overrides, *options.overrides, *(word for word in expected_words if "=" in word)]
     options.expected_base = [word for word in expected_words if "=" not in word]
     if options.adapter is None and len(expected_words) > 1:
-        no_base = [word for word in options.expected_base if not (Path(word) / "config.json").is_file()]
+        no_base = [
+            word
+            for word in options.expected_base
+            if not (Path(word) / "config.json").is_file() and not is_gguf(Path(word))
+        ]
         existing_paths = [word for word in no_base if Path(word).exists()]
         if existing_paths:
             options.adapter = Path(existing_paths[-1])

@@ -26,7 +26,8 @@ class TrainingPrecision:
 
 
 def answer_dtype(config: Config, base_model: BaseFolder, *, proof: bool = False) -> str:
-    """`model.dtype` with `auto` decided; a choice that is slow here is told on standard error.
+    """`model.dtype` with `auto` decided: the blocks of a GGUF file, else what suits this machine; a choice that is slow
+    here is told on standard error.
 
     proof: adapters are examined, or passports made: then `auto` is float32 up to `SMALL` parameters.
     """
@@ -39,6 +40,8 @@ def answer_dtype(config: Config, base_model: BaseFolder, *, proof: bool = False)
     if dtype == "auto":
         if proof and parameters <= SMALL:
             return "float32"
+        if native and base_model.has_blocks and not config.model.load_in_4bit:
+            return "gguf"
         return for_answers(this_machine(), measured_rates(), parameters, native=native).dtype
     if advice := slow_answers(this_machine(), measured_rates(), parameters, dtype, native=native):
         warn(advice)
@@ -52,7 +55,7 @@ def training_precision(config: Config, base_model: BaseFolder) -> TrainingPrecis
     dtype, settings = config.model.dtype, config.training
     if not precision_of(dtype).trainable:
         raise ConfigError(
-            f"model.dtype={dtype} is for answering: no gradient passes through whole numbers",
+            f"model.dtype={dtype} is for answering: no gradient passes through quantized weights",
             fix="model.dtype=auto, or model.load_in_4bit=true for less memory",
         )
     if resolve_device(config.model.device) != "cpu":
@@ -72,7 +75,10 @@ def training_precision(config: Config, base_model: BaseFolder) -> TrainingPrecis
 
 
 def count_parameters(base_model: BaseFolder) -> int:
-    """About how many numbers the base has: its files' size by the bytes of the dtype that its config names."""
+    """About how many numbers the base has: its files' size by the bytes of the dtype that its config names; exactly, of
+    a GGUF file."""
+    if base_model.is_gguf:
+        return base_model.stored_numbers
     stated = str(base_model.config.get("dtype", base_model.config.get("torch_dtype", "")))
     file_bytes = sum(weight_file.stat().st_size for weight_file in base_model.weight_files)
     return int(file_bytes / precision_of(stated.removeprefix("torch.")).bytes_per_weight)

@@ -92,7 +92,7 @@ class ModelConfig:
     """The model's name in reports. Follows `model.path` when only that is set."""
 
     path: LocalPath = "embedded:lorica_tiny"
-    """A Hugging Face id, a folder, or `embedded:lorica_tiny` for the small model in this package. Ids are
+    """A Hugging Face id, a folder, a GGUF file, or `embedded:lorica_tiny` for the small model in this package. Ids are
     looked up in the local cache; nothing is downloaded."""
 
     revision: str = ""
@@ -101,8 +101,8 @@ class ModelConfig:
     dtype: Dtype = "auto"
     """Number format the base computes in; `auto` is float32 or bfloat16, as this machine is fast (see `lorica doctor`).
     To answer on a CPU with the native engine there are also `int8` (weights and activations in whole numbers:
-    faster, a little less exact) and `int8-weights` and `int4-weights` (half and a quarter of the memory of
-    bfloat16)."""
+    faster, a little less exact), `int8-weights` and `int4-weights` (half and a quarter of the memory of bfloat16) and
+    `gguf` (the quantized blocks of a GGUF file as they are: its `auto`)."""
 
     device: str = "auto"
     """Where the model runs: `auto`, `cpu`, `cuda`, `cuda:1`, ..."""

@@ -1,14 +1,18 @@
-"""A base model's folder, opened once: what its files say, each of them read when it is first asked for, and once."""
+"""A base model's folder or GGUF file, opened once: what it says, each part read when first asked for, and once."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lorica.gguf.file_header import is_gguf, read_header
+from lorica.gguf.metadata import metadata_notes, read_config
 from lorica.models.families import (
     DecoderConfig,
     config_notes,
@@ -24,19 +28,37 @@ _MAX_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequen
 
 @dataclass(frozen=True)
 class BaseFolder:
-    """A folder with `config.json`, safetensors files and a tokenizer. Attributes raise ModelError for what is missing
-    or broken. Two of one path are equal."""
+    """A folder with `config.json`, safetensors files and a tokenizer, or a GGUF file, which holds all of these.
+    Attributes raise ModelError for what is missing or broken. Two of one path are equal."""
 
     path: Path
 
+    @cached_property
+    def is_gguf(self) -> bool:
+        """Whether the path is a GGUF file."""
+        return is_gguf(self.path)
+
+    @cached_property
+    def has_blocks(self) -> bool:
+        """Whether it is a GGUF file with quantized weights."""
+        return self.is_gguf and any(tensor.block_type.quantized for tensor in read_header(self.path).tensors.values())
+
+    @cached_property
+    def stored_numbers(self) -> int:
+        """How many numbers the tensors of a GGUF file have."""
+        return sum(math.prod(tensor.shape) for tensor in read_header(self.path).tensors.values())
+
     @property
     def config_path(self) -> Path:
-        """Where `config.json` is."""
-        return self.path / "config.json"
+        """Where `config.json` is; the file itself, of a GGUF file."""
+        return self.path if self.is_gguf else self.path / "config.json"
 
     @cached_property
     def config_bytes(self) -> bytes:
-        """`config.json` as it is stored: what is parsed is what the digest speaks of."""
+        """`config.json` as it is stored, or as the metadata of a GGUF file makes it: what is parsed is what the digest
+        speaks of."""
+        if self.is_gguf:
+            return json.dumps(read_config(self.path), sort_keys=True).encode()
         return read_model_file(self.config_path)
 
     @cached_property
@@ -66,12 +88,12 @@ class BaseFolder:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What `config.json` says in vain; see `families.config_notes`."""
-        return config_notes(self.config, self.config_path)
+        """What `config.json` or the metadata of a GGUF file says in vain; see `families.config_notes`."""
+        return (*(metadata_notes(self.path) if self.is_gguf else ()), *config_notes(self.config, self.config_path))
 
     @cached_property
     def weight_files(self) -> list[Path]:
-        """The safetensors files, in order."""
+        """The safetensors files, in order, or the GGUF file."""
         return weight_files(self.path)
 
     @cached_property
@@ -92,9 +114,10 @@ class BaseFolder:
         state = hashlib.sha256(prefix)
         for path in self.weight_files:
             size = path.stat().st_size
-            state.update(f"{path.name} {size}".encode())
+            # A GGUF file may have any name; its vocabulary stands before what tells its tensors apart.
+            state.update(f"{'gguf' if self.is_gguf else path.name} {size}".encode())
             with path.open("rb") as file:
-                state.update(file.read(_EDGE))
+                state.update(file.read(max(_EDGE, read_header(path).data_start) if self.is_gguf else _EDGE))
                 file.seek(max(0, size - _EDGE))
                 state.update(file.read(_EDGE))
         return "sha256:" + state.hexdigest()

@@ -156,7 +156,7 @@ class Decoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.embed_tokens.weight.device
+        return self.model.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:

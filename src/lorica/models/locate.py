@@ -1,4 +1,4 @@
-"""Finding a base model on this machine: a folder, the embedded model or a cache. Never the network."""
+"""Finding a base model on this machine: a folder, a GGUF file, the embedded model or a cache. Never the network."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lorica.errors import ModelError
+from lorica.gguf.file_header import SUFFIX, is_gguf
+from lorica.names import listed
 
 EMBEDDED = "embedded:"
 
-_FIX = "give the folder that holds config.json, *.safetensors and the tokenizer"
+_FIX = "give the folder that holds config.json, *.safetensors and the tokenizer, or a GGUF file (*.gguf)"
 
 
 def locate_model(model_name: str, *, cache_dir: str = "", revision: str = "", environ: Mapping[str, str]) -> Path:
-    """The folder that holds `config.json` of a model given as a folder, `embedded:NAME` or a Hugging Face id.
+    """The folder that holds `config.json` of a model, or its GGUF file, given as such, as a folder that holds exactly
+    one GGUF file and no `config.json`, as `embedded:NAME` or a Hugging Face id.
 
     cache_dir wins over HF_HUB_CACHE, HF_CACHE_DIR, HF_HOME and the default cache. Raises ModelError naming
     every place it looked.
@@ -21,8 +24,9 @@ def locate_model(model_name: str, *, cache_dir: str = "", revision: str = "", en
     if model_name.startswith(EMBEDDED):
         return _embedded(model_name.removeprefix(EMBEDDED))
     model_folder = Path(model_name)
-    if (model_folder / "config.json").is_file():
-        return model_folder.resolve()
+    model_path = _base_in(model_folder)
+    if model_path is not None:
+        return model_path
     if model_folder.exists():
         description = "a folder without config.json" if model_folder.is_dir() else "a file"
         raise ModelError(f"{model_folder}: {description}, so not a base model", fix=_FIX)
@@ -74,5 +78,19 @@ def _snapshot(repository: Path, revision: str) -> Path | None:
     branch = revision or "main"
     reference_path = repository / "refs" / branch
     commit_hash = reference_path.read_text("utf-8").strip() if reference_path.is_file() else branch
-    snapshot_folder = repository / "snapshots" / commit_hash
-    return snapshot_folder if (snapshot_folder / "config.json").is_file() else None
+    return _base_in(repository / "snapshots" / commit_hash)
+
+
+def _base_in(model_folder: Path) -> Path | None:
+    """The base model at a path, None where there is none. Raises ModelError where several GGUF files may be meant."""
+    if (model_folder / "config.json").is_file():
+        return model_folder.resolve()
+    if is_gguf(model_folder):
+        return model_folder.parent.resolve() / model_folder.name  # caches link to names without a suffix
+    if not model_folder.is_dir():
+        return None
+    gguf_files = sorted(path for path in model_folder.iterdir() if path.suffix.lower() == SUFFIX and path.is_file())
+    if len(gguf_files) > 1:
+        names = listed((path.name for path in gguf_files), 5)
+        raise ModelError(f"{model_folder}: holds {len(gguf_files)} GGUF files ({names})", fix="give the path of one")
+    return model_folder.resolve() / gguf_files[0].name if gguf_files else None

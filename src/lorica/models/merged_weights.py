@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lorica.models.cpu.cpu_decoder import CpuDecoder
 from lorica.models.decoder import Decoder, Layer
+from lorica.models.gguf_layers import GgufLinear
 from lorica.models.lora import LoraPair, LoraWeights
 
 
@@ -26,10 +27,14 @@ def merge_adapter(decoder: CpuDecoder, stored: Decoder, adapter: LoraWeights) ->
     for layer_index, modules in _modules_by_layer(adapter.pairs):
         stored_layer = _layer(stored, layer_index)
         for module_name in modules:
-            module_path = f"model.layers.{layer_index}.{module_name}"
+            pair = adapter.pairs[f"model.layers.{layer_index}.{module_name}"]
             module = stored_layer.get_submodule(module_name)
-            assert isinstance(module, nn.Linear)
-            module.weight = nn.Parameter(merged_weight(module.weight, adapter.pairs[module_path]), requires_grad=False)
+            assert isinstance(module, nn.Linear | GgufLinear)
+            merged = nn.Linear(pair.a.shape[1], len(pair.b), bias=module.bias is not None, device="meta")
+            merged.weight = nn.Parameter(merged_weight(module.weight, pair), requires_grad=False)
+            if module.bias is not None:
+                merged.bias = module.bias
+            stored_layer.set_submodule(module_name, merged)
         decoder.replace_layer_weights(layer_index, stored_layer, _last_names(modules))
         stored.model.layers[layer_index] = nn.Identity()  # both forms of a layer are there at once, never of all
 

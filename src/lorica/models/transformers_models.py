@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lorica.errors import ModelConfigError, ModelError
+from lorica.errors import LoricaError, ModelConfigError, ModelError
+from lorica.gguf.file_header import is_gguf
+from lorica.gguf.tensors import stored_tensors
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import FAMILIES
 from lorica.models.weight_files import refuse_adapter_inside
@@ -17,24 +19,36 @@ _AGAIN = "download the model's config.json again"
 
 
 def load_causal(folder: Path, options: Mapping[str, Any]) -> Any:
-    """AutoModelForCausalLM of a folder; no code of the folder is run. options: more arguments of `from_pretrained`.
+    """AutoModelForCausalLM of a folder; no code of the folder is run. A GGUF file is read by our own reader, and its
+    weights are dequantized. options: more arguments of `from_pretrained`.
 
     Raises ModelError for what transformers refuses or would make up, ImportError without transformers.
     """
     refuse_adapter_inside(folder)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
     try:
-        with utf8_path(folder) as readable_path:
-            model, loaded = AutoModelForCausalLM.from_pretrained(
-                readable_path,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                **options,
+        if is_gguf(folder):
+            from lorica.models.gguf_layers import read_tensor  # torch
+
+            config = AutoConfig.for_model(**BaseFolder(folder).config)
+            weights = {name: read_tensor(stored) for name, stored in stored_tensors(folder).items()}
+            model, loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+                None, config=config, state_dict=weights, output_loading_info=True, **options
             )
+        else:
+            with utf8_path(folder) as readable_path:
+                model, loaded = AutoModelForCausalLM.from_pretrained(
+                    readable_path,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **options,
+                )
+    except LoricaError:
+        raise
     except MemoryError:
         raise
     # Each config's class of transformers raises what its own checks raise, without a common base.
@@ -68,7 +82,9 @@ def check_config(base: BaseFolder) -> None:
         except ModelConfigError:
             raise
         except ModelError:
-            pass  # sound, as far as is known, and more than the native decoder does
+            if base.is_gguf:
+                raise
+            # Sound, as far as is known, and more than the native decoder does.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         from transformers import CONFIG_MAPPING, AutoConfig

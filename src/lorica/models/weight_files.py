@@ -1,21 +1,25 @@
-"""Which safetensors files hold a base model. No torch: naming and hashing them must not load it."""
+"""Which safetensors files, or which GGUF file, hold a base model. No torch: naming and hashing must not load it."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
 
-from lorica.adapters.header import Header, read_header
+from lorica.adapters.header import Header, TensorInfo, read_header
 from lorica.errors import ModelError
+from lorica.gguf.file_header import is_gguf
+from lorica.gguf.tensors import stored_tensors
 from lorica.models.families import read_json_object
 
 AGAIN = "download the model again, all shards"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, in order. Raises ModelError when there are none, or one is
-    missing.
+    """The safetensors files of a model folder, in order; a GGUF file itself. Raises ModelError when there are none, or
+    one is missing.
     """
+    if is_gguf(folder):
+        return [folder]
     single_path, index_path = folder / "model.safetensors", folder / "model.safetensors.index.json"
     file_paths = [single_path] if single_path.is_file() or not index_path.is_file() else _indexed(index_path)
     missing_paths = [file_path for file_path in file_paths if not file_path.is_file()]
@@ -53,7 +57,16 @@ def weight_stamps(folder: Path) -> Stamps:
 def weight_headers(folder: Path) -> dict[Path, Header]:
     """The header of each weight file, read once as long as the files stay as they are: one base is held against many
     adapters. Raises ModelError as `weight_files`, AdapterError for a file that is no safetensors, OSError.
+
+    Of a GGUF file with the names of the published checkpoints, and ggml's names of element types.
     """
+    if is_gguf(folder):
+        tensors = {tensor_name: stored.tensor for tensor_name, stored in stored_tensors(folder).items()}
+        entries = {
+            tensor_name: TensorInfo(tensor.block_type.name, tensor.shape, tensor.start, tensor.stop)
+            for tensor_name, tensor in tensors.items()
+        }
+        return {folder: Header(entries, {})}
     return _headers(weight_stamps(folder))
 
 

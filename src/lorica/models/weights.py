@@ -1,20 +1,23 @@
-"""Base weights from a Hugging Face folder: sharded safetensors in, a `Decoder` out. Pickle is never read."""
+"""Base weights from a Hugging Face folder or a GGUF file: tensors in, a `Decoder` out. Pickle is never read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorica.errors import ModelError
 from lorica.file_signatures import HEAD_BYTES, LFS_FIX, Content, recognise
+from lorica.gguf.tensors import CheckpointTensor, stored_tensors
 from lorica.models.allocator import keep_buffers
 from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
+from lorica.models.gguf_layers import GgufEmbedding, GgufLinear, GgufWeight, read_tensor
 from lorica.models.gptq_awq import dequantize_layer
 from lorica.models.gptq_awq_config import PACKED_TENSORS, PackedFormat, read_packed_format
 from lorica.models.nf4 import Nf4Linear, require_bitsandbytes
@@ -44,7 +47,8 @@ def load_decoder(
     held as NF4 and computed in `dtype`; each is quantized as it is read, so the full weights never exist at
     once. as_stored: every weight keeps the dtype of the file, also where they differ; for `CpuDecoder`, which
     converts them one layer after the other. GPTQ and AWQ checkpoints are dequantized exactly, then in `dtype`, or
-    that of their scales.
+    that of their scales; quantized weights of a GGUF file likewise, in `dtype` or float32; as_stored its matrices stay
+    in the file's blocks (`GgufLinear`).
 
     Raises ModelError for missing, truncated or unexpected weights and for a device that is not there,
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
@@ -59,9 +63,12 @@ def load_decoder(
         decoder = Decoder(config)
     packed_format = read_packed_format(base_folder.config, base_folder.config_path)
     reader = _WeightLoader(base_folder.path, config, decoder, torch_device, load_in_4bit, packed_format)
-    reader.read(dtype, as_stored=as_stored)
+    if base_folder.is_gguf:
+        reader.read_gguf(dtype, as_stored=as_stored)
+    else:
+        reader.read(dtype, as_stored=as_stored)
     decoder.load_state_dict(reader.loaded, strict=False, assign=True)
-    if config.tied_embeddings:
+    if config.tied_embeddings and not (base_folder.is_gguf and as_stored):
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
     return decoder.requires_grad_(False).eval()
 
@@ -138,6 +145,39 @@ class _WeightLoader:
                 raise ModelError(f"{shard_path}: not a whole safetensors file: {error}", fix=AGAIN) from error
         self._dequantize_packed(dtype)
         self._resolve_tied_head(dtype, as_stored=as_stored)
+        self._check_missing()
+        if dtype is None and not as_stored:
+            self._unify_dtype()
+
+    def read_gguf(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
+        """As `read`, of a GGUF file."""
+        for weight_name, stored in stored_tensors(self._folder).items():
+            if weight_name not in self._shapes:
+                raise ModelError(
+                    f"{self._folder}: holds {weight_name!r}; by its metadata this {self._config.family} model has no "
+                    "such tensor",
+                    fix="convert the model anew, or use its Hugging Face folder",
+                )
+            self._check_shape(self._folder, weight_name, stored.shape)
+            if as_stored and len(stored.shape) > 1:
+                self._place_stored(weight_name, stored)
+            else:
+                tensor = read_tensor(stored).to(self._device)
+                self._assign(self._folder, weight_name, tensor, None if as_stored else dtype)
+        self._check_missing()
+        if dtype is None and not as_stored:
+            self._unify_dtype()
+
+    def _place_stored(self, weight_name: str, stored: CheckpointTensor) -> None:
+        self._loaded_names.add(weight_name)
+        module_path, weight = weight_name.removesuffix(".weight"), GgufWeight(stored)
+        if weight_name == _EMBEDDING:
+            self._replace(module_path, GgufEmbedding(weight))
+            module_path = "lm_head" if self._config.tied_embeddings else ""
+        if module_path:
+            self._replace(module_path, GgufLinear(weight, bias=f"{module_path}.bias" in self._shapes))
+
+    def _check_missing(self) -> None:
         missing_names = sorted(set(self._shapes) - self._loaded_names)
         if missing_names:
             missing_count = f"{len(missing_names)} of {len(self._shapes)} weights are missing"
@@ -146,8 +186,6 @@ class _WeightLoader:
                 f"{self._folder}: {missing_count}, the first is {missing_names[0]}",
                 fix=fix if missing_names == [_HEAD] else AGAIN,
             )
-        if dtype is None and not as_stored:
-            self._unify_dtype()
 
     def _is_packed(self, weight_name: str) -> bool:
         layer_path, _, tensor_name = weight_name.rpartition(".")
@@ -218,23 +256,28 @@ class _WeightLoader:
                 "the native decoder reads float32, bfloat16 and float16",
                 fix="use the model's unquantised repository, or engine=transformers",
             )
-        if tensor.shape != self._shapes[weight_name]:
-            expected = list(self._shapes[weight_name])
-            raise ModelError(
-                f"{shard_path}: {weight_name} has shape {list(tensor.shape)}, config.json implies {expected}",
-                fix="config.json and weights are of different models; download both again",
-            )
+        self._check_shape(shard_path, weight_name, tensor.shape)
         if weight_name in self._loaded_names:
             raise ModelError(f"{shard_path}: {weight_name} is in two shards", fix=AGAIN)
         self._loaded_names.add(weight_name)
         module_path = weight_name.removesuffix(".weight")
         if module_path in self._nf4_layers:
-            parent_path, _, attribute = module_path.rpartition(".")
             has_bias = f"{module_path}.bias" in self._shapes
-            nf4_linear = Nf4Linear(tensor, dtype or tensor.dtype, bias=has_bias)
-            setattr(self._decoder.get_submodule(parent_path), attribute, nf4_linear)
+            self._replace(module_path, Nf4Linear(tensor, dtype or tensor.dtype, bias=has_bias))
         else:
             self.loaded[weight_name] = tensor.to(dtype or tensor.dtype)
+
+    def _check_shape(self, shard_path: Path, weight_name: str, shape: Sequence[int]) -> None:
+        expected = list(self._shapes[weight_name])
+        if list(shape) != expected:
+            raise ModelError(
+                f"{shard_path}: {weight_name} has shape {list(shape)}, config.json implies {expected}",
+                fix="config.json and weights are of different models; download both again",
+            )
+
+    def _replace(self, module_path: str, module: nn.Module) -> None:
+        parent_path, _, attribute = module_path.rpartition(".")
+        setattr(self._decoder.get_submodule(parent_path), attribute, module)
 
     def _unify_dtype(self) -> None:
         # A few files mix precisions (norms in float32); one forward pass needs one.

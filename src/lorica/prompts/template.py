@@ -52,7 +52,7 @@ class TemplateSource(msgspec.Struct, frozen=True):
 
 
 def find_template(folder: Path, choice: str, tokenizer_config: Mapping[str, Any]) -> TemplateSource:
-    """The chat template to use. choice: "auto", "plain", or the path of a Jinja file.
+    """The chat template to use, of a model folder or GGUF file. choice: "auto", "plain", or the path of a Jinja file.
 
     "auto" looks for `chat_template.jinja`, then `chat_template` in `tokenizer_config.json`, and falls back
     to the plain format. Raises PromptError for a file that is missing or unreadable, or several templates
@@ -65,7 +65,7 @@ def find_template(folder: Path, choice: str, tokenizer_config: Mapping[str, Any]
     if (folder / "chat_template.jinja").is_file():
         return _read_template(folder / "chat_template.jinja")
     declared = tokenizer_config.get("chat_template")
-    origin = str(folder / "tokenizer_config.json")
+    origin = str(folder / "tokenizer_config.json" if folder.is_dir() else folder)
     if isinstance(declared, str):
         return TemplateSource(declared, origin)
     if isinstance(declared, list):

@@ -1,4 +1,4 @@
-"""Reading the tokenizer and the chat template of a model folder."""
+"""Reading the tokenizer and the chat template of a model folder or a GGUF file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 import msgspec
 
-from lorica.errors import PromptError
+from lorica.errors import ModelError, PromptError
 from lorica.file_signatures import LFS_FIX, Content, recognise
+from lorica.gguf.file_header import is_gguf
+from lorica.gguf.metadata import read_config
+from lorica.gguf.tokenizer import read_tokenizer
 from lorica.prompts.template import ChatTemplate, find_template
 from lorica.prompts.vocabulary import Vocabulary
 
@@ -34,15 +37,12 @@ class EncoderComponents(msgspec.Struct, frozen=True):
 def read_components(
     folder: Path, *, chat_template: str, thinking: bool, model_config: Mapping[str, Any] | None = None
 ) -> EncoderComponents:
-    """Read a folder in Hugging Face's layout.
+    """Read a folder in Hugging Face's layout, or a GGUF file.
 
     Raises PromptError when it has no tokenizer, a broken one, no end-of-text token, or a template that fails.
     """
-    if not folder.is_dir():
-        raise PromptError(f"there is no model folder {folder}", fix="set model.path to a base model's folder")
-    config = _read_json(folder / "tokenizer_config.json")
+    config, tokenizer, origin = _read_gguf(folder) if is_gguf(folder) else _read_folder(folder)
     named_tokens = _named_tokens(config, _read_json(folder / "special_tokens_map.json"))
-    tokenizer, origin = _read_tokenizer(folder)
     tokenizer["added_tokens"] = _all_added_tokens(tokenizer, config, named_tokens)
     vocabulary = Vocabulary(tokenizer, origin)
     stop_tokens = _generation_stops(folder, model_config)
@@ -70,6 +70,23 @@ def read_components(
         template_digest=f"sha256:{hashlib.sha256(template_bytes).hexdigest()}",
         tokenizer_digest=f"sha256:{hashlib.sha256(tokenizer_bytes).hexdigest()}",
     )
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """tokenizer_config.json, tokenizer.json, and where the latter was read."""
+    if not folder.is_dir():
+        raise PromptError(f"there is no model folder {folder}", fix="set model.path to a base model's folder")
+    config = _read_json(folder / "tokenizer_config.json")
+    return config, *_read_tokenizer(folder)
+
+
+def _read_gguf(gguf_path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """As `_read_folder`."""
+    try:
+        tokenizer, config = read_tokenizer(gguf_path)
+    except ModelError as error:
+        raise PromptError(error.message, fix=error.fix) from None
+    return config, tokenizer, str(gguf_path)
 
 
 def _trailing_spaces(prompt: str, vocabulary: Vocabulary) -> str:
@@ -209,7 +226,10 @@ def _all_added_tokens(
 
 
 def _generation_stops(folder: Path, model_config: Mapping[str, Any] | None) -> tuple[int, ...]:
-    """End tokens of generation_config.json, else of config.json. Raises PromptError for what is no token id."""
+    """End tokens of generation_config.json, else of config.json. Raises PromptError for what is no token id, ModelError
+    for a GGUF file that is no model."""
+    if model_config is None and is_gguf(folder):
+        model_config = read_config(folder)
     for file_name in ("generation_config.json", "config.json"):
         given_config = model_config if file_name == "config.json" else None
         stop_value = (_read_json(folder / file_name) if given_config is None else given_config).get("eos_token_id")

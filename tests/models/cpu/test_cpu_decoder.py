@@ -142,8 +142,9 @@ def test_nan_stays_nan_in_every_precision(tiny: Callable[[str], Any], tokens_of:
     made, tokens = tiny("qwen2-wide"), tokens_of(30)
     for precision in ("float32", "bfloat16", "int8", "int8-weights", "int4-weights"):
         ours = make_fast(made.folder, precision)
-        ours.embedding = ours.embedding.clone()
-        ours.embedding[int(tokens[19])] = torch.nan
+        assert isinstance(ours.embedding, torch.Tensor)
+        ours.embedding = embedding = ours.embedding.clone()
+        embedding[int(tokens[19])] = torch.nan
         found = logits(ours, tokens, [])
         assert found[19:25].isnan().all(), "the second sequence"
         assert not found[:18][tokens[:18] != tokens[19]].isnan().all()

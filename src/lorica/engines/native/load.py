@@ -19,10 +19,17 @@ def load_for(base: BaseFolder, settings: EngineSettings, device: str) -> AnyDeco
     dtype = settings.dtype
     if dtype not in ("auto", *DTYPE_NAMES):
         raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(DTYPE_NAMES)}", fix="choose one of these")
+    if dtype == "gguf" and not base.has_blocks:
+        raise EngineError(
+            f"dtype=gguf computes with the quantized blocks of a GGUF file, and {base.path} has none",
+            fix="use dtype=auto, or int4-weights for little memory",
+        )
     if device == "cpu" and not settings.load_in_4bit:
         decoder = load_stored(base, settings)
-        stored = str(decoder.model.embed_tokens.weight.dtype).removeprefix("torch.")
-        return CpuDecoder(decoder, stored if dtype == "auto" else dtype)
+        if dtype == "auto":
+            stored = str(decoder.model.norm.weight.dtype if base.is_gguf else decoder.model.embed_tokens.weight.dtype)
+            dtype = "gguf" if base.has_blocks else stored.removeprefix("torch.")
+        return CpuDecoder(decoder, dtype)
     if precision_of(dtype).quantized:
         reason = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
         raise EngineError(

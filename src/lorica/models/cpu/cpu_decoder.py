@@ -16,6 +16,7 @@ from lorica.models.cpu.layer_int8 import Int8Layer, suits_int8_layer
 from lorica.models.cpu.linear import compute_dtype, make_linear, residual_dtype
 from lorica.models.cpu.ops import FusedRmsNorm, RotaryEmbedding
 from lorica.models.decoder import Decoder, Layer
+from lorica.models.gguf_layers import GgufEmbedding
 from lorica.models.lora import LoraSpan, spans_at
 from lorica.models.packed_attention import Attention
 from lorica.models.rope import inverse_frequencies
@@ -33,7 +34,10 @@ class CpuDecoder:
         """Takes the weights out of `decoder` layer by layer, so that both forms never exist at once."""
         self.config, self.precision = decoder.config, precision
         self.device, self.dtype = decoder.device, compute_dtype(precision)
-        self.embedding = decoder.model.embed_tokens.weight.detach()
+        embedding = decoder.model.embed_tokens
+        self.embedding: Tensor | GgufEmbedding = (
+            embedding if isinstance(embedding, GgufEmbedding) else embedding.weight.detach()
+        )
         self._residual_dtype, self.compiled = residual_dtype(precision), uses_compiled_kernels(self.config)
         layers = decoder.model.layers
         self._layer_weights: list[LayerWeights] = []

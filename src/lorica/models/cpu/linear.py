@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorica.models.cpu import kernels
-from lorica.models.cpu.weight_only import Int4Weight, Int8Weight, QuantizedWeight, WeightOnlyLinear, group_size_for
+from lorica.models.cpu.weight_only import (
+    DenseWeight,
+    Int4Weight,
+    Int8Weight,
+    QuantizedWeight,
+    StackedWeight,
+    WeightOnlyLinear,
+    group_size_for,
+)
+from lorica.models.gguf_layers import GgufLinear
 from lorica.precision import PRECISIONS
 
 _MAX_CODE = 127  # symmetric: -127..127
@@ -26,15 +35,18 @@ Linear = Callable[[Tensor], Tensor]
 """x [T, in] -> x W^T + bias, a new tensor [T, out], for frozen W."""
 
 
-def make_linear(layers: Sequence[nn.Linear], precision: str) -> Linear:
-    """Fuse layers of one input into one; their weights are copied, so that they can be freed.
+def make_linear(layers: Sequence[nn.Linear | GgufLinear], precision: str) -> Linear:
+    """Fuse layers of one input into one; their weights are copied, so that they can be freed. In the precision `gguf`
+    the blocks of a GGUF file stay mapped from it.
 
     precision: a name of `precision.PRECISIONS`, but nf4.
     """
     precision_row, dtype = PRECISIONS[precision], compute_dtype(precision)
-    weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight.detach()
     biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
     bias = torch.cat(biases).to(residual_dtype(precision)) if biases else None
+    if precision_row.weights == "gguf":
+        return WeightOnlyLinear(StackedWeight([_as_stored(layer, dtype) for layer in layers]), bias, dtype)
+    weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight.detach()
     if precision_row.products == "int8":
         return Int8Linear(weight, bias)
     if precision_row.quantized:
@@ -79,6 +91,11 @@ class Int8Linear:
         """Codes [T, in] -> [T, out] before the scales of the tokens and the bias."""
         int8_linear = kernels.int8_linear if self._fast else kernels.int8_linear_reference
         return int8_linear(codes, self._weight, self._scales)
+
+
+def _as_stored(layer: nn.Linear | GgufLinear, dtype: torch.dtype) -> QuantizedWeight:
+    """The blocks of a GGUF file; a layer that an adapter was merged into has none."""
+    return layer.quantized if isinstance(layer, GgufLinear) else DenseWeight(layer.weight.detach().to(dtype))
 
 
 def _quantized_weight(weight: Tensor, storage: str, dtype: torch.dtype) -> QuantizedWeight:

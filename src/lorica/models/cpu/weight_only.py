@@ -6,6 +6,7 @@ for that, so products of many tokens lose little; without it, torch's operators 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -79,6 +80,35 @@ class Int4Weight:
         codes = torch.cat([packed_pairs & _MAX_CODE, packed_pairs >> 4], dim=-1).view(len(out), -1, self.group)
         scale, minimum = self.scales[row_slice].unbind(-1)
         out.copy_(torch.addcmul(minimum.float()[..., None], codes.float(), scale.float()[..., None]).view(out.shape))
+
+
+class DenseWeight:
+    """A weight in floating point among quantized ones."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+        self.shape = (weight.shape[0], weight.shape[1])
+
+    def dequantize(self, first: int, out: Tensor) -> None:
+        """See `QuantizedWeight`."""
+        out.copy_(self._weight[first : first + len(out)])
+
+
+class StackedWeight:
+    """Weights of one input, the rows of each below those of the one before."""
+
+    def __init__(self, weights: Sequence[QuantizedWeight]) -> None:
+        self._weights = weights
+        self.shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
+
+    def dequantize(self, first: int, out: Tensor) -> None:
+        """See `QuantizedWeight`."""
+        start = 0  # of a weight's rows, counted from the first row of out
+        for weight in self._weights:
+            begin, end = max(start - first, 0), min(start + weight.shape[0] - first, len(out))
+            if begin < end:
+                weight.dequantize(first + begin - start, out[begin:end])
+            start += weight.shape[0]
 
 
 class WeightOnlyLinear:

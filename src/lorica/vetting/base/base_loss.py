@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from lorica.engines.base import Engine
-from lorica.models.families import read_json_object
+from lorica.models.base_folder import BaseFolder
 from lorica.prompts.encoder import Encoder
 from lorica.records import ScoreChoices
 from lorica.vetting.base.sample_text import SAMPLE_TEXTS
@@ -22,7 +22,7 @@ MAX_LOSS_RATIO = 0.95
 def base_loss(engine: Engine, encoder: Encoder, base_folder: Path) -> float | None:
     """The base's loss on plain text over that of guessing evenly; NaN for an output that is no number, None where it
     cannot be told. Raises EngineError and PromptError."""
-    vocabulary_size = read_json_object(base_folder / "config.json").get("vocab_size")
+    vocabulary_size = BaseFolder(base_folder).config.get("vocab_size")
     token_sequences = [encoder.encode_choice(sample_text)[:_TEXT_TOKENS] for sample_text in SAMPLE_TEXTS[:_TEXTS]]
     requests = [
         ScoreChoices(str(number), tokens[:_LEAD], (tokens[_LEAD:],))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from lorica.adapters.bases import BaseShape, all_bases
 from lorica.adapters.fingerprint import locate_module
 from lorica.adapters.header import DTYPE_BITS, TensorInfo
 from lorica.errors import AdapterError, ModelError
-from lorica.models.families import read_json_object
+from lorica.gguf.file_header import is_gguf
+from lorica.models.base_folder import BaseFolder
 from lorica.models.weight_files import AGAIN, weight_headers
 
 # A quantised layer keeps these instead of, or beside, its weight.
@@ -61,9 +63,9 @@ class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_base(folder: Path) -> BaseModel:
-    """Read a Hugging Face model folder. Raises ModelError when config.json or a listed weight file is missing or
-    broken; a folder with a config and no weights at all is read by its config."""
-    config = read_json_object(folder / "config.json")
+    """Read a Hugging Face model folder or a GGUF file. Raises ModelError when config.json or a listed weight file is
+    missing or broken; a folder with a config and no weights at all is read by its config."""
+    config = dict(BaseFolder(folder).config)
     nested = next(
         (
             config[config_key]
@@ -92,13 +94,13 @@ def read_base(folder: Path) -> BaseModel:
         # An encoder-decoder states its encoder's; checkpoints of others may hold layers beyond, for other predictions.
         layers=max(numbers["layers"], stored if config.get("is_encoder_decoder") is True else 0) or stored,
         vocabulary=_embedding_rows(modules) or numbers["vocabulary"],
-        quantised=_quantisation(config),
+        quantised=_quantisation(config) or _block_types(tensors),
     )
 
 
 def _tensors(folder: Path) -> dict[str, TensorInfo]:
     single_path, index_path = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if not single_path.is_file() and not index_path.is_file():
+    if not is_gguf(folder) and not single_path.is_file() and not index_path.is_file():
         return {}
     try:
         headers = weight_headers(folder)
@@ -116,7 +118,8 @@ def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str
             modules.setdefault(tensor_name.split(".weight.")[0], None)
             continue
         modules.setdefault(module_path, None)
-        is_floating = DTYPE_BITS[info.dtype] >= 16 or info.dtype.startswith("F8")
+        # Blocks of a GGUF file, which have no bits here, keep the shape of the matrix that they stand for.
+        is_floating = DTYPE_BITS.get(info.dtype, 16) >= 16 or info.dtype.startswith("F8")
         if leaf == "weight" and len(info.shape) in (2, 4) and is_floating and module_path not in packed:
             output_width, input_width = info.shape[0], info.shape[1]
             outside = locate_module(module_path).layer is None  # embeddings and heads are no Conv1D
@@ -124,6 +127,12 @@ def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str
                 (output_width, input_width) if transposed and not outside else (input_width, output_width)
             )
     return modules
+
+
+def _block_types(tensors: Mapping[str, TensorInfo]) -> str:
+    """The most frequent type of a GGUF file's blocks; "" without any."""
+    block_types = Counter(info.dtype for info in tensors.values() if info.dtype not in DTYPE_BITS)
+    return f"GGUF {block_types.most_common(1)[0][0]}" if block_types else ""
 
 
 def _number(text_config: Mapping[str, Any], config_keys: tuple[str, ...]) -> int:

@@ -6,7 +6,7 @@ respect to its outputs y. The loss is the model's own (targets drawn from its pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from lorica.errors import ModelError, PromptError
 from lorica.hardware import this_machine
 from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
-from lorica.models.families import FAMILIES, read_json_object
+from lorica.models.families import FAMILIES
 from lorica.models.packed_attention import PackedAttention
 from lorica.models.transformers_models import load_causal
 from lorica.models.upcast import multiply_in_float32
@@ -123,9 +123,10 @@ def _encode(base_folder: Path, sample_texts: Sequence[str], max_tokens: int) -> 
 
 
 def _observe(base_folder: Path, token_rows: Sequence[Sequence[int]]) -> ActivationSubspaces:
-    config = read_json_object(base_folder / "config.json")
+    base = BaseFolder(base_folder)
+    config = base.config
     native = config.get("model_type") in FAMILIES and not config.get("quantization_config")
-    base_model = _precise(load_decoder(BaseFolder(base_folder)) if native else _foreign(base_folder))
+    base_model = _precise(load_decoder(base) if native else _foreign(base_folder))
     layers = {
         module_name: module for module_name, module in base_model.named_modules() if _is_linear(module_name, module)
     }
@@ -294,12 +295,12 @@ def _embedding(base_model: nn.Module) -> nn.Embedding:
     return next(module for module in base_model.modules() if isinstance(module, nn.Embedding))
 
 
-def _hidden(config: dict[str, Any]) -> int:
+def _hidden(config: Mapping[str, Any]) -> int:
     hidden = config.get("hidden_size", config.get("n_embd"))
     return hidden if isinstance(hidden, int) else 0
 
 
-def _head_dim(config: dict[str, Any]) -> int:
+def _head_dim(config: Mapping[str, Any]) -> int:
     head_dim, hidden, head_count = (
         config.get(config_key) for config_key in ("head_dim", "hidden_size", "num_attention_heads")
     )

@@ -11,6 +11,9 @@ import msgspec
 from lorica.adapters.json_document import read_capped
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
+from lorica.errors import ModelError
+from lorica.gguf.file_header import is_gguf
+from lorica.gguf.tokenizer import read_tokenizer
 from lorica.vetting.base.base_modules import BaseModel
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown
@@ -33,9 +36,14 @@ class TokenizerFiles(msgspec.Struct, frozen=True):
 
 
 def read_tokenizer_files(folder: Path) -> TokenizerFiles:
-    """Read a folder's tokenizer files. Nothing raises: a broken file says nothing here, and is L0's to report."""
-    tokenizer = _json(folder / "tokenizer.json", MAX_TOKENIZER)
-    config = _json(folder / "tokenizer_config.json", MAX_SMALL)
+    """Read a folder's tokenizer files, or those in a GGUF file. Nothing raises: a broken file says nothing here, and is
+    L0's to report."""
+    try:
+        tokenizer, config = read_tokenizer(folder) if is_gguf(folder) else ({}, {})
+    except ModelError:
+        return TokenizerFiles(None, {}, None, None)
+    tokenizer = tokenizer or _json(folder / "tokenizer.json", MAX_TOKENIZER)
+    config = config or _json(folder / "tokenizer_config.json", MAX_SMALL)
     tokenizer_model = tokenizer.get("model")
     stored = tokenizer_model.get("vocab") if isinstance(tokenizer_model, dict) else None
     vocabulary = stored if isinstance(stored, dict) else None

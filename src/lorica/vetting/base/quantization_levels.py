@@ -13,8 +13,7 @@ import numpy as np
 
 from lorica.adapters.arrays import Floats
 from lorica.adapters.fingerprint import locate_module
-from lorica.adapters.header import DTYPE_BITS
-from lorica.errors import AdapterError, LoricaError
+from lorica.errors import LoricaError
 from lorica.models.weight_files import weight_stamps
 from lorica.vetting.base.stored_matrices import stored_matrices
 from lorica.vetting.findings import Finding, finding
@@ -49,13 +48,13 @@ def quantization_levels(base_folder: Path, _stamps: object = ()) -> float | None
     matrices = [
         matrix
         for module_path, matrix in stored_matrices(base_folder).items()
-        if locate_module(module_path).layer is not None and DTYPE_BITS[matrix.info.dtype] >= 16
+        if locate_module(module_path).layer is not None and matrix.bits >= 16
     ]
     counts: list[int] = []
     try:
         for matrix in matrices[:: max(1, len(matrices) // _MATRICES)]:
             counts += [level_count for weight_row in matrix.rows(_ROWS) if (level_count := _different(weight_row))]
-    except AdapterError:
+    except LoricaError:
         return None
     return float(np.median(counts)) if len(counts) >= _ROWS else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError, EngineError, LoricaError
-from lorica.models.families import read_decoder_config, read_json_object
+from lorica.models.base_folder import BaseFolder
 from lorica.records import Row
 from lorica.vetting.diagnosis.repair import Repair, repaired
 from lorica.vetting.findings import Finding
@@ -121,16 +121,16 @@ class Context:
         if self.inputs.base is None:
             return {}
         try:
-            return read_decoder_config(self.inputs.base).linear_shapes()
+            return BaseFolder(self.inputs.base).decoder_config.linear_shapes()
         except LoricaError as error:
             self.notes.append(f"the base's layers are not known: {refusal(error)}")
             return {}
 
     @cached_property
-    def base_config(self) -> dict[str, Any]:
+    def base_config(self) -> Mapping[str, Any]:
         """`config.json` of the base; {} without one."""
         try:
-            return read_json_object(self.inputs.base / "config.json") if self.inputs.base is not None else {}
+            return BaseFolder(self.inputs.base).config if self.inputs.base is not None else {}
         except LoricaError:
             return {}
 
