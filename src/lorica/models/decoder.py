@@ -5,7 +5,6 @@ Parameter names equal those of the published checkpoints, so weights load withou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from lorica.models.families import DecoderConfig
-from lorica.models.lora import Lora, PerTokenLora, linear_with_lora, linears_with_lora, spans_at
+from lorica.models.lora import Lora, PerTokenLora, linear_with_lora, spans_at
 from lorica.models.packed_attention import Attention
 from lorica.models.rope import apply_rotary, cos_sin_table, inverse_frequencies
 
@@ -68,15 +67,14 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """x [T, hidden]; cosine, sine [T, 1, Dh] -> [T, hidden], or [R, hidden] for the R rows of `outputs`."""
         heads = (x.shape[0], -1, self._head_dim)
-        outputs_wanted = outputs is None or len(outputs.rows) > 0
-        names = ("q_proj", "k_proj", "v_proj") if outputs_wanted else ("k_proj", "v_proj")
-        layers, module_paths = [getattr(self, name) for name in names], [f"{self._path}.{name}" for name in names]
-        *queries, key, value = (states.view(heads) for states in linears_with_lora(x, layers, module_paths, lora))
+        key = linear_with_lora(x, self.k_proj, f"{self._path}.k_proj", lora).view(heads)
+        value = linear_with_lora(x, self.v_proj, f"{self._path}.v_proj", lora).view(heads)
         key = apply_rotary(key if self.k_norm is None else self.k_norm(key), cosine, sine)
-        if not queries:
+        if outputs is not None and not len(outputs.rows):
             attention.attend(self._layer, key[:0], key, value)
             return x[:0]
-        query = apply_rotary(queries[0] if self.q_norm is None else self.q_norm(queries[0]), cosine, sine)
+        query = linear_with_lora(x, self.q_proj, f"{self._path}.q_proj", lora).view(heads)
+        query = apply_rotary(query if self.q_norm is None else self.q_norm(query), cosine, sine)
         attended = attention.attend(self._layer, query, key, value).reshape(x.shape[0], -1)
         if outputs is not None:
             attended, lora = attended.index_select(0, outputs.rows), outputs.lora
@@ -95,9 +93,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, lora: Lora) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        gate_states, up_states = linears_with_lora(
-            x, [self.gate_proj, self.up_proj], [f"{self._path}.gate_proj", f"{self._path}.up_proj"], lora
-        )
+        gate_states = linear_with_lora(x, self.gate_proj, f"{self._path}.gate_proj", lora)
+        up_states = linear_with_lora(x, self.up_proj, f"{self._path}.up_proj", lora)
         return linear_with_lora(F.silu(gate_states) * up_states, self.down_proj, f"{self._path}.down_proj", lora)
 
 
@@ -160,8 +157,8 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the activations, and of the weights unless these are upcast (`models.upcast`)."""
-        return self.model.norm.weight.dtype
+        """The precision of the weights."""
+        return self.model.embed_tokens.weight.dtype
 
     def hidden(
         self,
@@ -189,9 +186,7 @@ class Decoder(nn.Module):
         outputs = (
             None
             if output_rows is None or isinstance(lora, PerTokenLora)
-            else OutputRows(
-                output_rows, spans_at(lora, output_rows, len(tokens)) if isinstance(lora, Sequence) else lora
-            )
+            else OutputRows(output_rows, spans_at(lora, output_rows, len(tokens)))
         )
         for layer_number, layer in enumerate(self.model.layers, 1):
             inputs = (x, cosine, sine, attention, lora, outputs if layer_number == self.config.layers else None)

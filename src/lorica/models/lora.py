@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -102,15 +101,7 @@ class PerTokenLora:
         return a, b, scalings
 
 
-class AdaptedLayers(Protocol):
-    """One adapter on all tokens of a pass, which multiplies the base's layers itself; `lora_training` has it."""
-
-    def linear(self, x: Tensor, layers: Sequence[torch.nn.Module], module_paths: Sequence[str]) -> Sequence[Tensor]:
-        """x [T, in] -> [T, out] of each layer with its update."""
-        ...
-
-
-Lora = Sequence[LoraSpan] | PerTokenLora | AdaptedLayers
+Lora = Sequence[LoraSpan] | PerTokenLora
 """Which tokens of a pass belong to which adapter."""
 
 
@@ -125,24 +116,11 @@ def spans_at(lora: Sequence[LoraSpan], rows: Tensor, token_count: int) -> list[L
     return [LoraSpan(lora_span.adapter, a, b) for lora_span, (a, b) in zip(lora, ranges, strict=True) if b > a]
 
 
-def linears_with_lora(
-    x: Tensor, layers: Sequence[torch.nn.Module], module_paths: Sequence[str], lora: Lora
-) -> Sequence[Tensor]:
-    """`linear_with_lora` of several layers of one input."""
-    if not isinstance(lora, Sequence | PerTokenLora):
-        return lora.linear(x, layers, module_paths)
-    return [
-        linear_with_lora(x, layer, module_path, lora) for layer, module_path in zip(layers, module_paths, strict=True)
-    ]
-
-
 def linear_with_lora(x: Tensor, linear: torch.nn.Module, module_path: str, lora: Lora) -> Tensor:
     """x [T, in] -> [T, out]: the base layer, plus each span's update on its own tokens.
 
     The update is computed in the adapter's precision, or the input's where that is wider, and added in the base's.
     """
-    if not isinstance(lora, Sequence | PerTokenLora):
-        return lora.linear(x, [linear], [module_path])[0]
     y: Tensor = linear(x)
     if isinstance(lora, PerTokenLora):
         lora.add(module_path, x, y)

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorica.errors import BaseNotFiniteError, NotFiniteError
+from lorica.models.cpu.training_decoder import TrainingDecoder
 from lorica.models.decoder import Decoder
-from lorica.models.lora import Lora, LoraSpan, LoraWeights
-from lorica.models.lora_training import TrainingLora
+from lorica.models.lora import LoraSpan, LoraWeights
 from lorica.models.memory_limit import memory_limit
 from lorica.models.nf4 import is_quantized
 from lorica.models.packed_attention import Attention, PackedAttention
@@ -68,29 +68,22 @@ class Learner:
     gradient_checkpointing: bool
     share_prefixes: bool = False
     skipped: int = 0  # updates skipped in a row (float16 only)
-    _layers: TrainingLora | None = None
+    _training_decoder: TrainingDecoder | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Where the layers do not choose the precision of their products themselves."""
-        return contextlib.nullcontext() if self.multiplies_itself() else self.precision.autocast()
+        """Where the decoder's products do not have a dtype of their own."""
+        return contextlib.nullcontext() if self.training_decoder() is not None else self.precision.autocast()
 
-    def multiplies_itself(self) -> bool:
-        """Whether the adapter and the frozen layers are multiplied by `TrainingLora`: plain layers on a CPU."""
-        return (
-            self.decoder.device.type == "cpu"
-            and self.precision.dtype in (None, torch.bfloat16)
-            and not is_quantized(self.decoder)
-        )
-
-    def layers(self) -> TrainingLora:
-        """What multiplies them; its copies of the base's weights are made when they are first needed."""
-        if self._layers is None:
-            dtype = self.precision.dtype or torch.float32
+    def training_decoder(self) -> TrainingDecoder | None:
+        """The decoder with the adapter for plain layers on a CPU, made when it is first needed; None for others."""
+        dtype = self.precision.dtype or torch.float32
+        if self.decoder.device.type != "cpu" or dtype == torch.float16 or is_quantized(self.decoder):
+            return None
+        if self._training_decoder is None:
             weights = sum(math.prod(shape) for shape in self.decoder.config.linear_shapes().values())
-            copies = 2 * weights * dtype.itemsize
-            fits = copies <= _COPIES_SHARE * (memory_limit() or 0)
-            self._layers = TrainingLora(self.lora, dtype, prepack=fits)
-        return self._layers
+            fits = 2 * weights * dtype.itemsize <= _COPIES_SHARE * (memory_limit() or 0)
+            self._training_decoder = TrainingDecoder(self.decoder, self.lora, dtype, prepack=fits)
+        return self._training_decoder
 
 
 @dataclass(frozen=True)
@@ -137,14 +130,19 @@ def answer_loss(learner: Learner, batch: TrainingBatch, *, adapter: bool = True)
     else:
         lengths = [span.stop - span.start for span in batch.spans]
         attention = PackedAttention(lengths, decoder.config, batch.tokens.device)
-    lora: Lora = (LoraSpan(learner.lora, 0, token_count),) if adapter else ()
-    if adapter and learner.multiplies_itself():
-        lora = learner.layers()
     checkpoint = learner.gradient_checkpointing and torch.is_grad_enabled()
-    hidden = decoder.hidden(
-        batch.tokens, batch.positions, attention, lora, output_rows=batch.outputs, checkpoint=checkpoint
-    )
-    logits = decoder.logits(hidden.index_select(0, batch.sources))
+    training_decoder = learner.training_decoder() if adapter else None
+    if training_decoder is None:
+        lora_spans = (LoraSpan(learner.lora, 0, token_count),) if adapter else ()
+        hidden = decoder.hidden(
+            batch.tokens, batch.positions, attention, lora_spans, output_rows=batch.outputs, checkpoint=checkpoint
+        )
+        logits = decoder.logits(hidden.index_select(0, batch.sources))
+    else:
+        hidden = training_decoder.hidden(
+            batch.tokens, batch.positions, attention, output_rows=batch.outputs, checkpoint=checkpoint
+        )
+        logits = training_decoder.logits(hidden.index_select(0, batch.sources))
     return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
 

@@ -20,30 +20,40 @@ class FrozenLinear:
 
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype, *, prepack: bool) -> None:
         """layers: of nn.Linear. dtype: of the products. prepack: copy the weights into the form that is multiplied
-        fastest, twice; else they are taken as they are, without a copy where there is one layer of that dtype.
+        fastest, twice; else they stay as they are, wider ones are copied into `dtype`, and narrower ones converted for
+        each product.
         """
         linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
         assert len(linears) == len(layers), "quantized layers multiply themselves"
         self.widths = [layer.out_features for layer in linears]
         self.dtype = dtype
-        weights = [layer.weight.detach().to(dtype) for layer in linears]
-        self._bias: Tensor | None = None
-        if any(layer.bias is not None for layer in linears):
-            biases = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias for layer in linears]
-            self._bias = torch.cat([bias.detach().to(dtype) for bias in biases])
-        self._prepacked = prepack and kernels.can_prepack(dtype)
-        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-        self._weight = kernels.prepack(weight) if self._prepacked else weight
-        self._transposed = kernels.prepack(weight.t()) if self._prepacked else weight.t()
+        biases = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in linears]
+        has_bias = any(layer.bias is not None for layer in linears)
+        self._bias = torch.cat([bias.to(dtype) for bias in biases]) if has_bias else None
+        weights = [layer.weight.detach() for layer in linears]
+        self._packed: tuple[Tensor, Tensor] | None = None
+        self._weights: list[Tensor] = []
+        if prepack and kernels.can_prepack(dtype):
+            weight = torch.cat([weight.to(dtype) for weight in weights])
+            self._packed = kernels.prepack(weight), kernels.prepack(weight.t())
+        else:
+            self._weights = [weight if weight.itemsize < dtype.itemsize else weight.to(dtype) for weight in weights]
 
     def multiply(self, x: Tensor) -> Tensor:
         """x [T, in] -> [T, out], the layers' outputs side by side; both of `dtype`."""
-        if self._prepacked:
-            return kernels.prepacked_linear(x, self._weight, self._bias)
-        return F.linear(x, self._weight, self._bias)
+        if self._packed is not None:
+            return kernels.prepacked_linear(x, self._packed[0], self._bias)
+        outputs = [F.linear(x, weight.to(self.dtype)) for weight in self._weights]
+        output = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
+        return output if self._bias is None else output.add_(self._bias)
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
         """dy [T, out] -> dx [T, in]; both of `dtype`."""
-        if self._prepacked:
-            return kernels.prepacked_linear(gradient, self._transposed, None)
-        return F.linear(gradient, self._transposed)
+        if self._packed is not None:
+            return kernels.prepacked_linear(gradient, self._packed[1], None)
+        total: Tensor | None = None
+        for column, weight in zip(torch.split(gradient, self.widths, 1), self._weights, strict=True):
+            weight = weight.to(self.dtype)
+            total = column @ weight if total is None else total.addmm_(column, weight)
+        assert total is not None
+        return total

@@ -1,0 +1,124 @@
+"""The compiled kernels of training as functions of tensors: contiguous but where a stride is said, on the CPU."""
+
+from __future__ import annotations
+
+from ctypes import c_float, c_int, c_int64, c_uint64, c_void_p
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorica.models.compiled.library import Kernel
+
+_TYPES = {torch.bfloat16: 0, torch.float32: 2}  # as in common.h
+_ELEMENTS_PER_THREAD = 1 << 14  # fewer are sooner computed than handed to another thread
+
+_drop = Kernel("drop", c_void_p, c_void_p, c_int64, c_uint64, c_int64, c_int, c_int, c_int64)
+_gate = Kernel("train_gate", *[c_void_p] * 3, c_int64, c_int64, c_int64, c_int, c_int64)
+_gate_backward = Kernel("train_gate_backward", *[c_void_p] * 5, c_int64, c_int64, c_int64, c_int, c_int64)
+_norm = Kernel("train_norm", *[c_void_p] * 5, c_int64, c_int64, c_float, c_int, c_int64)
+_norm_backward = Kernel("train_norm_backward", *[c_void_p] * 6, c_int64, c_int64, c_float, c_int, c_int64)
+_heads = Kernel("train_heads", *[c_void_p] * 6, c_int64, c_void_p, c_float, c_int, c_int, c_int64)
+
+
+def drop(x: Tensor, seed: int, threshold: int, *, add_to: Tensor | None = None) -> Tensor:
+    """x where 16 random bits are not below the threshold, 0 elsewhere; added to a tensor in place where one is given.
+
+    The bits are a function of the seed, of 64 bits, and the element's number.
+    """
+    output = torch.empty_like(x) if add_to is None else add_to
+    _drop(
+        x.data_ptr(), output.data_ptr(), x.numel(), seed, threshold, _TYPES[x.dtype], add_to is not None, _threads(x)
+    )  # fmt: skip
+    return output
+
+
+def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up -> [N, width]; gate and up [N, width] of one row stride."""
+    output = torch.empty(gate.shape, dtype=gate.dtype)
+    _gate(
+        gate.data_ptr(), up.data_ptr(), output.data_ptr(), *gate.shape, gate.stride(0), _TYPES[gate.dtype],
+        _threads(gate),
+    )  # fmt: skip
+    return output
+
+
+def silu_and_mul_backward(gradient: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient [N, width] of the product -> those of gate and up, side by side in one tensor where these are."""
+    rows, width = gate.shape
+    gradients = torch.empty(rows, gate.stride(0), dtype=gate.dtype)
+    of_gate, of_up = gradients[:, :width], gradients[:, width : 2 * width]
+    _gate_backward(
+        gradient.data_ptr(), gate.data_ptr(), up.data_ptr(), of_gate.data_ptr(), of_up.data_ptr(), rows, width,
+        gate.stride(0), _TYPES[gate.dtype], _threads(gate),
+    )  # fmt: skip
+    return of_gate, of_up
+
+
+def add_and_norm(
+    x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """x [N, width] + added, and its root-mean-square norm times weight [width] in `dtype`, which is that of `added`; x
+    and weight are float32.
+    """
+    total = x if added is None else torch.empty_like(x)
+    normed = torch.empty(x.shape, dtype=dtype)
+    _norm(
+        x.data_ptr(), _address(added), weight.data_ptr(), total.data_ptr(), normed.data_ptr(), *x.shape, eps,
+        _TYPES[dtype], _threads(x),
+    )  # fmt: skip
+    return total, normed
+
+
+def add_and_norm_backward(
+    total: Tensor, weight: Tensor, eps: float, total_gradient: Tensor | None, normed_gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of what `add_and_norm` returned, for its sum `total` -> that of x, and in the norm's dtype."""
+    gradient = torch.empty_like(total)
+    narrow = gradient if normed_gradient.dtype == torch.float32 else torch.empty_like(normed_gradient)
+    _norm_backward(
+        total.data_ptr(), weight.data_ptr(), _address(total_gradient), normed_gradient.data_ptr(), gradient.data_ptr(),
+        None if narrow is gradient else narrow.data_ptr(), *total.shape, eps, _TYPES[narrow.dtype], _threads(total),
+    )  # fmt: skip
+    return gradient, narrow
+
+
+def rotate_heads(
+    x: Tensor, cos_sin: tuple[Tensor, Tensor], norm: Tensor | None, eps: float, head_dim: int, dtype: torch.dtype
+) -> Tensor:
+    """x [N, H * Dh], of any row stride, normed and rotated -> [N, H, Dh] in `dtype`. cos_sin: [N, Dh] float32 each."""
+    output = torch.empty(len(x), x.shape[1] // head_dim, head_dim, dtype=dtype)
+    _rotate(x, None, output, cos_sin, norm, eps, dtype)
+    return output
+
+
+def rotate_heads_backward(
+    x: Tensor, gradient: Tensor, cos_sin: tuple[Tensor, Tensor], norm: Tensor | None, eps: float, output: Tensor
+) -> None:
+    """The gradient [N, H, Dh] of what `rotate_heads` made of x -> that of x, into output [N, H * Dh] of any stride."""
+    _rotate(x, gradient, output, cos_sin, norm, eps, gradient.dtype)
+
+
+def _rotate(
+    x: Tensor,
+    gradient: Tensor | None,
+    output: Tensor,
+    cos_sin: tuple[Tensor, Tensor],
+    norm: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+) -> None:
+    head_dim = cos_sin[0].shape[1]
+    shape = np.array([x.shape[1] // head_dim, head_dim, x.stride(0), output.stride(0)], np.int64)
+    _heads(
+        x.data_ptr(), _address(gradient), output.data_ptr(), *(table.data_ptr() for table in cos_sin), _address(norm),
+        len(x), shape.ctypes.data, eps, _TYPES[x.dtype], _TYPES[dtype], _threads(x),
+    )  # fmt: skip
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _threads(x: Tensor) -> int:
+    return max(1, min(torch.get_num_threads(), x.numel() // _ELEMENTS_PER_THREAD))
