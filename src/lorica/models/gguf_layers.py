@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lorica.gguf.block_types import BlockType, dequantize
+from lorica.gguf.block_types import BLOCK_TYPES, BlockType, dequantize
 from lorica.gguf.tensors import CheckpointTensor
+from lorica.models.compiled import bindings
 
+_NUMBERS = {block_type: number for number, block_type in BLOCK_TYPES.items()}
 _ROWS_PER_BLOCK = 1024  # that are dequantized at once
 _PLAIN_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -22,11 +24,13 @@ class GgufWeight:
 
     def dequantize(self, first: int, out: Tensor) -> None:
         """See `QuantizedWeight`."""
-        out.copy_(_values(self.blocks[first : first + len(out)], self.block_type))
+        _fill(out, self.blocks[first : first + len(out)], self.block_type)
 
     def rows(self, row_numbers: Tensor) -> Tensor:
         """Rows [R] -> [R, in] float32."""
-        return _values(self.blocks[row_numbers], self.block_type)
+        rows = torch.empty(len(row_numbers), self.shape[1])
+        _fill(rows, self.blocks[row_numbers], self.block_type)
+        return rows
 
     def whole(self) -> Tensor:
         """[out, in] float32."""
@@ -77,5 +81,11 @@ def read_tensor(stored: CheckpointTensor) -> Tensor:
     return weight.blocks.view(_PLAIN_DTYPES[weight.block_type.name])
 
 
-def _values(blocks: Tensor, block_type: BlockType) -> Tensor:
-    return torch.from_numpy(dequantize(blocks.numpy(), block_type))
+def _fill(out: Tensor, blocks: Tensor, block_type: BlockType) -> None:
+    """blocks [n, bytes of a row] -> out [n, in]."""
+    if not block_type.quantized:
+        out.copy_(blocks.view(_PLAIN_DTYPES[block_type.name]))
+    elif bindings.is_available():
+        bindings.dequantize_blocks(blocks, out, _NUMBERS[block_type], out.numel() // block_type.weights)
+    else:
+        out.copy_(torch.from_numpy(dequantize(blocks.numpy(), block_type)))

@@ -52,6 +52,7 @@ _add_norm_round = Kernel(
 _gate_round = Kernel("gate_round", *[c_void_p] * 6, c_int64, c_int64, c_int, returns=c_int)
 _restore_int8 = Kernel("restore_int8", *[c_void_p] * 3, c_int64, c_int64, c_int)
 _restore_int4 = Kernel("restore_int4", *[c_void_p] * 3, c_int64, c_int64, c_int64, c_int)
+_restore_blocks = Kernel("restore_blocks", c_void_p, c_void_p, c_int64, c_int, c_int)
 
 
 def add_and_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
@@ -210,6 +211,11 @@ def dequantize_int4(codes: Tensor, scales: Tensor, out: Tensor, group: int) -> N
     16 bytes hold 32 weights, the first 16 in their low nibbles.
     """
     _restore_int4(codes.data_ptr(), scales.data_ptr(), out.data_ptr(), *out.shape, group, _type(out))
+
+
+def dequantize_blocks(blocks: Tensor, out: Tensor, block_type: int, count: int) -> None:
+    """So many of ggml's blocks of one type, by its number in GGUF files, in blocks uint8 -> out, contiguous."""
+    _restore_blocks(blocks.data_ptr(), out.data_ptr(), count, block_type, _type(out))
 
 
 def _check_memory(out_of_memory: int) -> None:
