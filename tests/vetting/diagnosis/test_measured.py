@@ -132,7 +132,7 @@ def test_check_and_diagnosis_report_the_same_numbers(
     checked, _ = check_behaviour(examined.specimen, examined.layout, session, held_out)
     diagnosed = ask(folder).measured
     assert diagnosed is not None
-    assert shared_records(diagnosed, checked) >= {"variation", "formats", "scales"}
+    assert shared_records(diagnosed, checked) >= {"divergence", "variation", "formats", "scales"}
     assert (diagnosed.n, diagnosed.labelled_rows) == (checked.n, checked.labelled_rows)
 
 

@@ -164,10 +164,12 @@ class AdapterMeasurement:
         )
 
     def so_far(self) -> Behaviour:
-        """The records that were made already; nothing is asked."""
-        records = self.__dict__
+        """The records that were made already, or follow from the rows' scores; nothing is asked."""
+        records = dict(self.__dict__)
         if "own_scores" not in records or "base_scores" not in records:
             return nothing_measured(self.adapter.session, self.source)
+        if self.source == "rows" and self.own.rows:
+            records |= {"divergence": self.divergence, "variation": self.variation}
         sweeps = {"formats": records.get("format_sweep"), "scales": records.get("scale_sweep")}
         return msgspec.structs.replace(
             self._counted(),
