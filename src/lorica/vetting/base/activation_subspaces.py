@@ -16,8 +16,9 @@ from lorica.vetting.base.conversion_faults import BaseForm
 Array = NDArray[np.float32]
 
 MAX_DIRECTIONS = 256  # principal directions kept of one layer's inputs or output gradients
-# Of a larger matrix the leading eigenvectors are found by subspace iteration, in a third of the time of all of them.
-_LARGE = 640
+# Wider ones are decomposed in float32, in half the time; of still larger ones only the leading eigenvectors are found,
+# by subspace iteration.
+_WIDE, _LARGE = 512, 640
 _OVERSAMPLING, _ITERATIONS = 64, 2
 
 
@@ -97,16 +98,16 @@ def principal_subspace(vectors: Tensor, max_directions: int = MAX_DIRECTIONS) ->
 
 
 def _leading(moments: Tensor, direction_count: int) -> tuple[Tensor, Tensor]:
-    """moments [n, n], symmetric -> its `kept` largest eigenvalues, falling, and their vectors [n, kept].
+    """moments [n, n], symmetric -> its largest eigenvalues, falling, and their vectors [n, direction_count].
 
     Subspace iteration with oversampling: Halko, Martinsson and Tropp, https://arxiv.org/abs/0909.4061, algorithm 4.4.
     """
     dimension = len(moments)
     if dimension < max(_LARGE, direction_count + 2 * _OVERSAMPLING):
-        values, eigenvectors = torch.linalg.eigh(moments.double())
+        values, eigenvectors = torch.linalg.eigh(moments.double() if dimension < _WIDE else moments)
         return values.flip(0)[:direction_count].clamp_min(0), eigenvectors.flip(1)[:, :direction_count].float()
     basis = torch.randn(dimension, direction_count + _OVERSAMPLING, generator=torch.Generator().manual_seed(0))
     for _ in range(_ITERATIONS):
         basis = torch.linalg.qr(moments @ basis).Q
-    values, turned = torch.linalg.eigh((basis.T @ (moments @ basis)).double())
+    values, turned = torch.linalg.eigh(basis.T @ (moments @ basis))
     return values.flip(0)[:direction_count].clamp_min(0), basis @ turned.flip(1)[:, :direction_count].float()

@@ -80,7 +80,7 @@ def _shared(first: Array, second: Array, orders: NDArray[np.int64]) -> NDArray[n
 
 def _shared_moments(first: Array, second: Array, orders: NDArray[np.int64]) -> NDArray[np.float64]:
     """The same from the second moments [hidden, hidden] of both: with more rows than columns that is far less work."""
-    return np.array([float(np.vdot(first, second[np.ix_(column_order, column_order)])) for column_order in orders])
+    return np.array([float(np.vdot(first, second[order].take(order, axis=1))) for order in orders])
 
 
 def _deviations(shared: NDArray[np.float64]) -> float:
