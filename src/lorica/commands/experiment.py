@@ -63,8 +63,8 @@ def run_experiment(
     base_folder = build.base_folder(config)
     engine = build.build_engine(config, base_folder)
     adapters = build.open_adapters({name: result.folder for name, result in trained.items()})
-    base_answers, _ = _answers(config, task, engine, base_folder, {}, held_out_rows)
-    adapter_answers, rows_per_second = _answers(config, task, engine, base_folder, adapters, held_out_rows)
+    base_answers, _ = answer_rows(config, task, engine, base_folder, {}, held_out_rows)
+    adapter_answers, rows_per_second = answer_rows(config, task, engine, base_folder, adapters, held_out_rows)
     answers = {
         BASE: base_answers,
         ADAPTER: adapter_answers,
@@ -85,7 +85,7 @@ def run_experiment(
     )
 
 
-def _answers(
+def answer_rows(
     config: Config,
     task: Task,
     engine: Engine,
@@ -93,6 +93,7 @@ def _answers(
     adapters: Mapping[str, AdapterFolder],
     rows: Sequence[Row],
 ) -> tuple[dict[str, Answer], float]:
+    """(answers by row id, rows a second) of the base alone, or with adapters that are checked first."""
     encoder = build.build_encoder(config, base_model)
     if adapters:
         provenance = trained_as(task, encoder, base_model)

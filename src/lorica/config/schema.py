@@ -92,8 +92,9 @@ class ModelConfig:
     """The model's name in reports. Follows `model.path` when only that is set."""
 
     path: LocalPath = "embedded:lorica_tiny"
-    """A Hugging Face id, a folder, a GGUF file, or `embedded:lorica_tiny` for the small model in this package. Ids are
-    looked up in the local cache; nothing is downloaded."""
+    """A Hugging Face id, a folder, a GGUF file, `embedded:lorica_tiny` for the small model in this package, or
+    `package:NAME` for the GGUF file that an installed Python package carries. Ids are looked up in the local cache;
+    nothing is downloaded."""
 
     revision: str = ""
     """Branch, tag or commit of a Hugging Face id; empty for `main`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lorica.errors import ModelError
 from lorica.gguf.file_header import SUFFIX, is_gguf
+from lorica.models.packaged_model import PACKAGE, locate_in_package
 from lorica.names import listed
 
 EMBEDDED = "embedded:"
@@ -23,6 +24,8 @@ def locate_model(model_name: str, *, cache_dir: str = "", revision: str = "", en
     """
     if model_name.startswith(EMBEDDED):
         return _embedded(model_name.removeprefix(EMBEDDED))
+    if model_name.startswith(PACKAGE):
+        return locate_in_package(model_name.removeprefix(PACKAGE))
     model_folder = Path(model_name)
     model_path = _base_in(model_folder)
     if model_path is not None:
