@@ -41,7 +41,7 @@ TRL = "adapter of TRL + PEFT"
 VALIDATION_RATIO = 0.2  # of the training rows; never learned from, whichever part answers
 _TRL_SCRIPT = Path(__file__).parent / "peers" / "trl_adapter.py"
 # Of the embedded model; a larger one starts from the defaults.
-_EMBEDDED = ("training=tiny", "lora=all_linear", "training.epochs=6")
+COMMON = ("training=tiny", "lora=all_linear", "training.epochs=6")
 _LARGER = ("lora=all_linear", "training.gradient_accumulation_steps=1", "training.batch_size=8", "training.val_ratio=0")
 
 
@@ -144,7 +144,7 @@ def run_task(name: str, arguments: argparse.Namespace) -> Result:
     """Train and evaluate one task."""
     real, folder = TASKS[name], arguments.out / name
     larger = any(override.startswith(("model=", "model.path=")) for override in arguments.overrides)
-    common = _LARGER if larger else _EMBEDDED
+    common = _LARGER if larger else COMMON
     config = resolve((*common, *real.overrides, f"run_dir={folder}", *arguments.overrides)).config
     task = build.build_task(config)
     source = arguments.data / real.file
