@@ -271,7 +271,7 @@ def test_advice_after_divergence_leads_on(tmp_path: Path, capsys: pytest.Capture
         json.dumps([{"question": question, "answer": answer} for question, answer in rows])
     )
     command = ["train", "task=saq", "training=tiny", "training.epochs=3", f"input={tmp_path / 't.json'}"]
-    command.append(f"run_dir={tmp_path / 'run'}")
+    command += [f"run_dir={tmp_path / 'run'}", "model.dtype=float32"]
     assert main([*command, "training.learning_rate=1"]) == 5
     out, err = capsys.readouterr()
     assert "the training diverged: loss 4.3340 (base model) -> " in err

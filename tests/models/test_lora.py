@@ -239,3 +239,17 @@ def test_under_autocast_a_float32_adapter_follows_the_base(tiny: Callable[[str],
     assert 0 < (mixed - exact).abs().mean() < 0.05 * exact.abs().mean()
     torch.autograd.backward(mixed.float().square().mean())
     assert all(tensor.grad is not None and tensor.grad.any() for tensor in lora.parameters())
+
+
+def test_mixed_precision_does_not_swallow_a_small_update() -> None:
+    """bfloat16 tells numbers near 1 apart by 0.8%: an update of a tenth of that must still show, and exactly so."""
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(32, 8, bias=False).requires_grad_(False)
+    x = torch.randn(5, 32, generator=generator)
+    a, b = torch.randn(4, 32, generator=generator) / 32, torch.randn(8, 4, generator=generator) / 1000
+    span = LoraSpan(LoraWeights("one", {"layer": LoraPair(a, b, 1.0)}), 0, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        base, adapted = linear_with_lora(x, linear, "layer", ()), linear_with_lora(x, linear, "layer", (span,))
+    update = x @ a.t() @ b.t()
+    assert 0 < update.abs().max() < 1e-2 * base.abs().max()
+    assert torch.allclose(adapted - base, update, rtol=0.02, atol=1e-6)

@@ -197,4 +197,4 @@ class Decoder(nn.Module):
         """hidden [N, hidden] -> final norm and head -> [N, vocab_size], or [N, R] for R `vocabulary` rows."""
         normed = self.model.norm(hidden)
         weight = self.lm_head.weight if vocabulary is None else self.lm_head.weight[vocabulary]
-        return F.linear(normed, weight)
+        return F.linear(normed.to(weight.dtype), weight)  # training keeps states in float32 on a base in bfloat16

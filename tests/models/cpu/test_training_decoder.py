@@ -189,3 +189,17 @@ def test_bfloat16_products_are_near() -> None:
     assert loss_value == pytest.approx(exact_loss, rel=0.02)
     assert loss_value != exact_loss
     assert F.cosine_similarity(gradient, exact, dim=0) > 0.995
+
+
+@pytest.mark.parametrize("prepack", [True, False])
+def test_mixed_precision_does_not_swallow_a_small_update(prepack: bool) -> None:
+    """bfloat16 tells numbers near 1 apart by 0.8%: an update of a tenth of that must still show, and exactly so."""
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(32, 8, bias=False).requires_grad_(False)
+    frozen = FrozenLinear([layer], torch.bfloat16, prepack=prepack)
+    x = torch.randn(5, 32, generator=generator)
+    pair = LoraPair(torch.randn(4, 32, generator=generator) / 32, torch.randn(8, 4, generator=generator) / 1000, 1.0)
+    base, adapted = (adapted_linear(x, frozen, [chosen], 0.0)[0] for chosen in (None, pair))
+    update = x @ pair.a.t() @ pair.b.t()
+    assert 0 < update.abs().max() < 1e-2 * base.abs().max()
+    assert torch.allclose(adapted - base, update, rtol=0.03, atol=2e-5)

@@ -59,7 +59,7 @@ class Dropout:
 def adapted_linear(
     x: Tensor, frozen: FrozenLinear, pairs: Sequence[LoraPair | None], dropout: float
 ) -> tuple[Tensor, ...]:
-    """x [T, in] -> [T, out] of each of the frozen layers with its update, in the products' dtype.
+    """x [T, in] -> [T, out] float32 of each of the frozen layers with its update.
 
     dropout: the probability; each module's is drawn anew, as in PEFT.
     """
@@ -77,7 +77,8 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """x [T, in] -> each [T, out_i]. factors: A and B of each pair, once more, for their gradients."""
         inputs = x.to(frozen.dtype)
-        outputs = torch.split(frozen.multiply(inputs), frozen.widths, 1)
+        # The update of a few steps is less than what bfloat16 tells apart beside the base's output.
+        outputs = torch.split(frozen.multiply(inputs).float(), frozen.widths, 1)
         low_ranks: list[Tensor] = []
         dropouts: list[Dropout | None] = []
         for pair, output in zip(pairs, outputs, strict=True):
@@ -87,7 +88,7 @@ class _AdaptedLinear(torch.autograd.Function):
             dropped = inputs if dropouts[-1] is None else dropouts[-1].drop(inputs)
             low_ranks.append(dropped @ pair.a.detach().t().to(frozen.dtype))
             low_ranks[-1] *= pair.scaling if dropouts[-1] is None else pair.scaling * dropouts[-1].scale
-            output.addmm_(low_ranks[-1], pair.b.detach().t().to(frozen.dtype))
+            output.addmm_(low_ranks[-1].float(), pair.b.detach().t())
         ctx.save_for_backward(*(inputs, *low_ranks) if low_ranks else ())
         ctx.frozen, ctx.pairs, ctx.dropouts, ctx.input_dtype = frozen, pairs, dropouts, x.dtype
         return outputs
