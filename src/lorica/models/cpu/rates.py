@@ -24,6 +24,7 @@ from lorica.data.write import atomic_file
 from lorica.errors import DataError
 from lorica.hardware import Hardware, this_machine
 from lorica.models.compiled.build import digest
+from lorica.models.compiled.library import target
 from lorica.models.cpu.linear import compute_dtype, make_linear
 from lorica.precision import DTYPE_NAMES, PRECISIONS
 from lorica.precision_choice import DECODED_ROWS, PROMPT_TOKENS, Rates
@@ -129,6 +130,7 @@ def _cache_path(machine: Hardware) -> Path | None:
             version("torch"),
             version("lorica"),
             digest(),
+            target(),
         ]
     )
     try:
