@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,17 +20,30 @@ from lorica.models.compiled import bindings, library  # noqa: E402
 pytestmark = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}")
 
 CPU = torch.device("cpu")
+TOLERANCES = {torch.bfloat16: 1e-2, torch.float16: 1e-3, torch.float32: 2e-6}
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCES)
+
+
+@pytest.fixture(params=library.available_targets(), autouse=True)
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every target that this processor runs, one after the other."""
+    monkeypatch.setenv(library.TARGET_VARIABLE, request.param)
+    library.clear_caches()
+    yield request.param
+    monkeypatch.undo()
+    library.clear_caches()
 
 
 class Numbers:
     """Queries, keys and values of one layer."""
 
-    def __init__(self, heads: int, kv_heads: int, width: int) -> None:
+    def __init__(self, heads: int, kv_heads: int, width: int, dtype: Any) -> None:
+        self._dtype = dtype
         self._generator = torch.Generator().manual_seed(0)
         self.heads, self.kv_heads, self.width = heads, kv_heads, width
 
     def some(self, tokens: int, heads: int) -> Any:
-        return torch.randn(tokens, heads, self.width, generator=self._generator).bfloat16()
+        return torch.randn(tokens, heads, self.width, generator=self._generator).to(self._dtype)
 
     def three(self, tokens: int) -> tuple[Any, Any, Any]:
         return self.some(tokens, self.heads), self.some(tokens, self.kv_heads), self.some(tokens, self.kv_heads)
@@ -52,10 +66,13 @@ def sequence(length: int, prefix: Prefix | None = None, tree: TokenTree = EMPTY_
     return PackedSequence((1,) * length, prefix, None, tree)
 
 
+@DTYPES
 @pytest.mark.parametrize("window", [None, 11, 300])
 @pytest.mark.parametrize("shape", [(14, 2, 64), (4, 4, 32), (3, 1, 128), (6, 2, 80)])
-def test_it_gives_what_prefix_merge_attention_gives(shape: tuple[int, int, int], window: int | None) -> None:
-    numbers = Numbers(*shape)
+def test_it_gives_what_prefix_merge_attention_gives(
+    shape: tuple[int, int, int], window: int | None, dtype: Any
+) -> None:
+    numbers = Numbers(*shape, dtype)
     older = numbers.prefix(None, 0, 43)
     newer, longer = numbers.prefix(older, 43, 7), numbers.prefix(older, 43, 800)
     forked = choice_tree(((1, 2, 3), (1, 2, 4, 5), (6, 7)))
@@ -73,16 +90,17 @@ def test_it_gives_what_prefix_merge_attention_gives(shape: tuple[int, int, int],
     prefix_merge = PrefixMergeAttention(pack_sequences(float_sequences, CPU), windows=(window,), dtype=torch.float32)
     expected = prefix_merge.attend(0, *(tensor[real].float() for tensor in (query, key, value)))
     actual = CompiledAttention(batch, windows=(window,)).attend(0, query, key, value)
-    torch.testing.assert_close(actual[real].float(), expected, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(actual[real].float(), expected, atol=TOLERANCES[dtype], rtol=TOLERANCES[dtype])
     is_padding = torch.ones(len(query), dtype=torch.bool)
     is_padding[real] = False
     assert is_padding.any()
     assert not actual[is_padding].any(), "tokens of no sequence get zeros"
 
 
+@DTYPES
 @pytest.mark.parametrize("window", [None, 100])
-def test_it_is_batch_invariant_whatever_prefix_is_shared(window: int | None) -> None:
-    numbers = Numbers(14, 2, 64)
+def test_it_is_batch_invariant_whatever_prefix_is_shared(window: int | None, dtype: Any) -> None:
+    numbers = Numbers(14, 2, 64, dtype)
     length, forked = 700, choice_tree(((1, 2, 3), (1, 4)))
     query, key, value = numbers.three(length + len(forked.tokens))
     unshared = pack_sequences([sequence(length, tree=forked)], CPU)
@@ -104,8 +122,9 @@ def test_it_is_batch_invariant_whatever_prefix_is_shared(window: int | None) -> 
         assert torch.equal(actual[37:-5], expected[cut:])
 
 
-def test_what_is_broken_stays_visible() -> None:
-    numbers = Numbers(4, 2, 64)
+@DTYPES
+def test_what_is_broken_stays_visible(dtype: Any) -> None:
+    numbers = Numbers(4, 2, 64, dtype)
     query, key, value = numbers.three(40)
     key[3] = torch.nan
     actual = CompiledAttention(pack_sequences([sequence(20), sequence(20)], CPU), windows=(None,)).attend(
@@ -116,15 +135,17 @@ def test_what_is_broken_stays_visible() -> None:
     assert not actual[20:].isnan().any()
 
 
+@DTYPES
 @pytest.mark.parametrize("window", [None, 50])
-def test_a_decode_step_sees_prefixes_and_the_rows_cache_slot(window: int | None) -> None:
-    numbers = Numbers(6, 2, 64)
+@pytest.mark.parametrize("heads", [2, 4, 6, 14, 18])
+def test_a_decode_step_sees_prefixes_and_the_rows_cache_slot(window: int | None, heads: int, dtype: Any) -> None:
+    numbers = Numbers(heads, 2, 64, dtype)
     config = SimpleNamespace(kv_heads=2, head_dim=64, layers=1)
     older = numbers.prefix(None, 0, 43)
     newer = numbers.prefix(older, 43, 7)
     prefixes, lengths, slots = [newer, newer, None, older], [100, 3, 17, 64], [2, 0, 3, 1]
     query, key, value = numbers.three(4)
-    caches = [KVCache(config, dtype, CPU, max_tokens=512) for dtype in (torch.bfloat16, torch.float32)]  # type: ignore[arg-type]
+    caches = [KVCache(config, cache_dtype, CPU, max_tokens=512) for cache_dtype in (dtype, torch.float32)]  # type: ignore[arg-type]
     for slot, length in zip(slots, lengths, strict=True):
         written = numbers.some(length, 2), numbers.some(length, 2)
         for cache in caches:
@@ -136,7 +157,7 @@ def test_a_decode_step_sees_prefixes_and_the_rows_cache_slot(window: int | None)
     float_prefixes = [in_float(prefix, copies) for prefix in prefixes]
     prefix_merge = PrefixMergeDecodeAttention(caches[1], slots, lengths, float_prefixes, windows=(window,))
     expected = prefix_merge.attend(0, query.float(), key.float(), value.float())
-    torch.testing.assert_close(actual.float(), expected, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(actual.float(), expected, atol=TOLERANCES[dtype], rtol=TOLERANCES[dtype])
     for actual_cache, expected_cache in zip(
         caches[0].keys + caches[0].values, caches[1].keys + caches[1].values, strict=True
     ):

@@ -108,81 +108,129 @@ static void close_packed(const Packed *packed, int64_t count, int64_t width, con
     memset(packed->values + whole * width, 0, (size_t)((end / per - whole) * width) * sizeof(float));
 }
 
-/* scores [STRIP][CHUNK], from column 0: rows of asked [STRIP][depth] times `wide` vectors of keys. */
-INLINE void score_strip(const float *asked, const float *keys, int64_t depth, float *scores, const int wide,
-                        const int pairs) {
+/* scores [high][CHUNK], from column 0: `high` rows of asked [depth] times `wide` vectors of keys. The order of a row's sums
+ * is the same in strips of any size. */
+INLINE void score_strip(const float *asked, const float *keys, int64_t depth, float *scores, const int high,
+                        const int wide, const int pairs) {
     Floats sums[STRIP][WIDE];
-    for (int r = 0; r < STRIP; r++)
+    for (int r = 0; r < high; r++)
         for (int v = 0; v < wide; v++) sums[r][v] = set(0);
     for (int64_t d = 0; d < depth; d++) {
         Floats key[WIDE];
         for (int v = 0; v < wide; v++) key[v] = load_f32(keys + (v * depth + d) * LANES, LANES);
-        for (int r = 0; r < STRIP; r++) {
+        for (int r = 0; r < high; r++) {
             const Floats query = set(asked[r * depth + d]);
             for (int v = 0; v < wide; v++) sums[r][v] = dot(sums[r][v], key[v], query, pairs);
         }
     }
-    for (int r = 0; r < STRIP; r++)
+    for (int r = 0; r < high; r++)
         for (int v = 0; v < wide; v++) store_f32(scores + r * CHUNK + v * LANES, LANES, sums[r][v]);
 }
 
-/* sums [STRIP][width], from column 0: times factor [STRIP], plus `count` shares, rows [STRIP] `line` elements apart, times
+/* sums [high][width], from column 0: times factor [high], plus `count` shares, rows [high] `line` elements apart, times
  * values. */
 INLINE void mix_strip(const float *shares, int64_t line, const float *values, int64_t count, int64_t width,
-                      const float *factor, float *sums, const int wide, const int pairs) {
+                      const float *factor, float *sums, const int high, const int wide, const int pairs) {
     Floats sum[STRIP][WIDE];
-    for (int r = 0; r < STRIP; r++)
+    for (int r = 0; r < high; r++)
         for (int v = 0; v < wide; v++) sum[r][v] = load_f32(sums + r * width + v * LANES, LANES) * set(factor[r]);
     for (int64_t k = 0; k < count; k++) {
         Floats value[WIDE];
         for (int v = 0; v < wide; v++) value[v] = load_f32(values + k * width + v * LANES, LANES);
-        for (int r = 0; r < STRIP; r++) {
+        for (int r = 0; r < high; r++) {
             const Floats share = set(shares[r * line + k]);
             for (int v = 0; v < wide; v++) sum[r][v] = dot(sum[r][v], value[v], share, pairs);
         }
     }
-    for (int r = 0; r < STRIP; r++)
+    for (int r = 0; r < high; r++)
         for (int v = 0; v < wide; v++) store_f32(sums + r * width + v * LANES, LANES, sum[r][v]);
 }
 
-INLINE void score_block(const float *asked, int strips, const float *keys, int64_t depth, int64_t vectors, float *scores,
-                        const int pairs) {
-    for (int64_t v = 0; v < vectors; v += WIDE)
-        for (int s = 0; s < strips; s++) {
-            const float *rows = asked + s * STRIP * depth, *from = keys + v * depth * LANES;
-            float *to = scores + s * STRIP * CHUNK + v * LANES;
-            switch (vectors - v) {
-            case 1: score_strip(rows, from, depth, to, 1, pairs); break;
-#if defined(__AVX512F__)
-            case 2: score_strip(rows, from, depth, to, 2, pairs); break;
-            case 3: score_strip(rows, from, depth, to, 3, pairs); break;
-#endif
-            default: score_strip(rows, from, depth, to, WIDE, pairs);
-            }
+/* Rows that are worked through together, in strips of one height: that which wastes the fewest rows. */
+typedef struct {
+    int rows, high;
+} Strips;
+
+static Strips strips_of(int rows) {
+    const int count = (rows + STRIP - 1) / STRIP, least = (rows + count - 1) / count;
+    const int high = least > 4 ? STRIP : least > 2 ? 4 : least;
+    return (Strips){count * high, high};
+}
+
+/* Runs `call(high, wide)` with both as constants, for strips of a height and at most `vectors` vectors; `done` becomes how
+ * many of these that were. */
+#define FOR_STRIP(height, vectors, done, call)                                                                        \
+    if ((vectors) >= WIDE) {                                                                                          \
+        FOR_HEIGHT(height, WIDE, call)                                                                                \
+        done = WIDE;                                                                                                  \
+    } else if (WIDE > 2 && (vectors) >= 2) {                                                                          \
+        FOR_HEIGHT(height, 2, call)                                                                                   \
+        done = 2;                                                                                                     \
+    } else {                                                                                                          \
+        FOR_HEIGHT(height, 1, call)                                                                                   \
+        done = 1;                                                                                                     \
+    }
+#define FOR_HEIGHT(height, wide, call)                                                                                \
+    switch (height) {                                                                                                 \
+    case 1: call(1, wide); break;                                                                                     \
+    case 2: call(2, wide); break;                                                                                     \
+    case 4: call(4, wide); break;                                                                                     \
+    default: call(STRIP, wide);                                                                                       \
+    }
+
+INLINE void score_rows(const float *asked, Strips strips, const float *keys, int64_t depth, int64_t vectors,
+                       float *scores, const int pairs) {
+    for (int64_t v = 0, done; v < vectors; v += done)
+        for (int r = 0; r < strips.rows; r += strips.high) {
+            const float *rows = asked + r * depth, *from = keys + v * depth * LANES;
+            float *to = scores + r * CHUNK + v * LANES;
+#define CALL(high, wide) score_strip(rows, from, depth, to, high, wide, pairs)
+            FOR_STRIP(strips.high, vectors - v, done, CALL)
+#undef CALL
         }
 }
 
-INLINE void mix_block(const float *shares, int64_t line, int strips, const float *values, int64_t count, int64_t width,
-                      const float *factor, float *sums, const int pairs) {
-    for (int64_t d = 0; d < width; d += WIDE * LANES)
-        for (int s = 0; s < strips; s++) {
-            const float *rows = shares + s * STRIP * line, *at = factor + s * STRIP;
-            float *to = sums + s * STRIP * width + d;
-            switch ((width - d) / LANES) {
-            case 1: mix_strip(rows, line, values + d, count, width, at, to, 1, pairs); break;
-#if defined(__AVX512F__)
-            case 2: mix_strip(rows, line, values + d, count, width, at, to, 2, pairs); break;
-            case 3: mix_strip(rows, line, values + d, count, width, at, to, 3, pairs); break;
-#endif
-            default: mix_strip(rows, line, values + d, count, width, at, to, WIDE, pairs);
-            }
+INLINE void mix_rows(const float *shares, int64_t line, Strips strips, const float *values, int64_t count, int64_t width,
+                     const float *factor, float *sums, const int pairs) {
+    for (int64_t d = 0, done; d < width; d += done * LANES)
+        for (int r = 0; r < strips.rows; r += strips.high) {
+            const float *rows = shares + r * line, *from = values + d;
+            float *to = sums + r * width + d;
+#define CALL(high, wide) mix_strip(rows, line, from, count, width, factor + r, to, high, wide, pairs)
+            FOR_STRIP(strips.high, (width - d) / LANES, done, CALL)
+#undef CALL
         }
 }
+
+/* Both for floats and for pairs, compiled once for all types. */
+NO_INLINE void score_floats(const float *asked, Strips strips, const float *keys, int64_t depth, int64_t vectors,
+                            float *scores) {
+    score_rows(asked, strips, keys, depth, vectors, scores, 0);
+}
+
+NO_INLINE void mix_floats(const float *shares, Strips strips, const float *values, int64_t count, int64_t width,
+                          const float *factor, float *sums) {
+    mix_rows(shares, CHUNK, strips, values, count, width, factor, sums, 0);
+}
+
+#ifdef __AVX512BF16__
+NO_INLINE void score_pairs(const float *asked, Strips strips, const float *keys, int64_t depth, int64_t vectors,
+                           float *scores) {
+    score_rows(asked, strips, keys, depth, vectors, scores, 1);
+}
+
+NO_INLINE void mix_pairs(const float *shares, Strips strips, const float *values, int64_t count, int64_t width,
+                         const float *factor, float *sums) {
+    mix_rows(shares, CHUNK / 2, strips, values, count, width, factor, sums, 1);
+}
+#else
+#define score_pairs score_floats
+#define mix_pairs mix_floats
+#endif
 
 /* The scores of keys first.., UNSEEN for those that query number `query` of a sequence does not see. */
 INLINE Floats hide(Floats scores, const Sequence *one, const Shape *shape, int64_t query, int64_t first) {
-    Ints lane;
-    for (int i = 0; i < LANES; i++) lane[i] = i;
+    const Ints lane = NUMBERED;
     const int64_t count = query + 1 - first; /* of keys up to the query's own */
     Ints seen = (Ints)(lane < (int32_t)(count < LANES ? count : LANES));
     if (one->until && count > 0) {
@@ -200,14 +248,14 @@ INLINE Floats hide(Floats scores, const Sequence *one, const Shape *shape, int64
  * or, as pairs, in bfloat16; the row's maximum and sum go on. Returns what the sums so far must be multiplied by. */
 INLINE float share_out(const Sequence *one, const Shape *shape, int64_t query, int64_t first, int64_t vectors,
                        float *scores, uint16_t *halves, float scale, float *largest, float *total, const int pairs) {
-    const int plain = !one->until && !shape->window;
     Floats most = set(UNSEEN);
-    for (int64_t v = 0; v < vectors; v++) {
-        Floats score = load_f32(scores + v * LANES, LANES);
-        if (!plain || first + (v + 1) * LANES > query + 1) {
-            score = hide(score, one, shape, query, first + v * LANES);
-            store_f32(scores + v * LANES, LANES, score);
-        }
+    int64_t v = 0;
+    if (!one->until && !shape->window) /* all keys before the query's are seen */
+        for (; v < vectors && first + (v + 1) * LANES <= query + 1; v++)
+            most = larger(most, load_f32(scores + v * LANES, LANES));
+    for (; v < vectors; v++) {
+        const Floats score = hide(load_f32(scores + v * LANES, LANES), one, shape, query, first + v * LANES);
+        store_f32(scores + v * LANES, LANES, score);
         most = larger(most, score);
     }
     float now = max_of(most);
@@ -217,7 +265,7 @@ INLINE float share_out(const Sequence *one, const Shape *shape, int64_t query, i
         return 1.0f;
     }
     Floats sum = set(0), factor = set(scale), minus = set(-now * scale);
-    for (int64_t v = 0; v < vectors; v++) {
+    for (v = 0; v < vectors; v++) {
         const Floats share = exp2_of(fma_of(load_f32(scores + v * LANES, LANES), factor, minus), pairs);
         sum += share;
         if (pairs)
@@ -236,14 +284,15 @@ INLINE float share_out(const Sequence *one, const Shape *shape, int64_t query, i
 INLINE void attend_head(const Sequence *one, const Shape *shape, const Packed *packed, const void *query, void *out,
                         int64_t at, const int type, const int pairs) {
     const int64_t width = shape->width, per = pairs ? 2 : 1, depth = width / per, repeat = shape->heads / shape->kv_heads;
-    const int64_t rows = one->length * repeat, step = shape->heads * width, line = CHUNK / per;
+    const int64_t rows = one->length * repeat, step = shape->heads * width;
     const float scale = LOG2_E / sqrtf((float)width);
     __attribute__((aligned(64))) float asked[BLOCK * depth], scores[BLOCK * CHUNK], sums[BLOCK * width];
     __attribute__((aligned(64))) uint16_t halves[pairs ? BLOCK * CHUNK : LANES];
     float largest[BLOCK], total[BLOCK], factor[BLOCK];
     for (int64_t begin = 0; begin < rows; begin += BLOCK) {
-        const int here = rows - begin < BLOCK ? (int)(rows - begin) : BLOCK, strips = (here + STRIP - 1) / STRIP;
-        for (int r = 0; r < strips * STRIP; r++) {
+        const int here = rows - begin < BLOCK ? (int)(rows - begin) : BLOCK;
+        const Strips strips = strips_of(here);
+        for (int r = 0; r < strips.rows; r++) {
             const int64_t row = r < here ? begin + r : begin; /* a strip is filled up with its first row again */
             const int64_t from = at + row / repeat * step + row % repeat * width;
             for (int64_t d = 0; d < depth; d += LANES) {
@@ -253,21 +302,22 @@ INLINE void attend_head(const Sequence *one, const Shape *shape, const Packed *p
             largest[r] = UNSEEN;
             total[r] = 0;
         }
-        memset(sums, 0, (size_t)(strips * STRIP * width) * sizeof(float));
+        memset(sums, 0, (size_t)(strips.rows * width) * sizeof(float));
         const int64_t oldest = one->start + begin / repeat, newest = one->start + (begin + here - 1) / repeat;
         int64_t first = 0;
         if (shape->window && !one->until && oldest >= shape->window) first = (oldest - shape->window + 1) / CHUNK * CHUNK;
         for (; first <= newest; first += CHUNK) {
             const int64_t keys = newest + 1 - first < CHUNK ? newest + 1 - first : CHUNK;
             const int64_t vectors = (keys + LANES - 1) / LANES;
-            score_block(asked, strips, packed->keys + first * depth, depth, vectors, scores, pairs);
-            for (int r = 0; r < strips * STRIP; r++) {
+            (pairs ? score_pairs : score_floats)(asked, strips, packed->keys + first * depth, depth, vectors, scores);
+            for (int r = 0; r < strips.rows; r++) {
                 const int64_t own = one->start + (r < here ? begin + r : begin) / repeat;
                 factor[r] = share_out(one, shape, own, first, vectors, scores + r * CHUNK,
                                       halves + (pairs ? r * CHUNK : 0), scale, largest + r, total + r, pairs);
             }
-            mix_block(pairs ? (const float *)halves : scores, line, strips, packed->values + first / per * width,
-                      vectors * LANES / per, width, factor, sums, pairs);
+            (pairs ? mix_pairs : mix_floats)(pairs ? (const float *)halves : scores, strips,
+                                             packed->values + first / per * width, vectors * LANES / per, width, factor,
+                                             sums);
         }
         for (int r = 0; r < here; r++) {
             const int64_t to = at + (begin + r) / repeat * step + (begin + r) % repeat * width;

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #define INLINE static inline __attribute__((always_inline, unused))
+#define NO_INLINE static __attribute__((noinline, unused)) /* compiled once for all its callers */
 
 #define JOIN_AGAIN(first, second) lorica_##first##_##second
 #define JOIN(first, second) JOIN_AGAIN(first, second)

@@ -78,7 +78,7 @@ INLINE void first_product(const void *x, int64_t row, int64_t rows, const Pair *
 }
 
 /* turned [elements of a rank][out]: b [out, rank], a zero behind an odd rank of pairs. */
-INLINE void turn_factors(const Pair *pair, int64_t out, float *turned, const int type, const int pairs) {
+INLINE void turn_type(const Pair *pair, int64_t out, float *turned, const int type, const int pairs) {
     const int64_t per = pairs ? 2 : 1, rank = pair->rank, depth = (rank + per - 1) / per;
     for (int64_t o = 0; o < out; o += LANES) {
         const int64_t here = out - o < LANES ? out - o : LANES;
@@ -92,6 +92,16 @@ INLINE void turn_factors(const Pair *pair, int64_t out, float *turned, const int
                 if (r < left) store_f32(turned + (d + r) * out + o, here, rows[r]);
         }
     }
+}
+
+NO_INLINE void turn_factors(const Pair *pair, int64_t out, float *turned, int pairs) {
+    if (HAS_PAIRS && pairs) {
+        turn_type(pair, out, turned, BF16, HAS_PAIRS);
+        return;
+    }
+#define CALL(type) turn_type(pair, out, turned, type, 0)
+    FOR_TYPE(pair->type, CALL)
+#undef CALL
 }
 
 /* y [STRIP rows of `total`], from number `at`: += middle times turned, `wide` vectors of them, `columns` numbers. */
@@ -122,8 +132,8 @@ INLINE void second_strip(const float *middle, int64_t rows, const float *turned,
         }
 }
 
-INLINE void second_product(const float *middle, int64_t rows, const float *turned, int64_t depth, int64_t out, void *y,
-                           int64_t at, int64_t total, const int y_type, const int pairs) {
+INLINE void second_type(const float *middle, int64_t rows, const float *turned, int64_t depth, int64_t out, void *y,
+                        int64_t at, int64_t total, const int y_type, const int pairs) {
     for (int64_t o = 0; o < out; o += WIDE * LANES)
         for (int64_t r = 0; r < rows; r += STRIP) {
             const float *from = middle + r * depth;
@@ -136,6 +146,21 @@ INLINE void second_product(const float *middle, int64_t rows, const float *turne
         }
 }
 
+NO_INLINE void second_product(const float *middle, int64_t rows, const float *turned, int64_t depth, int64_t out, void *y,
+                              int64_t at, int64_t total, int y_type, int pairs) {
+#define FLOATS(type) second_type(middle, rows, turned, depth, out, y, at, total, type, 0)
+#define PAIRS(type) second_type(middle, rows, turned, depth, out, y, at, total, type, HAS_PAIRS)
+    if (!HAS_PAIRS || !pairs) {
+        FOR_TYPE(y_type, FLOATS)
+    } else if (y_type == F32) {
+        PAIRS(F32);
+    } else {
+        PAIRS(BF16);
+    }
+#undef PAIRS
+#undef FLOATS
+}
+
 /* One span, tokens row..stop of x and y, and one module of it, whose columns of y begin at `column`. */
 typedef struct {
     const void *x;
@@ -144,9 +169,9 @@ typedef struct {
 } Update;
 
 INLINE void add_update(const Update *update, const Pair *pair, float *turned, float *middle, const int x_type,
-                       const int a_type, const int y_type, const int pairs) {
+                       const int a_type, int y_type, const int pairs) {
     const int64_t depth = pairs ? (pair->rank + 1) / 2 : pair->rank;
-    turn_factors(pair, update->out, turned, a_type, pairs);
+    turn_factors(pair, update->out, turned, pairs);
     for (int64_t row = update->row; row < update->stop; row += PART) {
         const int64_t rows = update->stop - row < PART ? update->stop - row : PART;
         first_product(update->x, row, rows, pair, update->in, middle, x_type, a_type, pairs);
@@ -177,19 +202,15 @@ EXPORT(int, add_updates)(const void *x, void *y, int64_t first, int64_t rows, co
             const Pair *pair = pairs + i * layout->modules + m;
             if (!pair->a) continue;
             const Update update = {x, y, start - first, stop - first, layout->in, layout->outs[m], column, layout->total};
-#define FLOATS(type) add_update(&update, pair, memory, middle, F32, type, F32, 0)
-#define HALVES(type) add_update(&update, pair, memory, middle, BF16, BF16, type, HAS_PAIRS)
+#define CALL(type) add_update(&update, pair, memory, middle, F32, type, F32, 0)
             if (x_type == F32) {
-                FOR_TYPE(pair->type, FLOATS)
+                FOR_TYPE(pair->type, CALL)
             } else if (x_type == F16) {
-                add_update(&update, pair, memory, middle, F16, F16, F16, 0);
-            } else if (y_type == F32) {
-                HALVES(F32);
+                add_update(&update, pair, memory, middle, F16, F16, y_type, 0);
             } else {
-                HALVES(BF16);
+                add_update(&update, pair, memory, middle, BF16, BF16, y_type, HAS_PAIRS);
             }
-#undef HALVES
-#undef FLOATS
+#undef CALL
         }
     }
     free(memory);

@@ -9,9 +9,10 @@
 enum { LANES = 8 };
 typedef __m256 Floats;
 typedef int32_t Ints __attribute__((vector_size(32)));
+#define NUMBERED {0, 1, 2, 3, 4, 5, 6, 7}
 
 INLINE __m256i first_lanes(int64_t count) {
-    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    const Ints lane = NUMBERED;
     return (__m256i)(lane < (int32_t)(count < LANES ? count : LANES));
 }
 

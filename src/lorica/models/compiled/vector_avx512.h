@@ -8,6 +8,7 @@
 enum { LANES = 16 };
 typedef __m512 Floats;
 typedef int32_t Ints __attribute__((vector_size(64)));
+#define NUMBERED {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 
 INLINE __mmask16 first_lanes(int64_t count) {
     return count >= LANES ? (__mmask16)0xFFFF : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
