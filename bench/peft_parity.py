@@ -51,7 +51,7 @@ def prompts(task_name: str, count: int) -> list[tuple[int, ...]]:
     """Token ids of the task's last example rows."""
     demo = next(demo for demo in TASKS if demo.name == task_name)
     task, encoder = load_task(task_name), Encoder.load(BASE)
-    rows = list(read_rows(examples_folder() / demo.file, task.schemas))[-count:]
+    rows = list(read_rows(examples_folder() / demo.test_file, task.schemas))[-count:]
     return [encoder.encode(task.render(row), max_tokens=1024, truncate="error").tokens for row in rows]
 
 

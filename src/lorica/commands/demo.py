@@ -17,15 +17,14 @@ from lorica.commands.demo_tasks import TASKS, DemoTask
 from lorica.commands.experiment import ADAPTER, Outcome, run_experiment
 from lorica.commands.train_plan import by_subject
 from lorica.data.read import read_rows
-from lorica.data.split import split
 from lorica.data.write import check_place, write_answers
 from lorica.errors import LoricaError, UsageError
 from lorica.pipeline.train import TrainJob
 from lorica.reports.write_report import write_report
+from lorica.routing import GENERAL
 from lorica.training.checkpoints import RECORD
 from lorica.training.loop import lock_run
 
-HELD_OUT = 0.3
 # What the demo decides itself; everything else may be overridden.
 _OWN = ("task", "input", "output", "run_dir", "data", "adapters")
 _TRAINING = ("training=tiny", "lora=all_linear")
@@ -35,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the three tasks and write the report."""
     command = parser(
         "demo",
-        "Train adapters on the embedded base model, look at them, route held-out rows to them, score the answers, and\n"
+        "Train adapters on the embedded base model, look at them, route test rows to them, score the answers, and\n"
         "write a report. Needs no network and no GPU; takes a few minutes on two cores.",
         "  lorica demo\n  lorica demo --out /tmp/demo --tasks rules,saq\n  lorica demo model=qwen3_0_6b",
     )
@@ -74,24 +73,25 @@ def choose(names: str) -> list[DemoTask]:
 
 
 def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
-    """One task, from its example file to its evaluation; the answers are kept in `out`."""
-    examples_file = examples_folder() / demo.file
+    """One task, from its example files to its evaluation; the answers are kept in `out`."""
+    examples_file, test_file = (examples_folder() / file_name for file_name in (demo.file, demo.test_file))
     common_overrides = (f"task={demo.name}", *_TRAINING, *demo.overrides)
     config = resolve((*common_overrides, *overrides)).config
     task = build.build_task(config)
-    all_rows = list(read_rows(examples_file, task.schemas))
-    training_rows, held_out_rows = split(all_rows, ratio=HELD_OUT, seed=config.training.seed, text=task.text)
-    heading = f"== {demo.name}: {demo.question} {len(training_rows)} rows to train on, {len(held_out_rows)} held out"
+    training_rows, test_rows = (list(read_rows(file, task.schemas)) for file in (examples_file, test_file))
+    heading = f"== {demo.name}: {demo.question} {len(training_rows)} rows to train on, {len(test_rows)} to test"
     print(f"\n{heading}", file=sys.stderr, flush=True)
     adapters_folder = out / "adapters" / demo.name
     for earlier_record in adapters_folder.glob(f"*/{RECORD}"):  # the demo shows training every time
         with lock_run(earlier_record.parent):
             shutil.rmtree(earlier_record.parent)
     if demo.per_subject:
-        train_jobs = by_subject(training_rows, str(examples_file), adapters_folder)
+        # Every test row has the adapter of its subject: `general` would cost as much as all of them and answer nothing.
+        subject_jobs = by_subject(training_rows, str(examples_file), adapters_folder)
+        train_jobs = [job for job in subject_jobs if job.name != GENERAL]
     else:
         train_jobs = [TrainJob(task.name, training_rows, str(examples_file), adapters_folder / task.name)]
-    outcome = run_experiment(config, task, training_rows, held_out_rows, train_jobs)
+    outcome = run_experiment(config, task, training_rows, test_rows, train_jobs)
     write_answers(out / f"{demo.name}.answers.jsonl", outcome.answers[ADAPTER].values())
     return outcome
 

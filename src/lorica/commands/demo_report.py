@@ -98,7 +98,7 @@ def _section(demo: DemoTask, outcome: Outcome) -> Section:
     return Section(
         heading=f"{demo.name}: {demo.question}",
         text=(
-            f"{len(outcome.train)} rows to train on, {gain.n} held out. The adapter changes {main_metric} by "
+            f"{len(outcome.train)} rows to train on, {gain.n} to test. The adapter changes {main_metric} by "
             f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over the base model on the same rows. "
             f"{outcome.rows_per_second:.0f} rows per second."
         ),
@@ -162,7 +162,7 @@ def _samples(outcome: Outcome) -> ReportTable:
         (row.id, outcome.texts[row.id], outcome.gold[row.id], answer.answer, answer.score, answer.adapter)
         for row, answer in answered_rows
     )
-    return ReportTable(("row", "text", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
+    return ReportTable(("row", "text", "gold", "answer", "score", "adapter"), rows, caption="The first test rows")
 
 
 def _losses(outcome: Outcome) -> LineChart:
