@@ -7,8 +7,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
+
+import gguf
 
 _BF16 = gguf.GGMLQuantizationType.BF16
 _NAMES = {
