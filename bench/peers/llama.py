@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python's low-level interface.
 
-Options: kind (bf16, q8_0, q4_0, q4_k_m), cache, threads; batch (tokens), flash (on, off), unified (true, false), lora
-(f32, bf16: how the adapter's file is stored).
+Options: kind (bf16, f16, q8_0, q4_0, q4_k_m), cache, threads; batch (tokens), flash (on, off), unified (true, false),
+lora (f32, bf16: how the adapter's file is stored).
 
 As an expert would: the shared prefix is decoded once per adapter and its cells are given to every row
 (`llama_memory_seq_cp`), rows are decoded together in batches, logits only where they are read, a scored row's cells
@@ -24,6 +24,7 @@ from bench.peers.workloads import NEW_TOKENS, Item, by_adapter
 
 _CELLS, _OWN_CELLS, _SEQUENCES = 32768, 640, 64
 _TYPES = {
+    "f16": ll.LLAMA_FTYPE_MOSTLY_F16,
     "q8_0": ll.LLAMA_FTYPE_MOSTLY_Q8_0,
     "q4_0": ll.LLAMA_FTYPE_MOSTLY_Q4_0,
     "q4_k_m": ll.LLAMA_FTYPE_MOSTLY_Q4_K_M,
@@ -46,9 +47,10 @@ _log: Any = ll.llama_log_callback(_keep)
 
 
 class Llama:
-    """A context with one adapter at a time."""
+    """A context with one adapter at a time. isa: what llama.cpp says that it uses."""
 
     def __init__(self, model: Path, adapters: Path, options: dict[str, str]) -> None:
+        self.isa = ll.llama_print_system_info().decode()
         ll.llama_log_set(_log, ctypes.c_void_p())
         ll.llama_backend_init()
         threads = int(options.get("threads", 0)) or 2

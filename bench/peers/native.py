@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from bench.peers.operations import count_operations
 from bench.peers.workloads import NEW_TOKENS, Item
 
@@ -17,14 +18,19 @@ from lorica.adapters.folder import open_adapter
 from lorica.engines.base import EngineSettings
 from lorica.engines.native.engine import load_native
 from lorica.models.base_folder import BaseFolder
+from lorica.models.compiled import library
+from lorica.models.cpu import kernels
 from lorica.models.families import read_decoder_config
+from lorica.precision import PRECISIONS
 from lorica.records import Generate, Request, Sampling, ScoreChoices
 
 
 class Native:
-    """The engine, with adapters loaded when a workload first names them."""
+    """The engine, with adapters loaded when a workload first names them. isa: what torch and the kernels use."""
 
     def __init__(self, model: Path, adapters: Path, options: dict[str, str]) -> None:
+        self.isa = f"torch {torch.backends.cpu.get_cpu_capability()}, kernels {library.target() or 'none'}"
+        self._arithmetic = _arithmetic(options["dtype"])
         settings = EngineSettings(
             dtype=options["dtype"],
             device=options.get("device", "cpu"),
@@ -63,6 +69,7 @@ class Native:
             self._engine.clear_prefix_cache()
             plan = self._engine.plan(requests)
             found["computed_tokens"] = plan.computed_tokens() + sum(max(0, len(one.tokens) - 1) for one in outputs)
+            found["arithmetic"] = self._arithmetic
             found["operations"] = count_operations(self._config, plan)
         return found
 
@@ -74,6 +81,14 @@ class Native:
         ]
         outputs = self._engine.run(requests)
         return {"text_logprob": sum(output.logprobs[0] for output in outputs) / sum(map(len, texts))}
+
+
+def _arithmetic(precision: str) -> str:
+    """What the linear layers are multiplied in on this processor."""
+    products = PRECISIONS[precision].products
+    if products == "int8":
+        return "int8" if kernels.has_int8_linear() else "int16"
+    return products if products == "int16" or kernels.can_prepack(getattr(torch, products)) else "float32"
 
 
 def _with_another_end(item: Item) -> tuple[int, ...]:

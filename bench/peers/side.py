@@ -19,7 +19,7 @@ class Side:
     """One peer with its options. needs: the module that its interpreter must have. works: how those it does begin."""
 
     def __init__(self, name: str, python: str, command: list[str], *, needs: str = "", works: str = "w") -> None:
-        self.name, self.ready = name, 0.0
+        self.name, self.ready, self.isa = name, 0.0, ""
         self._python, self._command, self._needs, self._works = python, command, needs, works
         self._process: subprocess.Popen[str] | None = None
 
@@ -37,7 +37,7 @@ class Side:
             env=os.environ | self._preloaded(),
         )
         told = self._read()
-        self.ready = told.get("ready", 0.0)
+        self.ready, self.isa = told.get("ready", 0.0), told.get("isa", "")
         return str(told.get("error", ""))
 
     def does(self, work: str) -> bool:
@@ -92,6 +92,7 @@ def known_sides(model: Path, adapters: Path, given: argparse.Namespace) -> list[
         side("native-bf16", "native", "dtype=bfloat16"),
         side("native-bf16-free", "native", "dtype=bfloat16", "deterministic=false"),
         side("native-bf16-kept", "native", "dtype=bfloat16", "kept=true"),
+        side("native-int16", "native", "dtype=int16"),
         side("native-int8", "native", "dtype=int8"),
         side("native-int8-weights", "native", "dtype=int8-weights"),
         side("native-int4-weights", "native", "dtype=int4-weights"),
@@ -101,7 +102,7 @@ def known_sides(model: Path, adapters: Path, given: argparse.Namespace) -> list[
         side("peft-mixed-bf16", "transformers", "way=mixed", "dtype=bfloat16", needs="peft"),
         side("paged-bf16", "transformers", "way=paged", "dtype=bfloat16", needs="peft", works="w1,w2,w3"),
     ]
-    for kind in ("bf16", "q8_0", "q4_0", "q4_k_m"):
+    for kind in ("bf16", "f16", "q8_0", "q4_0", "q4_k_m"):
         found.append(
             side(
                 f"llama-{kind}", "llama", f"kind={kind}", f"cache={given.cache}", python=given.llama, needs="llama_cpp"

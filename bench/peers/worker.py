@@ -2,10 +2,10 @@
 
     python bench/peers/worker.py PEER MODEL ADAPTERS [key=value ...]
 
-MODEL is a folder, ADAPTERS one that holds folders. It first says {"ready": seconds}; then each line
-{"work": "w1", "rows": 0} is answered with {"seconds", "busy", "results", "peak_mib", ...}, or {"error"}. results: for
-each row its log-probabilities or its new tokens; null where a peer has none. With {"texts": [[...]]} the native engine
-judges other sides' texts instead: {"text_logprob"}.
+MODEL is a folder, ADAPTERS one that holds folders. It first says {"ready": seconds, "isa": the instructions it uses};
+then each line {"work": "w1", "rows": 0} is answered with {"seconds", "busy", "results", "peak_mib", ...}, or {"error"}.
+results: for each row its log-probabilities or its new tokens; null where a peer has none. With {"texts": [[...]]} the
+native engine judges other sides' texts instead: {"text_logprob"}.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     def say(answer: dict[str, Any]) -> None:
         print(json.dumps(answer), file=out, flush=True)
 
-    say({"ready": time.perf_counter() - started})
+    say({"ready": time.perf_counter() - started, "isa": getattr(side, "isa", "")})
     vocab_size = json.loads((Path(model) / "config.json").read_text("utf-8"))["vocab_size"]
     for line in sys.stdin:
         asked = json.loads(line)

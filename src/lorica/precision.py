@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-weights", "int4-weights", "gguf"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int16", "int8", "int8-weights", "int4-weights", "gguf"]
 """What `model.dtype` may say; nf4 is chosen by `model.load_in_4bit`."""
 
 DTYPE_NAMES: tuple[str, ...] = get_args(Dtype)[1:]
@@ -21,14 +21,17 @@ class Precision:
     """
 
     weights: str
-    """Storage of the linear weights: a torch dtype, int8, int4 or nf4 with scales, or the blocks of a GGUF file."""
+    """Storage of the linear weights: a torch dtype; int16, int8, int4 or nf4 with scales; or a GGUF file's blocks."""
 
     products: str
-    """What is multiplied: a torch dtype for both operands, or int8 for both. A CPU without bfloat16 kernels multiplies
-    quantized weights in float32 instead."""
+    """What is multiplied: a torch dtype, int8 or int16, to which quantized weights are expanded. A CPU that has no fast
+    products of bfloat16 or float16 multiplies such weights in float32."""
 
     bytes_per_weight: float
     """Of the linear weights, with their scales."""
+
+    states: str = "bfloat16"
+    """The torch dtype of keys, values and adapters on a CPU that multiplies it fast; on others they are float32."""
 
     quantized: bool = False
     """Weights are codes with scales. Other than nf4, only the native engine on a CPU computes with such."""
@@ -71,7 +74,7 @@ PRECISIONS: dict[str, Precision] = {  # from coarse to exact
         canary_absolute=1.5, canary_relative=0.5, faint_effect=0.15,
     ),
     "int4-weights": Precision(
-        weights="int4", bytes_per_weight=0.6, products="bfloat16", quantized=True, head="int8-weights", trainable=False,
+        weights="int4", bytes_per_weight=0.63, products="int16", quantized=True, head="int8-weights", trainable=False,
         canary_absolute=1.5, canary_relative=0.5, faint_effect=0.6, merge_limit=0.2,
     ),
     "int8": Precision(
@@ -79,7 +82,7 @@ PRECISIONS: dict[str, Precision] = {  # from coarse to exact
         canary_absolute=0.5, canary_relative=0.2, faint_effect=0.5, merge_limit=0.2,
     ),
     "int8-weights": Precision(
-        weights="int8", bytes_per_weight=1, products="bfloat16", quantized=True, trainable=False,
+        weights="int8", bytes_per_weight=1.06, products="int16", quantized=True, trainable=False,
         canary_absolute=0.3, canary_relative=0.15, faint_effect=0.25, merge_limit=0.2,
     ),
     # The weights are the base's own, not rounded anew: what differs from float32 are the products.
@@ -91,13 +94,18 @@ PRECISIONS: dict[str, Precision] = {  # from coarse to exact
         weights="bfloat16", bytes_per_weight=2, products="bfloat16",
         canary_absolute=0.15, canary_relative=0.1, faint_effect=0.15, merges_by_default=True,
     ),
+    "int16": Precision(
+        weights="int16", bytes_per_weight=2.06, products="int16", states="float32", quantized=True, trainable=False,
+        canary_absolute=0.1, canary_relative=0.02, faint_effect=0.05,
+        noise=0.02, visible_update=0.1, moving_update=1e-3, merge_limit=0.05,
+    ),
     "float16": Precision(
-        weights="float16", bytes_per_weight=2, products="float16",
+        weights="float16", bytes_per_weight=2, products="float16", states="float16",
         canary_absolute=0.03, canary_relative=0.02, faint_effect=0.02,
         noise=0.02, visible_update=0.1, moving_update=1e-3, merge_limit=0.05,
     ),
     "float32": Precision(
-        weights="float32", bytes_per_weight=4, products="float32",
+        weights="float32", bytes_per_weight=4, products="float32", states="float32",
         canary_absolute=1e-3, canary_relative=1e-4, faint_effect=1e-4,
         noise=1e-4, visible_update=2e-3, moving_update=1e-5, merge_limit=1e-4, merges_by_default=True,
     ),

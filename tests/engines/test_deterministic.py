@@ -87,7 +87,7 @@ def rows() -> list[Request]:
     ("dtype", "compiled"),
     [
         *(("float32", True), ("float32", False), ("float16", True), ("bfloat16", True), ("bfloat16", False)),
-        *(("int8", True), ("int8-weights", True), ("int8-weights", False), ("int4-weights", True)),
+        *(("int16", True), ("int8", True), ("int8-weights", True), ("int8-weights", False), ("int4-weights", True)),
     ],
 )
 def test_a_rows_scores_never_change_by_a_bit(
@@ -196,7 +196,7 @@ def test_compiled_kernels_change_nothing_but_rounding(
 
 
 @pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}")
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "int8-weights", "int4-weights"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int16", "int8", "int8-weights", "int4-weights"])
 def test_a_rows_text_never_changes_either(
     base: Path, adapters: dict[str, Path], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

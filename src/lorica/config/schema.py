@@ -101,9 +101,9 @@ class ModelConfig:
 
     dtype: Dtype = "auto"
     """Number format the base computes in; `auto` is float32 or bfloat16, as this machine is fast (see `lorica doctor`).
-    To answer on a CPU with the native engine there are also `int8` (weights and activations in whole numbers:
-    faster, a little less exact), `int8-weights` and `int4-weights` (half and a quarter of the memory of bfloat16) and
-    `gguf` (the quantized blocks of a GGUF file as they are: its `auto`)."""
+    To answer on a CPU with the native engine there are also `int16` (more exact than bfloat16), `int8` (weights and
+    activations in whole numbers: faster, less exact), `int8-weights`, `int4-weights` (half and a third of bfloat16's
+    memory) and `gguf` (the quantized blocks of a GGUF file as they are: its `auto`)."""
 
     device: str = "auto"
     """Where the model runs: `auto`, `cpu`, `cuda`, `cuda:1`, ..."""

@@ -13,11 +13,8 @@ torch = pytest.importorskip("torch")
 from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.models.adapter_weights import load_lora  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.cpu import (  # noqa: E402
-    kernels,
-    layer,
-    weight_only,
-)
+from lorica.models.compiled import products  # noqa: E402
+from lorica.models.cpu import kernels, layer, linear  # noqa: E402
 from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.lora import LoraSpan  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
@@ -97,7 +94,8 @@ def test_rows_in_several_blocks_are_those_of_one(
 
 
 @pytest.mark.parametrize(
-    ("precision", "most"), [("bfloat16", 0.08), ("int8", 0.08), ("int8-weights", 0.08), ("int4-weights", 0.5)]
+    ("precision", "most"),
+    [("bfloat16", 0.08), ("int16", 5e-3), ("int8", 0.08), ("int8-weights", 0.08), ("int4-weights", 0.5)],
 )
 @pytest.mark.parametrize("kind", ["llama-biases-tied", "qwen2-wide", "qwen3-wide"])
 def test_other_precisions_stay_near(
@@ -117,15 +115,15 @@ def test_other_precisions_stay_near(
     assert 0 < (found - expected).std() / expected.std() < most
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int8-weights", "int4-weights"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int16", "int8", "int8-weights", "int4-weights"])
 def test_without_private_operators_the_results_are_the_same(
     precision: str, tiny: Callable[[str], Any], tokens_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, tokens = tiny("qwen2-wide"), tokens_of(30)
     usual = logits(make_fast(made.folder, precision), tokens, [])
-    for name in ("has_int8_linear", "has_int8_weight_only_linear"):
-        monkeypatch.setattr(kernels, name, lambda: False)
-    monkeypatch.setattr(weight_only, "compiled", SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setattr(kernels, "has_int8_linear", lambda: False)
+    monkeypatch.setattr(products, "target", lambda: "")
+    monkeypatch.setattr(linear, "library", SimpleNamespace(target=lambda: ""))
     if precision == "float32":
         monkeypatch.setattr(kernels, "can_prepack", lambda dtype: False)
     bare = logits(make_fast(made.folder, precision), tokens, [])

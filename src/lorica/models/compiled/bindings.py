@@ -50,8 +50,6 @@ _add_norm_round = Kernel(
     "add_norm_round", *[c_void_p] * 4, c_float, *[c_void_p] * 3, c_int64, c_int64, c_int, returns=c_int
 )  # fmt: skip
 _gate_round = Kernel("gate_round", *[c_void_p] * 6, c_int64, c_int64, c_int, returns=c_int)
-_restore_int8 = Kernel("restore_int8", *[c_void_p] * 3, c_int64, c_int64, c_int)
-_restore_int4 = Kernel("restore_int4", *[c_void_p] * 3, c_int64, c_int64, c_int64, c_int)
 _restore_blocks = Kernel("restore_blocks", c_void_p, c_void_p, c_int64, c_int, c_int)
 
 
@@ -198,19 +196,6 @@ def scale_rows(y: Tensor, scales: Tensor, bias: Tensor | None) -> None:
     _scale(
         y.data_ptr(), scales.data_ptr(), None if bias is None else bias.data_ptr(), *y.shape
     )  # fmt: skip
-
-
-def dequantize_int8(codes: Tensor, scales: Tensor, out: Tensor) -> None:
-    """codes [n, in] int8, scales [n] -> out [n, in], of the dtype of the scales."""
-    _restore_int8(codes.data_ptr(), scales.data_ptr(), out.data_ptr(), *out.shape, _type(out))
-
-
-def dequantize_int4(codes: Tensor, scales: Tensor, out: Tensor, group: int) -> None:
-    """codes [n, in / 2] uint8, scales and minima [n, in / group, 2] -> out [n, in], of the dtype of the scales.
-
-    16 bytes hold 32 weights, the first 16 in their low nibbles.
-    """
-    _restore_int4(codes.data_ptr(), scales.data_ptr(), out.data_ptr(), *out.shape, group, _type(out))
 
 
 def dequantize_blocks(blocks: Tensor, out: Tensor, block_type: int, count: int) -> None:

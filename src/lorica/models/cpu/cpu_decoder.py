@@ -18,6 +18,7 @@ from lorica.models.cpu.ops import FusedRmsNorm, RotaryEmbedding
 from lorica.models.decoder import Decoder, Layer
 from lorica.models.gguf_layers import GgufEmbedding
 from lorica.models.lora import LoraSpan, spans_at
+from lorica.models.mapped_pages import MappedPages
 from lorica.models.packed_attention import Attention
 from lorica.models.rope import inverse_frequencies
 from lorica.precision import PRECISIONS
@@ -31,7 +32,9 @@ class CpuDecoder:
     """
 
     def __init__(self, decoder: Decoder, precision: str) -> None:
-        """Takes the weights out of `decoder` layer by layer, so that both forms never exist at once."""
+        """Takes the weights out of `decoder` layer by layer, so that both forms never exist at once: neither in memory
+        nor as mapped pages of the file. The head, the largest, comes first, while there is nothing else.
+        """
         self.config, self.precision = decoder.config, precision
         self.device, self.dtype = decoder.device, compute_dtype(precision)
         embedding = decoder.model.embed_tokens
@@ -39,6 +42,9 @@ class CpuDecoder:
             embedding if isinstance(embedding, GgufEmbedding) else embedding.weight.detach()
         )
         self._residual_dtype, self.compiled = residual_dtype(precision), uses_compiled_kernels(self.config)
+        mapped_pages = MappedPages()
+        self._head = make_linear((decoder.lm_head,), PRECISIONS[precision].head or precision)
+        mapped_pages.release(decoder.lm_head.parameters())
         layers = decoder.model.layers
         self._layer_weights: list[LayerWeights] = []
         self._layers: list[DecoderLayer] = []
@@ -46,12 +52,12 @@ class CpuDecoder:
             layer = layers[layer_index]
             assert isinstance(layer, Layer)
             weights = LayerWeights(layer, self.config, layer_index, precision)
-            as_int8 = self.compiled and suits_int8_layer(layer, precision)
+            as_int8 = self.compiled and suits_int8_layer(layer, weights)
             self._layer_weights.append(weights)
             self._layers.append(Int8Layer(weights) if as_int8 else CpuLayer(weights))
             layers[layer_index] = nn.Identity()
+            mapped_pages.release(layer.parameters())
         self._norm = FusedRmsNorm(decoder.model.norm, self._residual_dtype, compiled=self.compiled)
-        self._head = make_linear((decoder.lm_head,), PRECISIONS[precision].head or precision)
         self._inv_freq = inverse_frequencies(self.config)
         self._factor_cache = StackedFactorCache()
 

@@ -84,26 +84,3 @@ def int8_linear(codes: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
 def int8_linear_reference(codes: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """`int8_linear` in public operators, for a weight [out, in] int8 that is not prepacked."""
     return F.linear(codes.float() - ZERO_POINT, weight.float()) * scales
-
-
-@cache
-def has_int8_weight_only_linear() -> bool:
-    """Whether bfloat16 activations are multiplied with int8 weights without dequantizing these first."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 64, generator=generator).bfloat16()
-    weight = torch.randint(-127, 128, (32, 64), generator=generator, dtype=torch.int8)
-    scales = (torch.rand(32, generator=generator) / 100).bfloat16()
-    try:
-        product = int8_weight_only_linear(x, weight, scales)
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return torch.allclose(product.float(), F.linear(x.float(), weight.float()) * scales.float(), rtol=0.02, atol=0.02)
-
-
-def int8_weight_only_linear(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    """x [T, in] bfloat16, weight [out, in] int8, scales [out] bfloat16 -> [T, out].
-
-    Only where `has_int8_weight_only_linear`.
-    """
-    y: Tensor = torch._weight_int8pack_mm(x, weight, scales)
-    return y

@@ -14,7 +14,6 @@ from lorica.models.cpu.linear import Int8Linear, Linear
 from lorica.models.cpu.ops import RotaryEmbedding
 from lorica.models.decoder import Layer
 from lorica.models.packed_attention import Attention
-from lorica.precision import PRECISIONS
 
 
 class Int8Layer:
@@ -70,13 +69,11 @@ class Int8Layer:
             bindings.add_scaled(states, y, scales)
 
 
-def suits_int8_layer(layer: Layer, precision: str) -> bool:
-    """Whether a layer of this precision, with compiled kernels, can be an `Int8Layer`: only query, key and value may
-    have a bias.
-    """
+def suits_int8_layer(layer: Layer, weights: LayerWeights) -> bool:
+    """Whether a layer, with compiled kernels, can be an `Int8Layer`: only query, key and value may have a bias."""
     mlp = layer.mlp
     unbiased = layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
-    return PRECISIONS[precision].products == "int8" and all(linear.bias is None for linear in unbiased)
+    return isinstance(weights.qkv, Int8Linear) and all(linear.bias is None for linear in unbiased)
 
 
 def _int8_linear(linear: Linear) -> Int8Linear:

@@ -12,16 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorica.models.compiled import library, products
 from lorica.models.cpu import kernels
-from lorica.models.cpu.weight_only import (
-    DenseWeight,
-    Int4Weight,
-    Int8Weight,
-    QuantizedWeight,
-    StackedWeight,
-    WeightOnlyLinear,
-    group_size_for,
-)
+from lorica.models.cpu.weight_only import DenseWeight, QuantizedWeight, StackedWeight, WeightOnlyLinear
 from lorica.models.gguf_layers import GgufLinear
 from lorica.precision import PRECISIONS
 
@@ -41,33 +34,35 @@ def make_linear(layers: Sequence[nn.Linear | GgufLinear], precision: str) -> Lin
 
     precision: a name of `precision.PRECISIONS`, but nf4.
     """
-    precision_row, dtype = PRECISIONS[precision], compute_dtype(precision)
+    precision_row = PRECISIONS[precision]
     biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
     bias = torch.cat(biases).to(residual_dtype(precision)) if biases else None
     if precision_row.weights == "gguf":
-        return WeightOnlyLinear(StackedWeight([_as_stored(layer, dtype) for layer in layers]), bias, dtype)
+        states = compute_dtype(precision)
+        return WeightOnlyLinear(StackedWeight([_as_stored(layer, states) for layer in layers]), bias, states)
     weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight.detach()
-    if precision_row.products == "int8":
+    if precision_row.products == "int8" and (kernels.has_int8_linear() or not library.target()):
         return Int8Linear(weight, bias)
     if precision_row.quantized:
-        return WeightOnlyLinear(_quantized_weight(weight, precision_row.weights, dtype), bias, dtype)
+        bits = int(precision_row.weights.removeprefix("int"))
+        return partial(products.multiply, panels=products.pack_codes(weight, bits), bias=bias)
+    dtype: torch.dtype = getattr(torch, precision_row.weights)
     if kernels.can_prepack(dtype):
         return partial(kernels.prepacked_linear, packed=kernels.prepack(weight.to(dtype)), bias=bias)
-    return partial(F.linear, weight=weight.to(dtype), bias=bias)
+    if dtype == torch.float32:
+        return partial(F.linear, weight=weight.float(), bias=bias)
+    return partial(products.multiply, panels=products.pack_floats(weight, dtype), bias=bias)
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """The dtype of keys, values and adapters on a base that is computed in `precision`."""
-    precision_row = PRECISIONS[precision]
-    if precision_row.quantized:
-        return torch.bfloat16 if kernels.can_prepack(torch.bfloat16) else torch.float32
-    dtype: torch.dtype = getattr(torch, precision_row.products)
-    return dtype
+    """The dtype of keys, values and adapters on a base that is computed in `precision` on this processor."""
+    dtype: torch.dtype = getattr(torch, PRECISIONS[precision].states)
+    return dtype if kernels.can_prepack(dtype) else torch.float32
 
 
 def residual_dtype(precision: str) -> torch.dtype:
-    """The dtype of the hidden states between layers: float32 with int8, whose products are float32."""
-    return torch.float32 if PRECISIONS[precision].products == "int8" else compute_dtype(precision)
+    """The dtype of the hidden states between layers: float32 where products of whole numbers are."""
+    return torch.float32 if PRECISIONS[precision].products in ("int8", "int16") else compute_dtype(precision)
 
 
 class Int8Linear:
@@ -98,24 +93,15 @@ def _as_stored(layer: nn.Linear | GgufLinear, dtype: torch.dtype) -> QuantizedWe
     return layer.quantized if isinstance(layer, GgufLinear) else DenseWeight(layer.weight.detach().to(dtype))
 
 
-def _quantized_weight(weight: Tensor, storage: str, dtype: torch.dtype) -> QuantizedWeight:
-    if storage == "int4" and group_size_for(weight.shape[1]):
-        return Int4Weight(weight, dtype)
-    # Scales are rounded before codes are chosen, so that their rounding is no error.
-    codes, scales = quantize_weight(weight, scales_in=dtype)
-    return Int8Weight(codes, scales.to(dtype))
-
-
-def quantize_weight(weight: Tensor, *, scales_in: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """[out, in] -> int8 codes [out, in] and float32 scales [out], rounded to `scales_in` (upwards or downwards)."""
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """[out, in] -> int8 codes [out, in] and float32 scales [out]."""
     codes = torch.empty(weight.shape, dtype=torch.int8)
     scales = torch.empty(len(weight))
     for start in range(0, len(weight), _ROWS_PER_BLOCK):
         row_slice = slice(start, start + _ROWS_PER_BLOCK)
         block = weight[row_slice].float()
-        scale = _row_absmax(block).div_(_MAX_CODE).to(scales_in).float()
-        # A scale that was rounded down would push the largest weight to 128.
-        codes[row_slice] = (block / scale).round_().clamp_(-_MAX_CODE, _MAX_CODE).to(torch.int8)
+        scale = _row_absmax(block).div_(_MAX_CODE)
+        codes[row_slice] = (block / scale).round_().to(torch.int8)
         scales[row_slice] = scale.squeeze(1)
     return codes, scales
 

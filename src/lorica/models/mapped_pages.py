@@ -1,0 +1,57 @@
+"""Weights that are mapped from their file: their pages are let go once they have been packed into another form.
+
+A page that was read stays in the process's memory as long as its file is mapped, so that a base that is packed layer by
+layer would be there twice. What is let go is read again when it is used again.
+Mapped weights are never written to: a change would be lost with the page.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor
+
+_DONT_NEED = 4  # MADV_DONTNEED: of memory that is no file's it would lose the content
+_MAPS = Path("/proc/self/maps")
+
+
+class MappedPages:
+    """The weight files that this process has mapped, as of now; none on systems without /proc."""
+
+    def __init__(self, maps: Path = _MAPS) -> None:
+        self._ranges = list(_mapped_weight_files(maps))
+        try:
+            self._madvise = ctypes.CDLL(None).madvise
+            self._madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        except (AttributeError, OSError, TypeError):
+            self._ranges = []
+
+    def release(self, tensors: Iterable[Tensor]) -> int:
+        """Let go the whole pages of those tensors that lie in a mapped file; returns how many bytes."""
+        released = 0
+        for tensor in tensors:
+            address = tensor.data_ptr()
+            stop = address + tensor.numel() * tensor.element_size()
+            if not tensor.is_contiguous() or not any(low <= address and stop <= high for low, high in self._ranges):
+                continue
+            first_page = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+            size = stop // mmap.PAGESIZE * mmap.PAGESIZE - first_page
+            if size > 0 and self._madvise(first_page, size, _DONT_NEED) == 0:
+                released += size
+        return released
+
+
+def _mapped_weight_files(maps: Path) -> Iterable[tuple[int, int]]:
+    """First address and the one after the last of each file's mapping."""
+    try:
+        lines = maps.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        addresses, _, _, _, inode, *path = line.split(maxsplit=5)
+        if inode != "0" and path and path[0].endswith(".safetensors"):
+            low, high = (int(address, 16) for address in addresses.split("-"))
+            yield low, high
