@@ -125,7 +125,7 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
     files, options.overrides = split_words(options.words)
     if len(files) < 2:
         raise UsageError(
-            f"lorica eval needs a file of answers and one with gold, got {len(files)}",
+            f"lorica eval needs two files or more, answers and at last gold; got {len(files)}",
             fix="lorica eval ANSWERS GOLD task=...",
         )
     *options.answers, options.gold = files
