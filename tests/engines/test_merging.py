@@ -28,7 +28,15 @@ from lorica.records import Generate, Output, Request, Sampling, ScoreChoices  # 
 
 SETTINGS = EngineSettings("float32", "cpu", merge="always")
 # Of log-probabilities that the adapters move by about 1.
-NEAR = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05, "int8": 1.5, "int8-weights": 0.8, "int4-weights": 1.5}
+NEAR = {
+    "float32": 1e-4,
+    "bfloat16": 0.3,
+    "float16": 0.05,
+    "int16": 0.05,
+    "int8": 1.5,
+    "int8-weights": 0.8,
+    "int4-weights": 1.5,
+}
 
 
 def native(bench: Any, settings: EngineSettings = SETTINGS) -> NativeEngine:
@@ -206,7 +214,7 @@ def test_infer_says_what_was_merged_and_resumes_no_mix(tmp_path: Path, capsys: p
     quick = ["training.epochs=1", "lora.r=4", "training.learning_rate=2e-3", "training.save_steps=2"]
     assert main(["train", "task=rules", f"input={few}", f"run_dir={tmp_path / 'run'}", *quick]) == 0
     capsys.readouterr()
-    command = ["infer", "task=rules", f"input={few}", f"adapters.dir={tmp_path / 'run'}"]
+    command = ["infer", "task=rules", f"input={few}", f"adapters.dir={tmp_path / 'run'}", "model.dtype=float32"]
     assert main([*command, f"output={tmp_path / 'a.jsonl'}", "engine.merge=always"]) == 0
     assert "merged into the weights in float32" in capsys.readouterr().err
     record = json.loads((tmp_path / "a.jsonl.run.json").read_text())

@@ -157,8 +157,8 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
-        return self.model.embed_tokens.weight.dtype
+        """The precision of the hidden states, which is that of the norms: weights may be held in fewer bytes."""
+        return self.model.norm.weight.dtype
 
     def hidden(
         self,
