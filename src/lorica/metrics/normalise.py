@@ -53,7 +53,8 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 def _squad_text(answer_text: str) -> str:
     unpunctuated = "".join(character for character in fold_case(answer_text) if not _is_punctuation(character))
-    return " ".join(_ARTICLES.sub(" ", unpunctuated).split())
+    # Combining marks that stood apart may be neighbours now: NFC gives them their one order.
+    return " ".join(_ARTICLES.sub(" ", unicodedata.normalize("NFC", unpunctuated)).split())
 
 
 def _squad_tokens(answer_text: str) -> list[str]:
