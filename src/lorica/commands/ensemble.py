@@ -12,7 +12,8 @@ import msgspec
 from lorica.commands import build
 from lorica.commands.arguments import as_output, as_path, emit, inform, parse_weights, parser, resolve, split_words
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
-from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
+from lorica.commands.gold_file import GoldFile, read_gold
+from lorica.commands.rows import id_names, open_rows, table_options
 from lorica.config.schema import Config
 from lorica.data.group_columns import GroupColumns
 from lorica.data.write import atomic_file, check_output, read_answers, write_answers
@@ -21,9 +22,10 @@ from lorica.ensemble.calibrated import CalibratedBlend, SavedBlend, fit_calibrat
 from lorica.ensemble.members import EnsembleMember, Scores, check_alignment, degenerate_reasons, rank_correlations
 from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
 from lorica.errors import DataError, UsageError
-from lorica.metrics.normalise import LORICA
+from lorica.metrics.metric_table import find_metric
 from lorica.pipeline.compare import compare
-from lorica.pipeline.judged_answers import bootstrap_clusters
+from lorica.pipeline.evaluate import estimate_metric
+from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
 from lorica.records import Answer
 
 BLEND = "the blend"
@@ -38,10 +40,12 @@ _EXAMPLES = """  lorica ensemble a.csv b.csv c.csv --output blend.csv
 @dataclass(frozen=True)
 class _Plan:
     """What is blended: members in order, their weights (sum 1), over rows. groups: [n] names, within which ranks are
-    taken; clusters: [n] what folds keep together. labels: [n] gold, where it is known and 0 or 1."""
+    taken; clusters: [n] what folds keep together. labels: [n] gold, where it is known and 0 or 1. columns: the scores
+    [n] of each member; () for a vote, which asks for none."""
 
     members: tuple[EnsembleMember, ...]
     weights: tuple[float, ...]
+    columns: tuple[Scores, ...]
     row_ids: list[str]
     method: str
     power: float
@@ -53,9 +57,6 @@ class _Plan:
     def names(self) -> list[str]:
         return [member.name for member in self.members]
 
-    def columns(self) -> list[Scores]:
-        return [member.scores(self.row_ids) for member in self.members]
-
     def subset(self, kept: Sequence[int]) -> _Plan:
         """The plan with the members at these positions; their weights sum to 1 again."""
         total = sum(self.weights[index] for index in kept)
@@ -63,6 +64,7 @@ class _Plan:
             self,
             members=tuple(self.members[index] for index in kept),
             weights=tuple(self.weights[index] / total if total else 1 / len(kept) for index in kept),
+            columns=tuple(self.columns[index] for index in kept) if self.columns else (),
         )
 
     def answers(self) -> list[Answer]:
@@ -70,9 +72,9 @@ class _Plan:
         if self.method == "vote":
             return vote(self.members, self.weights, self.row_ids)
         if self.method == "stack":
-            scores = cross_fitted(self.names, self.columns(), self.labels, groups=self.clusters)
+            scores = cross_fitted(self.names, self.columns, self.labels, groups=self.clusters)
         else:
-            scores = blend_scores(self.columns(), self.weights, self.method, groups=self.groups, power=self.power)
+            scores = blend_scores(self.columns, self.weights, self.method, groups=self.groups, power=self.power)
         return to_answers(self.row_ids, scores)
 
 
@@ -100,14 +102,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _read_members(config: Config, files: Sequence[Path], gold: GoldFile | None) -> list[EnsembleMember]:
-    task = build.build_task(config)
-    id_names = {config.task.columns.get(schema.id_column, schema.id_column) for schema in task.schemas}
-    members = []
-    for path in files:
-        answers = list(read_answers(path, id_names=id_names)) if gold is None else gold.read_answers(path)
-        by_id = answers if isinstance(answers, dict) else {answer.id: answer for answer in answers}
-        members.append(EnsembleMember(str(path), by_id))
-    return members
+    if gold is not None:
+        return [EnsembleMember(str(path), gold.read_answers(path)) for path in files]
+    names = id_names(config, build.build_task(config))
+    return [
+        EnsembleMember(str(path), {answer.id: answer for answer in read_answers(path, id_names=names)})
+        for path in files
+    ]
 
 
 def _listed(members: Sequence[EnsembleMember], config: Config) -> tuple[list[EnsembleMember], dict[str, str]]:
@@ -135,17 +136,12 @@ def _listed(members: Sequence[EnsembleMember], config: Config) -> tuple[list[Ens
 def _plan(
     options: argparse.Namespace, config: Config, members: Sequence[EnsembleMember], gold: GoldFile | None
 ) -> _Plan:
-    row_ids = check_alignment(members) if gold is None else [row.id for row in gold.rows]
-    if gold is not None:
+    if gold is None:
+        row_ids = check_alignment(members)
+    else:
+        row_ids = [row.id for row in gold.rows]
         for member in members:
-            missing = [row_id for row_id in row_ids if row_id not in member.answers]
-            if missing:
-                raise DataError(
-                    f"it lacks {len(missing)} of the {len(row_ids)} rows of {gold.path}",
-                    path=member.name,
-                    row_id=missing[0],
-                    fix="blend files that answer the rows with gold",
-                )
+            member.require(row_ids, str(gold.path), fix="blend files that answer the rows with gold")
     groups = None
     if options.within:
         values = gold.by if gold is not None else _group_values(config, options.rows, options.within)
@@ -156,6 +152,7 @@ def _plan(
     return _Plan(
         tuple(members),
         tuple(weight_of_file[member.name] for member in members),
+        () if options.method == "vote" else tuple(member.scores(row_ids) for member in members),
         row_ids,
         options.method,
         options.power,
@@ -166,8 +163,6 @@ def _plan(
 
 
 def _group_values(config: Config, rows_file: Path, column: str) -> dict[str, dict[str, str]]:
-    from lorica.commands.rows import open_rows, table_options
-
     task = build.build_task(config)
     columns_to_read = GroupColumns(task.schemas, [column])
     for _ in open_rows(config, task, rows_file, schemas=columns_to_read.schemas):
@@ -177,11 +172,11 @@ def _group_values(config: Config, rows_file: Path, column: str) -> dict[str, dic
 
 
 def _without_degenerate(plan: _Plan) -> tuple[_Plan, dict[str, str]]:
-    if plan.method == "vote":
+    if not plan.columns:
         return plan, {}
     reasons = {
         name: reason
-        for name, scores in zip(plan.names, plan.columns(), strict=True)
+        for name, scores in zip(plan.names, plan.columns, strict=True)
         if (reason := degenerate_reasons(scores))
     }
     usable = [index for index, name in enumerate(plan.names) if name not in reasons]
@@ -195,35 +190,39 @@ def _without_degenerate(plan: _Plan) -> tuple[_Plan, dict[str, str]]:
 
 def _measure(plan: _Plan, answers: Sequence[Answer], gold: GoldFile | None, left_out: dict[str, str]) -> EnsembleResult:
     """The blend beside its members, and what each adds."""
-    correlations = () if plan.method == "vote" else tuple(map(tuple, rank_correlations(plan.columns()).tolist()))
+    correlations = tuple(map(tuple, rank_correlations(plan.columns).tolist())) if plan.columns else ()
     result = EnsembleResult(
         plan.method, tuple(plan.names), correlations, left_out, dict(zip(plan.names, plan.weights, strict=True))
     )
     if gold is None:
         return result
-    blend = {answer.id: answer for answer in answers}
-    answer_sets = {BLEND: blend} | {member.name: dict(member.answers) for member in plan.members}
-    main_metric = gold.task.metric_names[0]
-    estimates = {
-        name: gold.evaluate(named, name, normalisation=LORICA.name, max_fprs=DEFAULT_FPRS).metrics[main_metric]
-        for name, named in answer_sets.items()
-    }
+    blend = _judge(gold, answers, BLEND)
+    judged_sets = {BLEND: blend} | {member.name: gold.judge(member.answers, member.name) for member in plan.members}
+    main_metric = find_metric(gold.task.metric_names[0])
+    estimates = {name: estimate_metric(main_metric, judged, seed=0) for name, judged in judged_sets.items()}
     best = max(plan.names, key=lambda name: estimates[name].value)
     pairs = {}
     for index, name in enumerate(plan.names):
         if len(plan.members) > 1:
             smaller = plan.subset([position for position in range(len(plan.members)) if position != index])
-            reduced = {answer.id: answer for answer in smaller.answers()}
-            pairs[name] = compare(gold.task, gold.rows, {BLEND: blend, f"without {name}": reduced}).pairs[0]
-    over_best = compare(gold.task, gold.rows, {BLEND: blend, best: answer_sets[best]}).pairs[0]
-    return replace(result, metric=main_metric, estimates=estimates, best=best, over_best=over_best, over_without=pairs)
+            reduced_name = f"without {name}"
+            reduced = _judge(gold, smaller.answers(), reduced_name)
+            pairs[name] = compare(gold.task, {BLEND: blend, reduced_name: reduced}).pairs[0]
+    over_best = compare(gold.task, {BLEND: blend, best: judged_sets[best]}).pairs[0]
+    return replace(
+        result, metric=main_metric.name, estimates=estimates, best=best, over_best=over_best, over_without=pairs
+    )
+
+
+def _judge(gold: GoldFile, answers: Sequence[Answer], name: str) -> list[JudgedAnswer]:
+    return gold.judge({answer.id: answer for answer in answers}, name)
 
 
 def _fitted(plan: _Plan) -> CalibratedBlend | LogisticModel:
     """The model that serves rows to come, fitted on all rows with gold."""
     if plan.method == "stack":
-        return fit_logistic(plan.names, plan.columns(), plan.labels)
-    return fit_calibrated(plan.names, plan.columns(), plan.weights, plan.labels)
+        return fit_logistic(plan.names, plan.columns, plan.labels)
+    return fit_calibrated(plan.names, plan.columns, plan.weights, plan.labels)
 
 
 def _save(path: Path, model: CalibratedBlend | LogisticModel) -> None:

@@ -15,8 +15,7 @@ from lorica.errors import UsageError
 from lorica.metrics.normalise import LORICA, NORMALISATIONS
 from lorica.pipeline.compare import FileComparison, compare
 from lorica.pipeline.evaluate import Evaluation
-from lorica.pipeline.judged_answers import correctness_metric, is_right, judge_answers
-from lorica.records import Answer
+from lorica.pipeline.judged_answers import JudgedAnswer, correctness_metric, is_right
 from lorica.reports.write_report import write_report
 
 _OPTIONS = ("by", "fpr", "html", "normalisation")
@@ -27,10 +26,10 @@ def run(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     config = resolve(options.overrides).config
     gold = read_gold(config, options.gold, [column_name.strip() for column_name in ",".join(options.by).split(",")])
-    answer_sets = {str(path): gold.read_answers(path) for path in options.answers}
+    judged_sets = {str(path): gold.judge(gold.read_answers(path), str(path)) for path in options.answers}
     evaluations = {
-        name: gold.evaluate(answers, name, normalisation=options.normalisation, max_fprs=options.fpr)
-        for name, answers in answer_sets.items()
+        name: gold.evaluate(judged, normalisation=options.normalisation, max_fprs=options.fpr)
+        for name, judged in judged_sets.items()
     }
     reading = gold.list_skipped(options.answers[0] if len(options.answers) == 1 else options.gold)
     comparison = None
@@ -38,14 +37,12 @@ def run(arguments: Sequence[str]) -> int:
         (evaluation,) = evaluations.values()
         result, text = evaluation_dict(evaluation), evaluation_text(evaluation)
     else:
-        comparison = compare(
-            gold.task, gold.rows, answer_sets, normalisation=options.normalisation, gold_file=str(gold.path)
-        )
+        comparison = compare(gold.task, judged_sets, normalisation=options.normalisation)
         result = {"files": {name: evaluation_dict(evaluation) for name, evaluation in evaluations.items()}}
         result |= comparison_dict(comparison)
         text = comparison_text(comparison, evaluations, gold.task.metric_names)
     if options.html is not None:
-        _write_page(options, gold, answer_sets, evaluations, comparison)
+        _write_page(options, gold, judged_sets, evaluations, comparison)
     emit(result | {"reading": reading}, as_json=options.json, text=text)
     return 0
 
@@ -53,15 +50,15 @@ def run(arguments: Sequence[str]) -> int:
 def _write_page(
     options: argparse.Namespace,
     gold: GoldFile,
-    answer_sets: Mapping[str, Mapping[str, Answer]],
+    judged_sets: Mapping[str, Sequence[JudgedAnswer]],
     evaluations: Mapping[str, Evaluation],
     comparison: FileComparison | None,
 ) -> None:
     correctness = correctness_metric(gold.task, options.normalisation)
-    files = []
-    for name, answers in answer_sets.items():
-        judged = judge_answers(gold.task, gold.rows, answers, str(gold.path), name)
-        files.append(EvaluatedFile(name, judged, is_right(correctness, judged), evaluations[name]))
+    files = [
+        EvaluatedFile(name, judged, is_right(correctness, judged), evaluations[name])
+        for name, judged in judged_sets.items()
+    ]
     texts = {row.id: (gold.task.text(row), gold_text(gold.task, row)) for row in gold.rows}
     facts = [
         ("lorica", __version__),

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lorica.commands import build
-from lorica.commands.rows import list_skipped, open_rows, reading_log, table_options, tell
+from lorica.commands.rows import id_names, list_skipped, open_rows, reading_log, table_options, tell
 from lorica.config.schema import Config
 from lorica.data.column_mapping import gold_only
 from lorica.data.group_columns import GroupColumns
 from lorica.data.read_log import ReadLog
 from lorica.data.write import read_answers
 from lorica.errors import CellError, DataError
-from lorica.pipeline.evaluate import Evaluation, evaluate
+from lorica.pipeline.evaluate import Evaluation, evaluate_judged
+from lorica.pipeline.judged_answers import JudgedAnswer, judge_answers
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
 
@@ -40,27 +41,20 @@ class GoldFile:
         """Answers by row id, without those of rows that were left out. Raises DataError for answers of other rows."""
         answers_path = answers if isinstance(answers, Path) else Path("answers")
         if isinstance(answers, Path):
-            answers = list(read_answers(answers, id_names=set(self.id_names)))
+            answers = list(read_answers(answers, id_names=self.id_names))
         answers_by_id = {answer.id: answer for answer in answers}
         for skipped in self.read_log.skipped:  # their answers are judged by nothing
             answers_by_id.pop(skipped.id or "", None)
         _refuse_strangers(answers_by_id, self.rows, answers_path, self.path)
         return answers_by_id
 
-    def evaluate(
-        self, answers: Mapping[str, Answer], name: str, *, normalisation: str, max_fprs: Sequence[float]
-    ) -> Evaluation:
-        """Measure the answers of one file, `name`."""
-        return evaluate(
-            self.task,
-            self.rows,
-            answers,
-            by=self.by,
-            max_fprs=max_fprs,
-            normalisation=normalisation,
-            gold_file=str(self.path),
-            answer_file=name,
-        )
+    def judge(self, answers: Mapping[str, Answer], name: str) -> list[JudgedAnswer]:
+        """The answers of one file, `name`, as the task reads them. Raises DataError for a row without an answer."""
+        return judge_answers(self.task, self.rows, answers, str(self.path), name)
+
+    def evaluate(self, judged: Sequence[JudgedAnswer], *, normalisation: str, max_fprs: Sequence[float]) -> Evaluation:
+        """Measure the answers of one file."""
+        return evaluate_judged(self.task, judged, by=self.by, max_fprs=max_fprs, normalisation=normalisation)
 
     def list_skipped(self, main_file: Path) -> dict[str, Any]:
         """What of the gold file was not read, as plain values; the rows themselves in a file beside `main_file`."""
@@ -78,8 +72,7 @@ def read_gold(config: Config, gold_file: Path, group_columns: Sequence[str]) -> 
     )
     tell(read_log)
     columns_to_read.check(gold_file, table_options(config))
-    id_names = frozenset(config.task.columns.get(schema.id_column, schema.id_column) for schema in task.schemas)
-    return GoldFile(gold_file, task, rows, columns_to_read.values, id_names, read_log)
+    return GoldFile(gold_file, task, rows, columns_to_read.values, id_names(config, task), read_log)
 
 
 def evaluate_answers(
@@ -98,7 +91,8 @@ def evaluate_answers(
     name = str(answers) if isinstance(answers, Path) else "answers"
     answers_by_id = gold.read_answers(answers)
     gold.list_skipped(answers if isinstance(answers, Path) else gold_file)
-    return gold.evaluate(answers_by_id, name, normalisation=normalisation, max_fprs=DEFAULT_FPRS)
+    judged = gold.judge(answers_by_id, name)
+    return gold.evaluate(judged, normalisation=normalisation, max_fprs=DEFAULT_FPRS)
 
 
 def _need_gold(row: Row) -> None:

@@ -67,6 +67,11 @@ def naming_its_task(task: Task) -> Iterator[None]:
         raise
 
 
+def id_names(config: Config, task: Task) -> frozenset[str]:
+    """What the column of ids may be called in a file of answers to the task's rows, besides `id`."""
+    return frozenset(config.task.columns.get(schema.id_column, schema.id_column) for schema in task.schemas)
+
+
 def table_options(config: Config) -> TableOptions:
     """How files are laid out, where the configuration says so."""
     return TableOptions(config.reading.quoting, config.reading.delimiter, config.reading.sheet)

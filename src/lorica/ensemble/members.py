@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -36,6 +36,17 @@ class EnsembleMember(msgspec.Struct, frozen=True):
             )
         return np.array([self.answers[row_id].score for row_id in row_ids], dtype=np.float64)
 
+    def require(self, row_ids: Collection[str], source: str, *, fix: str) -> None:
+        """Raise DataError, naming the first, where rows of `source` have no answer here."""
+        missing = [row_id for row_id in row_ids if row_id not in self.answers]
+        if missing:
+            raise DataError(
+                f"it lacks {len(missing)} of the {len(row_ids)} rows of {source}",
+                path=self.name,
+                row_id=missing[0],
+                fix=fix,
+            )
+
 
 def check_alignment(members: Sequence[EnsembleMember]) -> list[str]:
     """The ids of the rows that all members answer, in the order of the first.
@@ -45,15 +56,8 @@ def check_alignment(members: Sequence[EnsembleMember]) -> list[str]:
     """
     first = members[0]
     for member in members[1:]:
-        for lacking, other in ((member, first), (first, member)):
-            missing = [row_id for row_id in other.answers if row_id not in lacking.answers]
-            if missing:
-                raise DataError(
-                    f"it lacks {len(missing)} of the {len(other.answers)} rows of {other.name}",
-                    path=lacking.name,
-                    row_id=missing[0],
-                    fix="blend files that answer the same rows",
-                )
+        for answering, other in ((member, first), (first, member)):
+            answering.require(other.answers, other.name, fix="blend files that answer the same rows")
     return list(first.answers)
 
 

@@ -16,10 +16,8 @@ from lorica.pipeline.judged_answers import (
     bootstrap_clusters,
     correctness_metric,
     is_right,
-    judge_answers,
-    metric_columns,
+    paired_columns,
 )
-from lorica.records import Answer, Row
 from lorica.tasks.base import Task
 
 
@@ -53,20 +51,12 @@ class FileComparison:
 
 def compare(
     task: Task,
-    rows: Sequence[Row],
-    answer_sets: Mapping[str, Mapping[str, Answer]],
+    judged_sets: Mapping[str, Sequence[JudgedAnswer]],
     *,
     normalisation: str = LORICA.name,
     seed: int = 0,
-    gold_file: str = "gold",
 ) -> FileComparison:
-    """Compare every two of `answer_sets` (name -> row id -> answer) on rows with gold, pair by pair of answers.
-
-    Raises DataError when a row has no gold, or no answer in one of the sets; the set's name is the file of the error.
-    """
-    judged_sets = {
-        name: judge_answers(task, rows, answers, gold_file, answer_file=name) for name, answers in answer_sets.items()
-    }
+    """Compare every two of `judged_sets` (name -> answers to the same rows in one order), pair by pair of answers."""
     main_metric = find_metric(task.metric_names[0], normalisation)
     correctness = correctness_metric(task, normalisation)
     pairs = [
@@ -80,7 +70,7 @@ def compare(
         for pair, p_value in zip(pairs, corrected, strict=True)
     )
     beaten = [pair.second if pair.better == pair.first else pair.first for pair in judged_pairs if pair.better]
-    return FileComparison(main_metric.name, judged_pairs, {name: 1 + beaten.count(name) for name in answer_sets})
+    return FileComparison(main_metric.name, judged_pairs, {name: 1 + beaten.count(name) for name in judged_sets})
 
 
 def _better(pair: PairComparison, p_value: float, sign: int) -> str:
@@ -97,16 +87,7 @@ def _compare_pair(
     seed: int,
 ) -> PairComparison:
     (first_name, first_judged), (second_name, second_judged) = first, second
-    is_common = [
-        not metric.takes_scores or None not in (one_answer.answer.score, other_answer.answer.score)
-        for one_answer, other_answer in zip(first_judged, second_judged, strict=True)
-    ]
-    common_sets = [
-        [judged_row for judged_row, is_kept in zip(judged, is_common, strict=True) if is_kept]
-        for judged in (first_judged, second_judged)
-    ]
-    gold_values, first_values, measured_rows = metric_columns(metric, common_sets[0])
-    _, second_values, _ = metric_columns(metric, common_sets[1])
+    gold_values, first_values, second_values, measured_rows = paired_columns(metric, first_judged, second_judged)
     test = paired_bootstrap(
         metric, gold_values, first_values, second_values, seed=seed, groups=bootstrap_clusters(measured_rows)
     )

@@ -15,7 +15,13 @@ from lorica.metrics.metric_table import SCORE_METRICS, find_metric
 from lorica.metrics.normalise import LORICA
 from lorica.metrics.operating_points import OperatingPoint, ReliabilityBin, operating_points, reliability_curve
 from lorica.metrics.score_metrics import outside_probability
-from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, judge_answers, metric_columns
+from lorica.pipeline.judged_answers import (
+    JudgedAnswer,
+    bootstrap_clusters,
+    judge_answers,
+    metric_columns,
+    paired_columns,
+)
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
 
@@ -88,6 +94,19 @@ def evaluate(
     Raises DataError when a row has no gold or no answer, naming the first and its file.
     """
     judged = judge_answers(task, rows, answers, gold_file, answer_file)
+    return evaluate_judged(task, judged, by=by, max_fprs=max_fprs, normalisation=normalisation, seed=seed)
+
+
+def evaluate_judged(
+    task: Task,
+    judged: Sequence[JudgedAnswer],
+    *,
+    by: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    max_fprs: Sequence[float] | None = None,
+    normalisation: str = LORICA.name,
+    seed: int = 0,
+) -> Evaluation:
+    """As `evaluate`, of answers that `judge_answers` has read."""
     used_metrics = [find_metric(metric_name, normalisation) for metric_name in task.metric_names]
     main_metric, metrics = used_metrics[0], list(used_metrics)
     by_score = main_metric.takes_scores
@@ -96,7 +115,7 @@ def evaluate(
     groups = [judged_row.row.group or judged_row.row.subject for judged_row in judged]
     return Evaluation(
         n=len(judged),
-        metrics={metric.name: _estimate_metric(metric, judged, seed) for metric in metrics},
+        metrics={metric.name: estimate_metric(metric, judged, seed) for metric in metrics},
         groups=_by_group(main_metric, judged, groups, seed) if any(groups) else {},
         unscored=sum(judged_row.answer.score is None for judged_row in judged) if by_score else 0,
         stages=dict(Counter(judged_row.answer.stage for judged_row in judged)),
@@ -112,7 +131,7 @@ def evaluate(
         health=_health(judged) if by_score else None,
         truncated=sum(judged_row.answer.dropped_tokens > 0 for judged_row in judged),
         retried=sum(judged_row.answer.retries > 0 for judged_row in judged),
-        bootstrap_groups=len(set(bootstrap_clusters(rows) or ())),
+        bootstrap_groups=len(set(bootstrap_clusters([judged_row.row for judged_row in judged]) or ())),
         operating_points=_operating_points(judged, max_fprs) if by_score and max_fprs else (),
         reliability=_reliability(judged) if by_score and max_fprs is not None else (),
     )
@@ -145,14 +164,14 @@ def paired_metric_difference(
 ) -> Estimate:
     """The main metric of `a` minus that of `b`, with a paired interval over the rows that both have scored."""
     main_metric = find_metric(task.metric_names[0])
-    rows = [row for row in rows if not main_metric.takes_scores or None not in (a[row.id].score, b[row.id].score)]
-    gold_values, first, scored = metric_columns(main_metric, judge_answers(task, rows, a))
-    _, second, _ = metric_columns(main_metric, judge_answers(task, rows, b))
+    columns = paired_columns(main_metric, judge_answers(task, rows, a), judge_answers(task, rows, b))
+    gold_values, first, second, scored = columns
     return paired_difference(main_metric, gold_values, first, second, seed=seed, groups=bootstrap_clusters(scored))
 
 
-def _estimate_metric(metric: Metric, judged: Sequence[JudgedAnswer], seed: int, *, within: bool = False) -> Estimate:
-    """within: of the rows of one value of a column, which may be of one group; then its rows are drawn."""
+def estimate_metric(metric: Metric, judged: Sequence[JudgedAnswer], seed: int, *, within: bool = False) -> Estimate:
+    """One metric of answers, with its interval. within: of the rows of one value of a column, which may be of one
+    group; then its rows are drawn."""
     gold_values, predicted, scored = metric_columns(metric, judged)
     if not scored:
         return Estimate(math.nan, math.nan, math.nan, 0, f"{metric.name} needs scores, and no row has one")
@@ -180,7 +199,7 @@ def _group_metrics(
         members.setdefault(values[judged_row.row.id], []).append(judged_row)
     groups = {
         group_value: {
-            metric.name: _estimate_metric(metric, members[group_value], seed, within=True) for metric in used_metrics
+            metric.name: estimate_metric(metric, members[group_value], seed, within=True) for metric in used_metrics
         }
         for group_value in sorted(members)
     }

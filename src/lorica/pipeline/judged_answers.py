@@ -98,6 +98,21 @@ def metric_columns(metric: Metric, judged: Sequence[JudgedAnswer]) -> tuple[Colu
     return [judged_row.row.gold for judged_row in judged], predicted, [judged_row.row for judged_row in judged]
 
 
+def paired_columns(
+    metric: Metric, first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]
+) -> tuple[Column, Column, Column, list[Row]]:
+    """gold [n], both predictions [n] and the n rows of two sets of answers to the same rows: those that both have
+    scored, where the metric takes scores."""
+    pairs = [
+        pair
+        for pair in zip(first, second, strict=True)
+        if not metric.takes_scores or None not in (pair[0].answer.score, pair[1].answer.score)
+    ]
+    gold_values, first_values, rows = metric_columns(metric, [judged_row for judged_row, _ in pairs])
+    _, second_values, _ = metric_columns(metric, [judged_row for _, judged_row in pairs])
+    return gold_values, first_values, second_values, rows
+
+
 def correctness_metric(task: Task, normalisation: str = LORICA.name) -> Metric:
     """The metric that is 1 for a right answer and 0 for a wrong one."""
     return find_metric("exact_match", normalisation) if task.answer_type == "text" else find_metric("accuracy")
