@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from lorica.metrics.base import Column, check_lengths
-from lorica.metrics.score_metrics import RELIABILITY_BINS, binary, reliability_bins
+from lorica.metrics.score_metrics import RELIABILITY_BINS, binary, reliability_bins, sort_by_score
 
 
 class OperatingPoint(msgspec.Struct, frozen=True):
@@ -42,19 +42,16 @@ def operating_points(gold_labels: Column, scores: Column, max_fprs: Sequence[flo
 
     gold_labels: [n] of 0 and 1. scores: [n], any scale. () where a class is missing. ValueError for bad input.
     """
-    labels, numbers = binary(gold_labels), np.asarray(scores, dtype=np.float64)
-    check_lengths(labels, numbers)
+    labels, starts, score_order = sort_by_score(gold_labels, scores, descending=True)
     if any(not 0 <= max_fpr <= 1 for max_fpr in max_fprs):
         raise ValueError(f"a false-positive rate of {max_fprs}; allowed: 0 to 1")
     positives = labels.sum()
     negatives = len(labels) - positives
     if not positives or not negatives:
         return ()
-    score_order = np.argsort(-numbers, kind="stable")
-    ranked = numbers[score_order]
     # The last row of each group of equal scores: a threshold cannot part them.
-    ends = np.flatnonzero(np.concatenate((ranked[1:] != ranked[:-1], [True])))
-    true_positives = np.cumsum(labels[score_order])[ends]
+    ends = np.append(starts[1:], len(labels)) - 1
+    true_positives = np.cumsum(labels)[ends]
     false_positives = ends + 1 - true_positives
     points = []
     for max_fpr in max_fprs:
@@ -63,7 +60,7 @@ def operating_points(gold_labels: Column, scores: Column, max_fprs: Sequence[flo
             points.append(OperatingPoint(max_fpr, math.inf, 0.0, 0.0, math.nan))
             continue
         hits, alarms = float(true_positives[allowed]), float(false_positives[allowed])
-        threshold = float(ranked[ends[allowed]])
+        threshold = float(scores[score_order[ends[allowed]]])
         points.append(OperatingPoint(max_fpr, threshold, alarms / negatives, hits / positives, hits / (hits + alarms)))
     return tuple(points)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lorica.metrics.base import Column, Floats, check_lengths
+from lorica.metrics.base import Column, Floats
 from lorica.metrics.bootstrap import draw_weights
-from lorica.metrics.score_metrics import binary
+from lorica.metrics.score_metrics import sort_by_score
 
 GRID = 101
 BAND_RESAMPLES = 200
@@ -58,22 +60,24 @@ class _Ranked(msgspec.Struct, frozen=True):
         return true_positives, np.cumsum(drawn)[self.ends] - true_positives
 
 
-def _curve(gold_labels: Column, scores: Column, measure: object, seed: int, groups: Column | None) -> Curve | None:
-    labels, numbers = binary(gold_labels), np.asarray(scores, dtype=np.float64)
-    check_lengths(labels, numbers)
+def _curve(
+    gold_labels: Column,
+    scores: Column,
+    measure: Callable[[tuple[Floats, Floats], Floats], Floats],
+    seed: int,
+    groups: Column | None,
+) -> Curve | None:
+    """measure: true and false positives at each threshold, and the grid [GRID] -> values on the grid."""
+    labels, starts, order = sort_by_score(gold_labels, scores, descending=True)
     if labels.min(initial=1) == labels.max(initial=0):
         return None
-    assert callable(measure)
-    order = np.argsort(-numbers, kind="stable")
-    ordered = numbers[order]
-    ends = np.flatnonzero(np.concatenate((ordered[1:] != ordered[:-1], [True])))
-    ranked = _Ranked(order, labels[order], ends)
+    ranked = _Ranked(order, labels, np.append(starts[1:], len(labels)) - 1)
     grid = np.linspace(0, 1, GRID)
-    values: Floats = measure(ranked.counts(np.ones(len(labels))), grid)
+    values = measure(ranked.counts(np.ones(len(labels))), grid)
     band = np.stack(
         [
             measure(ranked.counts(weights), grid)
-            for block in draw_weights(labels, BAND_RESAMPLES, seed, groups)
+            for block in draw_weights(gold_labels, BAND_RESAMPLES, seed, groups)
             for weights in block
         ]
     )

@@ -76,7 +76,7 @@ def outside_probability(scores: Column) -> float | None:
 
 def prepare_roc_auc(gold_labels: Column, scores: Column) -> Evaluator:
     """See `roc_auc`."""
-    labels, starts, score_order = _sorted_groups(gold_labels, scores, descending=False)
+    labels, starts, score_order = sort_by_score(gold_labels, scores, descending=False)
 
     def weighted(counts: Floats) -> Floats:
         drawn_counts = counts[:, score_order]
@@ -91,7 +91,7 @@ def prepare_roc_auc(gold_labels: Column, scores: Column) -> Evaluator:
 
 def prepare_average_precision(gold_labels: Column, scores: Column) -> Evaluator:
     """See `average_precision`."""
-    labels, starts, score_order = _sorted_groups(gold_labels, scores, descending=True)
+    labels, starts, score_order = sort_by_score(gold_labels, scores, descending=True)
 
     def weighted(counts: Floats) -> Floats:
         drawn_counts = counts[:, score_order]
@@ -141,10 +141,13 @@ def reliability_bins(probabilities: Floats) -> np.ndarray[tuple[int], np.dtype[n
     return bins
 
 
-def _sorted_groups(
+def sort_by_score(
     gold_labels: Column, scores: Column, *, descending: bool
 ) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.intp]], np.ndarray[tuple[int], np.dtype[np.intp]]]:
-    """(labels in score order [n], first position of each group of equal scores [g], the order itself [n])."""
+    """(labels in score order [n], first position of each group of equal scores [g], the order itself [n]).
+
+    gold_labels: [n] of 0 and 1. scores: [n]. ValueError for other gold values and for nan scores.
+    """
     labels, numbers = binary(gold_labels), _numbers(scores)
     check_lengths(labels, numbers)
     score_order = np.argsort(-numbers if descending else numbers, kind="stable")
