@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorica.models.compiled.library import Kernel, target
+from lorica.models.compiled.tensor_arguments import address, type_code
 
 _HEAD_DIM_STEP = 16  # a head dimension is a multiple of this
 _MAX_MODULES = 8  # that share a call of `add_lora`
-_TYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}  # as in common.h
 
 Integers = NDArray[np.int64]
 
@@ -57,15 +57,15 @@ def add_and_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) ->
     """x [N, width] += added, in place; returns the root-mean-square norm of x times weight [width], float32."""
     normed = torch.empty_like(x)
     _add_and_norm(
-        x.data_ptr(), None if added is None else added.data_ptr(), weight.data_ptr(), normed.data_ptr(),
-        x.shape[0], x.shape[1], eps, _type(x),
+        x.data_ptr(), address(added), weight.data_ptr(), normed.data_ptr(),
+        x.shape[0], x.shape[1], eps, type_code(x),
     )  # fmt: skip
     return normed
 
 
 def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, in the memory of gate."""
-    _gate(gate.data_ptr(), up.data_ptr(), gate.numel(), _type(gate))
+    _gate(gate.data_ptr(), up.data_ptr(), gate.numel(), type_code(gate))
     return gate
 
 
@@ -85,7 +85,7 @@ def split_qkv_and_rotate(
     """
     _split_and_turn(
         qkv.data_ptr(), *(tensor.data_ptr() for tensor in outputs), *(tensor.data_ptr() for tensor in cos_sin),
-        len(qkv), layout.ctypes.data, eps, _type(qkv), _type(outputs[0]),
+        len(qkv), layout.ctypes.data, eps, type_code(qkv), type_code(outputs[0]),
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def attend(
     out_of_memory = _attend(
         query.data_ptr(), key.data_ptr(), value.data_ptr(), output.data_ptr(), len(query),
         sequences.ctypes.data, len(sequences), *(array.ctypes.data for array in links), shape.ctypes.data,
-        _type(query),
+        type_code(query),
     )  # fmt: skip
     _check_memory(out_of_memory)
     return output
@@ -126,7 +126,7 @@ def lora_pointers(pairs: Sequence[tuple[Tensor, Tensor, float] | None]) -> Integ
     for pointer_row, pair in zip(pointer_table, pairs, strict=True):
         if pair is not None:
             a, b, scaling = pair
-            pointer_row[:] = a.data_ptr(), b.data_ptr(), len(a), np.float64(scaling).view(np.int64), _type(a)
+            pointer_row[:] = a.data_ptr(), b.data_ptr(), len(a), np.float64(scaling).view(np.int64), type_code(a)
     return pointer_table
 
 
@@ -138,7 +138,7 @@ def add_lora(x: Tensor, y: Tensor, first_token: int, spans: Integers, pairs: Int
     """
     out_of_memory = _add_updates(
         x.data_ptr(), y.data_ptr(), first_token, len(x), spans.ctypes.data, len(spans), pairs.ctypes.data,
-        layout.ctypes.data, _type(x), _type(y),
+        layout.ctypes.data, type_code(x), type_code(y),
     )  # fmt: skip
     _check_memory(out_of_memory)
 
@@ -146,7 +146,7 @@ def add_lora(x: Tensor, y: Tensor, first_token: int, spans: Integers, pairs: Int
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [N, in] -> uint8 codes [N, in] around 128, and the float32 scale of each row [N]; NaN where it holds any."""
     codes, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
-    _check_memory(_round(x.data_ptr(), codes.data_ptr(), scales.data_ptr(), *x.shape, _type(x)))
+    _check_memory(_round(x.data_ptr(), codes.data_ptr(), scales.data_ptr(), *x.shape, type_code(x)))
     return codes, scales
 
 
@@ -171,9 +171,9 @@ def _add_norm_quantize(
     x: Tensor, added: tuple[Tensor, Tensor] | None, weight: Tensor | None, eps: float, *outputs: Tensor | None
 ) -> None:
     added_and_scales = added or (None, None)
-    pointers = [None if tensor is None else tensor.data_ptr() for tensor in (*added_and_scales, weight, *outputs)]
+    pointers = list(map(address, (*added_and_scales, weight, *outputs)))
     plain = outputs[-1]
-    plain_type = 0 if plain is None else _type(plain)
+    plain_type = 0 if plain is None else type_code(plain)
     _check_memory(_add_norm_round(x.data_ptr(), *pointers[:3], eps, *pointers[3:], *x.shape, plain_type))
 
 
@@ -185,8 +185,8 @@ def silu_and_mul_quantize(
     """
     codes, steps = torch.empty(gate.shape, dtype=torch.uint8), torch.empty(len(gate))
     product = None if keep_product is None else torch.empty(gate.shape, dtype=keep_product)
-    pointers = [None if tensor is None else tensor.data_ptr() for tensor in (scales, codes, steps, product)]
-    product_type = 0 if product is None else _type(product)
+    pointers = list(map(address, (scales, codes, steps, product)))
+    product_type = 0 if product is None else type_code(product)
     _check_memory(_gate_round(gate.data_ptr(), up.data_ptr(), *pointers, *gate.shape, product_type))
     return codes, steps, product
 
@@ -194,19 +194,15 @@ def silu_and_mul_quantize(
 def scale_rows(y: Tensor, scales: Tensor, bias: Tensor | None) -> None:
     """y [N, out], float32, = y * scales [N] + bias [out], in place."""
     _scale(
-        y.data_ptr(), scales.data_ptr(), None if bias is None else bias.data_ptr(), *y.shape
+        y.data_ptr(), scales.data_ptr(), address(bias), *y.shape
     )  # fmt: skip
 
 
 def dequantize_blocks(blocks: Tensor, out: Tensor, block_type: int, count: int) -> None:
     """So many of ggml's blocks of one type, by its number in GGUF files, in blocks uint8 -> out, contiguous."""
-    _restore_blocks(blocks.data_ptr(), out.data_ptr(), count, block_type, _type(out))
+    _restore_blocks(blocks.data_ptr(), out.data_ptr(), count, block_type, type_code(out))
 
 
 def _check_memory(out_of_memory: int) -> None:
     if out_of_memory:
         raise MemoryError("not enough memory for a compiled kernel")
-
-
-def _type(x: Tensor) -> int:
-    return _TYPES[x.dtype]

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from lorica.models.compiled.library import Kernel, target
+from lorica.models.compiled.tensor_arguments import address, type_code
 
 GROUP = 64
 """Inputs whose weights share a scale, and in 4 bits a minimum."""
 
-_FLOAT_TYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}  # as in common.h
 _LEVELS = {16: 2047, 8: 127, 4: 15}  # the largest code: of 4 bits, which have a minimum, the smallest is 0
 _CODE_DTYPES = {16: torch.int16, 8: torch.int8, 4: torch.uint8}
 _ROWS_PER_BLOCK = 1024  # of a weight that are packed at once: a multiple of the columns of a panel
@@ -129,13 +129,13 @@ def multiply(x: Tensor, panels: Panels, bias: Tensor | None) -> Tensor:
         row_scales = torch.empty(rows)
         group_sums = None if panels.minima is None else torch.empty(rows, panels.padded_inputs // GROUP)
         _quantize_int16(
-            x.data_ptr(), activations.data_ptr(), row_scales.data_ptr(), _address(group_sums),
-            rows, in_features, panels.padded_inputs, _FLOAT_TYPES[x.dtype],
+            x.data_ptr(), activations.data_ptr(), row_scales.data_ptr(), address(group_sums),
+            rows, in_features, panels.padded_inputs, type_code(x),
         )  # fmt: skip
     tensors = (activations, row_scales, group_sums, panels.weight, panels.scales, panels.minima, bias, y)
     product = _Product(
-        *map(_address, tensors), rows, panels.padded_inputs, out_features,
-        panels.bits or _FLOAT_TYPES[panels.weight.dtype],
+        *map(address, tensors), rows, panels.padded_inputs, out_features,
+        panels.bits or type_code(panels.weight),
     )  # fmt: skip
     _multiply(ctypes.byref(product), _openmp_parallel(), torch.get_num_threads())
     return y
@@ -172,10 +172,6 @@ def _whole_panels(rows: Tensor, columns: int) -> Tensor:
 
 def _columns() -> int:
     return int(_panel_columns()) if target() else _PLAIN_COLUMNS
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 @cache

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lorica.models.compiled.library import Kernel
+from lorica.models.compiled.tensor_arguments import address
 
-_TYPES = {torch.bfloat16: 0, torch.float32: 2}  # as in common.h
+_TYPES = {torch.bfloat16: 0, torch.float32: 2}  # as in common.h; nothing is trained in float16
 _ELEMENTS_PER_THREAD = 1 << 14  # fewer are sooner computed than handed to another thread
 
 _drop = Kernel("drop", c_void_p, c_void_p, c_int64, c_uint64, c_int64, c_int, c_int, c_int64)
@@ -64,7 +65,7 @@ def add_and_norm(
     total = x if added is None else torch.empty_like(x)
     normed = torch.empty(x.shape, dtype=dtype)
     _norm(
-        x.data_ptr(), _address(added), weight.data_ptr(), total.data_ptr(), normed.data_ptr(), *x.shape, eps,
+        x.data_ptr(), address(added), weight.data_ptr(), total.data_ptr(), normed.data_ptr(), *x.shape, eps,
         _TYPES[dtype], _threads(x),
     )  # fmt: skip
     return total, normed
@@ -77,7 +78,7 @@ def add_and_norm_backward(
     gradient = torch.empty_like(total)
     narrow = gradient if normed_gradient.dtype == torch.float32 else torch.empty_like(normed_gradient)
     _norm_backward(
-        total.data_ptr(), weight.data_ptr(), _address(total_gradient), normed_gradient.data_ptr(), gradient.data_ptr(),
+        total.data_ptr(), weight.data_ptr(), address(total_gradient), normed_gradient.data_ptr(), gradient.data_ptr(),
         None if narrow is gradient else narrow.data_ptr(), *total.shape, eps, _TYPES[narrow.dtype], _threads(total),
     )  # fmt: skip
     return gradient, narrow
@@ -111,13 +112,9 @@ def _rotate(
     head_dim = cos_sin[0].shape[1]
     shape = np.array([x.shape[1] // head_dim, head_dim, x.stride(0), output.stride(0)], np.int64)
     _heads(
-        x.data_ptr(), _address(gradient), output.data_ptr(), *(table.data_ptr() for table in cos_sin), _address(norm),
+        x.data_ptr(), address(gradient), output.data_ptr(), *(table.data_ptr() for table in cos_sin), address(norm),
         len(x), shape.ctypes.data, eps, _TYPES[x.dtype], _TYPES[dtype], _threads(x),
     )  # fmt: skip
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 def _threads(x: Tensor) -> int:
