@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lorica.models.compiled import library
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_are_heeded() -> Iterator[None]:
@@ -17,3 +19,13 @@ def _signals_are_heeded() -> Iterator[None]:
     yield
     for number, handler in before:
         signal.signal(number, handler)
+
+
+@pytest.fixture(params=library.available_targets() or (library.NO_TARGET,))
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every target of the compiled kernels that this processor runs, one after the other."""
+    monkeypatch.setenv(library.TARGET_VARIABLE, request.param)
+    library.clear_caches()
+    yield request.param
+    monkeypatch.undo()
+    library.clear_caches()

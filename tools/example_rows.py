@@ -102,16 +102,21 @@ def _about_verb(rng: random.Random, verb: str) -> list[tuple[str, str, list[str]
     ]
 
 
+def _asked(rng: random.Random, messages: Sequence[str], questions: Sequence[Question]) -> Question:
+    """One of the wordings of a message, and one of the questions about it."""
+    message = rng.choice(messages)
+    question, answer = rng.choice(questions)
+    return f"{message} {question}", answer
+
+
 def _order(rng: random.Random, words: Words) -> Question:
     buyer, receiver = rng.sample(words["names"], 2)
     thing, colour, number = (rng.choice(words[kind]) for kind in ("things", "colours", "numbers"))
-    message = rng.choice(
-        (
-            f"{buyer} orders {number} {colour} {thing}s for {receiver}.",
-            f"Order by {buyer}: {number} {colour} {thing}s for {receiver}.",
-            f"For {receiver}: {number} {colour} {thing}s, ordered by {buyer}.",
-            f"{receiver} gets {number} {colour} {thing}s that {buyer} orders.",
-        )
+    messages = (
+        f"{buyer} orders {number} {colour} {thing}s for {receiver}.",
+        f"Order by {buyer}: {number} {colour} {thing}s for {receiver}.",
+        f"For {receiver}: {number} {colour} {thing}s, ordered by {buyer}.",
+        f"{receiver} gets {number} {colour} {thing}s that {buyer} orders.",
     )
     questions = (
         ("Who orders?", buyer),
@@ -119,20 +124,17 @@ def _order(rng: random.Random, words: Words) -> Question:
         (f"How many {thing}s?", number),
         (f"What colour are the {thing}s?", colour),
     )
-    question, answer = rng.choice(questions)
-    return f"{message} {question}", answer
+    return _asked(rng, messages, questions)
 
 
 def _trip(rng: random.Random, words: Words) -> Question:
     start, end = rng.sample(words["towns"], 2)
     traveller, vehicle, day = (rng.choice(words[kind]) for kind in ("names", "vehicles", "days"))
-    message = rng.choice(
-        (
-            f"{traveller} goes from {start} to {end} by {vehicle} on {day}.",
-            f"On {day} {traveller} goes to {end} from {start} by {vehicle}.",
-            f"By {vehicle} {traveller} goes from {start} to {end} on {day}.",
-            f"From {start} {traveller} goes by {vehicle} to {end} on {day}.",
-        )
+    messages = (
+        f"{traveller} goes from {start} to {end} by {vehicle} on {day}.",
+        f"On {day} {traveller} goes to {end} from {start} by {vehicle}.",
+        f"By {vehicle} {traveller} goes from {start} to {end} on {day}.",
+        f"From {start} {traveller} goes by {vehicle} to {end} on {day}.",
     )
     questions = (
         ("Who goes?", traveller),
@@ -141,20 +143,17 @@ def _trip(rng: random.Random, words: Words) -> Question:
         ("By what?", vehicle),
         ("On which day?", day),
     )
-    question, answer = rng.choice(questions)
-    return f"{message} {question}", answer
+    return _asked(rng, messages, questions)
 
 
 def _loss(rng: random.Random, words: Words) -> Question:
     owner, finder = rng.sample(words["names"], 2)
     thing, colour, spot = (rng.choice(words[kind]) for kind in ("things", "colours", "places"))
-    message = rng.choice(
-        (
-            f"{owner} lost {_article(colour)} {colour} {thing} in the {spot}. {finder} found it.",
-            f"{finder} found {_article(colour)} {colour} {thing} in the {spot}. {owner} lost it.",
-            f"In the {spot} {finder} found the {colour} {thing} that {owner} lost.",
-            f"The {colour} {thing} that {owner} lost in the {spot} was found by {finder}.",
-        )
+    messages = (
+        f"{owner} lost {_article(colour)} {colour} {thing} in the {spot}. {finder} found it.",
+        f"{finder} found {_article(colour)} {colour} {thing} in the {spot}. {owner} lost it.",
+        f"In the {spot} {finder} found the {colour} {thing} that {owner} lost.",
+        f"The {colour} {thing} that {owner} lost in the {spot} was found by {finder}.",
     )
     questions = (
         ("Who lost it?", owner),
@@ -162,8 +161,7 @@ def _loss(rng: random.Random, words: Words) -> Question:
         ("In which place was it?", spot),
         (f"What colour is the {thing}?", colour),
     )
-    question, answer = rng.choice(questions)
-    return f"{message} {question}", answer
+    return _asked(rng, messages, questions)
 
 
 MESSAGES: Mapping[str, Callable[[random.Random, Words], Question]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,21 +16,14 @@ from lorica.engines.native.packed_batch import PackedSequence, Prefix, pack_sequ
 from lorica.engines.native.token_tree import EMPTY_TREE, TokenTree, choice_tree  # noqa: E402
 from lorica.models.compiled import bindings, library  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}")
+pytestmark = [
+    pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}"),
+    pytest.mark.usefixtures("target"),
+]
 
 CPU = torch.device("cpu")
 TOLERANCES = {torch.bfloat16: 1e-2, torch.float16: 1e-3, torch.float32: 2e-6}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCES)
-
-
-@pytest.fixture(params=library.available_targets(), autouse=True)
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every target that this processor runs, one after the other."""
-    monkeypatch.setenv(library.TARGET_VARIABLE, request.param)
-    library.clear_caches()
-    yield request.param
-    monkeypatch.undo()
-    library.clear_caches()
 
 
 class Numbers:

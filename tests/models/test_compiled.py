@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lorica.models.decoder import RmsNorm  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights  # noqa: E402
 from lorica.models.rope import apply_rotary, cos_sin_table  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("target")
 there = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {library.why_unavailable()}")
 STATES = [torch.bfloat16, torch.float16, torch.float32]
 ROUNDED = {
@@ -30,16 +31,6 @@ ROUNDED = {
     torch.float16: {"atol": 1e-3, "rtol": 1e-3},
     torch.float32: {"atol": 2e-6, "rtol": 2e-6},
 }
-
-
-@pytest.fixture(params=library.available_targets() or ("none",), autouse=True)
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every target that this processor runs, one after the other."""
-    monkeypatch.setenv(library.TARGET_VARIABLE, request.param)
-    library.clear_caches()
-    yield request.param
-    monkeypatch.undo()
-    library.clear_caches()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,18 +10,10 @@ torch = pytest.importorskip("torch")
 
 from lorica.models.compiled import library, products  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("target")
+
 STORAGES = ("bfloat16", "float16", "int16", "int8", "int4")
 SHAPES = [(100, 128), (77, 100), (1100, 192), (33, 1088)]  # whole panels and groups, and remainders of both
-
-
-@pytest.fixture(params=library.available_targets() or ("none",), autouse=True)
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every target that this processor runs, one after the other."""
-    monkeypatch.setenv(library.TARGET_VARIABLE, request.param)
-    library.clear_caches()
-    yield request.param
-    monkeypatch.undo()
-    library.clear_caches()
 
 
 def some(*shape: int, seed: int = 0) -> Any:
