@@ -16,6 +16,7 @@ SOURCE = ROOT / "src" / "lorica"
 # Imports go strictly downward; packages of one rank never import each other. The only copy of this table.
 RANKS = {
     "errors": -1,  # rank 0 raises them, too
+    "memory_limit": -1,  # of this process: hardware states it, training and engines keep to it
     "records": 0,
     "locks": 0,  # journals, trainings and passports hold one; readers ask who does
     "signals": 0,  # the command line ends by them, a training waits with them

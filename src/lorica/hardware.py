@@ -11,7 +11,8 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+
+from lorica.memory_limit import memory_limit
 
 # Instruction set -> what torch calls the flags that it needs, and the level of oneDNN that uses it (0: any).
 _INSTRUCTION_SETS: dict[str, tuple[tuple[str, ...], int]] = {
@@ -129,16 +130,13 @@ def _usable_cores() -> int:
 
 def _memory_bytes() -> int:
     """What the machine has, or what a container's limit leaves of it."""
+    limit = memory_limit()
+    if limit is not None:
+        return limit
     try:
-        sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return 0
-    for limit_file in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            sizes.append(int(Path("/sys/fs/cgroup", limit_file).read_text("ascii")))
-        except (OSError, ValueError):
-            continue  # no limit, or "max"
-    return min(sizes)
 
 
 def _accelerator() -> Accelerator | None:

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorica.errors import BaseNotFiniteError, NotFiniteError
+from lorica.memory_limit import memory_limit
 from lorica.models.cpu.training_decoder import TrainingDecoder
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraSpan, LoraWeights
-from lorica.models.memory_limit import memory_limit
 from lorica.models.nf4 import is_quantized
 from lorica.models.packed_attention import Attention, PackedAttention
 from lorica.models.tree_attention import TreeAttention

@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 
 from lorica.engines.base import failed
+from lorica.memory_limit import NO_LIMIT, cgroup_files, meminfo_bytes
 from lorica.models.families import DecoderConfig
-from lorica.models.memory_limit import NO_LIMIT, cgroup_files, meminfo_bytes
 from lorica.records import Output, Request
 
 Item = TypeVar("Item")
