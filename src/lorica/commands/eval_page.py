@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorica.commands.eval_report import metric_title
+from lorica.commands.eval_report import metric_title, row_counts
 from lorica.data.write import atomic_file
 from lorica.metrics.bootstrap import RESAMPLES
 from lorica.metrics.score_curves import Curve, precision_curve, roc_curve, score_histogram
@@ -247,14 +247,8 @@ def _answers(files: Sequence[EvaluatedFile], names: Mapping[str, str]) -> Sectio
 
 
 def _counts(evaluation: Evaluation) -> dict[str, int]:
-    counts = {name or "(no stage)": count for name, count in {**evaluation.stages, **evaluation.flags}.items()}
-    more = {
-        "prompt truncated": evaluation.truncated,
-        "asked again": evaluation.retried,
-        "no answer": len(evaluation.no_answer),
-        "unreadable": len(evaluation.unreadable),
-    }
-    return counts | {name: count for name, count in more.items() if count}
+    failures = {"no answer": len(evaluation.no_answer), "unreadable": len(evaluation.unreadable)}
+    return row_counts(evaluation) | {name: count for name, count in failures.items() if count}
 
 
 def _rows(files: Sequence[EvaluatedFile], names: Mapping[str, str], texts: Mapping[str, tuple[str, str]]) -> Section:

@@ -111,7 +111,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
         )
     if evaluation.operating_points:
         paragraphs.append(_operating_table(evaluation))
-    paragraphs.append(f"rows: {_row_counts(evaluation)}")
+    paragraphs.append(f"rows: {_row_counts_text(evaluation)}")
     paragraphs.append(_bootstrap_text(evaluation))
     if evaluation.no_answer:
         paragraphs.append(f"no answer: {_some(evaluation, evaluation.no_answer)}, which count as wrong")
@@ -187,11 +187,15 @@ def _operating_table(evaluation: Evaluation) -> str:
     )
 
 
-def _row_counts(evaluation: Evaluation) -> str:
-    row_counts = {name or "(no stage)": count for name, count in {**evaluation.stages, **evaluation.flags}.items()}
-    row_counts |= {"truncated": evaluation.truncated} if evaluation.truncated else {}
-    row_counts |= {"retried": evaluation.retried} if evaluation.retried else {}
-    return ", ".join(f"{name} {count}" for name, count in sorted(row_counts.items()))
+def row_counts(evaluation: Evaluation) -> dict[str, int]:
+    """Rows by parse stage and flag, those whose prompt lost tokens or that were asked again among them."""
+    counts = {name or "(no stage)": count for name, count in {**evaluation.stages, **evaluation.flags}.items()}
+    counted = {"truncated": evaluation.truncated, "retried": evaluation.retried}
+    return counts | {name: count for name, count in counted.items() if count}
+
+
+def _row_counts_text(evaluation: Evaluation) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(row_counts(evaluation).items()))
 
 
 def _bootstrap_text(evaluation: Evaluation) -> str:
@@ -269,14 +273,14 @@ def comparison_text(
     pair_table = ReportTable(
         (f"{title}, paired", "difference", "p (Holm)", "detectable", "right only in one", "better"), pair_rows
     )
-    row_counts = [f"{names[name]}: {_row_counts(evaluation)}" for name, evaluation in evaluations.items()]
+    counts_of_files = [f"{names[name]}: {_row_counts_text(evaluation)}" for name, evaluation in evaluations.items()]
     return "\n\n".join(
         [
             plain_table(ReportTable(("rank", "answers", *titles), rank_rows), max_cell=_WIDEST),
             plain_table(pair_table, max_cell=_WIDEST),
             f"{_bootstrap_text(first_evaluation)} Files share a rank where no paired test tells them apart; "
             f"`detectable` is the smallest difference that {first_evaluation.n} such rows show four times in five.",
-            "\n".join(row_counts),
+            "\n".join(counts_of_files),
         ]
     )
 
