@@ -69,7 +69,7 @@ def main() -> None:
                 sides = {name: partial(learn, base, name) for name in TRAINED}
             else:
                 chosen = for_answers(this_machine(), measured_rates(), parameters).dtype
-                sides = {name: partial(answer, base, name, part, arguments) for name in DTYPE_NAMES}
+                sides = {name: partial(answer, base, name, part, arguments) for name in DTYPE_NAMES if name != "gguf"}
             key = f"{shape}_{part}".replace("-", "_").replace(".", "_")
             figures |= {f"{key}_{name}": value for name, value in compare(sides, chosen, arguments.rounds).items()}
             print(key, {name: value for name, value in figures.items() if name.startswith(key)})
