@@ -51,6 +51,16 @@ def test_answers_take_bfloat16_where_it_is_multiplied_and_float32_elsewhere(para
     assert "no faster" in for_answers(AVX2, AVX2_RATES, parameters).reason
 
 
+def test_answers_take_int16_where_only_whole_numbers_are_multiplied_fast() -> None:
+    rates = msgspec.structs.replace(
+        AVX2_RATES, prompts={**AVX2_RATES.prompts, "int16": 207}, steps={**AVX2_RATES.steps, "int16": 188}
+    )
+    choice = for_answers(AVX2, rates, 135_000_000)
+    assert choice.dtype == "int16"
+    assert "1.7 times as fast as float32" in choice.reason
+    assert for_answers(AVX2, rates, 135_000_000, native=False).dtype == "float32"  # torch's own layers have none
+
+
 def test_answers_take_half_the_bytes_where_memory_is_what_holds_decoding_up() -> None:
     assert for_answers(AVX2, WIDENED, 500_000_000).dtype == "bfloat16"
 

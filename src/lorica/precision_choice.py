@@ -4,9 +4,9 @@ Pure functions of the hardware, its measured rates and the size of the base. Two
 stored and in what they are multiplied; a precision of `precision.PRECISIONS` is the former, and what a machine
 multiplies it in follows from its instruction sets.
 
-`auto` stays with float32 and bfloat16. On a real base (SmolLM2-135M-Instruct, `bench/precision.py`) a log-probability
-is 0.06 nats off in the mean in bfloat16, 0.13 in int8-weights, 0.43 in int8 and 1.0 in int4-weights: what is faster
-only by being wrong is for a person to choose.
+`auto` is never coarser than bfloat16. On a real base (SmolLM2-135M-Instruct, `bench/precision.py`) a log-probability is
+0.01 nats off in the mean in int16, 0.06 in bfloat16, 0.13 in int8-weights, 0.43 in int8 and 1.0 in int4-weights: what is
+faster only by being wrong is for a person to choose.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SLOW = 2.0
 SMALL = 1 << 29
 """Parameters of a base that is held in float32 where adapters are trained and examined: exact numbers prove more."""
 
-_ALLOWED = ("bfloat16", "float32")  # by auto
+_ALLOWED = ("float32", "int16", "bfloat16")  # by auto, from exact to coarse; torch's own layers have no int16
 _MEMORY_SHARE = 0.6  # of the machine, for the weights: a base that would take more is held in less
 
 
@@ -53,7 +53,7 @@ class Rates(msgspec.Struct, frozen=True):
         """Whether these can be rates: all there is to see in a file from elsewhere."""
         tables = (self.prompts, self.steps, self.training)
         numbers = [self.memory, *(rate for table in tables for rate in table.values())]
-        return all({*_ALLOWED} <= table.keys() for table in tables) and all(
+        return all({"float32", "bfloat16"} <= table.keys() for table in tables) and all(
             math.isfinite(number) and number > 0 for number in numbers
         )
 
@@ -77,20 +77,21 @@ class TrainingChoice:
 
 def for_answers(hardware: Hardware, rates: Rates, parameters: int, *, native: bool = True) -> Choice:
     """What `auto` is on the processor. parameters: of the base. native: by the native engine, or by torch's layers."""
-    fitting = [name for name in reversed(PRECISIONS) if name in _ALLOWED and _fits(hardware, name, parameters)]
+    measured = rates.prompts.keys() & rates.steps.keys() if native else rates.training.keys()
+    fitting = [name for name in _ALLOWED if name in measured and _fits(hardware, name, parameters)]
     if not fitting:
         return Choice("bfloat16", "the base does not fit into the memory in float32")
     times = {name: _times(rates, name, native=native) for name in fitting}
     fastest = [min(time) for time in zip(*times.values(), strict=True)]
     slowness = {name: max(own / best for own, best in zip(time, fastest, strict=True)) for name, time in times.items()}
     dtype = next((name for name in fitting if slowness[name] <= ENOUGH), min(slowness, key=slowness.__getitem__))
-    if len(fitting) < len(_ALLOWED):
+    if "float32" not in fitting:
         return Choice(dtype, "the base does not fit into the memory in float32")
-    other = next(name for name in fitting if name != dtype)
-    ratio = sum(times[other]) / sum(times[dtype])
-    if dtype == "float32":
-        return Choice(dtype, f"exact, and bfloat16 is {_as_fast(1 / ratio)} here")
-    return Choice(dtype, f"{ratio:.1f} times as fast as float32 here")
+    seconds = {name: sum(time) for name, time in times.items()}
+    if dtype != "float32":
+        return Choice(dtype, f"{seconds['float32'] / seconds[dtype]:.1f} times as fast as float32 here")
+    rival = min((name for name in fitting if name != dtype), key=seconds.__getitem__)
+    return Choice(dtype, f"exact, and {rival} is {_as_fast(seconds[dtype] / seconds[rival])} here")
 
 
 def for_training(hardware: Hardware, rates: Rates, parameters: int, weights: str = "auto") -> TrainingChoice:

@@ -22,8 +22,8 @@ def test_the_report_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["machine"]["instruction_sets"] == list(this_machine().instruction_sets)
     assert report["rates"]["prompts"] == measured_rates().prompts
     for choices in report["auto"].values():
-        assert choices["answers"].partition(":")[0] in ("float32", "bfloat16")
-        assert choices["training"].partition(":")[0].split(",")[0] in ("float32", "bfloat16")
+        assert choices["answers"].partition(":")[0] in ("float32", "int16", "bfloat16")
+        assert choices["training"].partition(":")[0].split(",")[0] in ("float32", "int16", "bfloat16")
     assert all(problem["problem"] and problem["fix"] for problem in report["problems"])
     assert report["versions"]["lorica"]
 

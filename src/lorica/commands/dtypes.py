@@ -31,7 +31,7 @@ def answer_dtype(config: Config, base_model: BaseFolder, *, proof: bool = False)
 
     proof: adapters are examined, or passports made: then `auto` is float32 up to `SMALL` parameters.
     """
-    dtype, native = config.model.dtype, ENGINES[config.engine.name].quantized
+    dtype, native = config.model.dtype, ENGINES[config.engine.name].quantized and not config.model.load_in_4bit
     if resolve_device(config.model.device) != "cpu":
         return for_accelerator(this_machine()).dtype if dtype == "auto" else dtype
     from lorica.models.cpu.rates import measured_rates
@@ -40,7 +40,7 @@ def answer_dtype(config: Config, base_model: BaseFolder, *, proof: bool = False)
     if dtype == "auto":
         if proof and parameters <= SMALL:
             return "float32"
-        if native and base_model.has_blocks and not config.model.load_in_4bit:
+        if native and base_model.has_blocks:
             return "gguf"
         return for_answers(this_machine(), measured_rates(), parameters, native=native).dtype
     if advice := slow_answers(this_machine(), measured_rates(), parameters, dtype, native=native):
