@@ -166,6 +166,24 @@ class Output(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class RowTiming(msgspec.Struct, frozen=True):
+    """What the engine computed for one row: a line of `timings.jsonl`.
+
+    seconds: of every batch that computed something for the row, retries too, its share by computed tokens. adapter:
+    "base" for the base model alone. prompt_tokens, generated_tokens: of all attempts. warmup: computed beforehand, and
+    not counted. part: which of the processes computed it that an interrupted run took, from 1.
+    """
+
+    id: str
+    subject: str
+    adapter: str
+    seconds: float
+    prompt_tokens: int
+    generated_tokens: int
+    warmup: bool = False
+    part: int = 1
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of a result file.
 

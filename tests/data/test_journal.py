@@ -190,11 +190,15 @@ def test_outputs_of_the_window_come_back_to_the_last_bit(tmp_path: Path) -> None
     with _open(tmp_path) as journal:
         empty_before = journal.empty
         log = journal.outputs()
-        log.add(FIRST)
-        log.add(SECOND)
+        log.add(FIRST, [0.5] * len(FIRST))
+        log.add(SECOND, [0.25] * len(SECOND))
         assert (empty_before, journal.empty) == (True, False)
     with _open(tmp_path) as journal:
-        assert journal.outputs().outputs_by_id == {output.id: output for output in FIRST + SECOND}
+        log = journal.outputs()
+        assert log.outputs_by_id == {output.id: output for output in FIRST + SECOND}
+        assert log.seconds_by_id == {"a": 0.5, "b": 0.5, "c": 0.25}
+        assert set(log.part_by_id.values()) == {1}
+        assert journal.part == 2
         journal.commit(_answers(0, 3))
         assert journal.outputs().outputs_by_id == {}
 
@@ -202,13 +206,13 @@ def test_outputs_of_the_window_come_back_to_the_last_bit(tmp_path: Path) -> None
 def test_a_changed_batch_and_those_after_it_are_computed_again(tmp_path: Path) -> None:
     with _open(tmp_path) as journal:
         log = journal.outputs()
-        log.add(FIRST)
-        log.add(SECOND)
+        log.add(FIRST, [0.5] * len(FIRST))
+        log.add(SECOND, [0.25] * len(SECOND))
     _change(tmp_path, "UPDATE outputs SET outputs = replace(outputs, 'stop', 'halt') WHERE batch = 2")
     with _open(tmp_path) as journal:
         log = journal.outputs()
         assert set(log.outputs_by_id) == {"a", "b"}
-        log.add(SECOND)
+        log.add(SECOND, [0.25] * len(SECOND))
     with _open(tmp_path) as journal:
         assert set(journal.outputs().outputs_by_id) == {"a", "b", "c"}
 

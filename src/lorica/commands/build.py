@@ -37,8 +37,8 @@ _SPEED_ALONE = ("threads", "batch_tokens")
 # Positions that are kept free behind a prompt where an adapter is tried, for a choice or a short text.
 SHORT_ANSWER = 64  # tokens
 
-# A column of the answers: a run that began without it cannot be resumed.
-_ANSWERS = "choice_mass"
+# What is kept with answers: a run that began without it cannot be resumed.
+_ANSWERS = "choice_mass, timings"
 
 
 def base_folder(config: Config) -> BaseFolder:

@@ -1,7 +1,8 @@
 """What a run has answered so far, kept so that a kill at any moment loses no committed row and doubles none.
 
 A journal is a folder with an SQLite database, `journal.sqlite`: what the run is (`manifest`), the answers of each
-finished window (`windows`), and what the engine has finished of the window under way (`outputs`). Every commit is one
+finished window (`windows`) with the seconds they took (`timings`), what the engine has finished of the window under way
+(`outputs`), and how many processes worked on it (`parts`). Every commit is one
 transaction that is synced to the disk; SQLite rolls back what a kill cut short (https://sqlite.org/atomiccommit.html).
 SQLite notices torn writes but no changed bytes, so each window and each batch carries its own sha256.
 """
@@ -20,7 +21,7 @@ import msgspec
 from lorica.data.answers import encode_answer
 from lorica.errors import DataError, ResumeError
 from lorica.locks import FolderLock, lock_folder
-from lorica.records import Answer, Output
+from lorica.records import Answer, Output, RowTiming
 
 _DATABASE = "journal.sqlite"
 _SCHEMA = """
@@ -28,6 +29,8 @@ BEGIN;
 CREATE TABLE IF NOT EXISTS manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS windows (start INTEGER PRIMARY KEY, rows INTEGER NOT NULL, answers BLOB, sha256 TEXT);
 CREATE TABLE IF NOT EXISTS outputs (batch INTEGER PRIMARY KEY, outputs BLOB, sha256 TEXT);
+CREATE TABLE IF NOT EXISTS timings (batch INTEGER PRIMARY KEY, timings BLOB);
+CREATE TABLE IF NOT EXISTS parts (part INTEGER PRIMARY KEY);
 COMMIT;
 """
 _WINDOWS = "SELECT start, rows, CAST(answers AS BLOB), sha256 FROM windows ORDER BY start"
@@ -38,31 +41,53 @@ _FORMER_FILES = ("manifest.json", "answers.jsonl")
 _DISK_ERRORS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 
 
+class LoggedOutput(msgspec.Struct, frozen=True):
+    """An output, the seconds that it took, and the part of the run that computed it."""
+
+    output: Output
+    seconds: float
+    part: int
+
+
 class OutputLog:
     """What the engine has finished of the window under way, so that a kill costs one batch and not the window.
 
-    outputs_by_id: the finished outputs by row id, those of an interrupted run included.
+    outputs_by_id, seconds_by_id, part_by_id: of finished outputs by row id, those of an interrupted run included.
+    part: the number of this process among those that the run took, from 1.
     """
 
-    def __init__(self, database: sqlite3.Connection, database_path: Path) -> None:
+    def __init__(self, database: sqlite3.Connection, database_path: Path, part: int) -> None:
         """For `Journal` only."""
-        self._database, self._path = database, database_path
+        self._database, self._path, self.part = database, database_path, part
         self.outputs_by_id: dict[str, Output] = {}
+        self.seconds_by_id: dict[str, float] = {}
+        self.part_by_id: dict[str, int] = {}
         for batch, content, digest in database.execute(_OUTPUTS).fetchall():
             if digest != _sha256(content):
                 # A changed batch is computed again, with those after it.
                 with _transaction(database, database_path):
                     database.execute("DELETE FROM outputs WHERE batch >= ?", (batch,))
                 break
-            outputs = msgspec.json.decode(content, type=list[Output])
-            self.outputs_by_id.update((output.id, output) for output in outputs)
+            self._remember(msgspec.json.decode(content, type=list[LoggedOutput]))
 
-    def add(self, outputs: Sequence[Output]) -> None:
-        """Append a batch; afterwards it outlasts a kill. Raises DataError when the disk refuses."""
-        content = msgspec.json.encode(outputs)
+    def _remember(self, logged_outputs: Sequence[LoggedOutput]) -> None:
+        for logged in logged_outputs:
+            row_id = logged.output.id
+            self.outputs_by_id[row_id] = logged.output
+            self.seconds_by_id[row_id] = logged.seconds
+            self.part_by_id[row_id] = logged.part
+
+    def add(self, outputs: Sequence[Output], seconds: Sequence[float]) -> None:
+        """Append a batch and the seconds of each output; afterwards it outlasts a kill. Raises DataError when the disk
+        refuses."""
+        logged_outputs = [
+            LoggedOutput(output, output_seconds, self.part)
+            for output, output_seconds in zip(outputs, seconds, strict=True)
+        ]
+        content = msgspec.json.encode(logged_outputs)
         with _transaction(self._database, self._path):
             self._database.execute("INSERT INTO outputs (outputs, sha256) VALUES (?, ?)", (content, _sha256(content)))
-        self.outputs_by_id.update((output.id, output) for output in outputs)
+        self._remember(logged_outputs)
 
 
 class Journal:
@@ -73,6 +98,7 @@ class Journal:
         self._folder, self._database, self._lock = folder, database, folder_lock
         self._path = folder / _DATABASE
         self._done = _verified_rows(database, self._path)
+        self._part = 1
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -110,6 +136,7 @@ class Journal:
                 )
             else:
                 check_same_run(database_path.parent, earlier, manifest, otherwise=_start_anew(database_path))
+            journal._start_part()
         except BaseException as error:
             if database is not None:
                 database.close()
@@ -137,11 +164,31 @@ class Journal:
 
     def outputs(self) -> OutputLog:
         """The log of what an engine has finished of the rows that are to be committed next."""
-        return OutputLog(self._database, self._path)
+        return OutputLog(self._database, self._path, self._part)
 
-    def commit(self, answers: Sequence[Answer]) -> None:
-        """Add the answers of a window, in place of its outputs: afterwards they outlast a kill. No answers: nothing
-        is written.
+    def _start_part(self) -> None:
+        with _transaction(self._database, self._path):
+            self._part = self._database.execute("INSERT INTO parts DEFAULT VALUES").lastrowid or 1
+
+    @property
+    def part(self) -> int:
+        """The number of this process among those that the run took, from 1."""
+        return self._part
+
+    def log_timings(self, timings: Sequence[RowTiming]) -> None:
+        """Add timings that belong to no window: those of a warm-up. Raises DataError when the disk refuses."""
+        with _transaction(self._database, self._path):
+            self._database.execute("INSERT INTO timings (timings) VALUES (?)", (msgspec.json.encode(timings),))
+
+    def timings(self) -> Iterator[RowTiming]:
+        """All timings in the order in which they were added, streamed window by window."""
+        decoder = msgspec.json.Decoder(list[RowTiming])
+        for (content,) in self._database.execute("SELECT CAST(timings AS BLOB) FROM timings ORDER BY batch"):
+            yield from decoder.decode(content)
+
+    def commit(self, answers: Sequence[Answer], timings: Sequence[RowTiming] = ()) -> None:
+        """Add the answers of a window with their timings, in place of its outputs: afterwards they outlast a kill. No
+        answers: nothing is written.
 
         Raises DataError for an answer that cannot be written, and when the disk refuses; nothing of the window stays.
         """
@@ -157,6 +204,7 @@ class Journal:
                 "INSERT INTO windows VALUES (?, ?, ?, ?)",
                 (self._done, len(answers), answer_lines, _sha256(answer_lines)),
             )
+            self._database.execute("INSERT INTO timings (timings) VALUES (?)", (msgspec.json.encode(timings),))
             self._database.execute("DELETE FROM outputs")
         self._done += len(answers)
 

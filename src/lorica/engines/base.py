@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from lorica.adapters.folder import AdapterFolder
 from lorica.config.schema import EngineConfig, InferenceConfig, Merge, ModelConfig
+from lorica.engines.batch_timer import BatchTimer
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.names import did_you_mean
@@ -131,6 +132,19 @@ class StopStringEngine(Protocol):
 
     def set_detokenizer(self, decode: Decode) -> None:
         """Tell the engine how token ids become text: without that it knows no strings."""
+        ...
+
+
+@runtime_checkable
+class TimedEngine(Protocol):
+    """An engine that measures how long each of its batches takes."""
+
+    def set_timer(self, timer: BatchTimer) -> None:
+        """Measure the batches of later runs with this timer. It changes no output."""
+        ...
+
+    def clear_prefix_cache(self) -> None:
+        """Drop what earlier runs computed of prompts, so that the next run does and measures all of its own work."""
         ...
 
 

@@ -18,6 +18,7 @@ from lorica.engines.base import (
     output_without_model,
     unknown_adapter,
 )
+from lorica.engines.batch_timer import BatchTimer
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.records import Generate, Output, Request, ScoreChoices
@@ -45,6 +46,7 @@ class FakeEngine:
         self._reply = reply
         self._max_positions = max_positions
         self._adapters: dict[str, AdapterFolder] = {}
+        self._timer = BatchTimer()
 
     @property
     def info(self) -> EngineInfo:
@@ -61,6 +63,13 @@ class FakeEngine:
         if self._adapters.pop(name, None) is None:
             raise unknown_adapter(name, self._adapters)
 
+    def set_timer(self, timer: BatchTimer) -> None:
+        """See `TimedEngine`."""
+        self._timer = timer
+
+    def clear_prefix_cache(self) -> None:
+        """There is none."""
+
     def run(
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
     ) -> list[Output]:
@@ -68,7 +77,9 @@ class FakeEngine:
         check_adapters(requests, self._adapters)
         outputs: list[Output] = []
         for batch_start in range(0, len(requests), _BATCH_ROWS):
-            batch_outputs = [self._answer(request) for request in requests[batch_start : batch_start + _BATCH_ROWS]]
+            batch = requests[batch_start : batch_start + _BATCH_ROWS]
+            with self._timer.batch({request.id: len(request.prompt) for request in batch}):
+                batch_outputs = [self._answer(request) for request in batch]
             outputs += batch_outputs
             if on_outputs is not None:
                 on_outputs(list(enumerate(batch_outputs, batch_start)))

@@ -28,6 +28,7 @@ from lorica.engines.base import (
     resolve_device,
     unknown_adapter,
 )
+from lorica.engines.batch_timer import BatchTimer
 from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.engines.peft_adapters import attach_adapter, misfit
 from lorica.errors import AdapterError, EngineError, MissingExtraError
@@ -51,6 +52,7 @@ class TransformersEngine:
         self._added = 0
         self._leftovers: list[str] = []
         self._damage = ""
+        self._timer = BatchTimer()
         config = self._model.config.get_text_config()
         self._vocab_size = int(self._model.get_input_embeddings().num_embeddings)
         self._max_positions = int(getattr(config, "max_position_embeddings", None) or 1 << 62)
@@ -118,6 +120,13 @@ class TransformersEngine:
             restores_base=False,
         )
 
+    def set_timer(self, timer: BatchTimer) -> None:
+        """See `TimedEngine`."""
+        self._timer = timer
+
+    def clear_prefix_cache(self) -> None:
+        """There is none."""
+
     @torch.inference_mode()
     def run(
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
@@ -137,9 +146,10 @@ class TransformersEngine:
         for group_members in groups.values():
             with self._using(requests[group_members[0]].adapter):
                 for request_batch in self._batches(requests, group_members):
-                    for request_index, output in zip(
-                        request_batch, self._answer([requests[i] for i in request_batch]), strict=True
-                    ):
+                    batch = [requests[request_index] for request_index in request_batch]
+                    with self._timer.batch({request.id: _sequence_length(request) for request in batch}):
+                        batch_outputs = self._answer(batch)
+                    for request_index, output in zip(request_batch, batch_outputs, strict=True):
                         outputs[request_index] = output
                     if on_done is not None:
                         on_done(len(request_batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,11 +11,24 @@ import msgspec
 
 from lorica.config.schema import AdaptersConfig, Fallback, InferenceConfig, TaskConfig, Truncate, ValidationConfig
 from lorica.data.journal import OutputLog
-from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine
+from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine, TimedEngine
 from lorica.errors import ConfigError, PromptError, TooLongError
 from lorica.pipeline.resumable import run_resumable
+from lorica.pipeline.row_timer import RowTimer, TokenCounts
 from lorica.prompts.encoder import Encoder
-from lorica.records import Answer, Encoded, Generate, Message, Output, Request, Route, Row, Sampling, ScoreChoices
+from lorica.records import (
+    Answer,
+    Encoded,
+    Generate,
+    Message,
+    Output,
+    Request,
+    Route,
+    Row,
+    RowTiming,
+    Sampling,
+    ScoreChoices,
+)
 from lorica.routing import route
 from lorica.tasks.base import ParsedAnswer, Task, invalid
 from lorica.thoughts import unclosed, without_thoughts
@@ -78,9 +92,11 @@ class Pipeline:
         engine: Engine,
         adapters: Collection[str],
         settings: AnswerSettings,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Raises ConfigError as `check_prompt_fits` does."""
+        """clock: seconds, for the timings of rows. Raises ConfigError as `check_prompt_fits` does."""
         check_prompt_fits(task, settings)
+        self._row_timer = RowTimer(engine, clock)
         self.task = task
         self.encoder = encoder
         self.engine = engine
@@ -110,10 +126,21 @@ class Pipeline:
         A row whose prompt cannot be rendered or does not fit gets an answer flagged `error`; the others go on. Raises
         AdapterError for a missing adapter under fallback="error", and what the engine raises.
         """
+        return self.answer_timed(rows, on_done, output_log)[0]
+
+    def answer_timed(
+        self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None, output_log: OutputLog | None = None
+    ) -> tuple[list[Answer], list[RowTiming]]:
+        """As `answer`, with what the engine computed for each row; seconds of an interrupted run are those in the
+        log."""
+        self._row_timer.clear()
+        tokens = TokenCounts()
         prepared = [self._prepare_row(row) for row in rows]
+        first_outputs = self._run_engine(prepared, on_done, output_log)
+        tokens.add([prepared_row.request for prepared_row in prepared], first_outputs)
         results = [
             self._parse_output(prepared_row, output, 0)
-            for prepared_row, output in zip(prepared, self._run_engine(prepared, on_done, output_log), strict=True)
+            for prepared_row, output in zip(prepared, first_outputs, strict=True)
         ]
         for attempt in range(1, self._retries() + 1):
             retry_indices = [
@@ -123,12 +150,26 @@ class Pipeline:
             ]
             if not retry_indices:
                 break
-            outputs = self.engine.run(
-                [self._retry_request(prepared[row_index], attempt) for row_index in retry_indices]
-            )
+            retries = [self._retry_request(prepared[row_index], attempt) for row_index in retry_indices]
+            outputs = self.engine.run(retries)
+            tokens.add(retries, outputs)
             for row_index, output in zip(retry_indices, outputs, strict=True):
                 results[row_index] = self._parse_output(prepared[row_index], output, attempt)
-        return [self._to_answer(prepared_row, result) for prepared_row, result in zip(prepared, results, strict=True)]
+        timings = [
+            self._row_timer.timing(prepared_row.row, prepared_row.route, tokens, output_log)
+            for prepared_row in prepared
+        ]
+        answers = [
+            self._to_answer(prepared_row, result) for prepared_row, result in zip(prepared, results, strict=True)
+        ]
+        return answers, timings
+
+    def warm_up(self, rows: Iterable[Row], part: int = 1) -> list[RowTiming]:
+        """Run the engine on rows whose answers and seconds do not count. Nothing of their prompts stays cached."""
+        _, timings = self.answer_timed(list(rows))
+        if isinstance(self.engine, TimedEngine):
+            self.engine.clear_prefix_cache()
+        return [msgspec.structs.replace(timing, warmup=True, part=part) for timing in timings]
 
     def _run_engine(
         self, prepared: Sequence[_PreparedRow], on_done: Callable[[int], None] | None, output_log: OutputLog | None
@@ -137,7 +178,7 @@ class Pipeline:
         run = (
             self.engine.run(requests, on_done)
             if output_log is None
-            else run_resumable(self.engine, requests, on_done, output_log)
+            else run_resumable(self.engine, requests, on_done, output_log, self._row_timer)
         )
         outputs = iter(run)
         refused = sum(prepared_row.request is None for prepared_row in prepared)

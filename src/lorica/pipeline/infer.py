@@ -70,7 +70,7 @@ def answer_file(
     if on_done is not None and skipped:
         on_done(skipped)
     while window := list(itertools.islice(rows, window_rows)):
-        journal.commit(pipeline.answer(window, on_done, journal.outputs()))
+        journal.commit(*pipeline.answer_timed(window, on_done, journal.outputs()))
         summary.answered += len(window)
     write_answers(output, _count_answers(journal.answers(), summary), csv_guard=csv_guard)
     summary.seconds = time.perf_counter() - started

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lorica.data.journal import OutputLog
 from lorica.engines.base import Engine, EngineInfo
+from lorica.pipeline.row_timer import RowTimer
 from lorica.records import Generate, Output, Request
 
 GENERATION_GROUP = 128
@@ -18,10 +19,18 @@ GENERATION_GROUP = 128
 
 
 def run_resumable(
-    engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, output_log: OutputLog
+    engine: Engine,
+    requests: Sequence[Request],
+    on_done: Callable[[int], None] | None,
+    output_log: OutputLog,
+    row_timer: RowTimer,
 ) -> list[Output]:
     """Outputs in the order of the requests; what `output_log` holds is not computed again. Raises what the engine
-    raises."""
+    raises. row_timer: whose seconds of finished rows are logged with their outputs."""
+
+    def add_to_log(outputs: Sequence[Output]) -> None:
+        output_log.add(outputs, [row_timer.take(output.id) for output in outputs])
+
     outputs: dict[int, Output] = {}
     engine_info = engine.info
     for request_group in _request_groups(engine_info, requests):
@@ -31,10 +40,10 @@ def run_resumable(
             if on_done is not None:
                 on_done(len(group_outputs))
         elif engine_info.is_batch_invariant(group_requests[0]):
-            group_outputs = _run_batch_invariant(engine, group_requests, on_done, output_log)
+            group_outputs = _run_batch_invariant(engine, group_requests, on_done, output_log, add_to_log)
         else:
             group_outputs = engine.run(group_requests, on_done)
-            output_log.add(group_outputs)
+            add_to_log(group_outputs)
         outputs.update(zip(request_group, group_outputs, strict=True))
     return [outputs[request_index] for request_index in range(len(requests))]
 
@@ -57,15 +66,19 @@ def _request_groups(engine_info: EngineInfo, requests: Sequence[Request]) -> Ite
 
 
 def _run_batch_invariant(
-    engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, output_log: OutputLog
+    engine: Engine,
+    requests: Sequence[Request],
+    on_done: Callable[[int], None] | None,
+    output_log: OutputLog,
+    add_to_log: Callable[[Sequence[Output]], None],
 ) -> list[Output]:
     logged = {request.id for request in requests if request.id in output_log.outputs_by_id}
     if on_done is not None and logged:
         on_done(len(logged))
 
-    def add_to_log(finished: Sequence[tuple[int, Output]]) -> None:
-        output_log.add([output for _, output in finished])
+    def log_finished(finished: Sequence[tuple[int, Output]]) -> None:
+        add_to_log([output for _, output in finished])
 
     pending = [request for request in requests if request.id not in logged]
-    new_outputs = iter(engine.run(pending, on_done, add_to_log))
+    new_outputs = iter(engine.run(pending, on_done, log_finished))
     return [output_log.outputs_by_id[request.id] if request.id in logged else next(new_outputs) for request in requests]

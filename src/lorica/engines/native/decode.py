@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lorica.engines.base import Decode, failed, max_new_tokens_for
+from lorica.engines.batch_timer import BatchTimer
 from lorica.engines.native.active_sequence import ActiveSequence
 from lorica.engines.native.attention.select import AttentionBackend
 from lorica.engines.native.attention.store_kv import StoringAttention
@@ -49,6 +50,7 @@ class DecodeBatch:
         cache_tokens: int,
         detokenize: Decode | None = None,
         evict: Callable[[], bool] = lambda: False,
+        timer: BatchTimer | None = None,
     ) -> None:
         self._decoder, self._backend = decoder, backend
         self._cache_tokens, self._detokenize, self._evict = cache_tokens, detokenize, evict
@@ -59,6 +61,7 @@ class DecodeBatch:
             assert isinstance(decoder, Decoder)
             self._graphed_step = GraphedDecodeStep(decoder, self._cache, max_prefix_tokens=cache_tokens)
         self._active: list[ActiveSequence] = []
+        self._timer = timer or BatchTimer()
 
     @property
     def busy(self) -> bool:
@@ -83,6 +86,14 @@ class DecodeBatch:
         )
 
     def _prefill(self, pending: Sequence[PendingSequence]) -> FinishedOutputs:
+        with self._timer.batch({item.request.id: item.seq.length for item in pending}):
+            joining, next_tokens = self._compute_first_tokens(pending)
+        self._active += joining
+        return self._append(joining, next_tokens)
+
+    def _compute_first_tokens(
+        self, pending: Sequence[PendingSequence]
+    ) -> tuple[list[ActiveSequence], list[int | None]]:
         # They join only when all first tokens are sampled, for memory may run out before.
         first_slot = len(self._active)
         joining = [
@@ -109,9 +120,7 @@ class DecodeBatch:
         last_rows = [start + row.seq.length - 1 for row, start in zip(joining, batch.offsets, strict=True)]
         output_rows = torch.tensor(self._padded(last_rows, last_rows[-1]), device=self._decoder.device)
         hidden = self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, output_rows=output_rows)
-        next_tokens = self._sample(joining, self._decoder.logits(hidden)[: len(joining)])
-        self._active += joining
-        return self._append(joining, next_tokens)
+        return joining, self._sample(joining, self._decoder.logits(hidden)[: len(joining)])
 
     def decode_step(self) -> FinishedOutputs:
         """One more token for every sequence. Returns those that finished, or do not fit into memory even alone."""
@@ -119,9 +128,11 @@ class DecodeBatch:
 
     def _decode_step(self, rows: Sequence[ActiveSequence]) -> FinishedOutputs:
         logits = None
-        if self._graphed_step is not None and len(rows) == len(self._active):
-            logits = self._graphed_step.logits(rows)
-        return self._append(rows, self._sample(rows, self._logits(rows) if logits is None else logits))
+        with self._timer.batch(dict.fromkeys([row.sampler.request.id for row in rows], 1)):
+            if self._graphed_step is not None and len(rows) == len(self._active):
+                logits = self._graphed_step.logits(rows)
+            next_tokens = self._sample(rows, self._logits(rows) if logits is None else logits)
+        return self._append(rows, next_tokens)
 
     def _fail(self, row: ActiveSequence) -> tuple[int, Output]:
         self._release(row)

@@ -21,6 +21,7 @@ from lorica.engines.base import (
     resolve_device,
     unknown_adapter,
 )
+from lorica.engines.batch_timer import BatchTimer
 from lorica.engines.native import merging
 from lorica.engines.native.attention.select import select_backend
 from lorica.engines.native.decode import FinishedOutputs
@@ -79,6 +80,7 @@ class NativeEngine:
         self._half_merged: str | None = None
         self._detokenize: Decode | None = None
         self._prefix_cache = PrefixCache()
+        self._timer = BatchTimer()
 
     def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
         """Load an adapter under a name; the same adapter again changes nothing.
@@ -134,6 +136,10 @@ class NativeEngine:
     def set_detokenizer(self, decode: Decode) -> None:
         """See `StopStringEngine`."""
         self._detokenize = decode
+
+    def set_timer(self, timer: BatchTimer) -> None:
+        """See `TimedEngine`."""
+        self._timer = timer
 
     def maybe_merge(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> MergeDecision:
         """See `MergingEngine`."""
@@ -244,6 +250,7 @@ class NativeEngine:
             self._adapter_weights,
             _CACHE_PER_BATCH * self._available_batch_tokens(),
             self._detokenize,
+            self._timer,
         )
         return executor.run(plan)
 

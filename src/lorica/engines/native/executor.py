@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import cast
 
 import torch
 
 from lorica.engines.base import Decode, failed
+from lorica.engines.batch_timer import BatchTimer
 from lorica.engines.native.attention.select import AttentionBackend
 from lorica.engines.native.decode import DecodeBatch, FinishedOutputs, PendingSequence
 from lorica.engines.native.decode_workers import DecodeGroup, DecodeWorkerPool, count_decode_workers
@@ -40,6 +42,7 @@ class Executor:
     adapter_weights: Callable[[str | None], LoraWeights | None]
     cache_tokens: int
     detokenize: Decode | None
+    timer: BatchTimer
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Iterator[FinishedOutputs]:
@@ -81,6 +84,7 @@ class Executor:
             cache_tokens=cache_tokens,
             detokenize=self.detokenize,
             evict=self.prefix_cache.evict_all,
+            timer=self.timer,
         )
 
 
@@ -102,6 +106,7 @@ class _PlanTasks:
         executor, cache = self._executor, self._executor.prefix_cache
         matches = cache.match(self._plan, batch.nodes)
         parents = [self._prefixes.get(match.node.parent) for match in matches]
+        missing_nodes = [node for node, match in zip(batch.nodes, matches, strict=True) if match.cached is None]
         futures: list[Future[Prefix | None]] = [Future() for _ in matches]
         self._prefixes.update(zip(batch.nodes, futures, strict=True))
 
@@ -115,12 +120,14 @@ class _PlanTasks:
         def task() -> FinishedOutputs:
             try:
                 computable = [index for index, parent in enumerate(parents) if not _is_out_of_memory(parent)]
-                prefixes = cache.get_or_compute(
-                    [matches[index] for index in computable],
-                    [_result(parents[index]) for index in computable],
-                    compute,
-                    store=ScoreChoices in executor.backend.batch_invariant,
-                )
+                computed_parents = [_result(parents[index]) for index in computable]
+                with executor.timer.batch(self._prefix_tokens(missing_nodes)):
+                    prefixes = cache.get_or_compute(
+                        [matches[index] for index in computable],
+                        computed_parents,
+                        compute,
+                        store=ScoreChoices in executor.backend.batch_invariant,
+                    )
                 prefix_of = dict(zip(computable, prefixes, strict=True))
                 for index, future in enumerate(futures):
                     future.set_result(prefix_of.get(index))
@@ -139,7 +146,8 @@ class _PlanTasks:
 
         def score(rows: Sequence[tuple[PackedSequence, ScoreChoices]]) -> list[Output]:
             sequences, requests = zip(*rows, strict=True)
-            logprobs = self._model_runner.score(sequences, requests)
+            with self._executor.timer.batch({request.id: seq.length for seq, request in rows}):
+                logprobs = self._model_runner.score(sequences, requests)
             return [_score_output(request, values) for request, values in zip(requests, logprobs, strict=True)]
 
         def task() -> FinishedOutputs:
@@ -164,6 +172,26 @@ class _PlanTasks:
             return pending, failed_outputs
 
         return group
+
+    @cached_property
+    def _rows_below(self) -> Mapping[int, Sequence[str]]:
+        """Prefix node -> ids of the requests whose prompts begin with it."""
+        rows_below = defaultdict(list)
+        for row in (row for batch in self._plan.batches for row in batch.rows):
+            node = row.node
+            while node >= 0:
+                rows_below[node].append(self._plan.requests[row.request_index].id)
+                node = self._plan.nodes[node].parent
+        return rows_below
+
+    def _prefix_tokens(self, nodes: Sequence[int]) -> dict[str, float]:
+        """The tokens of prefix nodes, shared out among the requests below each."""
+        tokens: dict[str, float] = defaultdict(float)
+        for node in nodes:
+            row_ids = self._rows_below[node]
+            for row_id in row_ids:
+                tokens[row_id] += len(self._plan.nodes[node].tokens) / len(row_ids)
+        return tokens
 
     def _sequences(
         self, batch: ScheduledBatch, prefixes: Sequence[Future[Prefix | None] | None]
