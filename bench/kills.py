@@ -115,8 +115,8 @@ def main() -> None:
                 finished += 1
                 same += output.read_bytes() == right
                 output.unlink()
-                output.with_name(output.name + ".run.json").unlink(missing_ok=True)  # written last
-                shutil.rmtree(output.with_name(output.name + ".partial"), ignore_errors=True)
+                for suffix in (".run", ".partial"):
+                    shutil.rmtree(output.with_name(output.name + suffix), ignore_errors=True)
                 before = nothing
             while run(kind, given.dtype, rows, output, None)[0]:
                 pass

@@ -43,6 +43,7 @@ RANKS = {
     "ensemble": 2,  # blends columns of scores by the metrics of their health
     "engines": 3,
     "training": 3,
+    "runs": 3,  # the folders of runs, with the machine's facts; no torch until a run begins
     "pipeline": 4,  # the stages in a line
     "admission": 5,  # what an adapter proves in an engine, measured by the stages of the pipeline
     "vetting": 6,  # asks the pipeline's stages what an adapter does; its levels 0 to 2 load no torch

@@ -147,7 +147,7 @@ def test_a_low_mass_is_told_before_and_after_a_run_and_by_eval(
     assert "the model would rather write" in told.err
     low = answers(output)
     assert all(answer.choice_mass is not None and answer.choice_mass < 0.1 for answer in low)
-    record = json.loads((tmp_path / "out.jsonl.run.json").read_text())
+    record = json.loads((tmp_path / "out.jsonl.run/run.json").read_text())
     assert record["summary"]["choice_mass"]["low"]
     gold = tmp_path / "gold.jsonl"
     rows = [json.loads(line) | {"rule_violation": n % 2} for n, line in enumerate(post.read_text().splitlines())]
@@ -192,7 +192,7 @@ def test_an_unfinished_run_from_before_the_mass_is_refused(
     output = tmp_path / "out.jsonl"
     words = ("task=rules", f"input={post}")
     assert infer(*words, output=output) == 0
-    manifest = json.loads((tmp_path / "out.jsonl.run.json").read_text())["manifest"]
+    manifest = json.loads((tmp_path / "out.jsonl.run/run.json").read_text())["manifest"]
     del manifest["answers"]
     with Journal.open(tmp_path / "out.jsonl.partial", manifest, resume=False) as journal:
         journal.commit([Answer(id="row-1", answer="Yes", score=0.5)])

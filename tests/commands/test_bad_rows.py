@@ -58,7 +58,7 @@ def test_an_error_names_the_setting_and_the_setting_leads_on(
     assert all(BAD[row["line"]][1] in row["reason"] and row["file"] == str(path) for row in skipped)
     reading = json.loads(told.out)["reading"]
     assert (reading["skipped_rows"], reading["skipped_file"]) == (4, str(tmp_path / "o.jsonl.skipped.jsonl"))
-    record = json.loads((tmp_path / "o.jsonl.run.json").read_text())
+    record = json.loads((tmp_path / "o.jsonl.run/run.json").read_text())
     assert record["summary"]["reading"]["skipped_rows"] == 4
     assert record["config"]["data"]["bad_rows"] == "skip"
     assert record["manifest"]["data.bad_rows"] == "skip"

@@ -34,7 +34,7 @@ def test_rows_and_answers(rows: Path, suffix: str, capsys: pytest.CaptureFixture
     command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}", "--json"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["output"].endswith(f"r\\xe8gles{suffix}")
-    record = json.loads((rows.parent / f"{ODD}{suffix}.run.json").read_text("utf-8"))
+    record = json.loads((rows.parent / f"{ODD}{suffix}.run" / "run.json").read_text("utf-8"))
     assert record["config"]["input"].endswith("r\\xe8gles.csv")
     assert main([*command, "inference.resume=true"]) == 0
     assert json.loads(capsys.readouterr().out)["complete"]
@@ -119,7 +119,7 @@ def test_libraries_that_take_no_other_name_get_one(rows: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("x" * 236 + ".csv", "cannot be written (File name too long)"),  # x.csv.run.json
+        ("x" * 236 + ".csv", "cannot be written (File name too long)"),  # x.csv.skipped.jsonl
         ("pipe.csv", "this is a pipe or a device, not a file"),
         ("folder.csv", "this is a folder, not a file"),
         ("rows.txt/o.csv", "cannot be written (Not a directory)"),

@@ -21,6 +21,7 @@ from lorica import load_pipeline
 from lorica.cli import main
 from lorica.data.journal import Journal
 from lorica.data.write import read_answers
+from lorica.locks import lock_folder
 from lorica.records import Answer, Generate, ScoreChoices
 
 
@@ -42,7 +43,7 @@ def test_every_format_holds_every_row_in_order(tmp_path: Path, suffix: str) -> N
     )
     assert [answer.id for answer in read_answers(output)] == [f"r{i:06}" for i in range(50)]
     assert not list(tmp_path.glob("*.partial"))
-    record = json.loads((tmp_path / f"out{suffix}.run.json").read_text())
+    record = json.loads((tmp_path / f"out{suffix}.run/run.json").read_text())
     assert record["summary"]["rows"] == 50
     assert record["manifest"]["input"].startswith("sha256:")
 
@@ -123,6 +124,77 @@ def test_a_finished_file_that_was_changed_is_made_again(tmp_path: Path, capsys: 
     assert main(command) == 0
     assert "was changed after its run had ended" in capsys.readouterr().err
     assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("rows_kept", [0, 10])
+def test_a_second_run_that_is_interrupted_costs_nothing_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rows_kept: int
+) -> None:
+    rows, output = _many(tmp_path / "rows.csv", 30), tmp_path / "out.csv"
+    command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}", "inference.window_rows=10"]
+    assert main(command) == 0
+    whole, record = output.read_bytes(), (tmp_path / "out.csv.run/run.json").read_bytes()
+
+    def interrupted(pipeline: object, rows: object, journal: Journal, *arguments: object, **settings: object) -> None:
+        if rows_kept:
+            journal.commit([Answer(id=f"r{row:06}") for row in range(rows_kept)])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lorica.commands.infer.answer_file", interrupted)
+    assert main(command) == 130
+    status = json.loads((tmp_path / "out.csv.run/run.json").read_text())["status"]
+    assert status == ("interrupted" if rows_kept else "finished")
+    capsys.readouterr()
+    assert main([*command, "inference.resume=true"]) == 0
+    assert "already complete" in capsys.readouterr().out
+    assert output.read_bytes() == whole
+    assert (tmp_path / "out.csv.run/run.json").read_bytes() == record
+    assert not list(tmp_path.glob("*.partial"))
+    assert sorted(path.name for path in (tmp_path / "out.csv.run").iterdir()) == [
+        "log.jsonl",
+        "metrics.json",
+        "run.json",
+    ]
+
+
+def test_the_record_of_an_earlier_version_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, output = _many(tmp_path / "rows.csv", 3), tmp_path / "out.csv"
+    output.write_text("id,answer\n")
+    (tmp_path / "out.csv.run.json").write_text("{}")
+    command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}"]
+    assert main([*command, "inference.resume=true"]) == 6
+    told = capsys.readouterr().err
+    assert "out.csv.run.json is the record of an earlier version" in told
+    assert "without inference.resume=true" in told
+    assert output.read_text() == "id,answer\n"
+    assert main(command) == 0
+    assert json.loads((tmp_path / "out.csv.run/run.json").read_text())["inputs"][0]["rows"] == 3
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"schema": "lorica.run/1"', b"[]", b'{"schema": "lorica.run/2"}'])
+def test_a_damaged_record_of_a_finished_run_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes
+) -> None:
+    rows, output = _many(tmp_path / "rows.csv", 3), tmp_path / "out.csv"
+    command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}"]
+    assert main(command) == 0
+    whole = output.read_bytes()
+    (tmp_path / "out.csv.run/run.json").write_bytes(damage)
+    assert main([*command, "inference.resume=true"]) == 6
+    assert "out.csv.run/run.json: " in capsys.readouterr().err
+    assert output.read_bytes() == whole
+    assert main(command) == 0, "without resume it is answered anew"
+    assert json.loads((tmp_path / "out.csv.run/run.json").read_text())["status"] == "finished"
+
+
+def test_two_runs_into_one_output_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, output = _many(tmp_path / "rows.csv", 3), tmp_path / "out.csv"
+    command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}", f"run_dir={tmp_path / 'j'}"]
+    with lock_folder(tmp_path / "out.csv.run", doing="a run", fix=""):
+        assert main(command) == 6
+    assert "another process is working on" in capsys.readouterr().err
+    assert not output.exists()
+    assert main(command) == 0
 
 
 def test_a_resume_does_not_write_over_another_run_that_has_ended(

@@ -45,7 +45,7 @@ def test_a_stream_that_is_gone_stops_no_work(rows: Path, streams: str, code: int
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert len((rows.parent / "o.jsonl").read_text().splitlines()) == 2, "no stream's text went into a file"
-    assert json.loads((rows.parent / "o.jsonl.run.json").read_text())["summary"]["rows"] == 2
+    assert json.loads((rows.parent / "o.jsonl.run/run.json").read_text())["summary"]["rows"] == 2
     assert not list(rows.parent.glob("*.partial"))
     if streams == ">/dev/full":
         assert done.stderr == "lorica: standard output cannot be written (No space left on device); all else is done\n"

@@ -187,7 +187,7 @@ def test_infer_names_what_it_does_not_read(tmp_path: Path, capsys: pytest.Captur
     assert told.err.count("not read") == 1
     unused = {str(path): ["post_id", "lang"]}
     assert json.loads(told.out)["reading"]["unused_columns"] == unused
-    assert json.loads((tmp_path / "o.jsonl.run.json").read_text())["summary"]["reading"]["unused_columns"] == unused
+    assert json.loads((tmp_path / "o.jsonl.run/run.json").read_text())["summary"]["reading"]["unused_columns"] == unused
     assert main([*command, "task.columns.id=post_id"]) == 0
     assert json.loads(output.read_text())["id"] == "17"
 

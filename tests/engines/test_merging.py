@@ -217,12 +217,12 @@ def test_infer_says_what_was_merged_and_resumes_no_mix(tmp_path: Path, capsys: p
     command = ["infer", "task=rules", f"input={few}", f"adapters.dir={tmp_path / 'run'}", "model.dtype=float32"]
     assert main([*command, f"output={tmp_path / 'a.jsonl'}", "engine.merge=always"]) == 0
     assert "merged into the weights in float32" in capsys.readouterr().err
-    record = json.loads((tmp_path / "a.jsonl.run.json").read_text())
+    record = json.loads((tmp_path / "a.jsonl.run/run.json").read_text())
     assert record["manifest"]["engine.merged"] == "rules"
-    assert "merged into the weights" in record["merging"]
+    assert "merged into the weights" in record["summary"]["merging"]
     # By default scores are left as they are, and nobody is told.
     assert main([*command, f"output={tmp_path / 'b.jsonl'}"]) == 0
     assert "merged" not in capsys.readouterr().err
-    record = json.loads((tmp_path / "b.jsonl.run.json").read_text())
+    record = json.loads((tmp_path / "b.jsonl.run/run.json").read_text())
     assert record["manifest"]["engine.merged"] == "none"
-    assert "last bit" in record["merging"]
+    assert "last bit" in record["summary"]["merging"]

@@ -24,7 +24,7 @@ def test_an_engine_of_ones_own_answers_a_file(
     command = ["infer", "task=rules", f"input={rows}", f"output={answers}", "engine.name=toy"]
     assert main([*command, f"adapters.paths.rules={adapter}"]) == 0
     scores = [json.loads(line)["score"] for line in answers.read_text("utf-8").splitlines()]
-    manifest = json.loads(answers.with_name("answers.jsonl.run.json").read_text("utf-8"))["manifest"]
+    manifest = json.loads((answers.with_name("answers.jsonl.run") / "run.json").read_text("utf-8"))["manifest"]
     assert manifest["engine.engine"] == "toy"
     assert main([*command, "inference.resume=false", f"output={tmp_path / 'base.jsonl'}"]) == 0
     alone = [json.loads(line)["score"] for line in (tmp_path / "base.jsonl").read_text("utf-8").splitlines()]

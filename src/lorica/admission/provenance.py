@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
 from lorica.pipeline.label_balance import count_answers
 from lorica.records import Row
+from lorica.runs.machine import installed_versions
 
 if TYPE_CHECKING:  # tokenizers cost 0.1 s, and digests need none
     from lorica.prompts.encoder import Encoder
@@ -123,10 +123,4 @@ def rows_facts(rows: Sequence[Row]) -> RowsFacts:
 
 def package_versions() -> dict[str, str]:
     """Version of each package that decides numbers, where it is installed."""
-    version_by_package = {}
-    for package_name in _PACKAGES:
-        try:
-            version_by_package[f"version.{package_name}"] = importlib.metadata.version(package_name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return version_by_package
+    return {f"version.{package_name}": version for package_name, version in installed_versions(_PACKAGES).items()}

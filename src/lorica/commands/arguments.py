@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,6 +18,9 @@ from lorica.streams import carries_unicode
 
 if TYPE_CHECKING:
     from lorica.config.compose import Resolved
+
+MESSAGE_LISTENERS: list[Callable[[str], None]] = []
+"""Are told what `inform` and `warn` say: the log of a run."""
 
 # Configuration as a command line writes it, `lora.r=8`, or as Python does, {"lora.r": 8}.
 Overrides = Sequence[str] | Mapping[str, object]
@@ -132,6 +135,8 @@ def required(path_text: str, config_key: str, example: str) -> Path:
 def inform(message: str) -> None:
     """Tell a person something on standard error, beside the result."""
     print(f"lorica: {message}", file=sys.stderr)
+    for listen in MESSAGE_LISTENERS:
+        listen(message)
 
 
 def warn(message: str) -> None:

@@ -14,6 +14,7 @@ from lorica.commands.arguments import as_output, as_path, emit, inform, parse_we
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.rows import id_names, open_rows, table_options
+from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
 from lorica.data.group_columns import GroupColumns
 from lorica.data.write import atomic_file, check_output, read_answers, write_answers
@@ -27,6 +28,7 @@ from lorica.pipeline.compare import compare
 from lorica.pipeline.evaluate import estimate_metric
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
 from lorica.records import Answer
+from lorica.runs.run_folder import RunFolder
 
 BLEND = "the blend"
 
@@ -81,7 +83,13 @@ class _Plan:
 def run(arguments: Sequence[str]) -> int:
     """Blend, measure, print and write."""
     options = _parse(arguments)
-    config = resolve(options.overrides).config
+    resolved = resolve(options.overrides)
+    inputs = {"answers": options.files, "gold": filter(None, [options.gold]), "model": filter(None, [options.model])}
+    with recorded_run(options.run, "ensemble", arguments, resolved, inputs) as run_log:
+        return _blend(options, resolved.config, run_log)
+
+
+def _blend(options: argparse.Namespace, config: Config, run_log: RunFolder | None) -> int:
     gold = None if options.gold is None else read_gold(config, options.gold, [options.within or ""])
     members, unlisted = _listed(_read_members(config, options.files, gold), config)
     if options.model is not None:
@@ -97,6 +105,13 @@ def run(arguments: Sequence[str]) -> int:
     if options.output is not None:
         write_answers(options.output, answers, csv_guard=config.inference.csv_guard)
         inform(f"{len(answers):,} rows written to {options.output}")
+    if run_log is not None:
+        run_log.write_metrics({f"{name}: {result.metric}": result.estimates[name] for name in result.estimates})
+        run_log.update(
+            main_metric=f"{BLEND}: {result.metric}" if result.estimates else "",
+            rows=len(answers),
+            outputs=[run_file("answers", options.output, rows=len(answers))] if options.output is not None else [],
+        )
     emit(ensemble_dict(result), as_json=options.json, text=ensemble_text(result))
     return 0
 
@@ -272,6 +287,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "needs no table to rank in and serves a single row",
     )
     command.add_argument("--model", type=as_path, metavar="FILE.json", help="blend by what --save wrote")
+    add_run_option(command)
     options = command.parse_args(list(arguments))
     options.files, options.overrides = split_words(options.words)
     _check(options)

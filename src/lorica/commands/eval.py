@@ -10,6 +10,8 @@ from lorica.commands.arguments import as_report, emit, inform, parser, resolve, 
 from lorica.commands.eval_page import EvaluatedFile, evaluation_page, gold_text, write_rows
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict, evaluation_text
 from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
+from lorica.commands.run_log import add_run_option, recorded_run, run_file
+from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.errors import UsageError
 from lorica.metrics.normalise import LORICA, NORMALISATIONS
@@ -17,6 +19,8 @@ from lorica.pipeline.compare import FileComparison, compare
 from lorica.pipeline.evaluate import Evaluation
 from lorica.pipeline.judged_answers import JudgedAnswer, correctness_metric, is_right
 from lorica.reports.write_report import write_report
+from lorica.runs.run_folder import RunFolder
+from lorica.runs.run_record import RunFile
 
 _OPTIONS = ("by", "fpr", "html", "normalisation")
 
@@ -24,7 +28,13 @@ _OPTIONS = ("by", "fpr", "html", "normalisation")
 def run(arguments: Sequence[str]) -> int:
     """Measure, and print metrics, groups, the health of the scores, and which file is better."""
     options = _parse(arguments)
-    config = resolve(options.overrides).config
+    resolved = resolve(options.overrides)
+    inputs = {"answers": options.answers, "gold": [options.gold]}
+    with recorded_run(options.run, "eval", arguments, resolved, inputs) as run_log:
+        return _measure(options, resolved.config, run_log)
+
+
+def _measure(options: argparse.Namespace, config: Config, run_log: RunFolder | None) -> int:
     gold = read_gold(config, options.gold, [column_name.strip() for column_name in ",".join(options.by).split(",")])
     judged_sets = {str(path): gold.judge(gold.read_answers(path), str(path)) for path in options.answers}
     evaluations = {
@@ -43,8 +53,22 @@ def run(arguments: Sequence[str]) -> int:
         text = comparison_text(comparison, evaluations, gold.task.metric_names)
     if options.html is not None:
         _write_page(options, gold, judged_sets, evaluations, comparison)
+    if run_log is not None:
+        pages = () if options.html is None else (options.html, options.html.with_suffix(".csv"))
+        _record(run_log, evaluations, [run_file("report", path) for path in pages])
     emit(result | {"reading": reading}, as_json=options.json, text=text)
     return 0
+
+
+def _record(run_log: RunFolder, evaluations: Mapping[str, Evaluation], outputs: Sequence[RunFile]) -> None:
+    """Metrics by name; of several files each after its file's name."""
+    metrics = {
+        metric_name if len(evaluations) == 1 else f"{file_name}: {metric_name}": measured
+        for file_name, evaluation in evaluations.items()
+        for metric_name, measured in evaluation.metrics.items()
+    }
+    run_log.write_metrics(metrics, main=next(iter(metrics), ""))
+    run_log.update(rows=next(iter(evaluations.values())).n, outputs=outputs)
 
 
 def _write_page(
@@ -114,6 +138,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="FILE",
         help="write a page (.html or .md), and all rows as CSV beside it",
     )
+    add_run_option(command)
     return _checked(command.parse_args(list(arguments)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,25 +12,30 @@ from typing import Any
 import msgspec
 
 from lorica import __version__, signals
+from lorica.adapters.folder import AdapterFolder
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
 from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
+from lorica.commands.run_log import count_gold, logged_messages, recorded_configuration, run_folder_of, told_too
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.journal import Journal, check_same_run
 from lorica.data.submission import SUFFIX as SUBMISSION_SUFFIX
 from lorica.data.submission import SubmissionColumn, parse_columns, write_submission
-from lorica.data.write import atomic_file, check_output, check_place, read_answers
-from lorica.errors import ConfigError, EngineError, ResumeError, UsageError
+from lorica.data.write import check_output, check_place, read_answers
+from lorica.errors import ConfigError, DataError, EngineError, ResumeError, UsageError
 from lorica.metrics.health import MassHealth, mass_health
-from lorica.names import visible_values
+from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.choice_mass import explain_low_mass
 from lorica.pipeline.infer import Summary, answer_file
+from lorica.runs.former_run import finished_record, former_record, restore_former
+from lorica.runs.run_folder import RunFolder
+from lorica.runs.run_record import RECORD_NAME, RunFile, RunRecord
 
 SKIPPED_SUFFIX = ".skipped.jsonl"
-RECORD_SUFFIX = ".run.json"
+FORMER_RECORD_SUFFIX = ".run.json"
 _MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked
 _NOTHING_YET = "no row was answered since the start; give the same command again"
 _COUNTS = ("rows", "adapters", "routes", "stages", "flags", "first_error", "reading")  # that a record keeps
@@ -84,7 +89,9 @@ def run(arguments: Sequence[str]) -> int:
     if submission_columns and resolved.config.output:
         check_place(_submission_path(Path(resolved.config.output)))
     try:
-        infer_result = infer_file(resolved, resume_command=going_on("infer", arguments, "inference.resume=true"))
+        infer_result = infer_file(
+            resolved, words=arguments, resume_command=going_on("infer", arguments, "inference.resume=true")
+        )
     except KeyboardInterrupt as stop:
         signals.say(stop, _NOTHING_YET)
         raise
@@ -127,17 +134,19 @@ def _write_submission(output_path: Path, columns: Sequence[SubmissionColumn]) ->
     return path
 
 
-def infer_file(resolved: Resolved, *, resume_command: str) -> InferResult:
-    """Answer the `input` of the configuration into its `output`.
+def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command: str) -> InferResult:
+    """Answer the `input` of the configuration into its `output`, and record the run in `OUTPUT.run/`.
 
-    resume_command: what goes on after an interruption; whatever raises here carries it as a note.
+    words: of the command line; () from Python. resume_command: what goes on after an interruption; whatever raises here
+    carries it as a note.
     """
     config = resolved.config
     input_path, output = _input_and_output(config)
     task = build.build_task(config)
     # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
     read_log = reading_log(config)
-    rows = open_rows(config, task, input_path, read_log=read_log)
+    gold_counts = Counter[bool]()
+    rows = count_gold(open_rows(config, task, input_path, read_log=read_log), gold_counts)
     adapter_folders = build.adapter_folders(config)
     sample_rows = list(itertools.islice(rows, _SAMPLE_ROWS))
     row_counts = build.count_routes(config, task, itertools.chain(sample_rows, rows), adapter_folders)
@@ -150,16 +159,21 @@ def infer_file(resolved: Resolved, *, resume_command: str) -> InferResult:
     manifest = build.manifest(
         config, base, adapters, pipeline, {"input": file_digest(input_path), "output": output.name}
     )
-    record_path = output.with_name(output.name + RECORD_SUFFIX)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
+    run_folder = run_folder_of(output)
     if config.inference.resume:
-        finished = _finished(record_path, output, manifest, began_anew=Journal.is_in(folder))
+        finished = _finished(output, manifest, began_anew=Journal.is_in(folder))
         if finished is not None:
             _remove_journal(folder, manifest)
+            restore_former(run_folder)
             return finished
+    record = _run_record(resolved, manifest, base, adapters, gold_counts)
     with (
         Journal.open(folder, manifest, resume=config.inference.resume) as journal,
         _nothing_lost(journal, resume_command),
+        RunFolder.create(run_folder, record, words=words, resume=not journal.empty, owned=True) as run_log,
+        logged_messages(run_log),
+        _former_kept(journal, run_log),
     ):
         if mass_warning := explain_low_mass(pipeline, sample_rows[:_MASS_ROWS]):
             warn(mass_warning)
@@ -171,21 +185,56 @@ def infer_file(resolved: Resolved, *, resume_command: str) -> InferResult:
                 output,
                 window_rows=config.inference.window_rows,
                 csv_guard=config.inference.csv_guard,
-                on_done=advance,
+                on_done=told_too(advance, run_log),
             )
         result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))
-        record_entries = {
-            "manifest": manifest,
-            "summary": _summary_dict(result),
-            "config": resolved.as_dict(),
-            "merging": merging.reason,
-            "output": file_digest(output),
-        }
-        with atomic_file(record_path) as record_file:
-            record_text = json.dumps(visible_values(record_entries), indent=2, ensure_ascii=False, sort_keys=True)
-            record_file.write(record_text.encode() + b"\n")
+        _record_result(run_log, result, merging.reason)
         journal.remove()
     return result
+
+
+def _run_record(
+    resolved: Resolved,
+    manifest: dict[str, str],
+    base: BaseFolder,
+    adapters: Mapping[str, AdapterFolder],
+    gold_counts: Mapping[bool, int],
+) -> RunRecord:
+    """What the run is given. gold_counts: rows of the input with a gold answer, and without."""
+    rows_file = RunFile(
+        role="rows",
+        path=resolved.config.input,
+        digest=manifest["input"],
+        rows=sum(gold_counts.values()),
+        gold=gold_counts.get(True, 0),
+    )
+    return RunRecord(
+        command="infer",
+        command_line="lorica.infer(...)",
+        **recorded_configuration(resolved),
+        manifest=manifest,
+        inputs=[rows_file],
+        base=base.digest,
+        tokenizer=manifest["tokenizer"],
+        adapters={adapter_name: adapter.digest for adapter_name, adapter in adapters.items()},
+    )
+
+
+def _record_result(run_log: RunFolder, result: InferResult, merging_reason: str) -> None:
+    """Counts, metrics and the output's digest, after which the run is complete."""
+    run_log.write_metrics(
+        {
+            "rows": result.rows,
+            "answered": result.answered,
+            "seconds": result.seconds,
+            **{f"stage.{stage}": count for stage, count in result.stages.items()},
+            **{f"flag.{flag}": count for flag, count in result.flags.items()},
+        }
+    )
+    output_file = RunFile(role="answers", path=str(result.output), digest=file_digest(result.output), rows=result.rows)
+    summary = _summary_dict(result) | {"merging": merging_reason}
+    run_log.update(rows=result.rows, outputs=[output_file], summary=summary)
+    run_log.finish()
 
 
 def _input_and_output(config: Config) -> tuple[Path, Path]:
@@ -197,8 +246,8 @@ def _input_and_output(config: Config) -> tuple[Path, Path]:
     if config.run_dir and Path(config.run_dir).exists() and not Path(config.run_dir).is_dir():
         raise ConfigError(f"run_dir={config.run_dir} is a file", fix="name a folder")
     check_output(output_path)
-    for suffix in (RECORD_SUFFIX, SKIPPED_SUFFIX):  # longer names, written when all rows are answered
-        check_place(output_path.with_name(output_path.name + suffix))
+    check_place(run_folder_of(output_path) / RECORD_NAME)
+    check_place(output_path.with_name(output_path.name + SKIPPED_SUFFIX))  # a longer name, written when all is answered
     return input_path, output_path
 
 
@@ -225,12 +274,16 @@ def _nothing_lost(journal: Journal, resume_command: str) -> Iterator[None]:
         raise
 
 
-class _Record(msgspec.Struct):
-    """What is read of the record beside an output."""
-
-    manifest: dict[str, str]
-    output: str
-    summary: dict[str, Any] = {}
+@contextmanager
+def _former_kept(journal: Journal, run_log: RunFolder) -> Iterator[None]:
+    """Where the block ends with nothing answered, the record of the output that is still there comes back."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if journal.empty:
+                run_log.withdraw()
+        raise
 
 
 def _result(summary: Summary, output_path: Path, reading: dict[str, Any]) -> InferResult:
@@ -256,24 +309,26 @@ def _summary_dict(infer_result: InferResult) -> dict[str, Any]:
     return plain_values | {"version": __version__}
 
 
-def _finished(
-    record_path: Path, output_path: Path, manifest: dict[str, str], *, began_anew: bool
-) -> InferResult | None:
+def _finished(output_path: Path, manifest: dict[str, str], *, began_anew: bool) -> InferResult | None:
     """The result of this very run where it has ended. began_anew: whether another one began after it, which is to be
     resumed.
 
     Raises ResumeError where another run has ended: a resume does not write over its output.
     """
-    if not (record_path.is_file() and output_path.is_file()):
+    run_folder = run_folder_of(output_path)
+    if not output_path.is_file():
         return None
     start_anew = f"run it without inference.resume=true, which writes over {output_path}; or name another output"
     try:
-        finished = msgspec.json.decode(record_path.read_bytes(), type=_Record)
-    except msgspec.MsgspecError as error:
+        finished = former_record(run_folder) or finished_record(run_folder)
+    except DataError as error:
         if began_anew:
             return None
-        raise ResumeError(f"{record_path} is damaged ({error})", fix=start_anew) from error
-    if finished.manifest == manifest and finished.output == file_digest(output_path):
+        raise ResumeError(error.message, fix=start_anew) from error
+    if finished is None:
+        _refuse_former_record(output_path, start_anew)
+        return None
+    if finished.manifest == manifest and [file.digest for file in finished.outputs] == [file_digest(output_path)]:
         record_counts = {
             count_name: finished.summary[count_name] for count_name in _COUNTS if count_name in finished.summary
         }
@@ -282,6 +337,17 @@ def _finished(
         check_same_run(output_path, finished.manifest, manifest, otherwise=start_anew)
         inform(f"{output_path} was changed after its run had ended: it is made again")
     return None
+
+
+def _refuse_former_record(output_path: Path, start_anew: str) -> None:
+    """Raises ResumeError for an output whose record an earlier version of Lorica left beside it."""
+    former_path = output_path.with_name(output_path.name + FORMER_RECORD_SUFFIX)
+    if former_path.is_file():
+        raise ResumeError(
+            f"{former_path} is the record of an earlier version of Lorica, which this version does not read: its runs "
+            f"are kept in {run_folder_of(output_path)}/",
+            fix=f"{output_path} is whole: keep it as it is; or {start_anew}",
+        )
 
 
 def _text(result: InferResult) -> str:

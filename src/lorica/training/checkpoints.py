@@ -35,7 +35,7 @@ from lorica.training.types import TrainResult
 RECORD = "training.json"
 
 
-class RunRecord(msgspec.Struct, frozen=True):
+class TrainingRecord(msgspec.Struct, frozen=True):
     """What `training.json` says of a run. published: as `record_bytes` takes it; earlier versions wrote none. diverged:
     the loss or gradient that was not finite and ended it."""
 
@@ -47,7 +47,7 @@ class RunRecord(msgspec.Struct, frozen=True):
     diverged: str = ""
 
 
-def read_record(folder: Path) -> RunRecord | None:
+def read_record(folder: Path) -> TrainingRecord | None:
     """`training.json` of a run's folder, or None when there is none. Raises ResumeError when it is unreadable, or says
     what no run writes.
     """
@@ -56,10 +56,10 @@ def read_record(folder: Path) -> RunRecord | None:
         record = json.loads(record_path.read_bytes())
         if record["result"] is not None:
             record["result"]["folder"] = folder
-        run_record = msgspec.convert(record, RunRecord)
-        if (run_record.result is None) == (run_record.status == "finished"):
-            raise ValueError(f"status {run_record.status!r} and result {run_record.result!r}")
-        return run_record
+        training_record = msgspec.convert(record, TrainingRecord)
+        if (training_record.result is None) == (training_record.status == "finished"):
+            raise ValueError(f"status {training_record.status!r} and result {training_record.result!r}")
+        return training_record
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,0 +1,106 @@
+"""The run folder of a command: `--run DIR`, and what is written into it while the command works."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from lorica.commands.arguments import MESSAGE_LISTENERS, as_path, inform
+from lorica.data.digest import file_digest
+from lorica.records import Row
+from lorica.runs.run_folder import RunFolder
+from lorica.runs.run_record import RUN_SUFFIX, RunFile, RunRecord
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from typing import Any
+
+    from lorica.config.compose import Resolved
+
+
+class RecordedConfiguration(TypedDict):
+    """The fields of a `RunRecord` that the configuration decides."""
+
+    task: str
+    config: dict[str, Any]
+    origins: dict[str, str]
+
+
+def run_folder_of(output_path: Path) -> Path:
+    """Where `infer` keeps the run of this output."""
+    return output_path.with_name(output_path.name + RUN_SUFFIX)
+
+
+def recorded_configuration(resolved: Resolved) -> RecordedConfiguration:
+    """Task, values and origins of every key, for a record."""
+    return {"task": resolved.config.task.name, "config": resolved.as_dict(), "origins": dict(resolved.origins)}
+
+
+def add_run_option(command: argparse.ArgumentParser) -> None:
+    """`--run DIR`."""
+    command.add_argument(
+        "--run",
+        type=as_path,
+        metavar="DIR",
+        help="leave a run folder: command, configuration, digests, machine, log and metrics, for `lorica runs`",
+    )
+
+
+@contextmanager
+def recorded_run(
+    folder: Path | None, command: str, words: Sequence[str], resolved: Resolved, inputs: Mapping[str, Iterable[Path]]
+) -> Iterator[RunFolder | None]:
+    """A block whose run is recorded in `folder`; None records nothing. inputs: role ("answers", "gold") -> files.
+
+    Yields the run folder, for metrics and outputs. Raises what `RunFolder.create` raises, and DataError for an input
+    that cannot be read.
+    """
+    if folder is None:
+        yield None
+        return
+    input_files = [run_file(role, path) for role, paths in inputs.items() for path in paths]
+    record = RunRecord(command=command, **recorded_configuration(resolved), inputs=input_files)
+    with RunFolder.create(folder, record, words=words) as run_log, logged_messages(run_log):
+        yield run_log
+    inform(f"run: {folder}")
+
+
+def run_file(role: str, path: Path, *, rows: int | None = None) -> RunFile:
+    """A file as a record names it."""
+    return RunFile(role=role, path=str(path), digest=file_digest(path), rows=rows)
+
+
+@contextmanager
+def logged_messages(run_log: RunFolder) -> Iterator[None]:
+    """A block in which whatever is said on standard error stands in the run's log as well."""
+
+    def listen(message: str) -> None:
+        run_log.log("message", {"text": message})
+
+    run_log.log("started", {"command": run_log.record.command_line, "call": run_log.record.calls})
+    MESSAGE_LISTENERS.append(listen)
+    try:
+        yield
+    finally:
+        MESSAGE_LISTENERS.remove(listen)
+        run_log.log("ended")
+
+
+def told_too(advance: Callable[[int], None], run_log: RunFolder) -> Callable[[int], None]:
+    """A progress bar's function that tells the run's log, too."""
+
+    def advance_both(row_count: int) -> None:
+        advance(row_count)
+        run_log.progress(row_count)
+
+    return advance_both
+
+
+def count_gold(rows: Iterator[Row], gold_counts: Counter[bool]) -> Iterator[Row]:
+    """The rows; `gold_counts` takes how many have a gold answer, and how many have none."""
+    for row in rows:
+        gold_counts[row.gold is not None] += 1
+        yield row
