@@ -63,17 +63,30 @@ def test_equal_reports_are_equal_bytes_and_plain_ones_have_no_script() -> None:
     assert "script-src" not in to_html(plain)
 
 
-def test_without_the_script_it_is_a_plain_table_that_narrow_screens_and_readers_understand() -> None:
+def test_without_the_script_it_is_a_plain_table_whose_heads_say_what_the_script_needs() -> None:
     tags = parsed(to_html(report("adapter"))).seen
     cells = [attributes for tag, attributes in tags if tag == "td"]
     assert len(cells) == 4 * 30
-    assert [each["data-label"] for each in cells[:4]] == ["place", "adapter", "verdict", "score"]
-    assert ["extra" in (each.get("class") or "") for each in cells[:4]] == [False, False, True, True]
-    assert cells[3]["data-value"] == "0.0"
-    roles = {tag: attributes.get("role") for tag, attributes in tags if tag in ("table", "tr", "th", "td", "tbody")}
-    assert roles == {"table": "table", "tr": "row", "th": "columnheader", "td": "cell", "tbody": "rowgroup"}
-    assert [attributes["scope"] for tag, attributes in tags if tag == "th"] == ["col"] * 4
-    assert "button" not in [tag for tag, _ in tags]  # the script makes them
+    heads = [attributes for tag, attributes in tags if tag == "th"]
+    assert [attributes.get("class") for attributes in heads] == ["number", None, "extra", "number extra"]
+    assert ["data-choose" in attributes for attributes in heads] == [False, False, True, False]
+    assert [attributes["scope"] for attributes in heads] == ["col"] * 4
+    assert [attributes.get("data-value") for attributes in cells[3:12:4]] == [None, "0.3333333333333333", repr(2 / 3)]
+    assert {"button", "input", "select"}.isdisjoint(tag for tag, _ in tags)  # the script makes them
+
+
+def test_marks_details_and_totals_stand_in_the_table() -> None:
+    rows: tuple[tuple[Cell, ...], ...] = (("a", "long\r\ntext", "x"), ("b", "", "y"))
+    table = ReportTable(
+        ("id", "row", "raw"), rows, "Rows", True, detail=("raw",), marks=(("wrong",), ("slow", "wrong")), total=9000
+    )
+    page = to_html(Report("R", "", (Section("S", tables=(table,)),)))
+    tags = parsed(page).seen
+    assert ("table", {"class": "interactive", "data-marks": "wrong|slow"}) in tags
+    assert [attributes.get("class") for tag, attributes in tags if tag == "tr"] == [None, "m0", "m1 m0"]
+    assert [attributes.get("class") for tag, attributes in tags if tag == "th"] == [None, None, "detail"]
+    assert "Rows (2 of 9,000 rows listed: the first)" in page
+    assert "long\ntext" in page
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node to parse the script")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
-from lorica import __version__
 from lorica.commands.arguments import as_report, emit, inform, parser, resolve, split_words
-from lorica.commands.eval_page import EvaluatedFile, evaluation_page, gold_text, write_rows
+from lorica.commands.eval_page import evaluation_page
+from lorica.commands.eval_page_rows import gold_text, write_rows
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict, evaluation_text
+from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
@@ -18,6 +19,7 @@ from lorica.metrics.normalise import LORICA, NORMALISATIONS
 from lorica.pipeline.compare import FileComparison, compare
 from lorica.pipeline.evaluate import Evaluation
 from lorica.pipeline.judged_answers import JudgedAnswer, correctness_metric, is_right
+from lorica.records import Row
 from lorica.reports.write_report import write_report
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RunFile
@@ -83,15 +85,13 @@ def _write_page(
         EvaluatedFile(name, judged, is_right(correctness, judged), evaluations[name])
         for name, judged in judged_sets.items()
     ]
-    texts = {row.id: (gold.task.text(row), gold_text(gold.task, row)) for row in gold.rows}
-    facts = [
-        ("lorica", __version__),
-        ("task", gold.task.name),
-        *((str(path), file_digest(path)) for path in (*options.answers, gold.path)),
-    ]
-    page = evaluation_page(files, texts, comparison, facts)
-    write_report(page, options.html)
-    write_rows(options.html.with_suffix(".csv"), files, texts)
+
+    def describe(row: Row) -> tuple[str, str]:
+        return gold.task.text(row), gold_text(gold.task, row)
+
+    facts = [("task", gold.task.name), *((str(path), file_digest(path)) for path in (*options.answers, gold.path))]
+    write_report(evaluation_page(files, describe, gold.by, comparison, facts), options.html)
+    write_rows(options.html.with_suffix(".csv"), files, describe)
     inform(f"report: {options.html}, its rows: {options.html.with_suffix('.csv')}")
 
 

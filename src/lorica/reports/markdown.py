@@ -38,7 +38,7 @@ def markdown_table(table: ReportTable) -> str:
     table_rows = [[escape(heading) for heading in table.columns], alignment_row]
     table_rows += [[escape(cell_text(cell)) for cell in row] for row in table.rows]
     table_text = "\n".join(f"| {' | '.join(table_row)} |" for table_row in table_rows)
-    return f"{escape(table.caption)}\n\n{table_text}" if table.caption else table_text
+    return f"{escape(table.heading)}\n\n{table_text}" if table.heading else table_text
 
 
 def escape(plain_text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 
 import msgspec
 
@@ -18,7 +17,10 @@ class ReportTable(msgspec.Struct, frozen=True):
     rows.
 
     interactive: the reader may sort and filter it. sections: for each row the number, from 1, of the report's section
-    about it; () where there are none. choose: columns of few values. narrow: columns that a narrow screen shows.
+    about it; () where there are none. choose: columns of few values, to filter by. narrow: columns that a narrow screen
+    shows. detail: columns that show when a row is opened. marks: for each row the names of what a reader may want alone
+    ("wrong"); () where there are none. total: rows that there are, where the table lists only the first of them or a
+    sample, and sampling: how they were chosen.
     """
 
     columns: tuple[str, ...]
@@ -28,11 +30,23 @@ class ReportTable(msgspec.Struct, frozen=True):
     sections: tuple[int, ...] = ()
     choose: tuple[str, ...] = ()
     narrow: tuple[str, ...] = ()
+    detail: tuple[str, ...] = ()
+    marks: tuple[tuple[str, ...], ...] = ()
+    total: int = 0
+    sampling: str = ""
 
     def __post_init__(self) -> None:
         for row_number, row in enumerate(self.rows, 1):
             if len(row) != len(self.columns):
                 raise ValueError(f"row {row_number} has {len(row)} cells, the table has {len(self.columns)} columns")
+
+    @property
+    def heading(self) -> str:
+        """The caption, and how many of how many rows are listed where not all are."""
+        if self.total <= len(self.rows):
+            return self.caption
+        listed = f"{len(self.rows):,} of {self.total:,} rows listed: {self.sampling or 'the first'}"
+        return f"{self.caption} ({listed})" if self.caption else listed
 
 
 class IntervalPoint(msgspec.Struct, frozen=True):
@@ -86,12 +100,14 @@ class Section(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """summary: what a reader who reads nothing else must know; paragraphs as in a section."""
+    """summary: what a reader who reads nothing else must know; paragraphs as in a section. max_bytes: of its HTML;
+    where it would be larger, long cells are cut and fewer rows listed, which the page says. 0: as large as it is."""
 
     title: str
     summary: str = ""
     sections: tuple[Section, ...] = ()
     footer: str = ""
+    max_bytes: int = 0
 
 
 def cell_text(cell: Cell) -> str:
@@ -140,13 +156,8 @@ def paragraphs(raw_text: str) -> list[str]:
 def clean(raw_text: str) -> str:
     """Text from anywhere without what would disturb a terminal or break a file: control and direction
     characters become U+FFFD, what is no text becomes `visible`, line breaks and tabs stay."""
-    return "".join(
-        "\ufffd"
-        if (unicodedata.category(character) == "Cc" and character not in "\n\t") or character in _DIRECTION
-        else character
-        for character in visible(raw_text)
-    )
+    return _DISTURBING.sub("\ufffd", visible(raw_text).replace("\r\n", "\n"))
 
 
-# Overrides and isolates that can make a line read differently from what it is.
-_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Control characters, and the overrides and isolates that can make a line read differently from what it is.
+_DISTURBING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -35,8 +35,8 @@ def plain_table(table: ReportTable, *, max_cell: int = 60, names: Collection[str
         for line in table_lines
     ]
     drawn_lines.insert(1, "  ".join("─" * width for width in column_widths))
-    if table.caption:
-        drawn_lines.insert(0, cell_text(table.caption))
+    if table.heading:
+        drawn_lines.insert(0, cell_text(table.heading))
     return "\n".join(drawn_lines)
 
 

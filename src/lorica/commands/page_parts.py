@@ -1,0 +1,79 @@
+"""What several pages are made of: differences in words, estimates as points, pairs as a table, facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from lorica import __version__
+from lorica.metrics.bootstrap import Estimate
+from lorica.pipeline.compare import PairComparison
+from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, ReportTable, Section
+
+OFFLINE = "One file that opens from a disk and asks for nothing from a network."
+# What guessing gives, where a metric has such a value.
+_CHANCE = {"roc_auc": 0.5, "balanced_accuracy": 0.5, "mcc": 0.0}
+
+
+def difference_text(difference: Estimate, *, sign: int = 1) -> str:
+    """+0.012 (0.004 to 0.020); with sign=-1 of the second minus the first."""
+    if math.isnan(difference.value):
+        return str(difference)
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    return f"{sign * difference.value:+.3f} ({low:.3f} to {high:.3f})"
+
+
+def pair_sentence(pair: PairComparison, metric: str, names: Mapping[str, str]) -> str:
+    """Which of two files of answers is better, and by how much; or that nothing tells them apart."""
+    first, second = names[pair.first], names[pair.second]
+    if pair.better:
+        sign = 1 if pair.better == pair.first else -1
+        better, worse = (first, second) if sign > 0 else (second, first)
+        difference = difference_text(pair.test.difference, sign=sign)
+        return f"{better} is better than {worse}: {metric} {difference}, p {p_text(pair.p_corrected)}."
+    apart = f"Nothing tells {first} and {second} apart: {metric} {difference_text(pair.test.difference)}"
+    if math.isnan(pair.test.detectable):
+        return f"{apart}."
+    return f"{apart}; so many rows show a difference of {pair.test.detectable:.3f} four times in five."
+
+
+def p_text(p_value: float) -> str:
+    """A p-value in four digits."""
+    if math.isnan(p_value):
+        return "undefined"
+    return "< 0.0001" if p_value < 1e-4 else f"{p_value:.4f}"
+
+
+def pairs_table(pairs: Iterable[PairComparison], names: Mapping[str, str]) -> ReportTable:
+    """Pairs of files of answers, first minus second."""
+    rows = tuple(
+        (
+            names[pair.first],
+            names[pair.second],
+            difference_text(pair.test.difference),
+            p_text(pair.p_corrected),
+            pair.test.detectable,
+            pair.mcnemar.only_first,
+            pair.mcnemar.only_second,
+            p_text(pair.mcnemar.p_value),
+            names.get(pair.better, "neither"),
+        )
+        for pair in pairs
+    )
+    columns = ("first", "second", "difference", "p (Holm)", "detectable", "right only in first", "right only in second")
+    return ReportTable((*columns, "p (McNemar)", "better"), rows, interactive=len(rows) > 1)
+
+
+def estimates_plot(metric: str, estimates: Mapping[str, Estimate]) -> IntervalPlot:
+    """Estimates (by what they are of) below one another, with what guessing gives."""
+    points = tuple(
+        IntervalPoint(label, estimate.value, estimate.low, estimate.high) for label, estimate in estimates.items()
+    )
+    chance = _CHANCE.get(metric)
+    return IntervalPlot(metric, points, reference=chance, reference_label="guessing" if chance is not None else "")
+
+
+def facts_section(facts: Sequence[tuple[str, Cell]]) -> Section:
+    """Where a page comes from: versions, files and their digests."""
+    table = ReportTable(("fact", "value"), (("lorica", __version__), *facts))
+    return Section("Where it comes from", tables=(table,), folded=True)
