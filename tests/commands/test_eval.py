@@ -285,7 +285,7 @@ def test_rows_are_grouped_by_the_column_that_is_named(evaluated: Any) -> None:
     assert {name: group["rows"] for name, group in country["groups"].items()} == {"Iran": 1, "UK": 3}
     assert country["groups"]["UK"]["metrics"]["exact_match"]["value"] == pytest.approx(2 / 3)
     assert country["groups"]["UK"]["metrics"]["token_f1"]["normalisation"] == "lorica"
-    assert country["mean_over_groups"]["exact_match"] == pytest.approx((1 + 2 / 3) / 2)
+    assert country["mean_over_groups"]["exact_match"]["value"] == pytest.approx((1 + 2 / 3) / 2)
     assert said["metrics"]["exact_match"]["value"] == pytest.approx(3 / 4)
     assert list(said["by"]["topic"]["groups"]) == ["(empty)", "food", "sport"]
     assert list(said["by"]["year"]["groups"]) == ["1990", "1991"]
@@ -301,7 +301,8 @@ def test_groups_of_labels_without_scores(evaluated: Any) -> None:
     groups = said["by"]["lang"]["groups"]
     assert groups["en"]["metrics"]["accuracy"]["value"] == 0.5
     assert groups["de"]["metrics"]["roc_auc"]["value"] is None
-    assert said["by"]["lang"]["mean_over_groups"] == {"roc_auc": None, "accuracy": 0.75, "f1": pytest.approx(2 / 3)}
+    means = {name: mean["value"] for name, mean in said["by"]["lang"]["mean_over_groups"].items()}
+    assert means == {"roc_auc": None, "accuracy": 0.75, "f1": pytest.approx(2 / 3)}
 
 
 @pytest.mark.parametrize(
@@ -352,3 +353,43 @@ def test_scores_that_are_no_probabilities_have_ranking_metrics_alone(evaluated: 
     assert said["metrics"]["log_loss"]["value"] is None
     assert said["metrics"]["log_loss"]["note"] == "log_loss needs probabilities, and a score is 3.5"
     assert said["reliability"] == []
+
+
+WEIGHTED = "id,body,rule,rule_violation,weight\n1,a,r,1,2\n2,b,r,0,0.5\n3,c,r,1,0\n4,d,r,0,1\n"
+
+
+def test_rows_may_have_weights(evaluated: Any) -> None:
+    scores = "id,score\n1,0.9\n2,0.6\n3,0.1\n4,0.2\n"
+    weighted = evaluated(scores, WEIGHTED, "task=rules", "--weight", "weight", "--by", "rule")
+    assert weighted["metrics"]["accuracy"]["value"] == pytest.approx(3 / 3.5)
+    assert weighted["metrics"]["brier"]["value"] == pytest.approx((2 * 0.01 + 0.5 * 0.36 + 0.04) / 3.5)
+    assert weighted["by"]["rule"]["mean_over_groups"]["accuracy"]["value"] == pytest.approx(3 / 3.5)
+    assert weighted["effective_n"] == pytest.approx(3.5**2 / (4 + 0.25 + 1))
+    assert "n is worth 2.3" in weighted["text"]
+    assert sum(bin_["n"] for bin_ in weighted["reliability"]) == 3
+    assert evaluated(scores, WEIGHTED, "task=rules")["effective_n"] is None
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts"),
+    [
+        ("1,-2,1,1", ("gold.csv:3", "row '2'", "'-2'", "finite numbers from 0 on")),
+        ("1,,1,1", ("gold.csv:3", "row '2'", "(empty)")),
+        ("1,heavy,1,1", ("gold.csv:3", "row '2'", "'heavy'")),
+        ("1,inf,1,1", ("gold.csv:3", "row '2'", "'inf'")),
+        ("0,0,0,0", ("every weight in the column 'weight' is 0",)),
+    ],
+)
+def test_weights_that_are_none_are_named(
+    weights: str, parts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = WEIGHTED.splitlines()
+    cells = weights.split(",")
+    mended = [lines[0], *(f"{line.rpartition(',')[0]},{cell}" for line, cell in zip(lines[1:], cells, strict=True))]
+    gold = _write(tmp_path / "gold.csv", "\n".join(mended) + "\n")
+    answers = _write(tmp_path / "a.csv", "id,score\n1,0.9\n2,0.6\n3,0.1\n4,0.2\n")
+    assert main(["eval", str(answers), str(gold), "task=rules", "--weight", "weight"]) == 3
+    error = capsys.readouterr().err
+    assert all(part in error for part in parts), error
+    assert main(["eval", str(answers), str(gold), "task=rules", "--weight", "wait"]) == 3
+    assert "'wait' is not in the file" in capsys.readouterr().err

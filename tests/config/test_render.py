@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 
 from lorica.config.compose import compose
 from lorica.config.render import render_config, scalar
+from lorica.config.schema import ReadingConfig
 from lorica.names import spellings
 
 NAMES = st.text(min_size=1).filter(lambda text: "\x00" not in text)
+KEYS_OF_DATA = frozenset(settings_field.name for settings_field in fields(ReadingConfig))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
@@ -44,6 +47,7 @@ def test_yaml_reads_the_same_values() -> None:
 @given(st.dictionaries(TEXTS, TEXTS, max_size=3), TEXTS, st.floats(min_value=1e-12, max_value=1))
 def test_what_is_printed_reads_back_as_itself(data: dict[str, str], text: str, rate: float) -> None:
     assume(all(len(names) == 1 for names in spellings(data).values()))  # two spellings of one subject are refused
+    assume(KEYS_OF_DATA.isdisjoint(data))  # such as `quoting`, which takes one of a few words
     escaped = text.replace("${", "")
     first = compose(
         [

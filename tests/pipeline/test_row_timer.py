@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.pipeline.test_infer import Dying, rows
 
 from lorica.data.journal import Journal
 from lorica.engines import fake
@@ -16,7 +17,6 @@ from lorica.pipeline.row_timer import RowTimer
 from lorica.prompts.encoder import Encoder
 from lorica.records import RowTiming
 from lorica.tasks import load_task
-from tests.pipeline.test_infer import Dying, rows
 
 
 class Clock:

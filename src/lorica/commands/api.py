@@ -113,14 +113,15 @@ def evaluate(
     *,
     task: str,
     by: Sequence[str] = (),
+    weight: str = "",
     normalisation: str = LORICA.name,
     settings: Settings = None,
 ) -> Evaluation:
     """Measure answers against the rows with their gold answers: every metric with its 95% bootstrap interval and n.
 
     answers: what `infer` wrote, any table with ids and `answer`, or the answers of a pipeline. gold: the file of rows
-    that was answered. by: columns of it to group by, or one. normalisation: what texts are compared under, `lorica` or
-    `squad`.
+    that was answered. by: columns of it to group by, or one. weight: the column that says how much each row counts.
+    normalisation: what texts are compared under, `lorica` or `squad`.
 
     Raises DataError for rows without gold or without an answer, and for answers of other rows.
 
@@ -135,6 +136,7 @@ def evaluate(
         argument.local_file(gold, "gold"),
         group_columns=argument.column_names(by, "by"),
         normalisation=argument.normalisation_name(normalisation),
+        weight_column=weight,
     )
 
 

@@ -24,7 +24,7 @@ from lorica.reports.write_report import write_report
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RunFile
 
-_OPTIONS = ("by", "fpr", "html", "normalisation")
+_OPTIONS = ("by", "fpr", "html", "normalisation", "weight")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,7 +37,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _measure(options: argparse.Namespace, config: Config, run_log: RunFolder | None) -> int:
-    gold = read_gold(config, options.gold, [column_name.strip() for column_name in ",".join(options.by).split(",")])
+    group_columns = [column_name.strip() for column_name in ",".join(options.by).split(",")]
+    gold = read_gold(config, options.gold, group_columns, weight_column=options.weight)
     judged_sets = {str(path): gold.judge(gold.read_answers(path), str(path)) for path in options.answers}
     evaluations = {
         name: gold.evaluate(judged, normalisation=options.normalisation, max_fprs=options.fpr)
@@ -117,6 +118,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     command.add_argument(
         "--by", metavar="COLUMN,...", action="append", default=[], help="columns of the gold file to group by, as well"
+    )
+    command.add_argument(
+        "--weight",
+        metavar="COLUMN",
+        default="",
+        help="a column of the gold file that says how much each row counts, in every metric and interval",
     )
     command.add_argument(
         "--normalisation",

@@ -190,6 +190,6 @@ def _grouping(page: _Pages, column: str) -> Section:
         (shown[group], groupings[0].rows[group], *(str(grouping.groups[group][metric]) for grouping, metric in picked))
         for group in shown
     ]
-    means = [f"{grouping.means[metric]:.3f}" for grouping, metric in picked]
+    means = [str(grouping.means[metric]) for grouping, metric in picked]
     rows.insert(0, ("mean, each counted once", page.files[0].evaluation.n, *means))
     return Section(f"By {column}", tables=(ReportTable((column, "rows", *heads), tuple(rows), interactive=True),))

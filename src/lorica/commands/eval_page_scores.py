@@ -9,7 +9,7 @@ import numpy as np
 
 from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.metrics.score_curves import Curve, precision_curve, roc_curve, score_histogram
-from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
+from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, row_weights
 from lorica.reports.page import Cell, Line, LineChart, ReportTable, Section
 from lorica.reports.short_names import short_names
 
@@ -28,9 +28,9 @@ def ranking_section(files: Sequence[EvaluatedFile], names: Mapping[str, str]) ->
         scored = [judged for judged in file.judged if judged.answer.score is not None]
         gold_labels = [judged.row.gold for judged in scored]
         scores = [judged.answer.score for judged in scored]
-        clusters = bootstrap_clusters([judged.row for judged in scored])
+        clusters, weights = bootstrap_clusters([judged.row for judged in scored]), row_weights(scored)
         for lines, measure in ((roc_lines, roc_curve), (precision_lines, precision_curve)):
-            curve = measure(gold_labels, scores, groups=clusters)
+            curve = measure(gold_labels, scores, groups=clusters, weights=weights)
             lines += [] if curve is None else [_line(names[file.name], curve)]
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (names[file.name], point.max_fpr, point.threshold, point.fpr, point.tpr, point.precision)

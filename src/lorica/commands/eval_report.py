@@ -42,9 +42,7 @@ def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
                     group_name: {"rows": grouping.rows[group_name], "metrics": estimates(group_estimates)}
                     for group_name, group_estimates in grouping.groups.items()
                 },
-                "mean_over_groups": {
-                    group_name: _number(group_mean) for group_name, group_mean in grouping.means.items()
-                },
+                "mean_over_groups": estimates(grouping.means),
             }
             for column_name, grouping in evaluation.by.items()
         },
@@ -60,6 +58,7 @@ def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
         "truncated": evaluation.truncated,
         "retried": evaluation.retried,
         "bootstrap_groups": evaluation.bootstrap_groups,
+        "effective_n": evaluation.effective_n,
         "operating_points": [_plain(point) for point in evaluation.operating_points],
         "reliability": msgspec.to_builtins(evaluation.reliability),
         "choice_mass": msgspec.to_builtins(evaluation.choice_mass),
@@ -74,6 +73,7 @@ def estimate_dict(estimate: Estimate) -> dict[str, Any]:
         "low": _number(estimate.low),
         "high": _number(estimate.high),
         "n": estimate.n,
+        "groups": estimate.groups,
         "note": estimate.note,
     }
 
@@ -153,7 +153,7 @@ def _table(heading: str, estimates: dict[str, Estimate]) -> str:
             estimate_name,
             f"{estimate.value:.4f}",
             f"{estimate.low:.4f} to {estimate.high:.4f}",
-            str(estimate.n),
+            _n_text(estimate),
             estimate.note,
         )
         for estimate_name, estimate in estimates.items()
@@ -163,15 +163,18 @@ def _table(heading: str, estimates: dict[str, Estimate]) -> str:
     )
 
 
+def _n_text(estimate: Estimate) -> str:
+    return f"{estimate.n} in {estimate.groups} groups" if estimate.groups else str(estimate.n)
+
+
 def _grouping_table(evaluation: Evaluation, column_name: str, grouping: Grouping) -> str:
     table_rows = [
         (name, str(grouping.rows[name]), *(_cell(estimate) for estimate in estimates.values()))
         for name, estimates in grouping.groups.items()
     ]
-    mean_cells = (
-        "undefined" if math.isnan(group_mean) else f"{group_mean:.4f}" for group_mean in grouping.means.values()
+    table_rows.append(
+        (f"mean of {len(grouping.groups)} groups", str(evaluation.n), *map(_cell, grouping.means.values()))
     )
-    table_rows.append((f"mean of {len(grouping.groups)} groups", str(evaluation.n), *mean_cells))
     metric_titles = (metric_title(evaluation, name) for name in grouping.means)
     return plain_table(ReportTable((column_name, "rows", *metric_titles), tuple(table_rows)), max_cell=_WIDEST)
 
@@ -200,7 +203,8 @@ def _row_counts_text(evaluation: Evaluation) -> str:
 
 def _bootstrap_text(evaluation: Evaluation) -> str:
     drawn = f"{evaluation.bootstrap_groups} groups of rows" if evaluation.bootstrap_groups else f"{evaluation.n} rows"
-    return f"intervals: {RESAMPLES:,} bootstrap samples of {drawn}."
+    weighted = "" if evaluation.effective_n is None else f" Rows are weighted; n is worth {evaluation.effective_n:.1f}."
+    return f"intervals: {RESAMPLES:,} bootstrap samples of {drawn}.{weighted}"
 
 
 def _cell(estimate: Estimate) -> str:

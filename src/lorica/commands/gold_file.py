@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ DEFAULT_FPRS = (0.01, 0.05, 0.1)
 
 @dataclass(frozen=True)
 class GoldFile:
-    """Rows with gold, read once for all answers that are measured on them. by: column -> row id -> value."""
+    """Rows with gold, read once for all answers that are measured on them. by: column -> row id -> value. weights: row
+    id -> weight, empty where all rows count alike."""
 
     path: Path
     task: Task
@@ -36,6 +38,7 @@ class GoldFile:
     by: Mapping[str, Mapping[str, str]]
     id_names: frozenset[str]
     read_log: ReadLog
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def read_answers(self, answers: Path | Sequence[Answer]) -> dict[str, Answer]:
         """Answers by row id, without those of rows that were left out. Raises DataError for answers of other rows."""
@@ -50,7 +53,7 @@ class GoldFile:
 
     def judge(self, answers: Mapping[str, Answer], name: str) -> list[JudgedAnswer]:
         """The answers of one file, `name`, as the task reads them. Raises DataError for a row without an answer."""
-        return judge_answers(self.task, self.rows, answers, str(self.path), name)
+        return judge_answers(self.task, self.rows, answers, str(self.path), name, self.weights)
 
     def evaluate(self, judged: Sequence[JudgedAnswer], *, normalisation: str, max_fprs: Sequence[float]) -> Evaluation:
         """Measure the answers of one file."""
@@ -61,18 +64,24 @@ class GoldFile:
         return list_skipped(self.read_log, main_file.with_name(main_file.name + GOLD_SUFFIX))
 
 
-def read_gold(config: Config, gold_file: Path, group_columns: Sequence[str]) -> GoldFile:
-    """The rows of a file with gold. Raises DataError for a row without, and where a column to group by is missing."""
+def read_gold(config: Config, gold_file: Path, group_columns: Sequence[str], *, weight_column: str = "") -> GoldFile:
+    """The rows of a file with gold. weight_column: how much each row counts.
+
+    Raises DataError for a row without gold, where a named column is missing, and for a weight that is none.
+    """
     task = build.build_task(config)
     schemas = (*task.schemas, *filter(None, map(gold_only, task.schemas)))
-    columns_to_read = GroupColumns(schemas, list(dict.fromkeys(filter(None, group_columns))))
+    column_names = list(dict.fromkeys(filter(None, group_columns)))
+    columns_to_read = GroupColumns(schemas, list(dict.fromkeys(filter(None, (*column_names, weight_column)))))
     read_log = reading_log(config)
     rows = list(
         open_rows(config, task, gold_file, schemas=columns_to_read.schemas, read_log=read_log, check_row=_need_gold)
     )
     tell(read_log)
     columns_to_read.check(gold_file, table_options(config))
-    return GoldFile(gold_file, task, rows, columns_to_read.values, id_names(config, task), read_log)
+    by = {column_name: columns_to_read.values[column_name] for column_name in column_names}
+    weights = _weights(columns_to_read.values[weight_column], rows, weight_column, gold_file) if weight_column else {}
+    return GoldFile(gold_file, task, rows, by, id_names(config, task), read_log, weights)
 
 
 def evaluate_answers(
@@ -82,12 +91,14 @@ def evaluate_answers(
     *,
     group_columns: Sequence[str],
     normalisation: str,
+    weight_column: str = "",
 ) -> Evaluation:
-    """Measure answers on the rows of a file with gold. group_columns: columns of it to group by.
+    """Measure answers on the rows of a file with gold. group_columns: columns of it to group by. weight_column: the one
+    that says how much each row counts.
 
     Raises DataError for rows without gold or without an answer, and for answers of other rows.
     """
-    gold = read_gold(config, gold_file, group_columns)
+    gold = read_gold(config, gold_file, group_columns, weight_column=weight_column)
     name = str(answers) if isinstance(answers, Path) else "answers"
     answers_by_id = gold.read_answers(answers)
     gold.list_skipped(answers if isinstance(answers, Path) else gold_file)
@@ -100,6 +111,31 @@ def _need_gold(row: Row) -> None:
         raise CellError(row.gold_problem.message, fix=row.gold_problem.fix)
     if row.gold is None:
         raise ValueError("the row has no gold answer")
+
+
+def _weights(
+    texts_by_row: Mapping[str, str], rows: Sequence[Row], weight_column: str, gold_file: Path
+) -> dict[str, float]:
+    """Row id -> weight. Raises DataError for a cell that is no finite number from 0 on, and where no row counts."""
+    weights = {}
+    for row in rows:
+        try:
+            weights[row.id] = float(texts_by_row[row.id])
+        except ValueError:
+            weights[row.id] = math.nan
+        if not 0 <= weights[row.id] < math.inf:
+            raise DataError(
+                f"the weight in the column {weight_column!r} is {texts_by_row[row.id]!r}",
+                path=gold_file,
+                line=row.line or None,
+                row_id=row.id,
+                fix="allowed: finite numbers from 0 on, one in every row",
+            )
+    if not any(weights.values()):
+        raise DataError(
+            f"every weight in the column {weight_column!r} is 0", path=gold_file, fix="some row has to count"
+        )
+    return weights
 
 
 def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], answers_path: Path, gold_file: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lorica.metrics.base import Column, Floats, Metric
+from lorica.metrics.base import Column, Evaluator, Floats, Metric, check_lengths, ratio
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -20,13 +20,15 @@ _CELLS = 2_000_000
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A value with its interval (low, high) over n rows; nan where undefined, and `note` says why."""
+    """A value with its interval (low, high) over n rows; nan where undefined, and `note` says why. groups: how many
+    groups of rows the interval draws from, 0 where it draws rows."""
 
     value: float
     low: float
     high: float
     n: int
     note: str = ""
+    groups: int = 0
 
     def __str__(self) -> str:
         if math.isnan(self.value):
@@ -44,20 +46,40 @@ def estimate(
     confidence: float = CONFIDENCE,
     groups: Column | None = None,
     stratified: bool = False,
+    weights: Floats | None = None,
 ) -> Estimate:
     """The metric with its percentile interval. Equal input and seed give an equal result.
 
     gold_values, predictions: [n]. groups: [n] names; whole groups are drawn, for rows that are not independent (one
-    user, one question). stratified: each gold value keeps its number of rows. ValueError for both at once and
-    for bad input.
+    user, one question). stratified: each gold value keeps its number of rows. weights: [n] from 0 on, how much each row
+    counts wherever it is drawn. ValueError for groups and stratified at once and for bad input.
     """
-    evaluator = metric.prepare(gold_values, predictions)
+    evaluator = weighted_evaluator(metric.prepare(gold_values, predictions), weights, len(gold_values))
     metric_value = float(evaluator(np.ones((1, len(gold_values))))[0])
     resampled_values = np.empty(0)
     if not math.isnan(metric_value):
         weight_blocks = draw_weights(gold_values, resamples, seed, groups, stratified)
         resampled_values = np.concatenate([evaluator(counts) for counts in weight_blocks])
-    return percentile_interval(metric, metric_value, resampled_values, len(gold_values), confidence)
+    interval = percentile_interval(metric, metric_value, resampled_values, len(gold_values), confidence)
+    return with_groups(interval, groups)
+
+
+def with_groups(interval: Estimate, groups: Column | None) -> Estimate:
+    """The estimate with the number of groups that its resamples draw."""
+    return interval if groups is None else msgspec.structs.replace(interval, groups=len(set(groups)))
+
+
+def weighted_evaluator(evaluator: Evaluator, weights: Floats | None, row_count: int) -> Evaluator:
+    """`evaluator` with row weights [n] in each resample. Raises ValueError for weights that are negative, not finite or
+    not one for each row."""
+    if weights is None:
+        return evaluator
+    row_weights = np.asarray(weights, dtype=np.float64)
+    if row_weights.shape != (row_count,):
+        raise ValueError(f"{row_count} rows and weights of shape {row_weights.shape}; there must be one for each row")
+    if not np.isfinite(row_weights).all() or (row_weights < 0).any():
+        raise ValueError("weights must be finite numbers from 0 on")
+    return lambda counts: evaluator(counts * row_weights)
 
 
 def paired_difference(
@@ -71,15 +93,25 @@ def paired_difference(
     confidence: float = CONFIDENCE,
     groups: Column | None = None,
     stratified: bool = False,
+    weights: Floats | None = None,
 ) -> Estimate:
     """metric(gold_values, a) - metric(gold_values, b) with its interval, both on the same drawn rows; see `estimate`.
 
     An interval that excludes 0 means that the two differ by more than the choice of rows explains.
     """
     difference, resampled_differences = paired_resamples(
-        metric, gold_values, a, b, resamples=resamples, seed=seed, groups=groups, stratified=stratified
+        metric,
+        gold_values,
+        a,
+        b,
+        resamples=resamples,
+        seed=seed,
+        groups=groups,
+        stratified=stratified,
+        weights=weights,
     )
-    return percentile_interval(metric, difference, resampled_differences, len(gold_values), confidence)
+    interval = percentile_interval(metric, difference, resampled_differences, len(gold_values), confidence)
+    return with_groups(interval, groups)
 
 
 def paired_resamples(
@@ -92,9 +124,13 @@ def paired_resamples(
     seed: int = 0,
     groups: Column | None = None,
     stratified: bool = False,
+    weights: Floats | None = None,
 ) -> tuple[float, Floats]:
     """The difference of `paired_difference` and its values on the drawn rows [resamples]; no draws where it is nan."""
-    first_evaluator, second_evaluator = metric.prepare(gold_values, a), metric.prepare(gold_values, b)
+    first_evaluator, second_evaluator = (
+        weighted_evaluator(metric.prepare(gold_values, predictions), weights, len(gold_values))
+        for predictions in (a, b)
+    )
     unit_weights = np.ones((1, len(gold_values)))
     difference = float((first_evaluator(unit_weights) - second_evaluator(unit_weights))[0])
     if math.isnan(difference):
@@ -112,6 +148,7 @@ def by_group(
     resamples: int = RESAMPLES,
     seed: int = 0,
     confidence: float = CONFIDENCE,
+    weights: Floats | None = None,
 ) -> dict[str, Estimate]:
     """The estimate within each group, by name in sorted order; groups: [n]."""
     members: dict[str, list[int]] = {}
@@ -127,9 +164,41 @@ def by_group(
             resamples=resamples,
             seed=seed,
             confidence=confidence,
+            weights=None if weights is None else np.asarray(weights)[row_indices],
         )
         for group_name, row_indices in sorted(members.items())
     }
+
+
+def averaged_over(metric: Metric, groups: Column) -> Metric:
+    """The mean of the metric within each group, each group counted once whatever its size (column-averaged); of groups
+    in which it is undefined nothing counts. groups: [n], the names of the rows it will be called with."""
+    members: dict[object, list[int]] = {}
+    for row_index, group_name in enumerate(groups):
+        members.setdefault(group_name, []).append(row_index)
+
+    def prepare(gold_values: Column, predictions: Column) -> Evaluator:
+        check_lengths(gold_values, groups)
+        check_lengths(gold_values, predictions)
+        evaluators = [
+            (
+                row_indices,
+                metric.prepare(
+                    [gold_values[row_index] for row_index in row_indices],
+                    [predictions[row_index] for row_index in row_indices],
+                ),
+            )
+            for row_indices in members.values()
+        ]
+
+        def weighted(counts: Floats) -> Floats:
+            values = np.stack([evaluator(counts[:, row_indices]) for row_indices, evaluator in evaluators])
+            is_defined = ~np.isnan(values)
+            return ratio(np.where(is_defined, values, 0.0).sum(axis=0), is_defined.sum(axis=0).astype(np.float64))
+
+        return weighted
+
+    return msgspec.structs.replace(metric, prepare=prepare)
 
 
 def percentile_interval(

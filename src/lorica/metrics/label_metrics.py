@@ -81,11 +81,15 @@ def prepare_mcc(gold_labels: Column, predicted_labels: Column) -> Evaluator:
     _check_binary_predictions("mcc", predicted_labels)
     is_predicted = np.where(is_correct == 1, is_positive, 1 - is_positive)
 
+    hits, false_alarms = is_positive * is_predicted, (1 - is_positive) * is_predicted
+    misses, rejections = is_positive * (1 - is_predicted), (1 - is_positive) * (1 - is_predicted)
+
     def weighted(counts: Floats) -> Floats:
-        rows, positives, predicted = counts.sum(axis=1), counts @ is_positive, counts @ is_predicted
-        covariance = rows * (counts @ (is_positive * is_predicted)) - positives * predicted
-        spread = positives * (rows - positives) * predicted * (rows - predicted)
-        return np.where(rows == 0, np.nan, np.where(spread == 0, 0.0, covariance / np.sqrt(np.maximum(spread, 1))))
+        # Four sums of what is not negative: without rows of a class exactly 0, whatever the weights.
+        tp, fp, fn, tn = (counts @ cell for cell in (hits, false_alarms, misses, rejections))
+        spread = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+        coefficient = (tp * tn - fp * fn) / np.sqrt(np.where(spread == 0, 1.0, spread))
+        return np.where(counts.sum(axis=1) == 0, np.nan, np.where(spread == 0, 0.0, coefficient))
 
     return weighted
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from lorica.metrics.base import Column, check_lengths
+from lorica.metrics.base import Column, Floats, check_lengths
 from lorica.metrics.score_metrics import RELIABILITY_BINS, binary, reliability_bins, sort_by_score
 
 
@@ -28,7 +28,8 @@ class OperatingPoint(msgspec.Struct, frozen=True):
 
 
 class ReliabilityBin(msgspec.Struct, frozen=True):
-    """Rows whose probability lies in `low` to `high`: how many, their mean probability, their share of class 1."""
+    """Rows whose probability lies in `low` to `high`: how many, their mean probability, their share of class 1 (both
+    weighted, where rows have weights)."""
 
     low: float
     high: float
@@ -37,46 +38,55 @@ class ReliabilityBin(msgspec.Struct, frozen=True):
     share: float
 
 
-def operating_points(gold_labels: Column, scores: Column, max_fprs: Sequence[float]) -> tuple[OperatingPoint, ...]:
+def operating_points(
+    gold_labels: Column, scores: Column, max_fprs: Sequence[float], weights: Floats | None = None
+) -> tuple[OperatingPoint, ...]:
     """For each of `max_fprs` (0 to 1) the point of the ROC curve with the highest true-positive rate.
 
-    gold_labels: [n] of 0 and 1. scores: [n], any scale. () where a class is missing. ValueError for bad input.
+    gold_labels: [n] of 0 and 1. scores: [n], any scale. weights: [n] of rows, from 0 on. () where a class is missing.
+    ValueError for bad input.
     """
     labels, starts, score_order = sort_by_score(gold_labels, scores, descending=True)
     if any(not 0 <= max_fpr <= 1 for max_fpr in max_fprs):
         raise ValueError(f"a false-positive rate of {max_fprs}; allowed: 0 to 1")
-    positives = labels.sum()
-    negatives = len(labels) - positives
+    ranked_weights = np.ones(len(labels)) if weights is None else np.asarray(weights)[score_order]
+    positives = (ranked_weights * labels).sum()
+    negatives = (ranked_weights * (1 - labels)).sum()
     if not positives or not negatives:
         return ()
     # The last row of each group of equal scores: a threshold cannot part them.
     ends = np.append(starts[1:], len(labels)) - 1
-    true_positives = np.cumsum(labels)[ends]
-    false_positives = ends + 1 - true_positives
+    true_positives = np.cumsum(ranked_weights * labels)[ends]
+    false_positives = np.cumsum(ranked_weights * (1 - labels))[ends]
     points = []
     for max_fpr in max_fprs:
-        allowed = int(np.searchsorted(false_positives, max_fpr * negatives, side="right")) - 1
+        allowed = int(np.searchsorted(false_positives / negatives, max_fpr, side="right")) - 1
         if allowed < 0:
             points.append(OperatingPoint(max_fpr, math.inf, 0.0, 0.0, math.nan))
             continue
         hits, alarms = float(true_positives[allowed]), float(false_positives[allowed])
         threshold = float(scores[score_order[ends[allowed]]])
-        points.append(OperatingPoint(max_fpr, threshold, alarms / negatives, hits / positives, hits / (hits + alarms)))
+        precision = hits / (hits + alarms) if hits + alarms else math.nan
+        points.append(OperatingPoint(max_fpr, threshold, alarms / negatives, hits / positives, precision))
     return tuple(points)
 
 
-def reliability_curve(gold_labels: Column, probability: Column) -> tuple[ReliabilityBin, ...]:
-    """The bins of `ece` that hold rows, from low to high. gold_labels: [n] of 0 and 1. probability: [n], 0 to 1."""
+def reliability_curve(
+    gold_labels: Column, probability: Column, weights: Floats | None = None
+) -> tuple[ReliabilityBin, ...]:
+    """The bins of `ece` that hold rows, from low to high. gold_labels: [n] of 0 and 1. probability: [n], 0 to 1.
+    weights: [n] of rows; rows without any are left out."""
     labels, probabilities = binary(gold_labels), np.asarray(probability, dtype=np.float64)
     check_lengths(labels, probabilities)
-    bins = reliability_bins(probabilities)
+    row_weights = np.ones(len(labels)) if weights is None else np.asarray(weights)
+    bins = np.where(row_weights > 0, reliability_bins(probabilities), -1)
     return tuple(
         ReliabilityBin(
             index / RELIABILITY_BINS,
             (index + 1) / RELIABILITY_BINS,
             int((bins == index).sum()),
-            float(probabilities[bins == index].mean()),
-            float(labels[bins == index].mean()),
+            float(np.average(probabilities[bins == index], weights=row_weights[bins == index])),
+            float(np.average(labels[bins == index], weights=row_weights[bins == index])),
         )
-        for index in np.unique(bins).tolist()
+        for index in np.unique(bins[bins >= 0]).tolist()
     )

@@ -12,8 +12,15 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from lorica.metrics.base import Column, Metric
-from lorica.metrics.bootstrap import CONFIDENCE, RESAMPLES, Estimate, paired_resamples, percentile_interval
+from lorica.metrics.base import Column, Floats, Metric
+from lorica.metrics.bootstrap import (
+    CONFIDENCE,
+    RESAMPLES,
+    Estimate,
+    paired_resamples,
+    percentile_interval,
+    with_groups,
+)
 
 SIGNIFICANCE = 0.05
 # Standard errors that a difference must have to be shown at 5% in 80% of all samples: 1.960 + 0.842.
@@ -46,16 +53,18 @@ def paired_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
     groups: Column | None = None,
+    weights: Floats | None = None,
 ) -> PairedTest:
     """metric(gold, first) - metric(gold, second), tested on rows (whole groups, where given) drawn again; both [n].
+    weights: [n], see `estimate`.
 
     The p-value is twice the smaller share of resamples on the other side of 0, counting the sample itself among them
     (Davison and Hinkley 1997, section 4.4); its least value is therefore 2 / (resamples + 1).
     """
     value, resampled = paired_resamples(
-        metric, gold_values, first, second, resamples=resamples, seed=seed, groups=groups
+        metric, gold_values, first, second, resamples=resamples, seed=seed, groups=groups, weights=weights
     )
-    difference = percentile_interval(metric, value, resampled, len(gold_values), CONFIDENCE)
+    difference = with_groups(percentile_interval(metric, value, resampled, len(gold_values), CONFIDENCE), groups)
     defined = resampled[~np.isnan(resampled)]
     if math.isnan(value) or not len(defined):
         return PairedTest(difference, math.nan, math.nan)

@@ -25,19 +25,22 @@ class Curve(msgspec.Struct, frozen=True):
     high: tuple[float, ...]
 
 
-def roc_curve(gold_labels: Column, scores: Column, *, seed: int = 0, groups: Column | None = None) -> Curve | None:
+def roc_curve(
+    gold_labels: Column, scores: Column, *, seed: int = 0, groups: Column | None = None, weights: Floats | None = None
+) -> Curve | None:
     """True-positive over false-positive rate on a grid of `GRID`; None where a class is missing.
 
-    gold_labels: [n] of 0 and 1. scores: [n], any scale. groups: [n], drawn whole in the band's resamples.
+    gold_labels: [n] of 0 and 1. scores: [n], any scale. groups: [n], drawn whole in the band's resamples. weights: [n]
+    of rows, from 0 on.
     """
-    return _curve(gold_labels, scores, _true_positive_rates, seed, groups)
+    return _curve(gold_labels, scores, _true_positive_rates, seed, groups, weights)
 
 
 def precision_curve(
-    gold_labels: Column, scores: Column, *, seed: int = 0, groups: Column | None = None
+    gold_labels: Column, scores: Column, *, seed: int = 0, groups: Column | None = None, weights: Floats | None = None
 ) -> Curve | None:
     """Precision over recall: at each recall of a grid the precision of the shortest list that reaches it."""
-    return _curve(gold_labels, scores, _precisions, seed, groups)
+    return _curve(gold_labels, scores, _precisions, seed, groups, weights)
 
 
 def score_histogram(scores: Column, bins: int, low: float, high: float) -> tuple[float, ...]:
@@ -66,6 +69,7 @@ def _curve(
     measure: Callable[[tuple[Floats, Floats], Floats], Floats],
     seed: int,
     groups: Column | None,
+    weights: Floats | None,
 ) -> Curve | None:
     """measure: true and false positives at each threshold, and the grid [GRID] -> values on the grid."""
     labels, starts, order = sort_by_score(gold_labels, scores, descending=True)
@@ -73,12 +77,13 @@ def _curve(
         return None
     ranked = _Ranked(order, labels, np.append(starts[1:], len(labels)) - 1)
     grid = np.linspace(0, 1, GRID)
-    values = measure(ranked.counts(np.ones(len(labels))), grid)
+    row_weights = np.ones(len(labels)) if weights is None else np.asarray(weights)
+    values = measure(ranked.counts(row_weights), grid)
     band = np.stack(
         [
-            measure(ranked.counts(weights), grid)
+            measure(ranked.counts(drawn * row_weights), grid)
             for block in draw_weights(gold_labels, BAND_RESAMPLES, seed, groups)
-            for weights in block
+            for drawn in block
         ]
     )
     with np.errstate(all="ignore"):

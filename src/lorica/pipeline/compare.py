@@ -87,9 +87,15 @@ def _compare_pair(
     seed: int,
 ) -> PairComparison:
     (first_name, first_judged), (second_name, second_judged) = first, second
-    gold_values, first_values, second_values, measured_rows = paired_columns(metric, first_judged, second_judged)
+    first_columns, second_columns = paired_columns(metric, first_judged, second_judged)
     test = paired_bootstrap(
-        metric, gold_values, first_values, second_values, seed=seed, groups=bootstrap_clusters(measured_rows)
+        metric,
+        first_columns.gold,
+        first_columns.predicted,
+        second_columns.predicted,
+        seed=seed,
+        groups=bootstrap_clusters(first_columns.rows),
+        weights=first_columns.weights,
     )
     right = [is_right(correctness, judged) for judged in (first_judged, second_judged)]
-    return PairComparison(first_name, second_name, len(measured_rows), test, mcnemar(*right))
+    return PairComparison(first_name, second_name, len(first_columns.rows), test, mcnemar(*right))

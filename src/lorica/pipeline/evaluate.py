@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from lorica.metrics.base import Metric
-from lorica.metrics.bootstrap import Estimate, by_group, estimate, paired_difference
+from lorica.metrics.bootstrap import Estimate, averaged_over, by_group, estimate, paired_difference
 from lorica.metrics.health import MassHealth, ScoreHealth, mass_health, score_health
 from lorica.metrics.metric_table import SCORE_METRICS, find_metric
 from lorica.metrics.normalise import LORICA
@@ -17,10 +17,12 @@ from lorica.metrics.operating_points import OperatingPoint, ReliabilityBin, oper
 from lorica.metrics.score_metrics import outside_probability
 from lorica.pipeline.judged_answers import (
     JudgedAnswer,
+    MetricColumns,
     bootstrap_clusters,
     judge_answers,
     metric_columns,
     paired_columns,
+    row_weights,
 )
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
@@ -31,12 +33,12 @@ class Grouping:
     """The metrics within each group of rows that share a value of a column.
 
     groups: value -> metric -> estimate. rows: value -> how many. means: metric -> its mean over the groups in which it
-    is defined, whatever their sizes; nan where it is in none.
+    is defined, whatever their sizes (column-averaged), undefined where it is in none.
     """
 
     groups: dict[str, dict[str, Estimate]]
     rows: dict[str, int]
-    means: dict[str, float]
+    means: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Evaluation:
     whose answer says otherwise than their score, by which they are judged. normalisations: metric -> what its texts
     were compared under, where it compares texts. by: column -> the metrics within its groups.
     choice_mass: how much of the model's probability the choices had, where answers say so. health: of the column of
-    scores, where answers have them.
+    scores, where answers have them. bootstrap_groups: how many groups of rows intervals draw from, 0 where they draw
+    rows. effective_n: what n is worth where rows have weights (Kish: the squared sum of the weights over the sum of
+    their squares), else None.
     """
 
     n: int
@@ -70,6 +74,7 @@ class Evaluation:
     bootstrap_groups: int = 0
     operating_points: tuple[OperatingPoint, ...] = ()
     reliability: tuple[ReliabilityBin, ...] = ()
+    effective_n: float | None = None
 
 
 def evaluate(
@@ -134,7 +139,13 @@ def evaluate_judged(
         bootstrap_groups=len(set(bootstrap_clusters([judged_row.row for judged_row in judged]) or ())),
         operating_points=_operating_points(judged, max_fprs) if by_score and max_fprs else (),
         reliability=_reliability(judged) if by_score and max_fprs is not None else (),
+        effective_n=_effective_n(judged),
     )
+
+
+def _effective_n(judged: Sequence[JudgedAnswer]) -> float | None:
+    weights = row_weights(judged)
+    return None if weights is None else float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def _health(judged: Sequence[JudgedAnswer]) -> ScoreHealth | None:
@@ -150,13 +161,15 @@ def _health(judged: Sequence[JudgedAnswer]) -> ScoreHealth | None:
 
 
 def _operating_points(judged: Sequence[JudgedAnswer], max_fprs: Sequence[float]) -> tuple[OperatingPoint, ...]:
-    gold_values, scores, _ = metric_columns(find_metric("roc_auc"), judged)
-    return operating_points(gold_values, scores, max_fprs)
+    columns = metric_columns(find_metric("roc_auc"), judged)
+    return operating_points(columns.gold, columns.predicted, max_fprs, columns.weights)
 
 
 def _reliability(judged: Sequence[JudgedAnswer]) -> tuple[ReliabilityBin, ...]:
-    gold_values, probabilities, _ = metric_columns(find_metric("brier"), judged)
-    return reliability_curve(gold_values, probabilities) if outside_probability(probabilities) is None else ()
+    columns = metric_columns(find_metric("brier"), judged)
+    if outside_probability(columns.predicted) is not None:
+        return ()
+    return reliability_curve(columns.gold, columns.predicted, columns.weights)
 
 
 def paired_metric_difference(
@@ -164,31 +177,38 @@ def paired_metric_difference(
 ) -> Estimate:
     """The main metric of `a` minus that of `b`, with a paired interval over the rows that both have scored."""
     main_metric = find_metric(task.metric_names[0])
-    columns = paired_columns(main_metric, judge_answers(task, rows, a), judge_answers(task, rows, b))
-    gold_values, first, second, scored = columns
-    return paired_difference(main_metric, gold_values, first, second, seed=seed, groups=bootstrap_clusters(scored))
+    first, second = paired_columns(main_metric, judge_answers(task, rows, a), judge_answers(task, rows, b))
+    clusters = bootstrap_clusters(first.rows)
+    return paired_difference(main_metric, first.gold, first.predicted, second.predicted, seed=seed, groups=clusters)
 
 
 def estimate_metric(metric: Metric, judged: Sequence[JudgedAnswer], seed: int, *, within: bool = False) -> Estimate:
     """One metric of answers, with its interval. within: of the rows of one value of a column, which may be of one
     group; then its rows are drawn."""
-    gold_values, predicted, scored = metric_columns(metric, judged)
-    if not scored:
-        return Estimate(math.nan, math.nan, math.nan, 0, f"{metric.name} needs scores, and no row has one")
-    outside = outside_probability(predicted) if metric.takes == "probability" else None
-    if outside is not None:
-        note = f"{metric.name} needs probabilities, and a score is {outside:g}"
-        return Estimate(math.nan, math.nan, math.nan, len(scored), note)
-    clusters = bootstrap_clusters(scored)
+    columns = metric_columns(metric, judged)
+    clusters = bootstrap_clusters(columns.rows)
     if within and clusters is not None and len(set(clusters)) == 1:
         clusters = None
-    return estimate(metric, gold_values, predicted, seed=seed, groups=clusters)
+    return _estimate_columns(metric, columns, clusters, seed)
+
+
+def _estimate_columns(metric: Metric, columns: MetricColumns, clusters: Sequence[str] | None, seed: int) -> Estimate:
+    """Undefined, with the reason, where no row has what the metric takes."""
+    note = ""
+    if not columns.rows:
+        note = f"{metric.name} needs {'scores, and no row has one' if metric.takes_scores else metric.needs}"
+    elif metric.takes == "probability" and (outside := outside_probability(columns.predicted)) is not None:
+        note = f"{metric.name} needs probabilities, and a score is {outside:g}"
+    if note:
+        return Estimate(math.nan, math.nan, math.nan, len(columns.rows), note)
+    return estimate(metric, columns.gold, columns.predicted, seed=seed, groups=clusters, weights=columns.weights)
 
 
 def _by_group(metric: Metric, judged: Sequence[JudgedAnswer], groups: Sequence[str], seed: int) -> dict[str, Estimate]:
     group_by_id = {judged_row.row.id: group_name for judged_row, group_name in zip(judged, groups, strict=True)}
-    gold_values, predicted, scored = metric_columns(metric, judged)
-    return by_group(metric, gold_values, predicted, [group_by_id[row.id] for row in scored], seed=seed)
+    columns = metric_columns(metric, judged)
+    names = [group_by_id[row.id] for row in columns.rows]
+    return by_group(metric, columns.gold, columns.predicted, names, seed=seed, weights=columns.weights)
 
 
 def _group_metrics(
@@ -203,9 +223,20 @@ def _group_metrics(
         }
         for group_value in sorted(members)
     }
-    group_means = {}
-    for metric in used_metrics:
-        values_of = [estimates[metric.name].value for estimates in groups.values()]
-        defined = [group_mean for group_mean in values_of if not math.isnan(group_mean)]
-        group_means[metric.name] = sum(defined) / len(defined) if defined else math.nan
-    return Grouping(groups, {group_value: len(members[group_value]) for group_value in groups}, group_means)
+    means = {metric.name: _mean_over_groups(metric, judged, values, seed) for metric in used_metrics}
+    return Grouping(groups, {group_value: len(members[group_value]) for group_value in groups}, means)
+
+
+def _mean_over_groups(metric: Metric, judged: Sequence[JudgedAnswer], values: Mapping[str, str], seed: int) -> Estimate:
+    """The groups are taken as they are, and rows drawn: whole groups of the bootstrap only where none of those holds a
+    whole group of the column, which drawing would lose or double."""
+    columns = metric_columns(metric, judged)
+    names = [values[row.id] for row in columns.rows]
+    clusters = bootstrap_clusters(columns.rows)
+    if clusters is not None:
+        clusters_of: dict[str, set[str]] = {}
+        for name, cluster in zip(names, clusters, strict=True):
+            clusters_of.setdefault(name, set()).add(cluster)
+        clusters = None if any(len(members) == 1 for members in clusters_of.values()) else clusters
+    averaged = averaged_over(metric, names)
+    return _estimate_columns(averaged, columns, clusters, seed)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
 
 from lorica.errors import DataError
-from lorica.metrics.base import Column, Metric
+from lorica.metrics.base import Column, Floats, Metric
 from lorica.metrics.metric_table import find_metric
 from lorica.metrics.normalise import LORICA, is_answer
 from lorica.records import Answer, Problem, Row
@@ -23,7 +26,8 @@ _FAILED_FLAGS = frozenset({"invalid", "error", "parse_fallback"})
 class JudgedAnswer:
     """A row with its answer as the task reads it: 0/1, an index or a text; None when there is none, or `problem`.
 
-    contradictory: whether a label that is taken from a score is not the one that the answer names.
+    contradictory: whether a label that is taken from a score is not the one that the answer names. weight: how much the
+    row counts in every metric.
     """
 
     row: Row
@@ -31,6 +35,18 @@ class JudgedAnswer:
     value: int | str | None
     problem: str = ""
     contradictory: bool = False
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class MetricColumns:
+    """What a metric takes of the rows that it is defined on: gold [n], prediction [n], the n rows, and their weights
+    [n], None where all count alike."""
+
+    gold: Column
+    predicted: Column
+    rows: list[Row]
+    weights: Floats | None = None
 
 
 def judge_answers(
@@ -39,8 +55,9 @@ def judge_answers(
     answers: Mapping[str, Answer],
     gold_file: str = "gold",
     answer_file: str = "answers",
+    weights: Mapping[str, float] = MappingProxyType({}),
 ) -> list[JudgedAnswer]:
-    """Each row with its answer (by row id), in the order of the rows.
+    """Each row with its answer (by row id), in the order of the rows. weights: row id -> weight; 1 where there is none.
 
     Raises DataError when a row has no gold or no answer, naming the first and its file.
     """
@@ -59,7 +76,10 @@ def judge_answers(
         [(row, answer_text) for row in rows if (answer_text := _answer_text(answers[row.id]))]
     )
     by_score = find_metric(task.metric_names[0]).takes_scores
-    return [_judge_row(parse_row_answer, row, answers[row.id], by_score=by_score) for row in rows]
+    judged = [_judge_row(parse_row_answer, row, answers[row.id], by_score=by_score) for row in rows]
+    if not weights:
+        return judged
+    return [replace(judged_row, weight=weights.get(judged_row.row.id, 1.0)) for judged_row in judged]
 
 
 def _judge_row(
@@ -90,27 +110,37 @@ def _has_no_answer(answer: Answer) -> bool:
     return answer.stage in _FAILED_STAGES or not _FAILED_FLAGS.isdisjoint(answer.flags)
 
 
-def metric_columns(metric: Metric, judged: Sequence[JudgedAnswer]) -> tuple[Column, Column, list[Row]]:
-    """gold [n] and prediction [n] as the metric takes them, and the n rows they are of."""
+def row_weights(judged: Sequence[JudgedAnswer]) -> Floats | None:
+    """The weights [n] of rows, None where all are 1."""
+    weights = np.array([judged_row.weight for judged_row in judged], dtype=np.float64)
+    return None if (weights == 1).all() else weights
+
+
+def metric_columns(metric: Metric, judged: Sequence[JudgedAnswer]) -> MetricColumns:
+    """gold and prediction as the metric takes them, of the rows that it is defined on."""
     if metric.takes_scores:
         judged = [judged_row for judged_row in judged if judged_row.answer.score is not None]
     predicted = [judged_row.answer.score if metric.takes_scores else judged_row.value for judged_row in judged]
-    return [judged_row.row.gold for judged_row in judged], predicted, [judged_row.row for judged_row in judged]
+    return MetricColumns(
+        [judged_row.row.gold for judged_row in judged],
+        predicted,
+        [judged_row.row for judged_row in judged],
+        row_weights(judged),
+    )
 
 
 def paired_columns(
     metric: Metric, first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]
-) -> tuple[Column, Column, Column, list[Row]]:
-    """gold [n], both predictions [n] and the n rows of two sets of answers to the same rows: those that both have
-    scored, where the metric takes scores."""
+) -> tuple[MetricColumns, MetricColumns]:
+    """The columns of two sets of answers to the same rows: those that both have scored, where the metric takes
+    scores."""
     pairs = [
         pair
         for pair in zip(first, second, strict=True)
         if not metric.takes_scores or None not in (pair[0].answer.score, pair[1].answer.score)
     ]
-    gold_values, first_values, rows = metric_columns(metric, [judged_row for judged_row, _ in pairs])
-    _, second_values, _ = metric_columns(metric, [judged_row for _, judged_row in pairs])
-    return gold_values, first_values, second_values, rows
+    first_rows, second_rows = ([pair[side] for pair in pairs] for side in (0, 1))
+    return metric_columns(metric, first_rows), metric_columns(metric, second_rows)
 
 
 def correctness_metric(task: Task, normalisation: str = LORICA.name) -> Metric:
@@ -120,8 +150,9 @@ def correctness_metric(task: Task, normalisation: str = LORICA.name) -> Metric:
 
 def is_right(metric: Metric, judged: Sequence[JudgedAnswer]) -> list[bool]:
     """Whether each row's answer alone measures 1 under accuracy or exact match."""
-    gold_values, predicted, _ = metric_columns(metric, judged)
-    return [metric([gold_value], [value]) == 1 for gold_value, value in zip(gold_values, predicted, strict=True)]
+    columns = metric_columns(metric, judged)
+    pairs = zip(columns.gold, columns.predicted, strict=True)
+    return [metric([gold_value], [value]) == 1 for gold_value, value in pairs]
 
 
 def bootstrap_clusters(rows: Sequence[Row]) -> list[str] | None:
