@@ -18,8 +18,11 @@ import torch
 from lorica.cli import main
 from lorica.data.read import read_rows
 from lorica.data.write import read_answers
+from lorica.errors import ModelError
+from lorica.locks import lock_owner
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
+from lorica.runs.run_record import read_metrics, read_record
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 from tests.commands.conftest import QUICK
@@ -116,3 +119,38 @@ def test_a_killed_training_ends_the_same(trained: Path, few_posts: Path, tmp_pat
     for name in ("adapter_model.safetensors", "adapter_config.json", "lorica.json"):
         assert (broken / "rules" / name).read_bytes() == (trained / "rules" / name).read_bytes()
     assert kills > 0
+
+
+def test_each_training_is_recorded_in_its_adapters_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"question": f"question {i}", "answer": f"answer {i}"} for i in range(4)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    command = ["train", "task=qa", f"input={tmp_path / 'rows.json'}", f"run_dir={tmp_path}", "training.val_ratio=0"]
+    folder = tmp_path / "qa"
+
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise ModelError("no passport today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lorica.commands.train.make_passport", refuse)
+        assert main([*command, *QUICK]) == 4
+    record = read_record(folder)
+    assert record.status == "failed"
+    assert "no passport today" in record.error
+    assert main([*command, *QUICK, "training.resume=true"]) == 0, "what was left out is made"
+    record, metrics = read_record(folder), read_metrics(folder)
+    assert (record.command, record.task, record.status, record.calls, record.rows) == ("train", "qa", "finished", 2, 4)
+    assert [(file.role, file.rows) for file in record.inputs] == [("rows", 4)]
+    assert record.base.startswith("sha256:")
+    assert [Path(file.path).name for file in record.outputs] == ["adapter_model.safetensors"]
+    assert record.config["lora"]["r"] == 4
+    assert metrics["train_loss"].value == json.loads((folder / "training.json").read_text())["result"]["train_loss"]
+    before = (folder / "run.json").read_bytes()
+    assert main([*command, *QUICK, "training.resume=true"]) == 0
+    assert main([*command, *QUICK]) == 6
+    assert (folder / "run.json").read_bytes() == before
+    assert lock_owner(folder) is None
+    capsys.readouterr()
+    assert main(["check", str(folder), "--json"]) in (0, 10)
+    assert "run.json" not in capsys.readouterr().out

@@ -70,7 +70,7 @@ def train(
         "training.resume": argument.switch(resume, "resume") or None,
         **({"data": by_subject} if by_subject else {"input": argument.rows_text(rows)}),
     }
-    return train_files(_config(arguments, base, settings), resume_command=_AGAIN)
+    return train_files(resolve(_settings(arguments, base, settings)), resume_command=_AGAIN)
 
 
 def infer(

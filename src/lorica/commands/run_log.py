@@ -68,7 +68,7 @@ def recorded_run(
     inform(f"run: {folder}")
 
 
-def run_file(role: str, path: Path, *, rows: int | None = None) -> RunFile:
+def run_file(role: str, path: Path | str, *, rows: int | None = None) -> RunFile:
     """A file as a record names it."""
     return RunFile(role=role, path=str(path), digest=file_digest(path), rows=rows)
 

@@ -29,7 +29,9 @@ from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve
 from lorica.commands.dtypes import TrainingPrecision, training_precision
 from lorica.commands.rows import list_skipped, reading_log, tell
+from lorica.commands.train_log import RecordedTraining
 from lorica.commands.train_plan import plan_jobs
+from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.engines.base import resolve_device
 from lorica.engines.native.engine import NativeEngine
@@ -72,8 +74,10 @@ def run(arguments: Sequence[str]) -> int:
         "  lorica train task=saq data.algebra=algebra.jsonl data.history=history.jsonl run_dir=runs/saq\n"
         "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.resume=true",
     ).parse_args(list(arguments))
-    config = resolve(options.overrides).config
-    trained = train_files(config, resume_command=going_on("train", arguments, "training.resume=true"))
+    resolved = resolve(options.overrides)
+    trained = train_files(
+        resolved, words=arguments, resume_command=going_on("train", arguments, "training.resume=true")
+    )
     emit(
         {
             adapter_name: {
@@ -91,9 +95,13 @@ def run(arguments: Sequence[str]) -> int:
     return TrainingError.exit_code if useless else 0
 
 
-def train_files(config: Config, *, resume_command: str) -> TrainingRun:
-    """Train the adapters that the configuration names from its files. resume_command: what goes on after an
-    interruption; whatever raises here once something is saved carries it as a note."""
+def train_files(resolved: Resolved, *, words: Sequence[str] = (), resume_command: str) -> TrainingRun:
+    """Train the adapters that the configuration names from its files, and record each run in its adapter's folder.
+
+    words: of the command line; () from Python. resume_command: what goes on after an interruption; whatever raises here
+    once something is saved carries it as a note.
+    """
+    config = resolved.config
     task = build.build_task(config)
     read_log = reading_log(config)
     jobs = plan_jobs(config, task, read_log)
@@ -101,8 +109,16 @@ def train_files(config: Config, *, resume_command: str) -> TrainingRun:
     with _nothing_lost(jobs, resume_command), locked(jobs) as locks:
         reading = list_skipped(read_log, jobs[0].folder.with_name(task.name + SKIPPED_SUFFIX))
         examples: dict[str, LossExample] = {}
-        digests = read_log.digests()
-        results = train_locked(config, task, jobs, listener(config), locks, reading=digests, examples=examples)
+        results = train_locked(
+            config,
+            task,
+            jobs,
+            listener(config),
+            locks,
+            reading=read_log.digests(),
+            examples=examples,
+            recorded=RecordedTraining.of(resolved, words, jobs),
+        )
     return TrainingRun(results, examples, reading)
 
 
@@ -149,9 +165,10 @@ def train_locked(
     *,
     reading: Mapping[str, str] = _NOTHING,
     examples: dict[str, LossExample] | None = None,
+    recorded: RecordedTraining | None = None,
 ) -> dict[str, TrainResult]:
     """As `train_jobs`, with the locks held. reading: what of the files was not read, for the training record. examples:
-    takes an example of what each adapter learns, which is shown as well."""
+    takes an example of what each adapter learns, which is shown as well. recorded: what records each run."""
     base_model = build.base_folder(config)
     encoder = build.build_encoder(config, base_model)
     check_prompt_fits(
@@ -163,9 +180,9 @@ def train_locked(
     config = replace(config, training=precision.settings)  # what a resumed run must share, and the passport says
     decoder = _load(config, base_model, precision)
     build.tell_base(base_model)
+    digests = (base_model.digest, encoder.tokenizer_digest)
     provenance = {
         **trained_as(task, encoder, base_model),
-        "tokenizer": encoder.tokenizer_digest,
         "model": config.model.name,
         **package_versions(),
         **reading,
@@ -176,7 +193,8 @@ def train_locked(
         _tell_previous(locks[job.name], progress)
         settings = config.training
         split_rows = train_val_split(job, task, val_ratio=settings.val_ratio, seed=settings.seed)
-        results[job.name] = train_adapter(
+        train = partial(
+            train_adapter,
             job,
             task=task,
             encoder=encoder,
@@ -185,13 +203,17 @@ def train_locked(
             settings=settings,
             truncate=config.task.truncate,
             provenance=provenance,
-            listener=progress,
             split_rows=split_rows,
             issue_passport=partial(
                 _passport, config, task, encoder, decoder, base_model, facts_of_base, job, split_rows
             ),
             folder_lock=locks[job.name],
             tell_example=None if examples is None else partial(_show_example, job.name, examples),
+        )
+        results[job.name] = (
+            train(listener=progress)
+            if recorded is None
+            else recorded.train(job, locks[job.name], progress, digests, train)
         )
     return results
 

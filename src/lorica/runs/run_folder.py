@@ -34,6 +34,7 @@ from lorica.runs.run_record import (
     METRICS_NAME,
     RECORD_NAME,
     RunFile,
+    RunMetric,
     RunRecord,
     Status,
     read_record,
@@ -121,7 +122,7 @@ class RunFolder:
             self._last_progress = time.perf_counter()
             self.log("progress", {"rows": self._done_rows})
 
-    def write_metrics(self, metrics: Mapping[str, Estimate | float], *, main: str = "") -> None:
+    def write_metrics(self, metrics: Mapping[str, Estimate | RunMetric | float], *, main: str = "") -> None:
         """Write `metrics.json`. main: the name that stands for the run in a list. Raises DataError."""
         with atomic_file(self.path / METRICS_NAME) as metrics_file:
             metrics_file.write(record_json({name: to_metric(measured) for name, measured in metrics.items()}))

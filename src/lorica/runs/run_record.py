@@ -100,8 +100,10 @@ class RunMetric(msgspec.Struct, frozen=True, kw_only=True):
     n: int | None = None
 
 
-def to_metric(measured: Estimate | float) -> RunMetric:
+def to_metric(measured: Estimate | RunMetric | float) -> RunMetric:
     """An estimate, or a plain number, as an entry of `metrics.json`."""
+    if isinstance(measured, RunMetric):
+        return measured
     if isinstance(measured, Estimate):
         return RunMetric(
             value=_finite(measured.value), low=_finite(measured.low), high=_finite(measured.high), n=measured.n

@@ -1,4 +1,4 @@
-"""`log.jsonl`: one JSON object per line, written as things happen."""
+"""`log.jsonl`: one JSON object per line, written as things happen. A line with an `event` is the run folder's own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _lines(log_path: Path, last_step: int) -> list[bytes]:
     for log_line in log_path.read_bytes().splitlines(keepends=True):
         try:
             values = json.loads(log_line)
-            step = values["step"]
+            step = last_step if "event" in values else values["step"]
         except (ValueError, KeyError, TypeError):
             continue  # the torn tail of a killed process
         if "trained_loss" in values:
