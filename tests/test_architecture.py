@@ -44,6 +44,7 @@ RANKS = {
     "engines": 3,
     "training": 3,
     "runs": 3,  # the folders of runs, with the machine's facts; no torch until a run begins
+    "retrieval": 3,  # reads with data, measures with a base's tokenizer, finds models
     "pipeline": 4,  # the stages in a line
     "admission": 5,  # what an adapter proves in an engine, measured by the stages of the pipeline
     "vetting": 6,  # asks the pipeline's stages what an adapter does; its levels 0 to 2 load no torch

@@ -30,6 +30,7 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
         "diagnose": ("lorica.commands.diagnose:run", "ranked causes for an adapter that misbehaves, with the evidence"),
     },
     "infer": {
+        "kb": ("lorica.commands.kb:run", "knowledge bases: an index per subject of documents, for retrieval"),
         "infer": ("lorica.commands.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
     },
     "evaluate and report": {
@@ -141,7 +142,7 @@ def _help() -> str:
         "  lorica passport adapters/news --base Qwen/Qwen3-0.6B task=rules\n"
         "  lorica config task=mcq lora.r=8\n\n"
         "exit codes:\n"
-        "  0 done  2 command line or configuration  3 rows or prompts  4 base model or adapter\n"
+        "  0 done  2 command line or configuration  3 rows, documents or prompts  4 base model or adapter\n"
         "  5 engine or training, also one that diverged, whose adapter is saved and no better than the base\n"
         "  6 the output or folder belongs to another run, or another process is working on it\n"
         "  7 a package that is not installed  130 interrupted by Ctrl-C  143 by SIGTERM  129 by SIGHUP\n"

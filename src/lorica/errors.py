@@ -4,6 +4,7 @@
     ├── UsageError              exit code 2   a command line that cannot be understood
     ├── ConfigError             exit code 2   an unknown key, a value of the wrong type, an impossible combination
     ├── DataError               exit code 3   a file of rows that cannot be read, with its file, line and row id
+    ├── RetrievalError          exit code 3   an index of a knowledge base that is missing, changed or made otherwise
     ├── PromptError             exit code 3   a chat template or a prompt that cannot be rendered or does not fit
     ├── ModelError              exit code 4   a base model that is missing, incomplete or of an unsupported kind
     ├── AdapterError            exit code 4   an adapter folder that is missing, broken or does not fit its base
@@ -97,6 +98,12 @@ class RowError(DataError):
     def as_data_error(self) -> DataError:
         """The same error where no setting leaves rows out."""
         return DataError(self.reason, path=self.path, line=self.line, row_id=self.row_id, fix=self.remedy)
+
+
+class RetrievalError(LoricaError):
+    """An index of a knowledge base that is missing, was changed, or was made with another encoder or other settings."""
+
+    exit_code = 3
 
 
 class PromptError(LoricaError):

@@ -22,7 +22,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers.utils import logging
 
-from lorica.engines.offline import offline
+from lorica.models.offline import offline
 
 # A process of its own: what libraries print at their import is printed once.
 SCRIPT = """

@@ -19,6 +19,7 @@ MAX_TEXT = 16 * 1024 * 1024
 """Most bytes of one physical line, and most characters of one CSV cell or one element of a JSON array."""
 
 TableFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"]
+TextFormat = Literal["text"]
 
 SUFFIXES: dict[str, TableFormat] = {
     ".csv": "csv",
@@ -56,7 +57,7 @@ READ_ERRORS = (EOFError, zlib.error, OSError)
 class FileFormat(msgspec.Struct, frozen=True):
     """What the name of a file promises."""
 
-    format: TableFormat
+    format: TableFormat | TextFormat
     gzipped: bool
 
 

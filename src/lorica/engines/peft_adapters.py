@@ -17,8 +17,8 @@ from torch import Tensor
 from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.rescaled_copies import write_variant
 from lorica.adapters.tensor_names import module_of
-from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.errors import AdapterError, MissingExtraError
+from lorica.models.offline import import_bitsandbytes_offline, offline
 from lorica.names import utf8_path
 
 

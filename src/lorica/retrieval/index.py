@@ -1,0 +1,191 @@
+"""An index of one subject, opened for questions: BM25 over terms, cosine over vectors, or both fused by their ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lorica.errors import RetrievalError
+from lorica.retrieval.dense_encoder import DenseEncoder, open_encoder
+from lorica.retrieval.index_manifest import IndexManifest, check_files, list_subjects, read_manifest
+from lorica.retrieval.passage_store import PassageStore
+from lorica.retrieval.passages import Passage, text_digest
+from lorica.retrieval.vectors import nearest, open_vectors
+
+Mode = Literal["auto", "bm25", "dense", "fused"]
+MODES: tuple[Mode, ...] = ("auto", "bm25", "dense", "fused")
+
+RANK_CONSTANT = 60
+"""Fusion by reciprocal ranks: a passage gets 1 / (RANK_CONSTANT + rank) from each list (Cormack et al., 2009)."""
+
+FUSION_DEPTH = 100
+"""So many passages of each list are fused, or as many as are asked for."""
+
+_OPEN_TRIES = 20
+
+
+def subjects(folder: Path | str) -> list[str]:
+    """The subjects, as `names.subject_key` writes them, that have an index in a folder."""
+    return list_subjects(Path(folder))
+
+
+class Index:
+    """One subject's index. Use it as a context manager, or close it."""
+
+    def __init__(
+        self,
+        manifest: IndexManifest,
+        store: PassageStore,
+        vectors: npt.NDArray[np.float32] | None,
+        encoder: DenseEncoder | None,
+        mode: Mode,
+    ) -> None:
+        """For `open` only."""
+        self.manifest = manifest
+        self.mode = mode
+        self._store = store
+        self._vectors = vectors
+        self._encoder = encoder
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        subject: str,
+        *,
+        mode: Mode = "auto",
+        encoder: DenseEncoder | str = "",
+    ) -> Index:
+        """Open the index of a subject in a folder of indexes, after every digest was found right.
+
+        mode: bm25, dense, fused, or auto: fused where the index has vectors, else bm25. encoder: the folder of the
+        encoder that the vectors were made with, `package:NAME`, or one that is open already; where an installed package
+        made them, it is found without. Raises RetrievalError, and MissingExtraError where an encoder needs it."""
+        place = Path(folder)
+        for tries_left in reversed(range(_OPEN_TRIES)):
+            manifest = read_manifest(place, subject)
+            try:
+                paths = check_files(place, subject, manifest)
+                stamp = manifest.vectors_file
+                vectors = None if stamp is None else open_vectors(paths[stamp.name], manifest)
+                store = PassageStore(paths[manifest.passages_file.name], manifest.passages)
+                break
+            except FileNotFoundError as error:  # an update replaced it just now, or it was deleted
+                if not tries_left:
+                    raise RetrievalError(
+                        f"{error.args[0]}: is missing, and index.json names it", fix="build the index again"
+                    ) from None
+        resolved: Mode = ("bm25" if vectors is None else "fused") if mode == "auto" else mode
+        return cls(manifest, store, vectors, _encoder_for(place, manifest, resolved, encoder), resolved)
+
+    @property
+    def subject(self) -> str:
+        """The subject's name, as it was given when the index was built."""
+        return self.manifest.subject
+
+    @property
+    def digest(self) -> str:
+        """A digest over all that decides what the index returns."""
+        return self.manifest.digest
+
+    @property
+    def passage_count(self) -> int:
+        """How many passages it holds."""
+        return self.manifest.passages
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether it can be asked by meaning."""
+        return self._vectors is not None
+
+    def query(self, text: str, top_k: int, *, tags: Sequence[str] = ()) -> list[Passage]:
+        """The passages nearest to a question, best first, equal scores by id; none for an empty question.
+
+        tags: all of which a passage must have. Raises RetrievalError."""
+        if top_k < 1:
+            raise RetrievalError(f"top_k is {top_k}; allowed: 1 or more", fix="top_k=5")
+        if not text.strip() or not self.passage_count:
+            return []
+        text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
+        depth = max(top_k, FUSION_DEPTH) if self.mode == "fused" else top_k
+        rankings = []
+        if self.mode in ("bm25", "fused"):
+            rankings.append(self._store.rank_terms(text, depth, tags))
+        if self.mode in ("dense", "fused"):
+            rankings.append(self._rank_vectors(text, depth, tags))
+        ranked = fuse_ranks(rankings) if len(rankings) > 1 else rankings[0]
+        numbers = [number for number, _ in ranked[:top_k]]
+        return [
+            Passage(
+                passage.id, passage.text, passage.source, score, text_digest(passage.text), passage.title, passage.tags
+            )
+            for passage, (_, score) in zip(self._store.passages(numbers), ranked, strict=False)
+        ]
+
+    def tag_counts(self) -> dict[str, int]:
+        """Tag -> passages that have it."""
+        return self._store.tag_counts()
+
+    def close(self) -> None:
+        """Close its files."""
+        self._store.close()
+        self._vectors = None
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _rank_vectors(self, text: str, count: int, tags: Sequence[str]) -> list[tuple[int, float]]:
+        assert self._encoder is not None  # `open` saw to both
+        assert self._vectors is not None
+        question = self._encoder.encode([text])[0]
+        return nearest(self._vectors, question, count, self._store.tagged(tags) if tags else None)
+
+
+def fuse_ranks(rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:
+    """(number, sum of reciprocal ranks) of all that stand in some of the lists, best first, equal ones by number, in
+    which passages are sorted by id."""
+    sums: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, (number, _) in enumerate(ranking, 1):
+            sums[number] = sums.get(number, 0.0) + 1 / (RANK_CONSTANT + rank)
+    return sorted(sums.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def _encoder_for(folder: Path, manifest: IndexManifest, mode: Mode, encoder: DenseEncoder | str) -> DenseEncoder | None:
+    """The checked encoder that a mode needs. Raises RetrievalError where it is not the one of the vectors."""
+    if mode not in MODES:
+        raise RetrievalError(f"mode {mode!r}; allowed: {', '.join(MODES)}", fix="mode=auto")
+    if mode == "bm25":
+        return None
+    stamp = manifest.encoder
+    if stamp is None:
+        raise RetrievalError(
+            f"{folder}: the index of {manifest.subject!r} has no vectors, which mode {mode} needs",
+            fix="use mode bm25, or build it with --encoder FOLDER",
+        )
+    if encoder == "":
+        if not stamp.package:
+            raise RetrievalError(
+                f"{folder}: the vectors of {manifest.subject!r} need the encoder that they were made with "
+                f"({stamp.digest[:19]}..., {stamp.dimension} numbers each)",
+                fix="name its folder: --encoder FOLDER; or use mode bm25, which needs none",
+            )
+        encoder = f"package:{stamp.package}"
+    opened = open_encoder(encoder) if isinstance(encoder, str) else encoder
+    if opened.digest != stamp.digest:
+        raise RetrievalError(
+            f"{folder}: the vectors of {manifest.subject!r} were made by the encoder {stamp.digest[:19]}..., and this "
+            f"one is {opened.digest[:19]}...",
+            fix="name the encoder that the index was built with, or build it again: lorica kb build --force",
+        )
+    return opened

@@ -1,0 +1,179 @@
+"""What an index is made of, in `index.json`: digests of documents, tokenizer, encoder, settings and data files.
+
+The manifest is the only file that is replaced; it names the data files by their content, so that whoever reads it sees
+one whole index, the old or the new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.data.digest import file_digest
+from lorica.errors import DataError, RetrievalError
+from lorica.names import did_you_mean, subject_key
+
+MANIFEST_NAME = "index.json"
+FORMAT = "lorica-index"
+VERSION = 1
+_MAX_BYTES = 1 << 20
+_REBUILD = "build it again: lorica kb build --force ..."
+
+
+class SplitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How documents become passages. length, overlap: tokens of the tokenizer with this digest. columns: what the
+    columns of tables are called, where that was said. readers: the version of Lorica's readers and splitting."""
+
+    tokenizer: str
+    length: int
+    overlap: int
+    near_duplicates: bool
+    columns: dict[str, str]
+    readers: int
+
+
+class EncoderStamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The encoder of the vectors. package: the installed package that holds it, or "" for a folder."""
+
+    digest: str
+    dimension: int
+    package: str
+
+
+class FileStamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A data file of the index: its name, which its content decides, and its digest."""
+
+    name: str
+    digest: str
+
+
+class IndexManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that decides what an index answers. documents: a digest over the files' names, contents and tags.
+
+    digest: over all other fields."""
+
+    format: str
+    version: int
+    subject: str
+    splitting: SplitSettings
+    encoder: EncoderStamp | None
+    documents: str
+    document_files: int
+    chunks: int
+    passages: int
+    equal_chunks: int
+    near_duplicates: int
+    passages_file: FileStamp
+    vectors_file: FileStamp | None
+    digest: str = ""
+
+    def stamped(self) -> IndexManifest:
+        """The same with its digest."""
+        return msgspec.structs.replace(self, digest=self._own_digest())
+
+    def encoded(self) -> bytes:
+        """The bytes of the file."""
+        return msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=2) + b"\n"
+
+    def data_files(self) -> list[FileStamp]:
+        """The files beside the manifest."""
+        return [self.passages_file] + ([self.vectors_file] if self.vectors_file else [])
+
+    def _own_digest(self) -> str:
+        body = msgspec.json.encode(msgspec.structs.replace(self, digest=""), order="sorted")
+        return "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+def index_folder(folder: Path, subject: str) -> Path:
+    """Where the index of a subject lies. Raises RetrievalError for a name that is none."""
+    key = subject_key(subject)
+    if not any(map(str.isalnum, key)) or "/" in key or len(key.encode()) > 200:
+        raise RetrievalError(
+            f"{subject!r} is no name of a subject; allowed: words of up to 200 bytes", fix="--subject algebra"
+        )
+    return folder / key
+
+
+def list_subjects(folder: Path) -> list[str]:
+    """The subjects (as `subject_key` writes them) that have an index in a folder; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST_NAME).is_file())
+
+
+def read_manifest(folder: Path, subject: str) -> IndexManifest:
+    """The manifest of a subject's index. Raises RetrievalError for one that is missing, edited or foreign."""
+    place = index_folder(folder, subject)
+    manifest_path = place / MANIFEST_NAME
+    if not manifest_path.is_file():
+        raise _no_index(folder, subject)
+    try:
+        with manifest_path.open("rb") as stream:
+            raw_bytes = stream.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise _no_index(folder, subject) from None
+    except OSError as error:
+        raise RetrievalError(f"{manifest_path}: cannot be read ({error.strerror})", fix="check its rights") from error
+    manifest = _decode(manifest_path, raw_bytes)
+    if subject_key(manifest.subject) != place.name:
+        raise RetrievalError(
+            f"{place}: holds the index of the subject {manifest.subject!r}, and is called {place.name!r}",
+            fix=f"rename the folder to {subject_key(manifest.subject)!r}, or build one for this subject",
+        )
+    if manifest.stamped().digest != manifest.digest:
+        raise RetrievalError(f"{manifest_path}: was edited: its digest is not that of its content", fix=_REBUILD)
+    return manifest
+
+
+def check_files(folder: Path, subject: str, manifest: IndexManifest) -> dict[str, Path]:
+    """Name -> path of the data files, after their digests were found to be the manifest's.
+
+    Raises FileNotFoundError for one that is missing, RetrievalError for one that was changed."""
+    paths = {}
+    for stamp in manifest.data_files():
+        if Path(stamp.name).name != stamp.name:
+            raise RetrievalError(f"{folder}: index.json names a file outside its folder: {stamp.name!r}", fix=_REBUILD)
+        path = index_folder(folder, subject) / stamp.name
+        try:
+            digest = file_digest(path)
+        except DataError as error:
+            if not path.exists():
+                raise FileNotFoundError(path) from None
+            raise RetrievalError(error.message, fix=_REBUILD) from error
+        if digest != stamp.digest:
+            raise RetrievalError(
+                f"{path}: was changed or cut off: its content is {digest[:19]}..., and was {stamp.digest[:19]}...",
+                fix=_REBUILD,
+            )
+        paths[stamp.name] = path
+    return paths
+
+
+def _decode(manifest_path: Path, raw_bytes: bytes) -> IndexManifest:
+    if len(raw_bytes) > _MAX_BYTES:
+        raise RetrievalError(f"{manifest_path}: is larger than {_MAX_BYTES // 2**20} MiB, so no manifest", fix=_REBUILD)
+    try:
+        values: Any = msgspec.json.decode(raw_bytes)
+        header = (values.get("format"), values.get("version")) if isinstance(values, dict) else (None, None)
+        if header == (FORMAT, VERSION):
+            return msgspec.convert(values, IndexManifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RetrievalError(f"{manifest_path}: is no manifest of an index: {error}", fix=_REBUILD) from error
+    if header[0] == FORMAT:
+        raise RetrievalError(
+            f"{manifest_path}: was written in version {header[1]!r} of the format; this Lorica reads {VERSION}",
+            fix=f"use the Lorica that wrote it, or {_REBUILD}",
+        )
+    raise RetrievalError(f"{manifest_path}: is no manifest of an index (format {header[0]!r})", fix=_REBUILD)
+
+
+def _no_index(folder: Path, subject: str) -> RetrievalError:
+    names = list_subjects(folder)
+    hint = did_you_mean(subject, names, key=subject_key, otherwise=f"subjects there: {', '.join(names) or 'none'};")
+    return RetrievalError(
+        f"{folder}: holds no index of the subject {subject!r}",
+        fix=f"{hint} build it: lorica kb build --subject NAME --out {folder} DOCUMENTS",
+    )

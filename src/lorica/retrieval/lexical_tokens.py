@@ -1,0 +1,44 @@
+"""The terms of BM25: words without case, width and punctuation; of scripts without spaces, characters and their pairs.
+
+SQLite splits no Chinese, so that a question would have to repeat a sentence; therefore the index holds these terms in
+place of the text, and its own tokenizer only takes them apart at the spaces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from lorica.data.near_duplicates import normalise_text
+
+MAX_TERM = 64
+"""Characters of a term; what is longer (data in base64, say) is cut, in texts and questions alike."""
+
+# Han, kana, Hangul, Thai, Lao, Khmer, Burmese: written without spaces, or with endings that no space sets apart.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_RUN = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
+_HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+_ASCII_MARK = re.compile(r"[\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]")
+
+
+def lexical_tokens(text: str) -> list[str]:
+    """The terms of a text or a question, in its order. None of them holds a mark that SQLite reads as syntax."""
+    tokens = []
+    for word in normalise_text(text).split():
+        if _ASCII_MARK.search(word):
+            continue  # a text of marks alone stays as it is when normalised
+        if not _HAS_UNSPACED.search(word):
+            tokens.append(word[:MAX_TERM])
+            continue
+        for run in _RUN.findall(word):
+            tokens.extend(_pairs(run) if _HAS_UNSPACED.match(run) else [run[:MAX_TERM]])
+    return tokens
+
+
+def _pairs(run: str) -> Iterator[str]:
+    yield from run
+    yield from map("".join, pairwise(run))

@@ -1,0 +1,285 @@
+"""Building, asking and updating an index: equal to a reference, to a rebuild, and to itself after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorica.errors import ResumeError, RetrievalError
+from lorica.retrieval.build_index import BuildOptions, build_index, update_index
+from lorica.retrieval.index import Index, fuse_ranks, subjects
+from lorica.retrieval.lexical_tokens import lexical_tokens
+from lorica.retrieval.passages import Chunk
+from lorica.retrieval.read_sources import SourceReader
+from lorica.retrieval.table_documents import RawDocument
+from lorica.retrieval.vectors import nearest
+
+from .conftest import CountingEncoder  # isort: skip
+
+
+def reference_bm25(texts: Sequence[str], question: str) -> list[float]:
+    """BM25 as Robertson's formula says, with FTS5's k1 = 1.2 and b = 0.75, over terms in at most half of the texts."""
+    bags = [Counter(lexical_tokens(text)) for text in texts]
+    lengths = [sum(bag.values()) for bag in bags]
+    mean_length = sum(lengths) / len(texts)
+    counts = {term: sum(term in bag for bag in bags) for term in set(lexical_tokens(question))}
+    present = {term: count for term, count in counts.items() if count}
+    terms = {term for term, count in present.items() if 2 * count <= len(texts)} or set(present)
+    scores = []
+    for bag, length in zip(bags, lengths, strict=True):
+        score = 0.0
+        for term in terms:
+            weight = math.log((len(texts) - counts[term] + 0.5) / (counts[term] + 0.5))
+            weight = weight if weight > 0 else 1e-6
+            frequency = bag[term]
+            score += weight * frequency * 2.2 / (frequency + 1.2 * (0.25 + 0.75 * length / mean_length))
+        scores.append(score)
+    return scores
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_question_finds_its_passage_in_every_kind_of_document(tmp_path: Path, documents: Path) -> None:
+    result = build_index(tmp_path / "kb", "Geography", [documents])
+    assert (result.read, result.manifest.passages) == (4, 5)
+    with Index.open(tmp_path / "kb", "geography") as index:
+        assert index.mode == "bm25"
+        questions = ("Where does the Danube end?", "lake in SIBERIA?", "its deepest point", "boiling: at 100 degrees")
+        best = {question: index.query(question, 1)[0] for question in questions}
+    assert [passage.source for passage in best.values()] == ["rivers.md", "lakes.txt", "deeper/seas.html", "m1"]
+    seas = best["its deepest point"]
+    assert (seas.title, seas.text) == ("Seas", "The Black Sea is salty.\n\nIts deepest point is 2,212 m down.")
+    assert best["boiling: at 100 degrees"].tags == ("chapter=1", "easy")
+    assert subjects(tmp_path / "kb") == ["geography"]
+
+
+def test_chinese_is_found_by_words_inside_a_sentence(tmp_path: Path, documents: Path) -> None:
+    build_index(tmp_path / "kb", "geography", [documents])
+    with Index.open(tmp_path / "kb", "geography") as index:
+        for question in ("长江", "亚洲的河流", "沸腾", "河"):
+            assert [passage.source for passage in index.query(question, 3)] == ["m2"]
+        assert index.query("海洋", 3) == []
+
+
+QUESTIONS = (
+    *('"', "AND OR NOT", "NEAR(a b)", "tokens: danube*", "^danube", "{danube}", "a\0b", "\ud800", "'; DROP TABLE x"),
+    *("-", "()" * 500, "danube " * 200_000, " ".join(f"word{number}" for number in range(100_000))),
+)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=range(len(QUESTIONS)))
+def test_no_question_is_syntax(tmp_path: Path, documents: Path, question: str) -> None:
+    build_index(tmp_path / "kb", "geography", [documents])
+    with Index.open(tmp_path / "kb", "geography") as index:
+        sources = {passage.source for passage in index.query(question, 5)}
+    assert sources == ({"rivers.md"} if "danube" in question else set())
+
+
+def test_bm25_is_that_of_the_reference(tmp_path: Path, shared: Path) -> None:
+    paragraphs, questions = [], []
+    for language in ("en", "zh"):
+        data = json.loads((shared / "xquad" / f"xquad.{language}.json").read_text("utf-8"))["data"]
+        entries = [paragraph for article in data for paragraph in article["paragraphs"]]
+        paragraphs += [entry["context"] for entry in entries]
+        questions += [entry["qas"][0]["question"] for entry in entries][::5]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in paragraphs))
+    build_index(tmp_path / "kb", "xquad", [tmp_path / "rows.jsonl"], BuildOptions(length=2000, overlap=0))
+    with Index.open(tmp_path / "kb", "xquad") as index:
+        texts = [passage.text for passage in index._store.passages(range(1, index.passage_count + 1))]
+        assert len(texts) > 200
+        for question in questions:
+            expected = reference_bm25(texts, question)
+            order = sorted((-score, index_) for index_, score in enumerate(expected) if score)
+            passages = index.query(question, len(texts))
+            assert [passage.score for passage in passages] == pytest.approx([-score for score, _ in order], abs=1e-6)
+            assert {passage.text for passage in passages[:5]} == {texts[position] for _, position in order[:5]}
+
+
+def test_tags_filter_before_the_best_are_taken(tmp_path: Path, documents: Path, encoder: CountingEncoder) -> None:
+    build_index(tmp_path / "kb", "geography", [documents], BuildOptions(encoder=encoder, tags=("all",)))
+    for mode in ("bm25", "dense", "fused"):
+        with Index.open(tmp_path / "kb", "geography", mode=mode, encoder=encoder) as index:
+            passages = index.query("water of the Danube, a lake and 长江", 5, tags=["chapter=1"])
+            assert [passage.source for passage in passages] == ["m1"]
+            assert index.query("water", 5, tags=["chapter=1", "chapter=2"]) == []
+            assert all("all" in passage.tags for passage in index.query("water", 5))
+            assert index.tag_counts() == {"all": 5, "chapter=1": 1, "chapter=2": 1, "easy": 1}
+
+
+def test_reciprocal_ranks_are_added_and_ties_go_by_number() -> None:
+    fused = fuse_ranks([[(7, 9.0), (3, 8.0)], [(3, 0.5), (7, 0.4)], [(1, 0.1)]])
+    assert fused == [(3, 1 / 61 + 1 / 62), (7, 1 / 61 + 1 / 62), (1, 1 / 61)]
+
+
+def test_nearest_vectors_equal_a_full_sort(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.integers(-2, 3, (500, 4)).astype(np.float32)  # many ties
+    question = np.array([1, 2, 0, 1], dtype=np.float32)
+    scored = [(number, float(score)) for number, score in enumerate(vectors @ question, 1)]
+    expected = sorted(scored, key=lambda pair: (-pair[1], pair[0]))
+    for count in (1, 7, 499, 500, 600):
+        assert nearest(vectors, question, count) == expected[:count]
+    assert nearest(vectors, question, 2, [5, 6]) == [
+        pair for pair in nearest(vectors, question, 500) if pair[0] in (5, 6)
+    ]
+
+
+def test_an_update_encodes_what_is_new_and_has_the_bytes_of_a_build(
+    tmp_path: Path, documents: Path, encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BuildOptions(encoder=encoder)
+    build_index(tmp_path / "kb", "Geography", [documents], options)
+    (documents / "lakes.txt").rename(documents / "deeper" / "waters.md")
+    (documents / "rivers.md").unlink()
+    (documents / "new.txt").write_text("The Aral Sea has almost dried up.")
+    splits: list[str] = []
+    real_split = SourceReader._split
+
+    def split(reader: SourceReader, raw: RawDocument) -> list[Chunk]:
+        splits.append(raw.text)
+        return real_split(reader, raw)
+
+    monkeypatch.setattr(SourceReader, "_split", split)
+    encoder.texts.clear()
+    result = update_index(tmp_path / "kb", "Geography", [documents], options)
+    assert encoder.texts == ["The Aral Sea has almost dried up."] == splits
+    assert (result.read, result.reused, result.encoded) == (1, 3, 1)
+    assert result.removed == ("lakes.txt", "rivers.md")
+    monkeypatch.undo()
+    build_index(tmp_path / "anew", "Geography", [documents], options)
+    assert all_bytes(tmp_path / "kb") == all_bytes(tmp_path / "anew")
+    with Index.open(tmp_path / "kb", "geography", encoder=encoder) as index:
+        assert "Danube" not in " ".join(passage.text for passage in index.query("Danube flows", 5))
+    encoder.texts.clear()
+    before = all_bytes(tmp_path / "kb")
+    assert update_index(tmp_path / "kb", "geography", [documents], options).unchanged
+    assert (encoder.texts, all_bytes(tmp_path / "kb")) == ([], before)
+
+
+def _growing(folder: Path, count: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        (folder / f"{number}.txt").write_text(
+            f"Document {number} tells of {' '.join(f'w{number}x{i}' for i in range(50))}."
+        )
+    return folder
+
+
+def test_a_killed_update_leaves_the_old_index_and_the_next_one_ends_as_a_build(tmp_path: Path) -> None:
+    documents = _growing(tmp_path / "documents", 40)
+    build_index(tmp_path / "kb", "s", [documents])
+    old = Index.open(tmp_path / "kb", "s").digest
+    _growing(documents, 400)
+    build_index(tmp_path / "anew", "s", [documents])
+    new = Index.open(tmp_path / "anew", "s").digest
+    code = (
+        "import sys; from pathlib import Path; from lorica.retrieval.build_index import update_index\n"
+        "print('ready', flush=True); update_index(sys.argv[1], 's', [Path(sys.argv[2])])"
+    )
+    digests = []
+    for kill in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "kb"), str(documents)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(kill * 0.03)
+        process.kill()
+        process.communicate()
+        with Index.open(tmp_path / "kb", "s") as index:
+            digests.append(index.digest)
+            assert index.query("w7x7", 1)[0].source == "7.txt"
+    assert digests[0] == old
+    assert set(digests) <= {old, new}
+    update_index(tmp_path / "kb", "s", [documents])
+    assert all_bytes(tmp_path / "kb") == all_bytes(tmp_path / "anew")
+
+
+@pytest.mark.parametrize("function", ["_named_by_content", "atomic_file", "_remove_unnamed", "write_store"])
+def test_a_failure_at_any_step_leaves_a_whole_index(
+    tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    build_index(tmp_path / "kb", "s", [documents])
+    (documents / "more.txt").write_text("The Rhine passes Basel.")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"lorica.retrieval.build_index.{function}", fail)
+    with pytest.raises((RetrievalError, OSError), match="No space left"):
+        update_index(tmp_path / "kb", "s", [documents])
+    monkeypatch.undo()
+    with Index.open(tmp_path / "kb", "s") as index:
+        assert index.query("Danube", 1)
+    update_index(tmp_path / "kb", "s", [documents])
+    build_index(tmp_path / "anew", "s", [documents])
+    assert all_bytes(tmp_path / "kb") == all_bytes(tmp_path / "anew")
+
+
+def test_readers_go_on_while_it_is_updated(tmp_path: Path) -> None:
+    documents = _growing(tmp_path / "documents", 10)
+    build_index(tmp_path / "kb", "s", [documents])
+    held = Index.open(tmp_path / "kb", "s")
+    stop, failures = threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                with Index.open(tmp_path / "kb", "s") as index:
+                    assert index.query("w3x3", 1)[0].source == "3.txt"
+            except Exception as error:
+                failures.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for count in range(11, 41):
+        (documents / f"{count}.txt").write_text(f"Document {count} is new.")
+        update_index(tmp_path / "kb", "s", [documents])
+    stop.set()
+    reader.join()
+    assert failures == []
+    assert held.query("w3x3", 1)[0].source == "3.txt"  # its files are gone, and it has them open
+    assert held.query("document 40 is new", 1)[0].source != "40.txt"
+
+
+def test_two_writers_do_not_meet(tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_index(tmp_path / "kb", "s", [documents])
+
+    def second(*arguments: object) -> None:
+        with pytest.raises(ResumeError, match="another process is working"):
+            build_index(tmp_path / "kb", "s", [documents], force=True)
+        raise RetrievalError("enough")
+
+    monkeypatch.setattr("lorica.retrieval.build_index.write_store", second)
+    (documents / "more.txt").write_text("The Rhine passes Basel.")
+    with pytest.raises(RetrievalError, match="enough"):
+        update_index(tmp_path / "kb", "s", [documents])
+
+
+def test_no_passage_crosses_subjects(tmp_path: Path) -> None:
+    names = ["History", "World History", "history 2", "歴史"]
+    for name in names:
+        (tmp_path / "d.jsonl").write_text(f'{{"id": "{name}", "text": "the battle of {name}"}}\n')
+        build_index(tmp_path / "kb", name, [tmp_path / "d.jsonl"])
+    for name in names:
+        with Index.open(tmp_path / "kb", name) as index:
+            for other in names:
+                assert {passage.source for passage in index.query(f"the battle of {other}", 10)} <= {name}
+    shutil.copytree(tmp_path / "kb" / "history", tmp_path / "kb" / "physics")
+    with pytest.raises(RetrievalError, match="holds the index of the subject 'History'"):
+        Index.open(tmp_path / "kb", "Physics")
+    (tmp_path / "kb").rename(tmp_path / "renamed")
+    assert Index.open(tmp_path / "renamed", "WORLD-history").query("battle", 1)
