@@ -130,6 +130,36 @@ def test_ranks_within_a_column_of_a_file_without_gold(
     assert sum(scores[::2]) / 120 == pytest.approx(0.5) == sum(scores[1::2]) / 120
 
 
+def test_the_page_says_first_whether_the_blend_is_better(
+    files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "blend.html"
+    result = _json(capsys, *files, "--gold", gold, "--html", str(target))
+    page = target.read_text("utf-8")
+    summary = page.partition("<nav")[0].partition('class="summary">')[2]
+    best = Path(result["best"]).name
+    difference = result["over_best"]["difference"]
+    verdict = f"the blend is better than {best}" if result["over_best"]["better"] else f"the blend and {best} apart"
+    assert verdict in summary
+    assert f"{difference['value']:+.3f} ({difference['low']:.3f} to {difference['high']:.3f})" in summary
+    for name in result["members"]:
+        adds = name["adds"]["difference"]
+        assert f"{adds['value']:+.3f} ({adds['low']:.3f} to {adds['high']:.3f})" in page
+    assert "Rank correlation" in page
+    assert len(target.with_suffix(".csv").read_text("utf-8").splitlines()) == ROWS + 1
+
+
+def test_the_page_without_gold_claims_nothing(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "blend.html"
+    _json(capsys, *files, "--html", str(target), "--run", str(tmp_path / "run"))
+    page = target.read_text("utf-8")
+    assert "Whether that helps is not known" in page
+    assert "better" not in page.partition("<main>")[2]
+    assert (tmp_path / "run" / "report.html").read_text("utf-8") == page
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

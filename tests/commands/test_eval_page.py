@@ -79,7 +79,8 @@ def test_the_page_of_two_files(files: list[str], tmp_path: Path, capsys: pytest.
     assert len(text.encode()) < LIMIT
     assert "<script>alert" not in text
     assert re.search(r"b\.csv is better than a\.csv: roc_auc \+0\.\d{3} \(0\.\d{3} to 0\.\d{3}\)", text)
-    metrics = {row[0]: row[1:] for row in page.tables[0]}
+    metrics = {row[0]: row[2:] for row in page.tables[0]}
+    assert page.tables[0][1][:2] == ["roc_auc", f"{ROWS:,}"]
     for name, column in ((files[0], 0), (files[1], 1)):
         estimate = result["files"][name]["metrics"]["roc_auc"]
         assert metrics["roc_auc"][column] == f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

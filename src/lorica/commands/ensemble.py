@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +11,17 @@ import msgspec
 
 from lorica.commands import build
 from lorica.commands.arguments import as_output, as_path, emit, inform, parse_weights, parser, resolve, split_words
+from lorica.commands.ensemble_page import ensemble_page
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
-from lorica.commands.gold_file import GoldFile, read_gold
+from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
+from lorica.commands.page_files import (
+    add_html_option,
+    describe_rows,
+    evaluated_file,
+    file_facts,
+    rows_table,
+    write_pages,
+)
 from lorica.commands.rows import id_names, open_rows, table_options
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
@@ -24,10 +33,12 @@ from lorica.ensemble.members import EnsembleMember, Scores, check_alignment, deg
 from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
 from lorica.errors import DataError, UsageError
 from lorica.metrics.metric_table import find_metric
+from lorica.metrics.normalise import LORICA
 from lorica.pipeline.compare import compare
 from lorica.pipeline.evaluate import estimate_metric
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
 from lorica.records import Answer
+from lorica.reports.page import Report
 from lorica.runs.run_folder import RunFolder
 
 BLEND = "the blend"
@@ -105,15 +116,41 @@ def _blend(options: argparse.Namespace, config: Config, run_log: RunFolder | Non
     if options.output is not None:
         write_answers(options.output, answers, csv_guard=config.inference.csv_guard)
         inform(f"{len(answers):,} rows written to {options.output}")
+    reports = []
+    if options.html is not None or run_log is not None:
+        page, write_table = _page(result, gold, answers, members)
+        reports = write_pages(page, options.html, run_log, write_table)
     if run_log is not None:
         run_log.write_metrics({f"{name}: {result.metric}": result.estimates[name] for name in result.estimates})
         run_log.update(
             main_metric=f"{BLEND}: {result.metric}" if result.estimates else "",
             rows=len(answers),
-            outputs=[run_file("answers", options.output, rows=len(answers))] if options.output is not None else [],
+            outputs=[
+                *(run_file("answers", path, rows=len(answers)) for path in filter(None, [options.output])),
+                *reports,
+            ],
         )
     emit(ensemble_dict(result), as_json=options.json, text=ensemble_text(result))
     return 0
+
+
+def _page(
+    result: EnsembleResult, gold: GoldFile | None, answers: Sequence[Answer], members: Sequence[EnsembleMember]
+) -> tuple[Report, Callable[[Path], None] | None]:
+    """The page, and with gold what writes all rows beside it."""
+    inputs = [Path(member.name) for member in members]
+    if gold is None:
+        return ensemble_page(result, (), None, file_facts(inputs)), None
+    by_best = sorted(result.members, key=lambda name: name != result.best)
+    answers_of = {member.name: member.answers for member in members}
+    judged_sets = {BLEND: _judge(gold, answers, BLEND)}
+    judged_sets |= {name: gold.judge(answers_of[name], name) for name in by_best}
+    files = [
+        evaluated_file(gold, name, judged, gold.evaluate(judged, normalisation=LORICA.name, max_fprs=DEFAULT_FPRS))
+        for name, judged in judged_sets.items()
+    ]
+    page = ensemble_page(result, files, describe_rows(gold), file_facts([*inputs, gold.path]))
+    return page, rows_table(files, gold)
 
 
 def _read_members(config: Config, files: Sequence[Path], gold: GoldFile | None) -> list[EnsembleMember]:
@@ -287,6 +324,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "needs no table to rank in and serves a single row",
     )
     command.add_argument("--model", type=as_path, metavar="FILE.json", help="blend by what --save wrote")
+    add_html_option(command, beside="all rows")
     add_run_option(command)
     options = command.parse_args(list(arguments))
     options.files, options.overrides = split_words(options.words)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from lorica.commands.arguments import as_report, emit, inform, parser, resolve, split_words
+from lorica.commands.arguments import emit, parser, resolve, split_words
 from lorica.commands.eval_page import evaluation_page
-from lorica.commands.eval_page_rows import gold_text, write_rows
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict, evaluation_text
-from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
-from lorica.commands.run_log import add_run_option, recorded_run, run_file
+from lorica.commands.page_files import (
+    add_html_option,
+    describe_rows,
+    evaluated_file,
+    file_facts,
+    rows_table,
+    write_pages,
+)
+from lorica.commands.run_log import add_run_option, recorded_run
 from lorica.config.schema import Config
-from lorica.data.digest import file_digest
 from lorica.errors import UsageError
 from lorica.metrics.normalise import LORICA, NORMALISATIONS
 from lorica.pipeline.compare import FileComparison, compare
 from lorica.pipeline.evaluate import Evaluation
-from lorica.pipeline.judged_answers import JudgedAnswer, correctness_metric, is_right
-from lorica.records import Row
-from lorica.reports.write_report import write_report
+from lorica.pipeline.judged_answers import JudgedAnswer
+from lorica.reports.page import Report
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RunFile
 
@@ -54,11 +59,12 @@ def _measure(options: argparse.Namespace, config: Config, run_log: RunFolder | N
         result = {"files": {name: evaluation_dict(evaluation) for name, evaluation in evaluations.items()}}
         result |= comparison_dict(comparison)
         text = comparison_text(comparison, evaluations, gold.task.metric_names)
-    if options.html is not None:
-        _write_page(options, gold, judged_sets, evaluations, comparison)
+    reports = []
+    if options.html is not None or run_log is not None:
+        page, write_table = _page(options, gold, judged_sets, evaluations, comparison)
+        reports = write_pages(page, options.html, run_log, write_table)
     if run_log is not None:
-        pages = () if options.html is None else (options.html, options.html.with_suffix(".csv"))
-        _record(run_log, evaluations, [run_file("report", path) for path in pages])
+        _record(run_log, evaluations, reports)
     emit(result | {"reading": reading}, as_json=options.json, text=text)
     return 0
 
@@ -74,26 +80,21 @@ def _record(run_log: RunFolder, evaluations: Mapping[str, Evaluation], outputs: 
     run_log.update(rows=next(iter(evaluations.values())).n, outputs=outputs)
 
 
-def _write_page(
+def _page(
     options: argparse.Namespace,
     gold: GoldFile,
     judged_sets: Mapping[str, Sequence[JudgedAnswer]],
     evaluations: Mapping[str, Evaluation],
     comparison: FileComparison | None,
-) -> None:
-    correctness = correctness_metric(gold.task, options.normalisation)
+) -> tuple[Report, Callable[[Path], None]]:
+    """The page, and what writes all rows beside it."""
     files = [
-        EvaluatedFile(name, judged, is_right(correctness, judged), evaluations[name])
+        evaluated_file(gold, name, judged, evaluations[name], options.normalisation)
         for name, judged in judged_sets.items()
     ]
-
-    def describe(row: Row) -> tuple[str, str]:
-        return gold.task.text(row), gold_text(gold.task, row)
-
-    facts = [("task", gold.task.name), *((str(path), file_digest(path)) for path in (*options.answers, gold.path))]
-    write_report(evaluation_page(files, describe, gold.by, comparison, facts), options.html)
-    write_rows(options.html.with_suffix(".csv"), files, describe)
-    inform(f"report: {options.html}, its rows: {options.html.with_suffix('.csv')}")
+    facts = [("task", gold.task.name), *file_facts([*options.answers, gold.path])]
+    page = evaluation_page(files, describe_rows(gold), gold.by, comparison, facts)
+    return page, rows_table(files, gold)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -139,12 +140,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=DEFAULT_FPRS,
         help="false-positive rates, each with the threshold of scores that keeps to it (0.01,0.05,0.1)",
     )
-    command.add_argument(
-        "--html",
-        type=as_report,
-        metavar="FILE",
-        help="write a page (.html or .md), and all rows as CSV beside it",
-    )
+    add_html_option(command, beside="all rows")
     add_run_option(command)
     return _checked(command.parse_args(list(arguments)))
 

@@ -12,7 +12,15 @@ from lorica.commands.eval_page_rows import rows_section
 from lorica.commands.eval_page_scores import ranking_section, scores_section
 from lorica.commands.eval_report import metric_title
 from lorica.commands.evaluated_file import EvaluatedFile
-from lorica.commands.page_parts import OFFLINE, estimates_plot, facts_section, pair_sentence, pairs_table
+from lorica.commands.page_parts import (
+    OFFLINE,
+    PAIRS_NOTE,
+    estimates_plot,
+    facts_section,
+    pair_sentence,
+    pairs_table,
+    sample_text,
+)
 from lorica.metrics.bootstrap import RESAMPLES
 from lorica.pipeline.compare import FileComparison
 from lorica.records import Row
@@ -109,16 +117,23 @@ def _warnings(page: _Pages) -> list[str]:
 
 def _metrics(page: _Pages) -> Section:
     first = page.files[0].evaluation
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (metric_title(first, metric), *(str(file.evaluation.metrics[metric]) for file in page.files))
-        for metric in first.metrics
-    )
-    columns = ("metric", *(page.names[file.name] for file in page.files))
-    if len(page.files) > len(first.metrics):  # more readable the other way round
-        by_file = zip(*rows, strict=True)
-        titles, *values = by_file
-        columns = ("answers", *map(str, titles))
-        rows = tuple((name, *cells) for name, cells in zip(page.names.values(), values, strict=True))
+    titles = [metric_title(first, metric) for metric in first.metrics]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    if len(page.files) > len(titles):
+        columns = ("answers", "rows", *titles)
+        rows = tuple(
+            (page.names[file.name], sample_text(list(values)), *map(str, values))
+            for file in page.files
+            for values in (file.evaluation.metrics.values(),)
+        )
+    else:
+        columns = ("metric", "rows", *(page.names[file.name] for file in page.files))
+        rows = tuple(
+            (title, sample_text(values), *map(str, values))
+            for title, metric in zip(titles, first.metrics, strict=True)
+            for values in ([file.evaluation.metrics[metric] for file in page.files],)
+        )
     drawn = f"{first.bootstrap_groups} groups of rows" if first.bootstrap_groups else f"{first.n:,} rows"
     estimates = {page.names[file.name]: file.evaluation.metrics[page.metric] for file in page.files}
     return Section(
@@ -137,9 +152,7 @@ def _pairs(page: _Pages, comparison: FileComparison) -> Section:
     )
     return Section(
         "File against file",
-        f"{comparison.metric}, pair by pair of answers: first minus second, with the 95% interval of the paired "
-        "bootstrap. Files share a rank where no test tells them apart. `detectable` is the smallest difference that so "
-        "many rows show four times in five.",
+        f"{page.title}, pair by pair of answers. Files share a rank where no test tells them apart. {PAIRS_NOTE}",
         tables=(ReportTable(("rank", "answers", page.title), ranks), pairs_table(comparison.pairs, page.names)),
     )
 

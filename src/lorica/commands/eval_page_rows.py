@@ -111,7 +111,8 @@ def _answer_columns(
     if len(files) > _FEW_FILES:
         kinds = [{kind for file in files for kind in row_kinds(file.judged[index])} for index in order]
         columns["flags"] = [VALUE_SEPARATOR.join(sorted(row)) for row in kinds]
-    columns["outcome"] = [_outcome([file.right[index] for file in files], list(names.values())) for index in order]
+    shown = [names[file.name] for file in files]
+    columns["outcome"] = [_outcome([file.right[index] for file in files], shown) for index in order]
     return columns
 
 

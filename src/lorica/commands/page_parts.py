@@ -44,6 +44,12 @@ def p_text(p_value: float) -> str:
     return "< 0.0001" if p_value < 1e-4 else f"{p_value:.4f}"
 
 
+PAIRS_NOTE = (
+    "First minus second, with the 95% interval of the paired bootstrap. `detectable` is the smallest difference that "
+    "so many rows show four times in five. McNemar's test takes rows for independent; the bootstrap draws whole groups."
+)
+
+
 def pairs_table(pairs: Iterable[PairComparison], names: Mapping[str, str]) -> ReportTable:
     """Pairs of files of answers, first minus second."""
     rows = tuple(
@@ -62,6 +68,17 @@ def pairs_table(pairs: Iterable[PairComparison], names: Mapping[str, str]) -> Re
     )
     columns = ("first", "second", "difference", "p (Holm)", "detectable", "right only in first", "right only in second")
     return ReportTable((*columns, "p (McNemar)", "better"), rows, interactive=len(rows) > 1)
+
+
+def sample_text(estimates: Sequence[Estimate]) -> str:
+    """How many rows estimates are of, and from how many groups their intervals draw: 1,923 in 15 groups."""
+
+    def range_text(counts: set[int]) -> str:
+        return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+
+    rows = range_text({estimate.n for estimate in estimates})
+    groups = {estimate.groups for estimate in estimates}
+    return f"{rows} in {range_text(groups)} groups" if max(groups) else rows
 
 
 def estimates_plot(metric: str, estimates: Mapping[str, Estimate]) -> IntervalPlot:

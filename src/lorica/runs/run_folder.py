@@ -4,7 +4,7 @@ run.json       what it was given, where it ran, how it ended; whole at every mom
 log.jsonl      events with their times, appended as things happen
 metrics.json   name -> value, low, high, n
 timings.jsonl  seconds of each batch, of a run that measured them
-report.html    the page, where one was asked for
+report.html    the page of a command that has one, with all rows in report.csv
 """
 
 from __future__ import annotations

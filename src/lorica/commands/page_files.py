@@ -1,0 +1,84 @@
+"""Where a command's page goes, with the table of all rows beside it; and rows and files as pages show them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lorica.commands.arguments import as_report, inform
+from lorica.commands.eval_page_rows import Describe, gold_text, write_rows
+from lorica.commands.evaluated_file import EvaluatedFile
+from lorica.commands.gold_file import GoldFile
+from lorica.commands.run_log import run_file
+from lorica.data.digest import file_digest
+from lorica.metrics.normalise import LORICA
+from lorica.pipeline.evaluate import Evaluation
+from lorica.pipeline.judged_answers import JudgedAnswer, correctness_metric, is_right
+from lorica.records import Row
+from lorica.reports.page import Cell, Report
+from lorica.reports.write_report import write_report
+from lorica.runs.run_folder import RunFolder
+from lorica.runs.run_record import REPORT_NAME, RunFile
+
+
+def add_html_option(command: argparse.ArgumentParser, *, beside: str = "") -> None:
+    """`--html FILE`. beside: what is written as CSV beside the page."""
+    also = f", and {beside} as CSV beside it" if beside else ""
+    command.add_argument("--html", type=as_report, metavar="FILE", help=f"write a page (.html or .md){also}")
+
+
+def write_pages(
+    page: Report,
+    html_path: Path | None,
+    run_log: RunFolder | None,
+    write_table: Callable[[Path], None] | None = None,
+) -> list[RunFile]:
+    """Write the page, and its table with the suffix .csv, to the file of `--html` and into the run's folder; what of it
+    is an output of the run. Raises DataError."""
+    in_run = None if run_log is None else run_log.path / REPORT_NAME
+    outputs = []
+    for path in filter(None, (html_path, in_run)):
+        written = [path]
+        write_report(page, path)
+        if write_table is not None:
+            written.append(path.with_suffix(".csv"))
+            write_table(written[-1])
+        if path != in_run:
+            outputs += [run_file("report", written_path) for written_path in written]
+            inform(f"report: {', its rows: '.join(map(str, written))}")
+    return outputs
+
+
+def describe_rows(gold: GoldFile) -> Describe:
+    """The text of a row and of its gold answer, as pages show them."""
+
+    def describe(row: Row) -> tuple[str, str]:
+        return gold.task.text(row), gold_text(gold.task, row)
+
+    return describe
+
+
+def rows_table(files: Sequence[EvaluatedFile], gold: GoldFile) -> Callable[[Path], None]:
+    """What writes all rows of these files."""
+
+    def write(path: Path) -> None:
+        write_rows(path, files, describe_rows(gold))
+
+    return write
+
+
+def evaluated_file(
+    gold: GoldFile,
+    name: str,
+    judged: Sequence[JudgedAnswer],
+    evaluation: Evaluation,
+    normalisation: str = LORICA.name,
+) -> EvaluatedFile:
+    """A file of answers with its measures, as pages take it."""
+    return EvaluatedFile(name, judged, is_right(correctness_metric(gold.task, normalisation), judged), evaluation)
+
+
+def file_facts(paths: Sequence[Path]) -> list[tuple[str, Cell]]:
+    """Files with their digests."""
+    return [(str(path), file_digest(path)) for path in paths]
