@@ -201,9 +201,9 @@ def test_a_mistake_on_the_command_line_does_not_wait_for_torch(command: str) -> 
 def test_the_public_surface_is_explicit() -> None:
     import lorica
 
-    functions = {"check", "diagnose", "evaluate", "infer", "load_pipeline", "train"}
+    functions = {"check", "diagnose", "evaluate", "infer", "load_pipeline", "score", "train"}
     results = {"AdapterCheck", "Answer", "CheckResult", "Diagnosis", "Estimate", "Evaluation", "Finding", "InferResult"}
-    results |= {"RecordPipeline", "TrainResult", "TrainingRun", "Verdict"}
+    results |= {"RecordPipeline", "ScoreResult", "TrainResult", "TrainingRun", "Verdict"}
     raised = {"AdapterError", "ConfigError", "DataError", "EngineError", "LoricaError", "MissingExtraError"}
     raised |= {"ModelError", "PromptError", "ResumeError", "TrainingError", "UsageError"}
     assert set(lorica.__all__) == {"__version__"} | functions | results | raised
