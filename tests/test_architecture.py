@@ -45,6 +45,7 @@ RANKS = {
     "training": 3,
     "runs": 3,  # the folders of runs, with the machine's facts; no torch until a run begins
     "retrieval": 3,  # reads with data, measures with a base's tokenizer, finds models
+    "judging": 4,  # asks an engine, or an endpoint, what it makes of answers
     "pipeline": 4,  # the stages in a line
     "admission": 5,  # what an adapter proves in an engine, measured by the stages of the pipeline
     "vetting": 6,  # asks the pipeline's stages what an adapter does; its levels 0 to 2 load no torch
