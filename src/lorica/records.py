@@ -20,12 +20,14 @@ class Message(msgspec.Struct, frozen=True):
     """One turn of a chat. `content` is plain text: markers of a template inside it are never special.
 
     `trim` holds the character spans (start, stop) of `content` that truncation may cut: the user's long texts, never
-    the instruction or the question.
+    the instruction or the question. `context` is the position in `content` at which passages of a knowledge base go:
+    behind what rows share, before the row's own texts.
     """
 
     role: Role
     content: str
     trim: tuple[tuple[int, int], ...] = ()
+    context: int = 0
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -44,6 +46,7 @@ class Row(msgspec.Struct, frozen=True):
     `group` ties rows together that a split must not separate (a question id, a functionality, a rule).
     `gold_problem` says why the file's answer is not in `gold`: to train on the row or to evaluate with it is an error.
     `notes` are what a person should know of how the row was read; equal ones are reported once.
+    `document` names what the row was taken from, as a knowledge base has it; "" where that is not known.
     """
 
     id: str
@@ -54,6 +57,7 @@ class Row(msgspec.Struct, frozen=True):
     line: int = 0  # 1-based line in the file it came from; 0 when it came from memory
     gold_problem: Problem | None = None
     notes: tuple[str, ...] = ()
+    document: str = ""
 
 
 BuildRow = Callable[[Mapping[str, Any], str, int], Row]
@@ -184,6 +188,17 @@ class RowTiming(msgspec.Struct, frozen=True):
     part: int = 1
 
 
+class UsedPassage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A passage of a knowledge base that stood in a prompt. source: the document it is of. digest: "sha256:..." of its
+    text. dropped_tokens: what truncation removed from it."""
+
+    id: str
+    source: str
+    score: float
+    digest: str
+    dropped_tokens: int = 0
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of a result file.
 
@@ -191,9 +206,11 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     `scores` are the choices' normalised probabilities. `stage` says which parse stage produced the answer:
     `choice`, `whole`, `first_number`, `keyword`, `text`, `fallback` or `invalid`.
     `flags` are sorted words: `truncated`, `adapter_fallback`, `retried`, `cut_off` (the length limit ended the text),
-    `open_thought` (it was thinking still when it ended), `parse_fallback`, `invalid`, `error`. `problem` says in words
-    why an answer is invalid. `choice_mass` is the probability, over the whole vocabulary, that the model's answer is
-    one of the choices at all: what `scores` share out among them.
+    `open_thought` (it was thinking still when it ended), `parse_fallback`, `invalid`, `error`, and where passages are
+    looked up `no_retrieval` (not for this subject) and `retrieval_failed`. `problem` says in words why an answer is
+    invalid, or a look-up failed. `choice_mass` is the probability, over the whole vocabulary, that the model's answer
+    is one of the choices at all: what `scores` share out among them. `passages` are those in the prompt, the best
+    first, None where none were looked up; `dropped_passages` were looked up and had no room.
     """
 
     id: str
@@ -209,3 +226,5 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: str | None = None  # the model's own words, where it generated text
     problem: str | None = None
     choice_mass: float | None = None
+    passages: tuple[UsedPassage, ...] | None = None
+    dropped_passages: int = 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lorica.config.compose import Resolved, compose
-from lorica.config.environment import ENVIRONMENT, SUBJECT_PREFIX
+from lorica.config.environment import ENVIRONMENT, SUBJECT_PREFIX, SUBJECTS_VARIABLE
 from lorica.config.fields import find
 from lorica.errors import ConfigError
 
@@ -32,6 +32,8 @@ CASES: list[tuple[str, str, str, Any]] = [
     ("REPETITION_PENALTY", "1.1", "inference.repetition_penalty", 1.1),
     ("ADAPTERS_BASE_DIR", "/adapters", "adapters.dir", "/adapters"),
     ("MODEL_NAME", "org/Name", "model.path", "org/Name"),
+    ("RAG_KNOWLEDGE_BASE_DIR", "/kb", "retrieval.dir", "/kb"),
+    ("RAG_TOP_K", "5", "retrieval.top_k", 5),
 ]
 
 
@@ -46,7 +48,7 @@ def test_a_variable_sets_its_key(name: str, text: str, key: str, value: Any) -> 
 
 
 def test_every_variable_of_the_table_is_tested_and_names_a_key() -> None:
-    tested = {case[0] for case in CASES} | {SUBJECT_PREFIX + "<SUBJECT>"}
+    tested = {case[0] for case in CASES} | {SUBJECT_PREFIX + "<SUBJECT>", SUBJECTS_VARIABLE}
     assert {variable.name for variable in ENVIRONMENT} == tested
     for variable in ENVIRONMENT:
         assert find(variable.key)
@@ -69,6 +71,10 @@ def test_an_empty_variable_is_not_set_and_others_are_not_read() -> None:
         ("MAX_NEW_TOKENS", "64,128", "got '64,128'"),
         ("MODEL_NAME", "qwen3_4bb", "neither a model preset"),
         ("PEFT_ADAPTER_", "x", "names no subject"),
+        ("RAG_TOP_K", "0", "at least 1; got 0"),
+        ("RAG_ENABLED_SUBJECTS", "geography,,algebra", "is empty"),
+        ("RAG_ENABLED_SUBJECTS", "{geography: often}", "true or false"),
+        ("RAG_ENABLED_SUBJECTS", "{geography", "NAME"),
     ],
 )
 def test_a_bad_value_names_its_variable(name: str, text: str, part: str) -> None:
@@ -76,6 +82,27 @@ def test_a_bad_value_names_its_variable(name: str, text: str, part: str) -> None
         made(**{name: text})
     assert str(caught.value).startswith(f"environment variable {name}: ")
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "enabled"),
+    [
+        ("geography", {"geography": True}),
+        ("geography, World History", {"geography": True, "World History": True}),
+        ("[geography,'a, b']", {"geography": True, "a, b": True}),
+        ('{"geography": true, "algebra": false}', {"geography": True, "algebra": False}),
+        ("{geography: true}", {"geography": True}),
+        ("all", {"all": True}),
+        ("yes", {"all": True}),
+        ("none", {"all": False}),
+    ],
+)
+def test_the_subjects_that_get_passages(text: str, enabled: dict[str, bool]) -> None:
+    resolved = made(RAG_ENABLED_SUBJECTS=text)
+    assert resolved.config.retrieval.enabled == enabled
+    assert {resolved.origins[f"retrieval.enabled.{name}"] for name in enabled} == {"environment RAG_ENABLED_SUBJECTS"}
+    again = made("retrieval.enabled.geography=false", RAG_ENABLED_SUBJECTS=text).config.retrieval.enabled
+    assert again == enabled | {"geography": False}
 
 
 def test_model_name_may_be_a_preset() -> None:

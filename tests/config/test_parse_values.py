@@ -53,6 +53,21 @@ def test_a_file_name_is_taken_as_it_stands(name: str) -> None:
     assert config(f"input={name}", "run_dir=${model.name}").input == name  # also when something is resolved
 
 
+@pytest.mark.parametrize(
+    ("overrides", "enabled"),
+    [
+        (["retrieval.enabled=true"], {"all": True}),
+        (["retrieval.enabled=true", "retrieval.enabled.algebra=false"], {"all": True, "algebra": False}),
+        (["retrieval.enabled={geography:true,world history:false}"], {"geography": True, "world history": False}),
+        (["retrieval.enabled.World History=true"], {"World History": True}),
+        ({"retrieval.enabled": True}, {"all": True}),
+        ({"retrieval.enabled": {"geography": True}}, {"geography": True}),
+    ],
+)
+def test_a_table_of_switches(overrides: Any, enabled: dict[str, bool]) -> None:
+    assert compose(overrides, environ={}).config.retrieval.enabled == enabled
+
+
 # "://" makes an address of a text, which is refused as a path.
 @settings(deadline=None)
 @given(

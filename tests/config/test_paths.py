@@ -16,7 +16,7 @@ from lorica.config.schema import Config
 from lorica.errors import ConfigError
 
 FILES = ("input", "output", "run_dir", "data", "adapters.dir", "adapters.paths")
-KEYS = (*FILES, "model.path", "model.cache_dir", "model.chat_template")
+KEYS = (*FILES, "model.path", "model.cache_dir", "model.chat_template", "retrieval.dir", "retrieval.encoder")
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def values(config: Config) -> dict[str, str]:
     data, paths = config.data.get("lit", ""), config.adapters.paths.get("lit", "")
     model = config.model
     found = (config.input, config.output, config.run_dir, data, config.adapters.dir, paths)
-    return dict(zip(KEYS, (*found, model.path, model.cache_dir, model.chat_template), strict=True))
+    retrieval = (config.retrieval.dir, config.retrieval.encoder)
+    return dict(zip(KEYS, (*found, model.path, model.cache_dir, model.chat_template, *retrieval), strict=True))
 
 
 def test_the_home_folder_wherever_a_path_is_written(home: Path) -> None:
@@ -48,7 +49,7 @@ def test_the_home_folder_wherever_a_path_is_written(home: Path) -> None:
     assert values(compose(line, environ={}).config) == wanted
     (home / "c.yaml").write_text("".join(f"{entry}: ~/a b\n" for key, entry in entries.items() if "." not in entry))
     more = "data: {lit: ~/a b}\nadapters: {dir: ~/a b, paths: {lit: ~/a b}}\n"
-    more += "model: {path: ~/a b, cache_dir: ~/a b, chat_template: ~/a b}\n"
+    more += "model: {path: ~/a b, cache_dir: ~/a b, chat_template: ~/a b}\nretrieval: {dir: ~/a b, encoder: ~/a b}\n"
     (home / "c.yaml").write_text((home / "c.yaml").read_text() + more)
     assert values(compose(["config=~/c.yaml"], environ={}).config) == wanted
     environ = {
@@ -56,12 +57,13 @@ def test_the_home_folder_wherever_a_path_is_written(home: Path) -> None:
         "HF_CACHE_DIR": "~/a b",
         "ADAPTERS_BASE_DIR": "~/a b",
         "PEFT_ADAPTER_LIT": "~/a b",
+        "RAG_KNOWLEDGE_BASE_DIR": "~/a b",
     }
     got = values(compose([], environ=environ).config)
-    assert {key: got[key] for key in KEYS if key.startswith(("adapters", "model"))} == {
-        key: "auto" if key == "model.chat_template" else f"{home}/a b"
+    assert {key: got[key] for key in KEYS if key.startswith(("adapters", "model", "retrieval"))} == {
+        key: {"model.chat_template": "auto", "retrieval.encoder": ""}.get(key, f"{home}/a b")
         for key in KEYS
-        if key.startswith(("adapters", "model"))
+        if key.startswith(("adapters", "model", "retrieval"))
     }
     both = compose(["run_dir=~/r", "output=${run_dir}/o.csv", "data={x:~/x}", "model.path=~"], environ={}).config
     assert (both.output, both.data, both.model.path) == (f"{home}/r/o.csv", {"x": f"{home}/x"}, str(home))

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.data.answers import ANSWER_COLUMNS
+from lorica.data.answers import ANSWER_COLUMNS, PASSAGE_COLUMNS
 from lorica.data.write import atomic_file, check_output, read_answers, write_answers
 from lorica.errors import DataError
-from lorica.records import Answer
+from lorica.records import Answer, UsedPassage
 
 SUFFIXES = [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"]
 
@@ -45,6 +45,9 @@ ANSWERS = st.lists(
         raw=st.none() | TEXT,
         problem=st.none() | TEXT,
         choice_mass=st.none() | FLOATS,
+        passages=st.none()
+        | st.lists(st.builds(UsedPassage, TEXT, TEXT, FLOATS, TEXT, st.integers(0, 9)), max_size=2).map(tuple),
+        dropped_passages=st.integers(0, 9),
     ),
     min_size=1,
     max_size=5,
@@ -59,10 +62,10 @@ def test_answers_are_read_back_equal(
     suffix: str, answers: list[Answer], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"answers{suffix}"
-    assert write_answers(path, answers) == len(answers)
+    assert write_answers(path, answers, with_passages=True) == len(answers)
     assert list(read_answers(path)) == answers
     first = path.read_bytes()
-    write_answers(path, answers)
+    write_answers(path, answers, with_passages=True)
     assert path.read_bytes() == first
 
 
@@ -77,7 +80,7 @@ def test_csv_has_fixed_columns_and_guards_formulas(tmp_path: Path) -> None:
     )
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
-    assert tuple(rows[0]) == ANSWER_COLUMNS
+    assert (*rows[0], *PASSAGE_COLUMNS) == ANSWER_COLUMNS
     assert rows[0] == [
         "id",
         "answer",

@@ -92,6 +92,9 @@ class NliTask:
     def text(self, row: Row) -> str:
         return f"{_case(row).premise}\n{_case(row).hypothesis}"
 
+    def retrieval_query(self, row: Row) -> str:
+        return _case(row).hypothesis
+
     def baseline_text(self, row: Row) -> str:
         return self.text(row)
 

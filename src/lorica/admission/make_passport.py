@@ -32,6 +32,7 @@ from lorica.metrics.bootstrap import Estimate
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.evaluate import evaluate
+from lorica.pipeline.retrieve import Retriever
 from lorica.pipeline.train import TrainJob, TrainVal
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
@@ -134,10 +135,12 @@ def measure_on_rows(
     settings: AnswerSettings,
     *,
     row_source: Literal["validation", "given"],
+    retriever: Retriever | None = None,
 ) -> MetricsFacts:
     """The task's metrics of base and adapter on the same rows, as `lorica infer` and `lorica eval` would give them.
 
-    Of more than `MOST_ROWS` rows as many are taken, evenly spread. Rows without a gold answer give no metrics.
+    retriever: looks up passages, for base and adapter. Of more than `MOST_ROWS` rows as many are taken, evenly spread.
+    Rows without a gold answer give no metrics.
     """
     labelled = [row for row in rows if row.gold is not None]
     if not labelled:
@@ -148,7 +151,7 @@ def measure_on_rows(
     figures, compared = [], set()
     for adapters, adapter_use in (((), ""), ((name,), name)):
         base_settings = dataclasses.replace(settings, fixed_adapter=adapter_use, fallback="base")
-        answers = Pipeline(task, encoder, engine, adapters, base_settings).answer(chosen)
+        answers = Pipeline(task, encoder, engine, adapters, base_settings, retriever=retriever).answer(chosen)
         evaluation = evaluate(task, chosen, {answer.id: answer for answer in answers})
         compared |= set(evaluation.normalisations.values())
         figures.append({metric: _to_measured(estimate) for metric, estimate in evaluation.metrics.items()})

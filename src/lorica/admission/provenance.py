@@ -23,6 +23,11 @@ if TYPE_CHECKING:  # tokenizers cost 0.1 s, and digests need none
     from lorica.prompts.encoder import Encoder
     from lorica.tasks.base import Task
 
+RETRIEVAL = "retrieval"
+"""What an adapter was trained, or is used with: `WITH_PASSAGES`, or in use "none". Nothing is recorded of adapters that
+were trained without passages, which may well answer with them."""
+WITH_PASSAGES = "passages"
+
 _PACKAGES = ("lorica", "torch", "transformers", "tokenizers")
 # Sizes that make the shape of a base model, by their usual names in config.json.
 _SIZES = (
@@ -87,6 +92,7 @@ def _in_passport(passport: Passport) -> dict[str, str]:
     prompt = passport.prompt
     recorded = {"task": prompt.task, "method": prompt.method, "style": prompt.style, "template": prompt.template}
     recorded |= {"tokenizer": prompt.tokenizer, "base": passport.base.digest}
+    recorded |= {RETRIEVAL: prompt.settings.get(RETRIEVAL)}
     return {
         setting_name: setting_value for setting_name, setting_value in recorded.items() if setting_value is not None
     }

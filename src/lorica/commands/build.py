@@ -14,8 +14,9 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, open_adapter
 from lorica.adapters.registry import find_adapters, refuse_spellings
 from lorica.admission.gate import Admission, admit_all
-from lorica.admission.provenance import package_versions, trained_as
+from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, package_versions, trained_as
 from lorica.commands.arguments import inform, warn
+from lorica.commands.build_retrieval import build_retriever
 from lorica.commands.dtypes import answer_dtype
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
@@ -157,11 +158,13 @@ def answer_settings(config: Config, base_model: BaseFolder) -> AnswerSettings:
 def build_pipeline(config: Config, base_model: BaseFolder, adapters: Mapping[str, AdapterFolder]) -> Pipeline:
     """Task, encoder and engine, loaded and ready, with the adapters that came through the gate."""
     task = build_task(config)
+    retriever = build_retriever(config.retrieval)
     encoder = build_encoder(config, base_model)
     engine = build_engine(config, base_model)
     provenance = trained_as(task, encoder, base_model) if adapters else {}
+    provenance[RETRIEVAL] = "none" if retriever is None else WITH_PASSAGES
     tell_admissions(admit_all(engine, adapters, base_model, used=provenance, policy=config.adapters.gate))
-    return Pipeline(task, encoder, engine, adapters, answer_settings(config, base_model))
+    return Pipeline(task, encoder, engine, adapters, answer_settings(config, base_model), retriever=retriever)
 
 
 def tell_admissions(admitted: Mapping[str, Admission]) -> None:
@@ -221,14 +224,21 @@ def manifest(
         "tokenizer": pipeline.encoder.tokenizer_digest,
     }
     visible_entries: dict[str, str] = visible_values(
-        {**entries, **package_versions(), "answers": _ANSWERS, **extra_entries}
+        {
+            **entries,
+            **package_versions(),
+            **({} if pipeline.retriever is None else pipeline.retriever.manifest()),
+            "answers": _ANSWERS,
+            **extra_entries,
+        }
     )
     return visible_entries
 
 
 def prompt_settings(config: Config) -> dict[str, object]:
     """What else changes prompts, for a passport."""
-    return {"thinking": config.task.thinking, "truncate": config.task.truncate}
+    settings = {"thinking": config.task.thinking, "truncate": config.task.truncate}
+    return settings | ({RETRIEVAL: WITH_PASSAGES} if config.retrieval.train else {})
 
 
 def adapter_config(config: Config, base_model: BaseFolder) -> AdapterConfig:

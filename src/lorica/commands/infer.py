@@ -22,7 +22,6 @@ from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.journal import Journal, check_same_run
-from lorica.data.row_timings import write_timings
 from lorica.data.submission import SUFFIX as SUBMISSION_SUFFIX
 from lorica.data.submission import SubmissionColumn, parse_columns, write_submission
 from lorica.data.write import check_output, check_place, read_answers
@@ -31,15 +30,26 @@ from lorica.metrics.health import MassHealth, mass_health
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.choice_mass import explain_low_mass
 from lorica.pipeline.infer import Summary, answer_file
+from lorica.pipeline.retrieve import RETRIEVAL_FAILED
 from lorica.runs.former_run import finished_record, former_record, restore_former
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import RECORD_NAME, TIMINGS_NAME, RunFile, RunRecord
+from lorica.runs.run_record import RECORD_NAME, RunFile, RunRecord
 
 SKIPPED_SUFFIX = ".skipped.jsonl"
 FORMER_RECORD_SUFFIX = ".run.json"
 _MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked
 _NOTHING_YET = "no row was answered since the start; give the same command again"
-_COUNTS = ("rows", "adapters", "routes", "stages", "flags", "first_error", "reading")  # that a record keeps
+_COUNTS = (
+    "rows",
+    "adapters",
+    "routes",
+    "stages",
+    "flags",
+    "first_error",
+    "reading",
+    "passages",
+    "first_failed_look_up",
+)  # that a record keeps
 _SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose size must change nothing
 
 
@@ -49,7 +59,9 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     output: the file of answers. complete: whether a resumed run found everything done already. rows: in the output.
     answered: computed by this call, which took `seconds` of wall time. adapters, routes, stages, flags: rows by the
     values of these fields of `Answer`. first_error: id and problem of the first row that failed, "" where none did.
-    reading: what of the input was not read. choice_mass: how much of the model's probability the choices had.
+    reading: what of the input was not read. choice_mass: how much of the model's probability the choices had. passages:
+    of a knowledge base, `shown` in prompts, `cut` there, and `dropped` for want of room; {} where none were looked up.
+    first_failed_look_up: id and problem of the first row whose look-up failed, "" where none did.
     """
 
     output: Path
@@ -64,6 +76,8 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     first_error: str = ""
     reading: dict[str, Any] = {}
     choice_mass: MassHealth | None = None
+    passages: dict[str, int] = {}
+    first_failed_look_up: str = ""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -105,6 +119,8 @@ def run(arguments: Sequence[str]) -> int:
     emit(output_files | _summary_dict(infer_result), as_json=options.json, text=_text(infer_result))
     if infer_result.choice_mass is not None and infer_result.choice_mass.low:
         warn(infer_result.choice_mass.problem)
+    if failed_look_ups := infer_result.flags.get(RETRIEVAL_FAILED, 0):
+        warn(f"{failed_look_ups} rows were asked without passages, first {infer_result.first_failed_look_up}")
     failed_rows = infer_result.flags.get("error", 0)
     if failed_rows:
         inform(f"{failed_rows} rows failed, first {infer_result.first_error}")
@@ -187,10 +203,9 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
                 window_rows=config.inference.window_rows,
                 csv_guard=config.inference.csv_guard,
                 on_done=told_too(advance, run_log),
-                warmup_rows=sample_rows[:_MASS_ROWS] if config.inference.warmup else (),
             )
         result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))
-        _record_result(run_log, result, merging.reason, journal)
+        _record_result(run_log, result, merging.reason)
         journal.remove()
     return result
 
@@ -222,8 +237,8 @@ def _run_record(
     )
 
 
-def _record_result(run_log: RunFolder, result: InferResult, merging_reason: str, journal: Journal) -> None:
-    """Timings, counts, metrics and the digests of what was written, after which the run is complete."""
+def _record_result(run_log: RunFolder, result: InferResult, merging_reason: str) -> None:
+    """Counts, metrics and the output's digest, after which the run is complete."""
     run_log.write_metrics(
         {
             "rows": result.rows,
@@ -234,11 +249,8 @@ def _record_result(run_log: RunFolder, result: InferResult, merging_reason: str,
         }
     )
     output_file = RunFile(role="answers", path=str(result.output), digest=file_digest(result.output), rows=result.rows)
-    timings_path = run_log.path / TIMINGS_NAME
-    write_timings(timings_path, journal.timings())
-    timings_file = RunFile(role="timings", path=str(timings_path), digest=file_digest(timings_path))
     summary = _summary_dict(result) | {"merging": merging_reason}
-    run_log.update(rows=result.rows, outputs=[output_file, timings_file], summary=summary)
+    run_log.update(rows=result.rows, outputs=[output_file], summary=summary)
     run_log.finish()
 
 
@@ -304,6 +316,8 @@ def _result(summary: Summary, output_path: Path, reading: dict[str, Any]) -> Inf
         first_error=summary.first_error,
         reading=reading,
         choice_mass=mass_health(summary.masses),
+        passages=dict(summary.passages),
+        first_failed_look_up=summary.first_failed_look_up,
     )
 
 
@@ -333,9 +347,7 @@ def _finished(output_path: Path, manifest: dict[str, str], *, began_anew: bool) 
     if finished is None:
         _refuse_former_record(output_path, start_anew)
         return None
-    if finished.manifest == manifest and [file.digest for file in finished.outputs if file.role == "answers"] == [
-        file_digest(output_path)
-    ]:
+    if finished.manifest == manifest and [file.digest for file in finished.outputs] == [file_digest(output_path)]:
         record_counts = {
             count_name: finished.summary[count_name] for count_name in _COUNTS if count_name in finished.summary
         }
@@ -366,9 +378,10 @@ def _text(result: InferResult) -> str:
     rows_per_second = result.answered / result.seconds if result.seconds else 0.0
     resumed = f" ({result.rows - result.answered} from before)" if result.answered < result.rows else ""
     mass_line = "" if result.choice_mass is None else f"\n  choice mass: {result.choice_mass}"
+    passages_line = f"\n  passages: {listed(result.passages)}" if result.passages else ""
     return (
         f"{result.rows} rows{resumed} in {result.seconds:.1f} s ({rows_per_second:.1f} rows/s) -> {result.output}\n"
         f"  adapters: {listed(result.adapters)}\n"
         f"  stages:   {listed(result.stages)}\n"
-        f"  flags:    {listed(result.flags)}{mass_line}"
+        f"  flags:    {listed(result.flags)}{passages_line}{mass_line}"
     )

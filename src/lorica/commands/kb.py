@@ -14,6 +14,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "update": ("lorica.commands.kb_build:run_update", "bring an index to what its documents hold now"),
     "query": ("lorica.commands.kb_query:run_query", "the passages that are nearest to a question"),
     "info": ("lorica.commands.kb_query:run_info", "which subjects have an index, and what each was built with"),
+    "test": ("lorica.commands.kb_test:run", "rows answered with its passages and without: for which subjects it helps"),
 }
 
 
@@ -42,6 +43,7 @@ def _help() -> str:
         "  lorica kb SUBCOMMAND --help    what it takes, with examples\n\n"
         "examples:\n"
         "  lorica kb build --subject algebra --out kb docs/algebra\n"
-        '  lorica kb query --subject algebra --kb kb "How is a quadratic equation solved?"\n\n'
+        '  lorica kb query --subject algebra --kb kb "How is a quadratic equation solved?"\n'
+        "  lorica kb test questions.jsonl task=mcq retrieval.dir=kb\n\n"
         "docs/retrieval.md says more."
     )

@@ -24,9 +24,10 @@ from lorica.admission.make_passport import (
     shipped_canaries,
     training_facts,
 )
-from lorica.admission.provenance import base_facts, package_versions, trained_as
+from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, base_facts, package_versions, trained_as
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve
+from lorica.commands.build_retrieval import training_passages
 from lorica.commands.dtypes import TrainingPrecision, training_precision
 from lorica.commands.rows import list_skipped, reading_log, tell
 from lorica.commands.train_log import RecordedTraining
@@ -43,6 +44,7 @@ from lorica.models.upcast import multiply_in_float32
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.answer import check_prompt_fits
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, train_adapter, train_val_split
+from lorica.pipeline.training_passages import TrainingPassages
 from lorica.prompts.encoder import Encoder
 from lorica.tasks.base import Task
 from lorica.training.listeners import make_listener
@@ -169,11 +171,11 @@ def train_locked(
 ) -> dict[str, TrainResult]:
     """As `train_jobs`, with the locks held. reading: what of the files was not read, for the training record. examples:
     takes an example of what each adapter learns, which is shown as well. recorded: what records each run."""
+    passages = training_passages(config.retrieval, config.training.seed)
     base_model = build.base_folder(config)
     encoder = build.build_encoder(config, base_model)
-    check_prompt_fits(
-        task, build.answer_settings(config, base_model)
-    )  # for the passport's metrics, when all is trained
+    # For the passport's metrics, when all is trained.
+    check_prompt_fits(task, build.answer_settings(config, base_model))
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     precision = training_precision(config, base_model)
@@ -183,15 +185,15 @@ def train_locked(
     digests = (base_model.digest, encoder.tokenizer_digest)
     provenance = {
         **trained_as(task, encoder, base_model),
+        **_passages_shown(passages),
         "model": config.model.name,
         **package_versions(),
         **reading,
     }
     facts_of_base = base_facts(base_model, model_name=config.model.path, revision=config.model.revision)
-    results = {}
+    results, settings = {}, config.training
     for job in jobs:
         _tell_previous(locks[job.name], progress)
-        settings = config.training
         split_rows = train_val_split(job, task, val_ratio=settings.val_ratio, seed=settings.seed)
         train = partial(
             train_adapter,
@@ -205,17 +207,22 @@ def train_locked(
             provenance=provenance,
             split_rows=split_rows,
             issue_passport=partial(
-                _passport, config, task, encoder, decoder, base_model, facts_of_base, job, split_rows
+                _passport, config, task, encoder, decoder, base_model, facts_of_base, job, split_rows, passages
             ),
             folder_lock=locks[job.name],
             tell_example=None if examples is None else partial(_show_example, job.name, examples),
+            passages=passages,
         )
-        results[job.name] = (
-            train(listener=progress)
-            if recorded is None
-            else recorded.train(job, locks[job.name], progress, digests, train)
-        )
+        if recorded is None:
+            results[job.name] = train(listener=progress)
+        else:
+            results[job.name] = recorded.train(job, locks[job.name], progress, digests, train)
     return results
+
+
+def _passages_shown(passages: TrainingPassages | None) -> dict[str, str]:
+    """What the training record says of them."""
+    return {} if passages is None else {RETRIEVAL: WITH_PASSAGES, **passages.manifest()}
 
 
 def _load(config: Config, base_model: BaseFolder, precision: TrainingPrecision) -> Decoder:
@@ -262,6 +269,7 @@ def _passport(
     facts_of_base: BaseFacts,
     job: TrainJob,
     split_rows: TrainVal,
+    passages: TrainingPassages | None,
     adapter_folder: Path,
     train_result: TrainResult,
 ) -> Passport:
@@ -278,7 +286,14 @@ def _passport(
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
         canaries=shipped_canaries(engine, job.name, task, encoder, base_model),
         metrics=measure_on_rows(
-            task, encoder, engine, job.name, split_rows.validation, answering, row_source="validation"
+            task,
+            encoder,
+            engine,
+            job.name,
+            split_rows.validation,
+            answering,
+            row_source="validation",
+            retriever=None if passages is None else passages.retriever,
         ),
         data=data_facts(job, split_rows),
         training=training_facts(config.training, train_result),

@@ -10,9 +10,10 @@ import msgspec
 
 from lorica.adapters.registry import BASE, BEST, CHECKPOINTS, is_adapter
 from lorica.commands.arguments import inform
-from lorica.commands.rows import open_rows
+from lorica.commands.rows import open_rows, table_options
 from lorica.config.paths import local_path
 from lorica.config.schema import Config
+from lorica.data.group_columns import EMPTY, GroupColumns
 from lorica.data.read_log import ReadLog
 from lorica.errors import ConfigError, DataError
 from lorica.names import subject_key, visible
@@ -142,4 +143,18 @@ def _of_subject(row: Row, subject: str, data_file: str) -> Row:
 
 
 def _read(config: Config, task: Task, data_file: str, read_log: ReadLog) -> list[Row]:
-    return list(open_rows(config, task, Path(data_file), read_log=read_log, check_row=task.target))
+    """The rows of a training file, with their documents where passages are trained with."""
+    rows_file, retrieval = Path(data_file), config.retrieval
+    document_columns = [retrieval.source_column] if retrieval.train and retrieval.source_column else []
+    columns_to_read = GroupColumns(task.schemas, document_columns)
+    rows = list(
+        open_rows(config, task, rows_file, schemas=columns_to_read.schemas, read_log=read_log, check_row=task.target)
+    )
+    columns_to_read.check(rows_file, table_options(config))
+    for column_name in document_columns:
+        documents = columns_to_read.values[column_name]
+        rows = [
+            msgspec.structs.replace(row, document="" if documents[row.id] == EMPTY else documents[row.id])
+            for row in rows
+        ]
+    return rows

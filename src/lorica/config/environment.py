@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lorica.config.fields import find
-from lorica.config.origins import ConfigSource, Precedence, Setting
-from lorica.config.parse_values import parse
+from lorica.config.origins import ConfigSource, Precedence, Setting, spread
+from lorica.config.parse_values import list_items, parse
 from lorica.config.presets import preset_names
 from lorica.errors import ConfigError
 from lorica.names import did_you_mean
@@ -23,6 +23,7 @@ class Variable(NamedTuple):
 
 
 SUBJECT_PREFIX = "PEFT_ADAPTER_"
+SUBJECTS_VARIABLE = "RAG_ENABLED_SUBJECTS"
 
 ENVIRONMENT = (
     Variable("MODEL_NAME", "model.path", "A model preset's name, a Hugging Face id, or a folder."),
@@ -53,6 +54,15 @@ ENVIRONMENT = (
         "Folder of one adapter; the subject is written in small letters: `PEFT_ADAPTER_WORLD_HISTORY` is "
         "`world_history`, which also answers rows of the subject `World History`.",
     ),
+    Variable("RAG_KNOWLEDGE_BASE_DIR", "retrieval.dir", "Folder of the knowledge base."),
+    Variable("RAG_TOP_K", "retrieval.top_k", "Passages that are looked up for a question."),
+    Variable(
+        SUBJECTS_VARIABLE,
+        "retrieval.enabled",
+        "Subjects whose questions get passages, as `geography,world history`, or `all`, or `none`; a table as on the "
+        "command line, or in JSON, also switches off: `{geography: true, algebra: false}`. An entry of the command "
+        "line goes before the same one here.",
+    ),
 )
 
 _SWITCH = {
@@ -80,6 +90,8 @@ def read_environment(environ: Mapping[str, str]) -> ConfigSource:
         location = f"environment variable {variable.name}: "
         if variable.name == "MODEL_NAME" and _is_preset(value_text, location):
             config_source.presets["model"] = value_text
+        elif variable.name == SUBJECTS_VARIABLE:
+            config_source.settings.extend(_enabled_subjects(variable.key, value_text, location))
         else:
             config_source.settings.append(_setting(variable.key, value_text, variable.name))
     for name, value_text in sorted(environ.items()):
@@ -89,6 +101,28 @@ def read_environment(environ: Mapping[str, str]) -> ConfigSource:
                 raise ConfigError(f"environment variable {name}: it names no subject", fix=f"{SUBJECT_PREFIX}ALGEBRA")
             config_source.settings.append(_setting(f"adapters.paths.{subject}", value_text.strip(), name))
     return config_source
+
+
+def _enabled_subjects(config_key: str, value_text: str, location: str) -> Iterator[Setting]:
+    """The settings of a list of subjects, of one switch, or of a table."""
+    key_spec, _ = find(config_key)
+    switch = {"all": True, "none": False, **_SWITCH}.get(value_text.lower())
+    if switch is not None:
+        enabled: Any = switch
+    elif value_text.startswith("{"):
+        enabled = parse(key_spec, "", value_text, location=location)
+    else:
+        list_text = value_text if value_text.startswith("[") else f"[{value_text}]"
+        enabled = dict.fromkeys(list_items(config_key, list_text, location), True)
+    return spread(
+        key_spec,
+        "",
+        enabled,
+        precedence=Precedence.ENVIRONMENT,
+        origin=f"environment {SUBJECTS_VARIABLE}",
+        location=location,
+        literal=True,
+    )
 
 
 def _setting(config_key: str, text: str, variable_name: str) -> Setting:

@@ -28,21 +28,22 @@ class KeySpec:
     default: Any
     allowed_words: Collection[str] = ()
     limits: Meta | None = None
-    item_type: Literal["text", "int"] = "text"
+    item_type: Literal["text", "int", "bool"] = "text"
     is_path: bool = False
 
     def takes(self, *, item: bool = False) -> str:
         """What this key takes, as the object of a sentence: "a whole number, at least 1". item: one entry of
         a table."""
         if item and self.value_type == "table":
-            return "text" if self.item_type == "text" else _number("a whole number", self.limits)
+            return {"text": "text", "bool": "true or false"}.get(self.item_type) or _number(
+                "a whole number", self.limits
+            )
         allowed_words = ", ".join(allowed_word or "'' (empty)" for allowed_word in self.allowed_words)
         if self.value_type == "list":
             return "a list of texts" + (f", or {allowed_words}" if allowed_words else "")
         if self.value_type == "table":
-            return "a table of names and " + (
-                "texts" if self.item_type == "text" else _number("whole numbers", self.limits)
-            )
+            items = {"text": "texts", "bool": "true or false, or one of them for all"}
+            return "a table of names and " + (items.get(self.item_type) or _number("whole numbers", self.limits))
         if allowed_words:
             return f"one of {allowed_words}"
         if self.value_type == "text":
@@ -118,7 +119,8 @@ def _key_spec(config_key: str, type_hint: Any, default_value: Any) -> KeySpec:
         entry_hint, entry_limits = arguments[1], None
         if typing.get_origin(entry_hint) is Annotated:
             entry_hint, entry_limits = typing.get_args(entry_hint)
-        item_type: Literal["text", "int"] = "int" if entry_hint is int else "text"
+        item_types: dict[type, Literal["text", "int", "bool"]] = {int: "int", bool: "bool"}
+        item_type = item_types.get(entry_hint, "text")
         return KeySpec(
             config_key, "table", default_value, item_type=item_type, limits=entry_limits, is_path=_is_path(entry_limits)
         )

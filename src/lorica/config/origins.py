@@ -11,6 +11,7 @@ from typing import Any
 from lorica.config.fields import KeySpec, find, key_specs, sections
 from lorica.config.parse_values import parse, unquote
 from lorica.config.presets import GROUPS, check_preset, preset_names
+from lorica.config.retrieval_section import ALL_SUBJECTS
 from lorica.errors import ConfigError
 
 
@@ -150,7 +151,10 @@ def spread(
     location: str = "",
     literal: bool = False,
 ) -> Iterator[Setting]:
-    """The settings that a value makes: one for each entry of a whole table, one otherwise."""
+    """The settings that a value makes: one for each entry of a whole table, one otherwise. One switch in place of a
+    table of them is its entry `all`."""
+    if key_spec.item_type == "bool" and not entry_name and isinstance(plain_value, bool):
+        entry_name = ALL_SUBJECTS
     if key_spec.value_type == "table" and not entry_name and isinstance(plain_value, Mapping):
         for subkey, entry_value in plain_value.items():
             if not isinstance(subkey, str) or not subkey:

@@ -26,6 +26,8 @@ def parse(key_spec: KeySpec, entry_name: str, value_text: str, *, location: str 
     location: put before messages. Raises ConfigError for text outside the grammar.
     """
     if key_spec.value_type == "table" and not entry_name:
+        if key_spec.item_type == "bool" and not value_text.startswith("{"):
+            return _parse_number(key_spec.key, key_spec.takes(), value_text, location)
         return _parse_table(key_spec, value_text, location)
     value_type = key_spec.item_type if key_spec.value_type == "table" else key_spec.value_type
     if value_type == "text":
@@ -55,7 +57,12 @@ def _parse_list(key_spec: KeySpec, list_text: str, location: str) -> list[str]:
             f"{location}{key_spec.key} takes {key_spec.takes()}; got {list_text!r}",
             fix=f"write the list in brackets: {key_spec.key}=[{list_text}]",
         )
-    return [_item_text(item_text) for item_text in _items(key_spec.key, list_text, location)]
+    return list_items(key_spec.key, list_text, location)
+
+
+def list_items(config_key: str, list_text: str, location: str) -> list[str]:
+    """The texts of a list in brackets, without their quotes. Raises ConfigError for an empty one."""
+    return [_item_text(item_text) for item_text in _items(config_key, list_text, location)]
 
 
 def _parse_table(key_spec: KeySpec, table_text: str, location: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lorica.config.parse_values import show
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
 from lorica.errors import ConfigError
@@ -38,6 +39,7 @@ def check(config: Config, origins: Mapping[str, str]) -> None:
     _check_inference(config, facts)
     _check_spellings("data", config.data)
     _check_spellings("adapters.paths", config.adapters.paths)
+    _check_spellings("retrieval.enabled", config.retrieval.enabled)
 
 
 def _check_task(config: Config, facts: _Facts) -> None:
@@ -145,11 +147,11 @@ def _check_inference(config: Config, facts: _Facts) -> None:
         )
 
 
-def _check_spellings(table_key: str, entries: Mapping[str, str]) -> None:
+def _check_spellings(table_key: str, entries: Mapping[str, object]) -> None:
     for subject_spellings in spellings(entries).values():
         if len(subject_spellings) > 1:
             raise ConfigError(
-                " and ".join(f"{table_key}.{spelling}={entries[spelling]}" for spelling in subject_spellings)
+                " and ".join(f"{table_key}.{spelling}={show(entries[spelling])}" for spelling in subject_spellings)
                 + f" are one subject in {len(subject_spellings)} spellings",
                 fix="keep one of them; rows of one subject go into one file"
                 if table_key == "data"

@@ -16,6 +16,9 @@ ANSWER_COLUMNS: tuple[str, ...] = Answer.__struct_fields__
 """The columns of a result file, in this order, in CSV and Parquet; a JSON line leaves out what has its
 default."""
 
+PASSAGE_COLUMNS = ("passages", "dropped_passages")
+"""Those that a file has only where passages were looked up."""
+
 _TEXTS = ("id", "answer", "adapter", "route", "stage", "raw", "problem")
 # What a spreadsheet would run, and what could do harm then: a call, or a link to a program (DDE). "-1/2", "=3" and
 # "-sin(x)" are answers. https://owasp.org/www-community/attacks/CSV_Injection
@@ -33,6 +36,7 @@ def check_answer(answer: Answer) -> None:
     no word."""
     numbers = [number for number in (answer.score, answer.choice_mass) if number is not None]
     numbers += (answer.scores or {}).values()
+    numbers += [passage.score for passage in answer.passages or ()]
     if not all(map(math.isfinite, numbers)):
         raise ValueError("a score is not a finite number")
     for flag in answer.flags:
@@ -46,10 +50,16 @@ def encode_answer(answer: Answer) -> bytes:
     return msgspec.json.encode(answer) + b"\n"
 
 
-def to_cells(answer: Answer, *, guard: bool = True) -> list[str]:
-    """CSV cells in the order of ANSWER_COLUMNS. Raises ValueError. See docs/rows.md for the guarded
+def written_columns(*, with_passages: bool) -> tuple[str, ...]:
+    """The columns of a CSV or Parquet file of answers."""
+    return tuple(column for column in ANSWER_COLUMNS if with_passages or column not in PASSAGE_COLUMNS)
+
+
+def to_cells(answer: Answer, *, guard: bool = True, with_passages: bool = False) -> list[str]:
+    """CSV cells in the order of `written_columns`. Raises ValueError. See docs/rows.md for the guarded
     spelling. guard: whether what a spreadsheet would run is spelled so."""
     check_answer(answer)
+    passages = "" if answer.passages is None else msgspec.json.encode(answer.passages).decode()
     return [
         _guarded(answer.id, formulas=False),
         _guarded(answer.answer, formulas=guard),
@@ -64,6 +74,7 @@ def to_cells(answer: Answer, *, guard: bool = True) -> list[str]:
         _guarded(answer.raw, formulas=guard),
         _guarded(answer.problem, formulas=guard),
         "" if answer.choice_mass is None else repr(answer.choice_mass),
+        *((passages, str(answer.dropped_passages)) if with_passages else ()),
     ]
 
 
@@ -80,9 +91,9 @@ def from_cells(cells_by_column: Mapping[str, str]) -> dict[str, Any]:
             continue
         elif column_name in ("score", "choice_mass"):
             values[column_name] = _number(float, column_name, cell_text)
-        elif column_name in ("retries", "dropped_tokens"):
+        elif column_name in ("retries", "dropped_tokens", "dropped_passages"):
             values[column_name] = _number(int, column_name, cell_text)
-        elif column_name == "scores":
+        elif column_name in ("scores", "passages"):
             values[column_name] = json.loads(cell_text)
         else:
             values[column_name] = cell_text.split(" ")
@@ -90,11 +101,12 @@ def from_cells(cells_by_column: Mapping[str, str]) -> dict[str, Any]:
 
 
 def to_values(answer: Answer) -> dict[str, Any]:
-    """The columns of a Parquet row. Raises ValueError."""
+    """The columns of a Parquet row, those of passages included. Raises ValueError."""
     check_answer(answer)
     column_values = {column_name: getattr(answer, column_name) for column_name in ANSWER_COLUMNS}
     column_values["scores"] = None if answer.scores is None else list(answer.scores.items())
     column_values["flags"] = list(answer.flags)
+    column_values["passages"] = None if answer.passages is None else list(map(msgspec.structs.asdict, answer.passages))
     return column_values
 
 

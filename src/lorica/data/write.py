@@ -25,6 +25,7 @@ from lorica.data.answers import (
     to_answer,
     to_cells,
     to_values,
+    written_columns,
 )
 from lorica.data.column_mapping import id_text
 from lorica.data.column_names import fold_name
@@ -142,9 +143,12 @@ def _check_name(output_path: Path) -> None:
         load_pyarrow(output_path, "the result file")
 
 
-def write_answers(path: Path | str, answers: Iterable[Answer], *, csv_guard: bool = True) -> int:
+def write_answers(
+    path: Path | str, answers: Iterable[Answer], *, csv_guard: bool = True, with_passages: bool = False
+) -> int:
     """Write answers in their order to .jsonl, .csv (each also .gz) or .parquet; returns how many. Atomic;
     streams. csv_guard: whether a CSV cell that a spreadsheet would run is spelled so that it is shown instead.
+    with_passages: whether CSV and Parquet get the columns of passages.
 
     The same answers give the same bytes. Raises DataError for another suffix, an answer with a score that is
     not finite, or a place that cannot be written.
@@ -154,8 +158,9 @@ def write_answers(path: Path | str, answers: Iterable[Answer], *, csv_guard: boo
     output_format = file_format(output_path)
     with atomic_file(output_path) as binary_file:
         if output_format.format == "parquet":
-            return _write_parquet(output_path, binary_file, answers)
-        write_format = partial(_write_csv, guard=csv_guard) if output_format.format == "csv" else _write_lines
+            return _write_parquet(output_path, binary_file, answers, written_columns(with_passages=with_passages))
+        write_csv = partial(_write_csv, guard=csv_guard, with_passages=with_passages)
+        write_format = write_csv if output_format.format == "csv" else _write_lines
         if not output_format.gzipped:
             return write_format(output_path, binary_file, answers)
         # No name and no time in the gzip header: equal answers give equal bytes.
@@ -259,15 +264,17 @@ def _write_lines(output_path: Path, binary_file: BinaryIO, answers: Iterable[Ans
     return answer_count
 
 
-def _write_csv(output_path: Path, binary_file: BinaryIO, answers: Iterable[Answer], *, guard: bool) -> int:
+def _write_csv(
+    output_path: Path, binary_file: BinaryIO, answers: Iterable[Answer], *, guard: bool, with_passages: bool
+) -> int:
     answer_count = 0
     text_stream = io.TextIOWrapper(binary_file, encoding="utf-8", newline="", write_through=False)
     try:
         writer = csv.writer(text_stream, lineterminator="\n")
-        writer.writerow(ANSWER_COLUMNS)
+        writer.writerow(written_columns(with_passages=with_passages))
         for answer in answers:
             try:
-                writer.writerow(to_cells(answer, guard=guard))
+                writer.writerow(to_cells(answer, guard=guard, with_passages=with_passages))
             except ValueError as error:
                 raise _unwritable(output_path, answer, error) from error
             answer_count += 1
@@ -277,10 +284,19 @@ def _write_csv(output_path: Path, binary_file: BinaryIO, answers: Iterable[Answe
     return answer_count
 
 
-def _write_parquet(output_path: Path, binary_file: BinaryIO, answers: Iterable[Answer]) -> int:
+def _write_parquet(output_path: Path, binary_file: BinaryIO, answers: Iterable[Answer], columns: Sequence[str]) -> int:
     pyarrow, parquet = load_pyarrow(output_path, "writing")
     text_type, integer_type = pyarrow.string(), pyarrow.int64()
-    schema = pyarrow.schema(
+    passage_type = pyarrow.struct(
+        {
+            "id": text_type,
+            "source": text_type,
+            "score": pyarrow.float64(),
+            "digest": text_type,
+            "dropped_tokens": integer_type,
+        }
+    )
+    all_columns = pyarrow.schema(
         [
             pyarrow.field("id", text_type, nullable=False),
             pyarrow.field("answer", text_type),
@@ -295,8 +311,11 @@ def _write_parquet(output_path: Path, binary_file: BinaryIO, answers: Iterable[A
             pyarrow.field("raw", text_type),
             pyarrow.field("problem", text_type),
             pyarrow.field("choice_mass", pyarrow.float64()),
+            pyarrow.field("passages", pyarrow.list_(passage_type)),
+            pyarrow.field("dropped_passages", integer_type, nullable=False),
         ]
     )
+    schema = pyarrow.schema([all_columns.field(column_name) for column_name in columns])
     answer_count = 0
     pending: list[dict[str, Any]] = []
     with parquet.ParquetWriter(binary_file, schema) as writer:

@@ -14,11 +14,12 @@ from lorica.data.journal import OutputLog
 from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine, TimedEngine
 from lorica.errors import ConfigError, PromptError, TooLongError
 from lorica.pipeline.resumable import run_resumable
+from lorica.pipeline.retrieve import NO_LOOK_UP, LookUp, Retriever
 from lorica.pipeline.row_timer import RowTimer, TokenCounts
 from lorica.prompts.encoder import Encoder
+from lorica.prompts.with_passages import PromptWithPassages, encode_with_passages
 from lorica.records import (
     Answer,
-    Encoded,
     Generate,
     Message,
     Output,
@@ -67,8 +68,14 @@ class _PreparedRow:
     route: Route
     request: Request | None
     lengths: tuple[int, ...] = ()  # tokens of each choice
-    dropped: int = 0  # tokens that truncation removed
+    prompt: PromptWithPassages | None = None
+    look_up: LookUp = NO_LOOK_UP
     problem: str = ""
+
+    @property
+    def dropped(self) -> int:
+        """Tokens that truncation removed from the row's own text."""
+        return 0 if self.prompt is None else self.prompt.encoded.dropped
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,10 @@ class Pipeline:
         adapters: Collection[str],
         settings: AnswerSettings,
         clock: Callable[[], float] = time.perf_counter,
+        retriever: Retriever | None = None,
     ) -> None:
-        """clock: seconds, for the timings of rows. Raises ConfigError as `check_prompt_fits` does."""
+        """clock: seconds, for the timings of rows. retriever: looks up passages for the rows; None asks without. Raises
+        ConfigError as `check_prompt_fits` does."""
         check_prompt_fits(task, settings)
         self._row_timer = RowTimer(engine, clock)
         self.task = task
@@ -102,6 +111,7 @@ class Pipeline:
         self.engine = engine
         self.adapters = frozenset(adapters)
         self.settings = settings
+        self.retriever = retriever
         if settings.stop_texts and isinstance(engine, StopStringEngine):
             engine.set_detokenizer(encoder.decode)
 
@@ -205,6 +215,7 @@ class Pipeline:
         )
         choice_texts = self.task.choices(row)
         generated = choice_texts is None
+        look_up = self._look_up(row)
         try:
             choices = tuple(map(self.encoder.encode_choice, choice_texts or ()))
             if self.task.settings.method == "choice" and len(set(choices)) < len(choices):
@@ -215,27 +226,41 @@ class Pipeline:
                 )
             # The last token of an answer is predicted, never read.
             answer = settings.sampling.max_new_tokens if generated else max(map(len, choices), default=1) - 1
-            encoded = self._encode_prompt(self.task.render(row), answer, generated)
+            prompt = self._encode_prompt(self.task.render(row), answer, generated, look_up.texts)
         except PromptError as error:
-            return _PreparedRow(row, chosen_route, None, problem=str(error))
+            return _PreparedRow(row, chosen_route, None, problem=str(error), look_up=look_up)
+        tokens = prompt.encoded.tokens
         if generated:
             stop_tokens = self.encoder.stop_tokens if settings.use_stop_tokens else ()
             sampling = msgspec.structs.replace(settings.sampling, seed=_row_seed(settings.sampling.seed, row.id, 0))
             request: Request = Generate(
-                row.id, encoded.tokens, sampling, stop_tokens, chosen_route.adapter, settings.stop_texts
+                row.id, tokens, sampling, stop_tokens, chosen_route.adapter, settings.stop_texts
             )
-            return _PreparedRow(row, chosen_route, request, dropped=encoded.dropped)
-        request = ScoreChoices(row.id, encoded.tokens, choices, chosen_route.adapter)
-        return _PreparedRow(row, chosen_route, request, tuple(len(choice) for choice in choices), encoded.dropped)
+            return _PreparedRow(row, chosen_route, request, (), prompt, look_up)
+        request = ScoreChoices(row.id, tokens, choices, chosen_route.adapter)
+        return _PreparedRow(row, chosen_route, request, tuple(map(len, choices)), prompt, look_up)
 
-    def _encode_prompt(self, messages: Sequence[Message], answer: int, generated: bool) -> Encoded:
+    def _look_up(self, row: Row) -> LookUp:
+        if self.retriever is None:
+            return NO_LOOK_UP
+        return self.retriever.look_up(row.subject, self.task.retrieval_query(row))
+
+    def _encode_prompt(
+        self, messages: Sequence[Message], answer: int, generated: bool, passages: Sequence[str]
+    ) -> PromptWithPassages:
         """A prompt with room for `answer` more positions. Raises PromptError with the settings that make it fit."""
         settings = self.settings
         positions, max_input_tokens = settings.max_positions, settings.max_input_tokens
         token_limit = settings.prompt_tokens(answer)
         try:
-            return self.encoder.encode(
-                messages, max_tokens=token_limit, truncate=settings.truncate, generated=generated
+            return encode_with_passages(
+                self.encoder,
+                messages,
+                passages,
+                max_tokens=token_limit,
+                passage_tokens=0 if self.retriever is None else self.retriever.max_tokens,
+                truncate=settings.truncate,
+                generated=generated,
             )
         except TooLongError as error:
             fix_steps = (
@@ -293,7 +318,8 @@ class Pipeline:
         return f"{problem}: {', or '.join(fix_steps)}" if fix_steps else f"{problem}, and the model wrote no more"
 
     def _to_answer(self, prepared_row: _PreparedRow, result: _Result) -> Answer:
-        output, reading = result.output, result.reading
+        output, reading, look_up = result.output, result.reading, prepared_row.look_up
+        passages = None if prepared_row.prompt is None else look_up.used(prepared_row.prompt)
         flags = {
             "truncated": prepared_row.dropped > 0,
             "adapter_fallback": prepared_row.route.fallback,
@@ -303,6 +329,7 @@ class Pipeline:
             "parse_fallback": reading.stage == "fallback",
             "invalid": self.settings.validate and not reading.valid,
             "error": bool(output.error),
+            look_up.flag: bool(look_up.flag),
         }
         return Answer(
             id=prepared_row.row.id,
@@ -316,8 +343,10 @@ class Pipeline:
             dropped_tokens=prepared_row.dropped,
             flags=tuple(sorted(flag_name for flag_name, is_set in flags.items() if is_set)),
             raw=result.raw,
-            problem=reading.problem or None,
+            problem="; ".join(filter(None, (reading.problem, look_up.problem))) or None,
             choice_mass=reading.choice_mass,
+            passages=passages,
+            dropped_passages=len(look_up.texts) - len(passages or ()),
         )
 
 

@@ -15,6 +15,7 @@ from lorica.errors import DataError, PromptError, TooLongError
 from lorica.locks import FolderLock
 from lorica.models.decoder import Decoder
 from lorica.pipeline.label_balance import count_answers, label_facts, label_notes
+from lorica.pipeline.training_passages import TrainingPassages
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks.base import Task
@@ -24,6 +25,7 @@ from lorica.training.types import Example, Listener, TrainResult
 
 # Below this many rows a validation part says nothing and costs training rows.
 _FEWEST_TO_SPLIT = 20
+_LIMIT_KEY = "training.max_seq_length"
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,13 @@ def train_adapter(
     issue_passport: Issue | None = None,
     folder_lock: FolderLock | None = None,
     tell_example: Callable[[LossExample], None] | None = None,
+    passages: TrainingPassages | None = None,
 ) -> TrainResult:
     """Train one adapter and leave it, with its log and checkpoints, in `job.folder`.
 
     split_rows: the job's rows where `train_val_split` was called before. issue, lock: as `train` takes them.
-    tell_example: is given the first training row as it is learned, before training begins.
+    tell_example: is given the first training row as it is learned, before training begins. passages: looks up what
+    stands before the rows.
 
     Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
     training loop raises.
@@ -108,7 +112,7 @@ def train_adapter(
         "source": train_job.source,
     }
     examples, validation = (
-        encode_rows(task, encoder, rows, train_job.source, longest, truncate, positions)
+        encode_rows(task, encoder, rows, train_job.source, longest, truncate, positions, passages)
         for rows in (training_rows, validation_rows)
     )
     if tell_example is not None and examples:
@@ -140,24 +144,31 @@ def encode_rows(
     max_tokens: int,
     truncate: str,
     max_positions: int | None = None,
+    passages: TrainingPassages | None = None,
 ) -> list[Example]:
     """Prompt, answer and loss mask of each row: the answer stands where inference asks for it.
 
-    max_positions: tokens that the base model sees at once, whatever the setting says. Raises DataError naming the first
+    max_positions: tokens that the base model sees at once, whatever the setting says. passages: looks up what stands
+    before the rows. Raises DataError naming the first
     row without a gold answer, PromptError for one that does not fit.
     """
     examples = []
     for row in rows:
         try:
             answer = task.target(row)
-            encoded = encoder.encode(
-                task.render(row),
-                answer=answer,
-                max_tokens=max_tokens,
-                truncate=truncate,
-                limit_key="training.max_seq_length",
-                generated=task.choices(row) is None,
-            )
+            if passages is not None:
+                encoded = passages.encode(
+                    task, encoder, row, answer=answer, max_tokens=max_tokens, truncate=truncate, limit_key=_LIMIT_KEY
+                )
+            else:
+                encoded = encoder.encode(
+                    task.render(row),
+                    answer=answer,
+                    max_tokens=max_tokens,
+                    truncate=truncate,
+                    limit_key=_LIMIT_KEY,
+                    generated=task.choices(row) is None,
+                )
         except ValueError as error:
             raise DataError(
                 str(error),

@@ -139,6 +139,10 @@ class Encoder:
             raise PromptError(f"the answer {choice_text!r} has no tokens", fix="give every choice and answer a text")
         return tokens
 
+    def count_tokens(self, plain_text: str) -> int:
+        """Tokens of a text by itself."""
+        return self._vocabulary.count(plain_text)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of generated token ids; special tokens are left out, thinking tags stay."""
         return self._vocabulary.decode(tokens)

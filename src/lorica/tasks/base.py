@@ -169,6 +169,10 @@ class Task(Protocol):
         """The row's own text, for near-duplicate search."""
         ...
 
+    def retrieval_query(self, row: Row) -> str:
+        """What passages of a knowledge base are looked up by."""
+        ...
+
     def baseline_text(self, row: Row) -> str:
         """What a word-count baseline learns from, besides the options."""
         ...

@@ -96,6 +96,10 @@ class GenerationTask:
         """The question, or all of a chat."""
         return row.case.text if isinstance(row.case, ChatCase) else question_case(row).question
 
+    def retrieval_query(self, row: Row) -> str:
+        """The question; of a chat what the user said last."""
+        return row.case.question if isinstance(row.case, ChatCase) else question_case(row).question
+
     def baseline_text(self, row: Row) -> str:
         """As `text`."""
         return self.text(row)
@@ -127,7 +131,7 @@ def qa_task(settings: TaskSettings) -> GenerationTask:
 def _short_prompt(row: Row) -> tuple[Message, ...]:
     """One user message: the instruction, the passage if there is one, and the question."""
     qa_case = question_case(row)
-    builder = MessageBuilder().add("Answer in a few words.\n")
+    builder = MessageBuilder().add("Answer in a few words.\n").mark_context()
     if qa_case.passage:
         builder.add("Passage: ").add_truncatable(qa_case.passage).add("\n")
     return (builder.add("Question: ").add_protected(qa_case.question).build("user"),)

@@ -63,9 +63,8 @@ class McqTask:
         """One user message: instruction, passage if any, question, options as lines "A. text"."""
         mcq_case = _case(row)
         letters = self.settings.method == "choice"
-        builder = MessageBuilder().add(
-            "Answer with the letter of the right option.\n" if letters else "Answer the question.\n"
-        )
+        instruction = "Answer with the letter of the right option.\n" if letters else "Answer the question.\n"
+        builder = MessageBuilder().add(instruction).mark_context()
         if mcq_case.passage:
             builder.add("Passage: ").add_truncatable(mcq_case.passage).add("\n")
         question_end = _end_of_question(mcq_case)
@@ -145,6 +144,10 @@ class McqTask:
         """The question and its options."""
         mcq_case = _case(row)
         return mcq_case.question if mcq_case.listed else "\n".join((mcq_case.question, *mcq_case.options))
+
+    def retrieval_query(self, row: Row) -> str:
+        """The question and its options."""
+        return self.text(row)
 
     def baseline_text(self, row: Row) -> str:
         """The question."""

@@ -20,11 +20,17 @@ class MessageBuilder:
         self._pieces: list[str] = []
         self._length = 0
         self._trim: list[tuple[int, int]] = []
+        self._context = 0
 
     def add(self, segment_text: str) -> MessageBuilder:
         """Text that stays."""
         self._pieces.append(segment_text)
         self._length += len(segment_text)
+        return self
+
+    def mark_context(self) -> MessageBuilder:
+        """Passages of a knowledge base go here; without a mark, to the beginning."""
+        self._context = self._length
         return self
 
     def add_truncatable(self, segment_text: str) -> MessageBuilder:
@@ -43,7 +49,7 @@ class MessageBuilder:
 
     def build(self, message_role: Role) -> Message:
         """The finished message."""
-        return Message(message_role, "".join(self._pieces), tuple(self._trim))
+        return Message(message_role, "".join(self._pieces), tuple(self._trim), self._context)
 
 
 def _middle(segment_text: str) -> tuple[int, int] | None:

@@ -135,7 +135,7 @@ class RulesTask:
         reply_instruction = _REPLY[self.settings.method]
         if self.settings.style == "plain":
             builder = MessageBuilder().add("Rule: ").add_protected(rules_case.rule)
-            builder.add(f"\nDoes the post break the rule? {reply_instruction}\nPost: ")
+            builder.add(f"\nDoes the post break the rule? {reply_instruction}\n").mark_context().add("Post: ")
             return (builder.add_truncatable(rules_case.body).build("user"),)
         builder = MessageBuilder().add("Rule:\n").add_protected(rules_case.rule).add("\n\n")
         _add_examples(builder, "Posts that break the rule:", rules_case.breaking)
@@ -146,6 +146,7 @@ class RulesTask:
                 system_text = "You compare a post with examples to judge whether it breaks a community rule."
             breaking, allowed = _BREAKING[bool(rules_case.breaking)], _ALLOWED[bool(rules_case.allowed)]
             builder.add(_STEPS.format(breaking=breaking, allowed=allowed))
+        builder.mark_context()
         if rules_case.subreddit:
             builder.add(f"Community: {rules_case.subreddit}\n")
         builder.add("New post:\n").add_truncatable(rules_case.body)
@@ -224,6 +225,10 @@ class RulesTask:
     def text(self, row: Row) -> str:
         """The post, or all of a chat."""
         return row.case.text if isinstance(row.case, ChatCase) else _case(row).body
+
+    def retrieval_query(self, row: Row) -> str:
+        """Rule and post; of a chat what the user said last."""
+        return row.case.question if isinstance(row.case, ChatCase) else self.baseline_text(row)
 
     def baseline_text(self, row: Row) -> str:
         """Rule and post, or all of a chat."""

@@ -1,0 +1,217 @@
+"""`lorica kb test`: proposes what helps, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lorica.cli import main
+from lorica.commands.kb_test import configuration
+from lorica.config.compose import compose
+from lorica.config.retrieval_section import RetrievalConfig
+from lorica.data.read import rows_from_memory
+from lorica.pipeline.infer import answer_file
+from lorica.pipeline.retrieval_gain import RetrievalGain, retrieval_gain
+from lorica.records import Answer, Row, UsedPassage
+from lorica.retrieval.build_index import build_index
+from lorica.tasks import load_task
+
+TASK = load_task("saq")
+PASSAGES = (UsedPassage("p", "m1", 1.0, "sha256:1"),)
+
+
+def rows(counts: Mapping[str, int]) -> list[Row]:
+    records = [
+        {"id": f"{subject}-{number}", "subject": subject, "question": "Who?", "answer": "Ann"}
+        for subject, count in counts.items()
+        for number in range(count)
+    ]
+    return rows_from_memory(records, TASK.schemas)
+
+
+def answers(
+    chosen: Sequence[Row], right: Mapping[str, Sequence[bool]], passages: tuple[UsedPassage, ...] | None
+) -> dict[str, Answer]:
+    """right: subject -> whether each of its rows is answered right, cycling."""
+    made = {}
+    for row in chosen:
+        hits = right[row.subject]
+        text = "Ann" if hits[int(row.id.rpartition("-")[2]) % len(hits)] else "Bob"
+        flags = () if row.subject != "unknown" else ("no_retrieval",)
+        made[row.id] = Answer(row.id, answer=text, stage="text", passages=passages, flags=flags if passages else ())
+    return made
+
+
+def gain(counts: Mapping[str, int], with_: Mapping[str, Any], without: Mapping[str, Any], **more: Any) -> RetrievalGain:
+    chosen = rows(counts)
+    documents = {row.id: "m1" if row.id.endswith("0") else "m2" for row in chosen}
+    return retrieval_gain(
+        TASK, chosen, answers(chosen, with_, PASSAGES), answers(chosen, without, None), documents=documents, **more
+    )
+
+
+def test_only_what_helps_is_switched_on() -> None:
+    counts = {"Geography": 60, "History": 60, "Algebra": 60, "Music": 8}
+    without = {"Geography": [True, False, False], "History": [True, False], "Algebra": [True, True, True, False]}
+    with_ = {"Geography": [True, True, False], "History": [False, True], "Algebra": [True, False, False, False]}
+    result = gain(counts, with_ | {"Music": [True]}, without | {"Music": [True]})
+    assert result.switches == {"geography": True, "history": False, "algebra": False, "music": False}
+    assert [subject.verdict for subject in result.subjects] == [
+        "helps: on",
+        "no evidence: off",
+        "hurts: off",
+        "no evidence: off",
+    ]
+    geography = result.subjects[0]
+    assert (geography.pair.mcnemar.only_first, geography.pair.mcnemar.only_second) == (20, 0)
+    assert geography.pair.test.difference.value == pytest.approx(1 / 3)
+    assert (geography.documents, geography.own_shown, geography.shown) == (60, 6, 60)
+    assert result.overall is not None
+    assert result.overall.rows == 188
+
+
+def test_of_many_subjects_chance_switches_none_on() -> None:
+    """Answers that differ by coin alone: with 20 subjects tested at 5%, one would be found nearly always."""
+    generator, switched, excluded = np.random.default_rng(3), 0, 0
+    for _ in range(6):
+        counts = {f"s{number}": 40 for number in range(20)}
+        coins = [{subject: list(generator.random(40) < 0.5) for subject in counts} for _ in range(2)]
+        result = gain(counts, coins[0], coins[1])
+        switched += sum(result.switches.values())
+        excluded += sum(subject.pair.test.difference.low > 0 for subject in result.subjects)
+    assert excluded > 0
+    assert switched == 0
+
+
+def test_subjects_in_two_spellings_are_one_and_unindexed_ones_are_named() -> None:
+    right = {"World History": [True], "world-history": [True], "unknown": [False]}
+    result = gain({"World History": 3, "world-history": 2, "unknown": 4}, right, right)
+    assert [(subject.subject, subject.rows) for subject in result.subjects] == [("World History", 5)]
+    assert result.unindexed == {"unknown": 4}
+
+
+def test_no_subject_with_an_index() -> None:
+    result = gain({"unknown": 4}, {"unknown": [False]}, {"unknown": [False]})
+    assert (result.subjects, result.overall, result.switches) == ((), None, {})
+
+
+def test_the_configuration_can_be_copied() -> None:
+    result = gain(
+        {"World History": 40, "Art": 9},
+        {"World History": [True], "Art": [True]},
+        {key: [False, True] for key in ("World History", "Art")},
+    )
+    section = RetrievalConfig(dir="my kb", top_k=5, source_column="module")
+    words = configuration(result, section)
+    copied = compose(words, environ={}).config.retrieval
+    assert copied == replace(section, source_column="", enabled=result.switches)
+    assert copied.enabled["world_history"]
+    worse = gain({"Art": 9}, {"Art": [False]}, {"Art": [True]})
+    assert configuration(worse, section) == []
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> tuple[Path, Path]:
+    """Rows, and the folder of a knowledge base."""
+    (tmp_path / "m1.txt").write_text("Ann built the bridge over the river.")
+    build_index(tmp_path / "kb", "Geography", [tmp_path / "m1.txt"])
+    path = tmp_path / "rows.jsonl"
+    records = [
+        {
+            "id": str(n),
+            "subject": "geography" if n % 4 else "art",
+            "question": "Who built it?",
+            "answer": "Ann",
+            "module": "m1.txt",
+        }
+        for n in range(12)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path, tmp_path / "kb"
+
+
+def test_the_command(material: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, kb = material
+    command = [
+        "kb",
+        "test",
+        str(path),
+        "task=saq",
+        "engine=fake",
+        f"retrieval.dir={kb}",
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    assert main([*command, "retrieval.source_column=module", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (subject,) = result["subjects"]
+    assert (subject["rows"], subject["own_shown"], subject["documents"], subject["switch"]) == (9, 9, 9, False)
+    assert result["unindexed"] == {"art": 3}
+    assert result["configuration"] == []
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    assert "gain" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "no evidence that passages help" in text
+    assert "art 3" in text
+
+
+def test_a_test_that_is_stopped_goes_on(
+    material: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, kb = material
+    command = [
+        "kb",
+        "test",
+        str(path),
+        "task=saq",
+        "engine=fake",
+        f"retrieval.dir={kb}",
+        "--run",
+        str(tmp_path / "run"),
+    ]
+
+    def stopping(pipeline: Any, *arguments: Any, **options: Any) -> Any:
+        if pipeline.retriever is not None:
+            raise KeyboardInterrupt
+        return answer_file(pipeline, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lorica.commands.infer.answer_file", stopping)
+        assert main(command) == 130
+    first = (tmp_path / "run" / "without.jsonl").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main([*command, "inference.resume=true"]) == 0
+    assert (tmp_path / "run" / "without.jsonl").stat().st_mtime_ns == first
+    assert (tmp_path / "run" / "with.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["task=saq"], 2, "needs one file of rows"),
+        (["ROWS", "ROWS", "task=saq"], 2, "needs one file of rows; got 2"),
+        (["ROWS", "task=saq"], 2, "retrieval.dir is not set"),
+        (["ROWS", "task=saq", "retrieval.dir=nowhere"], 2, "is no folder"),
+        (["ROWS", "task=saq", "retrieval.dir=KB", "retrieval.enabled.maths=true"], 2, "has no index of it"),
+        (["ROWS", "task=saq", "retrieval.dir=KB", "retrieval.source_column=modul"], 3, "modul"),
+        (["missing.jsonl", "task=saq", "retrieval.dir=KB"], 3, "missing.jsonl"),
+        (["UNLABELLED", "task=saq", "retrieval.dir=KB"], 3, "gold"),
+    ],
+)
+def test_what_cannot_be_tested(
+    words: list[str], code: int, message: str, material: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, kb = material
+    unlabelled = path.with_name("unlabelled.jsonl")
+    unlabelled.write_text('{"id": "1", "question": "Who?", "subject": "geography"}\n')
+    places = {"ROWS": str(path), "UNLABELLED": str(unlabelled)}
+    given_words = [places.get(word, word.replace("=KB", f"={kb}")) for word in words]
+    assert main(["kb", "test", "engine=fake", *given_words]) == code
+    assert message in capsys.readouterr().err
