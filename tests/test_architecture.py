@@ -45,6 +45,7 @@ RANKS = {
     "training": 3,
     "runs": 3,  # the folders of runs, with the machine's facts; no torch until a run begins
     "retrieval": 3,  # reads with data, measures with a base's tokenizer, finds models
+    "judging": 4,  # asks an engine, or an endpoint, what it makes of answers
     "pipeline": 4,  # the stages in a line
     "admission": 5,  # what an adapter proves in an engine, measured by the stages of the pipeline
     "vetting": 6,  # asks the pipeline's stages what an adapter does; its levels 0 to 2 load no torch
@@ -201,9 +202,9 @@ def test_a_mistake_on_the_command_line_does_not_wait_for_torch(command: str) -> 
 def test_the_public_surface_is_explicit() -> None:
     import lorica
 
-    functions = {"check", "diagnose", "evaluate", "infer", "load_pipeline", "train"}
+    functions = {"check", "diagnose", "evaluate", "infer", "load_pipeline", "score", "train"}
     results = {"AdapterCheck", "Answer", "CheckResult", "Diagnosis", "Estimate", "Evaluation", "Finding", "InferResult"}
-    results |= {"RecordPipeline", "TrainResult", "TrainingRun", "Verdict"}
+    results |= {"RecordPipeline", "ScoreResult", "TrainResult", "TrainingRun", "Verdict"}
     raised = {"AdapterError", "ConfigError", "DataError", "EngineError", "LoricaError", "MissingExtraError"}
     raised |= {"ModelError", "PromptError", "ResumeError", "TrainingError", "UsageError"}
     assert set(lorica.__all__) == {"__version__"} | functions | results | raised

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from lorica.commands.api import evaluate as evaluate
     from lorica.commands.api import infer as infer
     from lorica.commands.api import load_pipeline as load_pipeline
+    from lorica.commands.api import score as score
     from lorica.commands.api import train as train
     from lorica.commands.check_result import AdapterCheck as AdapterCheck
     from lorica.commands.check_result import CheckResult as CheckResult
     from lorica.commands.infer import InferResult as InferResult
+    from lorica.commands.score_result import ScoreResult as ScoreResult
     from lorica.commands.train import TrainingRun as TrainingRun
     from lorica.errors import AdapterError as AdapterError
     from lorica.errors import ConfigError as ConfigError
@@ -44,9 +46,19 @@ if TYPE_CHECKING:
 
 # Module -> what of it is public; imported when it is first asked for, so that `import lorica` loads nothing heavy.
 _PUBLIC = {
-    "lorica.commands.api": ("train", "infer", "evaluate", "check", "diagnose", "load_pipeline", "RecordPipeline"),
+    "lorica.commands.api": (
+        "train",
+        "infer",
+        "evaluate",
+        "score",
+        "check",
+        "diagnose",
+        "load_pipeline",
+        "RecordPipeline",
+    ),
     "lorica.commands.check_result": ("CheckResult", "AdapterCheck"),
     "lorica.commands.infer": ("InferResult",),
+    "lorica.commands.score_result": ("ScoreResult",),
     "lorica.commands.train": ("TrainingRun",),
     "lorica.metrics.bootstrap": ("Estimate",),
     "lorica.pipeline.evaluate": ("Evaluation",),

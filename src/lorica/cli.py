@@ -38,7 +38,9 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
             "lorica.commands.eval:run",
             "metrics of answers with confidence intervals; compares files",
         ),
+        "score": ("lorica.commands.score:run", "runs ranked by accuracy and latency, and the front of both"),
         "ensemble": ("lorica.commands.ensemble:run", "one file of answers out of several, and whether that helps"),
+        "judge": ("lorica.commands.judge:run", "a model's verdicts on answers, and how far it can be believed"),
     },
     "configure": {
         "config": ("lorica.commands.config:run", "print the resolved configuration and where each value came from"),

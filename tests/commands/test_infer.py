@@ -22,7 +22,7 @@ from lorica.cli import main
 from lorica.data.journal import Journal
 from lorica.data.write import read_answers
 from lorica.locks import lock_folder
-from lorica.records import Answer, Generate, ScoreChoices
+from lorica.records import Answer, Generate, RowTiming, ScoreChoices
 
 
 def _many(path: Path, count: int) -> Path:
@@ -154,6 +154,7 @@ def test_a_second_run_that_is_interrupted_costs_nothing_of_the_first(
         "log.jsonl",
         "metrics.json",
         "run.json",
+        "timings.jsonl",
     ]
 
 
@@ -236,11 +237,11 @@ def test_a_run_may_go_on_with_other_threads_where_no_bit_depends_on_them(
     command = ["infer", "task=rules", f"adapters.dir={trained}", f"input={rows}", "inference.window_rows=4"]
     commit, kept = Journal.commit, [0]
 
-    def stopped(self: Journal, answers: Sequence[Answer]) -> None:
+    def stopped(self: Journal, answers: Sequence[Answer], timings: Sequence[RowTiming]) -> None:
         if kept[0] == 2:
             raise KeyboardInterrupt
         kept[0] += 1
-        commit(self, answers)
+        commit(self, answers, timings)
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "commit", stopped)

@@ -28,7 +28,7 @@ from lorica.commands import build
 from lorica.commands import train as train_verb
 from lorica.data.journal import Journal
 from lorica.errors import AdapterError
-from lorica.records import Answer
+from lorica.records import Answer, RowTiming
 from lorica.training.listeners import SilentListener
 from lorica.training.loop import lock_run
 from lorica.training.types import StepReport
@@ -200,8 +200,8 @@ def test_inference_says_what_is_kept(
 ) -> None:
     commit = Journal.commit
 
-    def stopping(self: Journal, answers: Sequence[Answer]) -> None:
-        commit(self, answers)
+    def stopping(self: Journal, answers: Sequence[Answer], timings: Sequence[RowTiming]) -> None:
+        commit(self, answers, timings)
         signal.raise_signal(signal.SIGTERM)
 
     command = ["infer", "task=rules", f"input={few_posts}", f"output={tmp_path / 'o.csv'}", f"adapters.dir={trained}"]
@@ -255,8 +255,8 @@ def test_a_journal_whose_folder_is_gone_is_named(
 ) -> None:
     commit = Journal.commit
 
-    def vanishing(self: Journal, answers: Sequence[Answer]) -> None:
-        commit(self, answers)
+    def vanishing(self: Journal, answers: Sequence[Answer], timings: Sequence[RowTiming]) -> None:
+        commit(self, answers, timings)
         shutil.rmtree(tmp_path / "o.csv.partial")
 
     monkeypatch.setattr(Journal, "commit", vanishing)

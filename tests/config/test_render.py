@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lorica.config.compose import compose
+from lorica.config.reading_section import ReadingConfig
 from lorica.config.render import render_config, scalar
-from lorica.config.schema import ReadingConfig
 from lorica.names import spellings
 
 NAMES = st.text(min_size=1).filter(lambda text: "\x00" not in text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorica.adapters.registry import is_adapter
 from lorica.commands import arguments_of_api as argument
@@ -18,7 +18,9 @@ from lorica.commands.arguments import resolve
 from lorica.commands.rows import naming_its_task, open_rows, reading_log, tell
 from lorica.config.schema import Config
 from lorica.data.read import rows_from_memory
+from lorica.errors import ConfigError
 from lorica.metrics.normalise import LORICA
+from lorica.metrics.run_scores import ACCURACY_WEIGHT, LATENCY_WEIGHT, MINIMUM_ACCURACY, RUN_NOISE
 from lorica.pipeline.answer import Pipeline
 from lorica.records import Answer, Row
 from lorica.vetting.findings import LEVELS
@@ -26,6 +28,7 @@ from lorica.vetting.findings import LEVELS
 if TYPE_CHECKING:
     from lorica.commands.check_result import CheckResult
     from lorica.commands.infer import InferResult
+    from lorica.commands.score_result import ScoreResult
     from lorica.commands.train import TrainingRun
     from lorica.pipeline.evaluate import Evaluation
     from lorica.vetting.diagnosis import Diagnosis
@@ -140,6 +143,42 @@ def evaluate(
     )
 
 
+def score(
+    runs: PathLike | Sequence[PathLike],
+    gold: PathLike | None = None,
+    *,
+    weights: Sequence[float] = (ACCURACY_WEIGHT, LATENCY_WEIGHT),
+    min_accuracy: float = MINIMUM_ACCURACY,
+    per: Literal["row", "token"] = "row",
+    run_noise: float = RUN_NOISE,
+) -> ScoreResult:
+    """Rank runs of `infer` over the same rows on one machine by accuracy and latency.
+
+    runs: outputs of `infer`, or their OUTPUT.run folders, or one. gold: rows with gold, where those that were answered
+    have none. weights: of accuracy and latency; their sum is 1. min_accuracy: a run below it scores 0 and is not
+    ranked. per: latency of a row, or of a generated token, in seconds. run_noise: how much a run's latency varies from
+    run to run, as a standard deviation relative to it.
+
+    Raises DataError for runs that did not finish, were changed, or cannot be put on one scale, UsageError for weights.
+
+        result = lorica.score(["fast.csv", "exact.csv"])
+        [(run.name, run.rank, run.score.value) for run in result.runs]
+    """
+    from lorica.commands.score import score_files, score_rules
+
+    if per not in ("row", "token"):
+        raise ConfigError(f"per is {per!r}; allowed: 'row', 'token'", fix="leave it out for the latency of a row")
+    return score_files(
+        argument.local_paths(runs, "runs"),
+        argument.optional_file(gold, "gold"),
+        rules=score_rules(
+            argument.numbers(weights, "weights"),
+            *argument.numbers([min_accuracy, run_noise], "min_accuracy or run_noise"),
+        ),
+        unit=per,
+    )
+
+
 def check(
     adapters: PathLike | Sequence[PathLike],
     *,
@@ -167,7 +206,7 @@ def check(
     from lorica.commands.check import check_adapters
 
     return check_adapters(
-        argument.adapter_paths(adapters),
+        argument.local_paths(adapters, "adapters"),
         base=argument.base_name(base),
         rows_file=argument.optional_file(rows, "rows"),
         level=None if level is None else argument.whole_number(level, "level", highest=max(LEVELS)),

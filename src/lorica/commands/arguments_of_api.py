@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set, ValuesView
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +81,12 @@ def several(value: object, name: str, *, allowed: str) -> list[Any]:
     return list(value)
 
 
-def adapter_paths(value: object) -> list[Path]:
-    """What `check` examines: at least one path."""
+def local_paths(value: object, name: str) -> list[Path]:
+    """At least one path: a list, or one alone."""
     allowed = "a path or a list of at least one"
-    paths = [local_file(path, "adapters", allowed=allowed) for path in several(value, "adapters", allowed=allowed)]
+    paths = [local_file(path, name, allowed=allowed) for path in several(value, name, allowed=allowed)]
     if not paths:
-        raise _refusal("adapters", value, allowed)
+        raise _refusal(name, value, allowed)
     return paths
 
 
@@ -127,6 +127,14 @@ def whole_number(value: object, name: str, *, highest: int | None = None) -> int
     if number < 0 or (highest is not None and number > highest):
         raise _refusal(name, value, "a whole number, 0 " + ("or more" if highest is None else f"to {highest}"))
     return number
+
+
+def numbers(value: object, name: str) -> list[float]:
+    """A list of numbers."""
+    items: list[Any] = list(value) if isinstance(value, _LISTS) and not isinstance(value, str) else [value]
+    if not all(isinstance(item, Real) and not isinstance(item, bool) for item in items):
+        raise _refusal(name, value, "a list of numbers")
+    return [float(item) for item in items]
 
 
 def given_answers(value: object) -> Path | list[Answer]:

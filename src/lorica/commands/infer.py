@@ -22,6 +22,7 @@ from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.journal import Journal, check_same_run
+from lorica.data.row_timings import write_timings
 from lorica.data.submission import SUFFIX as SUBMISSION_SUFFIX
 from lorica.data.submission import SubmissionColumn, parse_columns, write_submission
 from lorica.data.write import check_output, check_place, read_answers
@@ -33,7 +34,7 @@ from lorica.pipeline.infer import Summary, answer_file
 from lorica.pipeline.retrieve import RETRIEVAL_FAILED
 from lorica.runs.former_run import finished_record, former_record, restore_former
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import RECORD_NAME, RunFile, RunRecord
+from lorica.runs.run_record import RECORD_NAME, TIMINGS_NAME, RunFile, RunRecord
 
 SKIPPED_SUFFIX = ".skipped.jsonl"
 FORMER_RECORD_SUFFIX = ".run.json"
@@ -203,9 +204,10 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
                 window_rows=config.inference.window_rows,
                 csv_guard=config.inference.csv_guard,
                 on_done=told_too(advance, run_log),
+                warmup_rows=sample_rows[:_MASS_ROWS] if config.inference.warmup else (),
             )
         result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))
-        _record_result(run_log, result, merging.reason)
+        _record_result(run_log, result, merging.reason, journal)
         journal.remove()
     return result
 
@@ -237,8 +239,8 @@ def _run_record(
     )
 
 
-def _record_result(run_log: RunFolder, result: InferResult, merging_reason: str) -> None:
-    """Counts, metrics and the output's digest, after which the run is complete."""
+def _record_result(run_log: RunFolder, result: InferResult, merging_reason: str, journal: Journal) -> None:
+    """Timings, counts, metrics and the digests of what was written, after which the run is complete."""
     run_log.write_metrics(
         {
             "rows": result.rows,
@@ -249,8 +251,11 @@ def _record_result(run_log: RunFolder, result: InferResult, merging_reason: str)
         }
     )
     output_file = RunFile(role="answers", path=str(result.output), digest=file_digest(result.output), rows=result.rows)
+    timings_path = run_log.path / TIMINGS_NAME
+    write_timings(timings_path, journal.timings())
+    timings_file = RunFile(role="timings", path=str(timings_path), digest=file_digest(timings_path))
     summary = _summary_dict(result) | {"merging": merging_reason}
-    run_log.update(rows=result.rows, outputs=[output_file], summary=summary)
+    run_log.update(rows=result.rows, outputs=[output_file, timings_file], summary=summary)
     run_log.finish()
 
 
@@ -347,7 +352,9 @@ def _finished(output_path: Path, manifest: dict[str, str], *, began_anew: bool) 
     if finished is None:
         _refuse_former_record(output_path, start_anew)
         return None
-    if finished.manifest == manifest and [file.digest for file in finished.outputs] == [file_digest(output_path)]:
+    if finished.manifest == manifest and [file.digest for file in finished.outputs if file.role == "answers"] == [
+        file_digest(output_path)
+    ]:
         record_counts = {
             count_name: finished.summary[count_name] for count_name in _COUNTS if count_name in finished.summary
         }

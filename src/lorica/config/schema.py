@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from lorica.config.reading_section import ReadingConfig
 from lorica.config.retrieval_section import RetrievalConfig
 from lorica.config.value_types import LocalPath, NotNegative, Positive, Probability, Seed, Share
 from lorica.engine_table import ENGINES
@@ -26,9 +27,6 @@ Scheduler = Literal["cosine", "linear", "constant"]
 Fallback = Literal["general", "base", "error"]
 Gate = Literal["auto", "require", "off"]
 Merge = Literal["auto", "never", "always"]
-Quoting = Literal["auto", "standard", "none", "backslash", "spaced"]
-Delimiter = Literal["auto", "comma", "tab", "semicolon", "pipe"]
-BadRows = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -291,6 +289,10 @@ class InferenceConfig:
     resume: bool = False
     """Whether to go on with the unfinished output of the same command."""
 
+    warmup: bool = False
+    """Whether the first 16 rows are computed once beforehand. Their time is discarded, so that a run in a cold process
+    has the latency of a warm one; for `lorica score`."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -343,30 +345,6 @@ class AdaptersConfig:
 
 
 @dataclass(frozen=True)
-class ReadingConfig:
-    """How files of rows are read, by every command that takes one. Entries of `data` with other names are training
-    files (see `data` below), so no subject can be called like one of these keys."""
-
-    bad_rows: BadRows = "error"
-    """What becomes of a row that cannot be used (an empty question, no accepted answer in training, an unreadable
-    label, too many cells): `error` stops at the first; `skip` leaves such rows out, counts them, and lists them with
-    line, id and reason in `OUTPUT.skipped.jsonl` (training: `RUN_DIR/TASK.skipped.jsonl`; eval:
-    `ANSWERS.gold-skipped.jsonl`)."""
-
-    quoting: Quoting = "auto"
-    """How CSV and TSV files are quoted. `standard`: a `"` at the beginning of a cell opens a text that may hold
-    delimiters, line breaks and doubled quotes; `none`: every `"` is text, as in many TSV files; `backslash`: a quote
-    inside a quoted text is written `\\"`; `spaced`: spaces before an opening quote do not count. `auto`: the standard,
-    or for tabs none where only that makes a table; a file that can be read in two ways is refused."""
-
-    delimiter: Delimiter = "auto"
-    """What separates the cells of CSV and TSV files; `auto`: commas in `.csv`, tabs in `.tsv`."""
-
-    sheet: str = ""
-    """The sheet of a workbook (.xlsx) that holds the rows; empty for the only one that holds anything."""
-
-
-@dataclass(frozen=True)
 class Config:
     """The whole configuration of one run."""
 
@@ -391,6 +369,9 @@ class Config:
 
     output: LocalPath = ""
     """The file to write; its suffix (.jsonl, .csv, .parquet, .jsonl.gz, .csv.gz) decides the format."""
+
+    minutes: Annotated[float, Meta(gt=0)] = 10.0
+    """Time that a search (`lorica frontier`) may take in all. Unit: minutes."""
 
     run_dir: LocalPath = ""
     """Folder for what a run leaves behind: logs, checkpoints, adapters. Empty for one beside the output or

@@ -19,6 +19,7 @@ from types import TracebackType
 import msgspec
 
 from lorica.data.answers import encode_answer
+from lorica.data.database import DISK_ERRORS, connect, transaction
 from lorica.errors import DataError, ResumeError
 from lorica.locks import FolderLock, lock_folder
 from lorica.records import Answer, Output, RowTiming
@@ -37,8 +38,6 @@ _WINDOWS = "SELECT start, rows, CAST(answers AS BLOB), sha256 FROM windows ORDER
 _OUTPUTS = "SELECT batch, CAST(outputs AS BLOB), sha256 FROM outputs ORDER BY batch"
 # The journal of Lorica before it was a database.
 _FORMER_FILES = ("manifest.json", "answers.jsonl")
-# What SQLite calls a disk that refuses.
-_DISK_ERRORS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 
 
 class LoggedOutput(msgspec.Struct, frozen=True):
@@ -65,7 +64,7 @@ class OutputLog:
         for batch, content, digest in database.execute(_OUTPUTS).fetchall():
             if digest != _sha256(content):
                 # A changed batch is computed again, with those after it.
-                with _transaction(database, database_path):
+                with transaction(database, database_path):
                     database.execute("DELETE FROM outputs WHERE batch >= ?", (batch,))
                 break
             self._remember(msgspec.json.decode(content, type=list[LoggedOutput]))
@@ -85,7 +84,7 @@ class OutputLog:
             for output, output_seconds in zip(outputs, seconds, strict=True)
         ]
         content = msgspec.json.encode(logged_outputs)
-        with _transaction(self._database, self._path):
+        with transaction(self._database, self._path):
             self._database.execute("INSERT INTO outputs (outputs, sha256) VALUES (?, ?)", (content, _sha256(content)))
         self._remember(logged_outputs)
 
@@ -121,13 +120,13 @@ class Journal:
         )
         database = None
         try:
-            database = _connect(database_path)
+            database = connect(database_path, _SCHEMA)
             earlier = dict(database.execute("SELECT key, value FROM manifest"))
             journal = cls(database_path.parent, database, folder_lock)
             if not earlier and journal.done:
                 raise _damaged(database_path, "it holds answers without a manifest")
             if not earlier:
-                with _transaction(database, database_path):
+                with transaction(database, database_path):
                     database.executemany("INSERT INTO manifest VALUES (?, ?)", sorted(manifest.items()))
             elif not resume:
                 raise ResumeError(
@@ -167,7 +166,7 @@ class Journal:
         return OutputLog(self._database, self._path, self._part)
 
     def _start_part(self) -> None:
-        with _transaction(self._database, self._path):
+        with transaction(self._database, self._path):
             self._part = self._database.execute("INSERT INTO parts DEFAULT VALUES").lastrowid or 1
 
     @property
@@ -177,7 +176,7 @@ class Journal:
 
     def log_timings(self, timings: Sequence[RowTiming]) -> None:
         """Add timings that belong to no window: those of a warm-up. Raises DataError when the disk refuses."""
-        with _transaction(self._database, self._path):
+        with transaction(self._database, self._path):
             self._database.execute("INSERT INTO timings (timings) VALUES (?)", (msgspec.json.encode(timings),))
 
     def timings(self) -> Iterator[RowTiming]:
@@ -199,7 +198,7 @@ class Journal:
             answer_lines = b"".join(map(encode_answer, answers))
         except ValueError as error:
             raise DataError(f"an answer cannot be written: {error}", path=self._path) from error
-        with _transaction(self._database, self._path):
+        with transaction(self._database, self._path):
             self._database.execute(
                 "INSERT INTO windows VALUES (?, ?, ?, ?)",
                 (self._done, len(answers), answer_lines, _sha256(answer_lines)),
@@ -259,35 +258,6 @@ def check_same_run(folder: Path, stored: Mapping[str, str], manifest: Mapping[st
         )
 
 
-def _connect(database_path: Path) -> sqlite3.Connection:
-    """The database, made if missing.
-
-    One process has it alone (EXCLUSIVE), so the write-ahead log needs no shared memory, which network file systems
-    lack. With synchronous=FULL every commit is synced, once.
-    """
-    database = sqlite3.connect(database_path, timeout=1, isolation_level=None)
-    try:
-        database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.executescript(_SCHEMA)
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-@contextlib.contextmanager
-def _transaction(database: sqlite3.Connection, database_path: Path) -> Iterator[None]:
-    """All statements of the block or none of them. Raises DataError when the disk refuses."""
-    try:
-        database.execute("BEGIN IMMEDIATE")
-        with database:
-            yield
-    except sqlite3.Error as error:
-        raise DataError(f"cannot be written ({error})", path=database_path, fix="free some space") from error
-
-
 def _verified_rows(database: sqlite3.Connection, database_path: Path) -> int:
     """The number of rows committed. Raises ResumeError where a window was changed or is missing."""
     committed_rows = 0
@@ -317,7 +287,7 @@ def _unusable(database_path: Path, error: sqlite3.Error) -> DataError | ResumeEr
         return ResumeError(
             f"another process has {database_path} open", fix="wait until it ends, or use another run_dir"
         )
-    if error.sqlite_errorname.startswith(_DISK_ERRORS):
+    if error.sqlite_errorname.startswith(DISK_ERRORS):
         return DataError(
             f"cannot be written ({error})", path=database_path, fix="free its disk, or use another run_dir"
         )

@@ -56,11 +56,7 @@ def paired_bootstrap(
     weights: Floats | None = None,
 ) -> PairedTest:
     """metric(gold, first) - metric(gold, second), tested on rows (whole groups, where given) drawn again; both [n].
-    weights: [n], see `estimate`.
-
-    The p-value is twice the smaller share of resamples on the other side of 0, counting the sample itself among them
-    (Davison and Hinkley 1997, section 4.4); its least value is therefore 2 / (resamples + 1).
-    """
+    weights: [n], see `estimate`."""
     value, resampled = paired_resamples(
         metric, gold_values, first, second, resamples=resamples, seed=seed, groups=groups, weights=weights
     )
@@ -68,9 +64,18 @@ def paired_bootstrap(
     defined = resampled[~np.isnan(resampled)]
     if math.isnan(value) or not len(defined):
         return PairedTest(difference, math.nan, math.nan)
-    tails = [(1 + int((defined <= 0).sum())) / (1 + len(defined)), (1 + int((defined >= 0).sum())) / (1 + len(defined))]
     standard_error = float(defined.std())
-    return PairedTest(difference, min(1.0, 2 * min(tails)), _DETECTABLE_ERRORS * standard_error or math.nan)
+    return PairedTest(difference, bootstrap_p_value(defined), _DETECTABLE_ERRORS * standard_error or math.nan)
+
+
+def bootstrap_p_value(resampled_differences: Floats) -> float:
+    """Two-sided p-value of a difference from its values on drawn rows, none of them nan: twice the smaller share on the
+    other side of 0, counting the sample itself among them (Davison and Hinkley 1997, section 4.4); its least value is
+    therefore 2 / (resamples + 1).
+    """
+    count = len(resampled_differences)
+    tails = (int((resampled_differences <= 0).sum()), int((resampled_differences >= 0).sum()))
+    return min(1.0, 2 * (1 + min(tails)) / (1 + count))
 
 
 def mcnemar(first_is_right: Sequence[bool], second_is_right: Sequence[bool]) -> McNemar:

@@ -8,7 +8,7 @@ import itertools
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,17 +67,24 @@ def answer_file(
     window_rows: int,
     csv_guard: bool = True,
     on_done: Callable[[int], None] | None = None,
+    warmup_rows: Sequence[Row] = (),
 ) -> Summary:
     """Answer `rows` in windows, committing each to the journal, and write `output` in input order at the end.
 
     Rows that the journal already holds are skipped, not computed again; nor is what was finished of the window under
-    way. Memory holds one window.
+    way. Memory holds one window. warmup_rows: computed once beforehand, where anything is left to compute; their
+    timings are logged as those of a warm-up.
     """
     summary = Summary()
     started = time.perf_counter()
     skipped = sum(1 for _ in itertools.islice(rows, journal.done))
     if on_done is not None and skipped:
         on_done(skipped)
+    first_row = next(rows, None)
+    if first_row is not None:
+        rows = itertools.chain([first_row], rows)
+        if warmup_rows:
+            journal.log_timings(pipeline.warm_up(warmup_rows, journal.part))
     while window := list(itertools.islice(rows, window_rows)):
         journal.commit(*pipeline.answer_timed(window, on_done, journal.outputs()))
         summary.answered += len(window)

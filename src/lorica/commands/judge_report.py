@@ -1,0 +1,216 @@
+"""What `lorica judge` shows: how far the judge can be believed before what it found, as text and as plain values."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.commands.eval_report import estimate_dict
+from lorica.data.write import atomic_file
+from lorica.judging.agreement import Agreement, Consistency
+from lorica.judging.calls import FAILURES
+from lorica.judging.judge_result import JudgeResult
+from lorica.judging.verdicts import NOT_ASKED, RowVerdict
+from lorica.metrics.bootstrap import Estimate
+from lorica.reports.page import Cell, ReportTable
+from lorica.reports.text_table import plain_table
+
+_FAILURE_EXAMPLES = 3
+_REASONS = {**FAILURES, NOT_ASKED: "not asked: a limit ended the run before"}
+
+
+def judge_dict(result: JudgeResult) -> dict[str, Any]:
+    """The result as plain values, without the rows; what is undefined is null."""
+    mean = result.mean
+    return {
+        "answers": list(result.answer_files),
+        "gold": result.gold_file,
+        "judge": dict(result.judge),
+        "rubric": {"name": result.rubric, "digest": result.rubric_digest},
+        "rows": result.row_count,
+        "sampled": result.sampled,
+        "believable": {
+            "order_swapped": _consistency_dict(result.swap),
+            "asked_again": _consistency_dict(result.repetition),
+            "first_letter_rate": _number(result.letter_rate),
+            "agreement": [_agreement_dict(entry) for entry in result.agreements],
+            "warnings": list(result.warnings),
+        },
+        "n": mean.n,
+        "judged": mean.judged,
+        "failed": result.failed,
+        "no_answer": result.no_answer,
+        "failures": dict(result.failures),
+        "mean": estimate_dict(mean.mean),
+        "mean_score": None if mean.score is None else estimate_dict(mean.score),
+        "mean_if_failed_count": {"lowest": _number(mean.lowest), "highest": _number(mean.highest)},
+        "labels": dict(result.labels),
+        "label_mass": None
+        if result.label_mass is None
+        else dict(zip(("lowest", "mean"), result.label_mass, strict=True)),
+        "models": list(result.models),
+        "calls": result.calls,
+        "journaled": result.journaled,
+        "retried": result.retried,
+        "prompt_tokens": result.prompt_tokens,
+        "completion_tokens": result.completion_tokens,
+        "control_tokens": list(result.control_tokens),
+        "over_budget": result.over_budget,
+        "stopped": result.stopped or None,
+    }
+
+
+def judge_text(result: JudgeResult) -> str:
+    """Tables and sentences for a terminal."""
+    paragraphs = [_judge_line(result), _belief_table(result)]
+    paragraphs += [_agreement_table(entry) for entry in result.agreements if entry.n]
+    paragraphs.append(_mean_sentences(result))
+    if result.failed:
+        paragraphs.append(_failure_table(result))
+    if result.control_tokens:
+        paragraphs.append(
+            f"{len(result.control_tokens)} rows hold text such as <|im_end|>, first {result.control_tokens[0]!r}: a "
+            "server may read it as its own control tokens. A local judge does not."
+        )
+    return "\n\n".join(paragraphs)
+
+
+def judge_metrics(result: JudgeResult) -> dict[str, Estimate]:
+    """The estimates of a result by name, for a run folder."""
+    metrics = {"mean": result.mean.mean, "same verdict, order swapped": result.swap.rate}
+    if result.mean.score is not None:
+        metrics["mean by probability"] = result.mean.score
+    return metrics | {f"kappa with {entry.reference}": entry.kappa for entry in result.agreements}
+
+
+def write_verdicts(path: Path, result: JudgeResult) -> None:
+    """One line of JSON for each row, in the order of the gold file. Raises DataError where it cannot be written."""
+    with atomic_file(path) as verdicts_file:
+        for verdict in result.rows:
+            verdicts_file.write(msgspec.json.encode(_verdict_dict(verdict)) + b"\n")
+
+
+def _judge_line(result: JudgeResult) -> str:
+    judge = result.judge
+    name = (
+        f"{judge['model']} at {judge['url']} ({judge['structured_output']})"
+        if judge["judge"] == "endpoint"
+        else f"the local model {judge['base'][:19]}, adapter {judge['adapter'][:19]}, {judge['dtype']}"
+    )
+    read = "probabilities of the labels" if judge["scoring"] == "probability" else "labels alone"
+    line = f"judge: {name}\nscoring: {read}, in all of the run; rubric {result.rubric} ({result.rubric_digest[:19]})"
+    other_names = [model for model in result.models if model != judge.get("model")]
+    return line + (f"\nthe endpoint calls itself {', '.join(other_names)}" if other_names else "")
+
+
+def _belief_table(result: JudgeResult) -> str:
+    rows: list[tuple[Cell, ...]] = []
+    for name, entry in (("order swapped", result.swap), ("asked again", result.repetition)):
+        change = "" if math.isnan(entry.largest_change) else f"{entry.largest_change:.3g}"
+        rows.append((f"same verdict, {name}", f"{entry.same} of {entry.n}", str(entry.rate), change))
+    table = plain_table(
+        ReportTable(
+            ("Can the judge be believed?", "rows", "share [95%]", "largest change of a probability"), tuple(rows)
+        )
+    )
+    if math.isnan(result.letter_rate):
+        return table
+    return f"{table}\nIt chose the first letter in {result.letter_rate:.0%} of its replies, whatever stood behind it."
+
+
+def _agreement_table(entry: Agreement) -> str:
+    heading = (f"against {entry.reference}", "n", "agreement [95%]", "Cohen's kappa [95%]")
+    row = ("the judge", entry.n, str(entry.accuracy), str(entry.kappa))
+    names = list(dict.fromkeys(name for pair in entry.confusion for name in pair))
+    rows: list[tuple[Cell, ...]] = [
+        (f"{reference}", *(entry.confusion.get((reference, verdict), 0) for verdict in names)) for reference in names
+    ]
+    confusion = plain_table(ReportTable((f"by {entry.reference}", *(f"judged {name}" for name in names)), tuple(rows)))
+    rates = (
+        f"{entry.label}: {entry.base_rate:.1%} by {entry.reference} (base rate), {entry.judge_rate:.1%} by the judge."
+    )
+    return "\n".join((plain_table(ReportTable(heading, (row,))), rates, confusion))
+
+
+def _mean_sentences(result: JudgeResult) -> str:
+    mean = result.mean
+    counts = ", ".join(f"{count} {name}" for name, count in result.labels.items())
+    sampled = f" (a sample of {result.row_count})" if result.sampled else ""
+    sentences = [
+        f"mean verdict: {mean.mean}; mean over the {mean.judged} judged of {mean.n} rows{sampled}; "
+        f"{result.failed} failed ({result.failed / mean.n:.0%})",
+        f"  {counts}",
+    ]
+    if result.failed:
+        sentences.append(
+            f"  between {mean.lowest:.3f} and {mean.highest:.3f} if the failed rows had the lowest or highest value"
+        )
+    if result.no_answer:
+        sentences.append(f"  {result.no_answer} rows without an answer have their verdict by rule; nobody was asked")
+    if mean.score is not None:
+        sentences.append(f"mean by probability: {mean.score}")
+    if result.label_mass is not None:
+        lowest, average = result.label_mass
+        sentences.append(f"probability of any letter at all: {average:.3f} in the mean, {lowest:.3g} at least")
+    sentences.append(
+        f"{result.calls} calls now, {result.journaled} from the journal"
+        + (f", {result.retried} sent again" if result.retried else "")
+        + (f"; {result.prompt_tokens:,} + {result.completion_tokens:,} tokens" if result.prompt_tokens else "")
+    )
+    return "\n".join(sentences)
+
+
+def _failure_table(result: JudgeResult) -> str:
+    rows: list[tuple[Cell, ...]] = []
+    for kind, count in result.failures.items():
+        examples = [verdict for verdict in result.rows if verdict.failure == kind][:_FAILURE_EXAMPLES]
+        example_ids = ", ".join(verdict.row_id for verdict in examples)
+        rows.append((_REASONS[kind], count, example_ids, examples[0].detail))
+    return plain_table(ReportTable(("failed because", "rows", "such as", "the first"), tuple(rows)))
+
+
+def _verdict_dict(verdict: RowVerdict) -> dict[str, Any]:
+    return {
+        "id": verdict.row_id,
+        "verdict": verdict.label or None,
+        "score": _number(verdict.score),
+        "probabilities": dict(verdict.probabilities) or None,
+        "as_asked": verdict.orders[0] or None,
+        "swapped": verdict.orders[1] or None,
+        "consistent": verdict.is_consistent if verdict.orders[0] else None,
+        "by_rule": verdict.by_rule,
+        "failure": verdict.failure or None,
+        "detail": verdict.detail or None,
+    }
+
+
+def _consistency_dict(entry: Consistency) -> dict[str, Any]:
+    return {
+        "n": entry.n,
+        "same": entry.same,
+        "rate": estimate_dict(entry.rate),
+        "largest_change": _number(entry.largest_change),
+    }
+
+
+def _agreement_dict(entry: Agreement) -> dict[str, Any]:
+    return {
+        "with": entry.reference,
+        "n": entry.n,
+        "accuracy": estimate_dict(entry.accuracy),
+        "kappa": estimate_dict(entry.kappa),
+        "label": entry.label,
+        "base_rate": _number(entry.base_rate),
+        "judge_rate": _number(entry.judge_rate),
+        "confusion": [
+            {"reference": reference, "verdict": verdict, "rows": count}
+            for (reference, verdict), count in entry.confusion.items()
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
