@@ -116,3 +116,28 @@ def test_texts_and_choices_have_pages_too(tmp_path: Path) -> None:
         listed = next(table for table in page.tables if table[0][:3] == ["id", "row", "gold"])
         assert len(listed) == 31
         assert listed[1][2] in ("x / X!", "A: Monday", "B: blue")
+
+
+def test_the_slowest_rows_and_latency_come_from_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, answers = tmp_path / "rows.csv", tmp_path / "answers.csv"
+    lines = [f"{i},post {i},rule {i % 2},{i % 2}" for i in range(60)]
+    rows.write_text("row_id,body,rule,rule_violation\n" + "\n".join(lines) + "\n", "utf-8")
+    assert main(["infer", "task=rules", "engine=fake", f"input={rows}", f"output={answers}"]) == 0
+    timings_path = tmp_path / "answers.csv.run" / "timings.jsonl"
+    timings = [json.loads(line) for line in timings_path.read_text("utf-8").splitlines()]
+    for number, timing in enumerate(timings):
+        timing["seconds"] = 0.5 + number
+    timings_path.write_text("".join(json.dumps(timing) + "\n" for timing in timings), "utf-8")
+    target = tmp_path / "report.html"
+    evaluate = ["eval", str(answers), str(rows), "task=rules", "--html", str(target)]
+    assert main(evaluate) == 0
+    text = target.read_text("utf-8")
+    page = _Page(text)
+    slowest = next(table for table in page.tables if table[0][:2] == ["id", "seconds"])
+    assert [row[:2] for row in slowest[1:3]] == [["59", "59.5 s"], ["58", "58.5 s"]]
+    over_all = next(table for table in page.tables if "90% within" in table[0])
+    assert over_all[1] == ["answers.csv", "60", "30 s", "53.6 s", "58.91 s", "59.5 s", "1800 s"]
+    answers.write_text(answers.read_text("utf-8").replace("0.", "0.0", 1), "utf-8")
+    assert main(evaluate) == 0
+    assert "the page shows nothing of that run" in capsys.readouterr().err
+    assert "The slowest rows" not in target.read_text("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import math
 import shutil
@@ -106,6 +107,22 @@ def test_the_leaderboard_as_text_and_csv_and_run(
     assert float(board[0]["score_low"]) <= float(board[0]["score"]) <= float(board[0]["score_high"])
     record = json.loads((tmp_path / "scored" / "run.json").read_text())
     assert (record["command"], record["status"], record["rows"]) == ("score", "finished", ROWS)
+
+
+def test_the_page_says_who_leads_and_draws_the_front(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--html", str(tmp_path / "score.html"), "--run", str(tmp_path / "run"), "--json"]
+    assert main(["score", str(runs / "a.csv"), str(runs / "b.csv"), *words]) == 0
+    result = json.loads(capsys.readouterr().out)
+    page = (tmp_path / "score.html").read_text("utf-8")
+    assert html.escape(result["verdict"]) in page.partition("<nav")[0]
+    for score in result["runs"]:
+        assert f"{score['score']['value']:.3f} [{score['score']['low']:.3f}, {score['score']['high']:.3f}]" in page
+    assert page.count("<circle") == 2 + 2
+    assert page.count('class="dot hollow"') == 2 - len(result["front"])
+    assert (tmp_path / "run" / "report.html").read_text("utf-8") == page
+    assert len((tmp_path / "score.csv").read_text().splitlines()) == 3
 
 
 def test_from_python(runs: Path) -> None:

@@ -38,6 +38,7 @@ READER = Report(
                     interactive=True,
                     choose=("gold", "flags"),
                     narrow=("id", "row", "gold"),
+                    opens=True,
                     detail=("flags", "words"),
                     marks=tuple(("wrong",) if number % 10 == 3 else () for number in range(150)),
                     total=30_000,

@@ -78,11 +78,18 @@ def test_without_the_script_it_is_a_plain_table_whose_heads_say_what_the_script_
 def test_marks_details_and_totals_stand_in_the_table() -> None:
     rows: tuple[tuple[Cell, ...], ...] = (("a", "long\r\ntext", "x"), ("b", "", "y"))
     table = ReportTable(
-        ("id", "row", "raw"), rows, "Rows", True, detail=("raw",), marks=(("wrong",), ("slow", "wrong")), total=9000
+        ("id", "row", "raw"),
+        rows,
+        "Rows",
+        True,
+        opens=True,
+        detail=("raw",),
+        marks=(("wrong",), ("slow", "wrong")),
+        total=9000,
     )
     page = to_html(Report("R", "", (Section("S", tables=(table,)),)))
     tags = parsed(page).seen
-    assert ("table", {"class": "interactive", "data-marks": "wrong|slow"}) in tags
+    assert ("table", {"class": "interactive", "data-opens": None, "data-marks": "wrong|slow"}) in tags
     assert [attributes.get("class") for tag, attributes in tags if tag == "tr"] == [None, "m0", "m1 m0"]
     assert [attributes.get("class") for tag, attributes in tags if tag == "th"] == [None, None, "detail"]
     assert "Rows (2 of 9,000 rows listed: the first)" in page

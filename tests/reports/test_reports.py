@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.errors import DataError, UsageError
-from lorica.reports.charts import interval_svg, line_svg, nice_axis
+from lorica.reports.charts import interval_svg, line_svg, log_axis, nice_axis, scatter_svg
 from lorica.reports.html import to_html
 from lorica.reports.markdown import MAX_POINTS, escape, markdown_table, points_table, to_markdown
 from lorica.reports.page import (
@@ -21,6 +21,8 @@ from lorica.reports.page import (
     LineChart,
     Report,
     ReportTable,
+    ScatterPlot,
+    ScatterPoint,
     Section,
     cell_text,
     right_aligned,
@@ -161,7 +163,10 @@ NUMBERS = st.one_of(st.floats(-1e6, 1e6), st.sampled_from([math.nan, math.inf, -
 def test_charts_are_valid_xml_within_their_frame(points: list[tuple[float, float, float]]) -> None:
     plot = IntervalPlot("t", tuple(IntervalPoint("p", *each) for each in points))
     lines = LineChart("t", (Line("a", tuple((x, y) for x, y, _ in points)), Line("b", ())))
-    for drawing in (interval_svg(plot), line_svg(lines)):
+    scatter = ScatterPlot(
+        "t", tuple(ScatterPoint("p", x, y, (x, z), (y, z), joined=True) for x, y, z in points), "x", "y"
+    )
+    for drawing in (interval_svg(plot), line_svg(lines), scatter_svg(scatter)):
         root = ET.fromstring(drawing)
         width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
         for element in root.iter():
@@ -195,6 +200,31 @@ def test_interval_positions_follow_the_numbers() -> None:
     ticks = {text.text: float(text.attrib["x"]) for text in root.iter("text") if text.attrib["text-anchor"] == "middle"}
     assert circles[0] == pytest.approx(ticks["0.7"], abs=0.1)
     assert ticks["chance"] == pytest.approx(ticks["0.5"], abs=0.1)
+
+
+def test_points_stand_on_a_logarithmic_axis_and_the_front_goes_through_its_own() -> None:
+    front = (ScatterPoint("fast", 1, 0.5, joined=True), ScatterPoint("exact", 100, 0.9, joined=True))
+    chart = ScatterPlot(
+        "Front", (front[1], ScatterPoint("worse", 10, 0.4, (9, 11), (0.3, 0.5)), front[0]), "ms", "accuracy"
+    )
+    root = ET.fromstring(scatter_svg(chart))
+    x = [float(circle.attrib["cx"]) for circle in root.iter("circle")]
+    assert x[1] == pytest.approx((x[0] + x[2]) / 2, abs=0.2)
+    assert ["hollow" in circle.attrib["class"] for circle in root.iter("circle")] == [False, True, False]
+    (line,) = [path.attrib["d"] for path in root.iter("path") if "curve" in path.attrib["class"]]
+    assert line.startswith(f"M{x[2]} ")
+    assert f"L{x[0]} " in line
+    assert "worse" not in line
+    assert [row[0] for row in points_table(chart).rows] == ["exact", "worse", "fast"]
+
+
+def test_ticks_of_a_logarithmic_axis_are_round() -> None:
+    assert log_axis([1, 100])[0] == [1, 2, 5, 10, 20, 50, 100]
+    assert log_axis([4.2, 6.8])[0] == [4, 5, 6, 7]
+    assert log_axis([1e-6, 1e6])[0] == [10.0**power for power in range(-6, 7)]
+    ticks, start, end = log_axis([])
+    assert start < 1 < end
+    assert ticks
 
 
 def test_plain_table() -> None:

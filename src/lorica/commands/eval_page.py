@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lorica.commands.eval_page_answers import adapters_section, answers_section
 from lorica.commands.eval_page_rows import rows_section
+from lorica.commands.eval_page_runs import latency_section
 from lorica.commands.eval_page_scores import ranking_section, scores_section
 from lorica.commands.eval_report import metric_title
 from lorica.commands.evaluated_file import EvaluatedFile
@@ -65,7 +66,8 @@ def evaluation_page(
     if files[0].evaluation.health is not None:
         sections += [ranking_section(files, names), scores_section(files, names)]
     sections += [adapters_section(files, names), answers_section(files, names)]
-    sections += [rows_section(files, names, describe, by), facts_section(facts)]
+    sections += [latency_section(files, names), rows_section(files, names, describe, by)]
+    sections.append(facts_section(facts))
     shown = list(names.values())
     others = f" and {len(shown) - 3} others" if len(shown) > 3 else ""
     return Report(
@@ -158,7 +160,7 @@ def _pairs(page: _Pages, comparison: FileComparison) -> Section:
 
 
 def _groups(page: _Pages) -> Section:
-    """The main metric by the rows' own groups, and the share that is right, which is defined in each."""
+    """The main metric by the rows' own groups, and the share that is right, which is defined in each of them, too."""
     shown = short_names(dict.fromkeys(name for file in page.files for name in file.evaluation.groups), 60)
     right: dict[str, list[int]] = {group: [0] * len(page.files) for group in shown}
     row_counts = Counter(judged.row.group or judged.row.subject for judged in page.files[0].judged)
@@ -175,9 +177,10 @@ def _groups(page: _Pages) -> Section:
             columns.append(f"{title}: {page.title}" if title else page.title)
             for row, estimate in zip(rows, estimates, strict=True):
                 row.append("undefined" if math.isnan(estimate.value) else str(estimate))
-        columns.append(f"{title}: share right" if title else "share right")
-        for row, group in zip(rows, shown, strict=True):
-            row.append(right[group][index] / row_counts[group])
+        if page.metric not in ("accuracy", "exact_match"):
+            columns.append(f"{title}: share right" if title else "share right")
+            for row, group in zip(rows, shown, strict=True):
+                row.append(right[group][index] / row_counts[group])
     table = ReportTable(tuple(columns), tuple(map(tuple, rows)), interactive=True)
     defined = {
         shown[group]: estimate

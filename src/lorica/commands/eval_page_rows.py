@@ -56,6 +56,7 @@ def rows_section(
         interactive=True,
         choose=tuple(head for head in columns if head.split(": ")[-1] in chosen),
         narrow=("id", "row", "gold", "outcome"),
+        opens=True,
         detail=tuple(head for head in columns if head not in visible),
         marks=tuple(_marks(files, index, uncertain, slowest) for index in order),
         total=len(files[0].judged),
@@ -169,6 +170,14 @@ def _interest(files: Sequence[EvaluatedFile], index: int) -> tuple[bool, float]:
     all_right = all(file.right[index] for file in files)
     certainties = [certainty(file.judged[index].answer) or 0.0 for file in files if all_right or not file.right[index]]
     return all_right, min(certainties) if all_right else -max(certainties)
+
+
+def row_text(task: Task, row: Row) -> str:
+    """A row as people read it: a question with its options and their letters, or the row's own text."""
+    if task.answer_type != "option":
+        return task.text(row)
+    options = [f"{letter}: {option_text}" for letter, option_text in task.options(row).items()]
+    return "\n".join((task.baseline_text(row), *options))
 
 
 def gold_text(task: Task, row: Row) -> str:

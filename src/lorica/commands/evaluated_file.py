@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from lorica.pipeline.evaluate import Evaluation
 from lorica.pipeline.judged_answers import JudgedAnswer
-from lorica.records import Answer
+from lorica.records import Answer, RowTiming
+from lorica.runs.run_record import RunRecord
+
+
+@dataclass(frozen=True)
+class AnsweringRun:
+    """The run that wrote a file of answers. timings: by row id, without its warm-up."""
+
+    record: RunRecord
+    timings: Mapping[str, RowTiming]
 
 
 @dataclass(frozen=True)
 class EvaluatedFile:
-    """name: of the file. judged: its rows as the task reads them; right: whether each is. seconds: row id -> how long
-    its answer took, of rows that say so."""
+    """name: of the file. judged: its rows as the task reads them; right: whether each is. run: that wrote it, where it
+    left a record."""
 
     name: str
     judged: Sequence[JudgedAnswer]
     right: Sequence[bool]
     evaluation: Evaluation
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    run: AnsweringRun | None = None
 
     def __post_init__(self) -> None:
         if len(self.judged) != len(self.right):
             raise ValueError(f"{self.name}: {len(self.judged)} rows and {len(self.right)} marks of right and wrong")
+
+    @cached_property
+    def timings(self) -> list[RowTiming]:
+        """Of the evaluated rows that the run measured."""
+        timings = {} if self.run is None else self.run.timings
+        return [timings[judged.row.id] for judged in self.judged if judged.row.id in timings]
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """Row id -> the engine's seconds, of the evaluated rows that the run measured."""
+        return {timing.id: timing.seconds for timing in self.timings if timing.seconds}
 
 
 def certainty(answer: Answer) -> float | None:

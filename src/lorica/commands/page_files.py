@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorica.commands.arguments import as_report, inform
-from lorica.commands.eval_page_rows import Describe, gold_text, write_rows
+from lorica.commands.eval_page_rows import Describe, gold_text, row_text, write_rows
+from lorica.commands.eval_page_runs import answering_run
 from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.commands.gold_file import GoldFile
 from lorica.commands.run_log import run_file
@@ -54,7 +55,7 @@ def describe_rows(gold: GoldFile) -> Describe:
     """The text of a row and of its gold answer, as pages show them."""
 
     def describe(row: Row) -> tuple[str, str]:
-        return gold.task.text(row), gold_text(gold.task, row)
+        return row_text(gold.task, row), gold_text(gold.task, row)
 
     return describe
 
@@ -75,8 +76,9 @@ def evaluated_file(
     evaluation: Evaluation,
     normalisation: str = LORICA.name,
 ) -> EvaluatedFile:
-    """A file of answers with its measures, as pages take it."""
-    return EvaluatedFile(name, judged, is_right(correctness_metric(gold.task, normalisation), judged), evaluation)
+    """A file of answers with its measures, as pages take it. name: its path, or what it is."""
+    right = is_right(correctness_metric(gold.task, normalisation), judged)
+    return EvaluatedFile(name, judged, right, evaluation, answering_run(Path(name)))
 
 
 def file_facts(paths: Sequence[Path]) -> list[tuple[str, Cell]]:

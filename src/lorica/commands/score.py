@@ -11,10 +11,11 @@ import numpy as np
 
 from lorica.commands.arguments import as_output, emit, inform, parse_weights, parser, resolve, split_words
 from lorica.commands.gold_file import GoldFile
+from lorica.commands.page_files import add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run
-from lorica.commands.score_result import RunFacts, ScoreResult, Unit, leaderboard_csv, score_dict, score_text
+from lorica.commands.score_page import score_page
+from lorica.commands.score_result import RunFacts, ScoreResult, Unit, score_dict, score_text, write_leaderboard
 from lorica.commands.scored_run import FinishedRun, check_comparable, is_run, open_run, read_runs_gold
-from lorica.data.write import atomic_file
 from lorica.errors import DataError, UsageError
 from lorica.metrics.run_scores import (
     ACCURACY_WEIGHT,
@@ -39,15 +40,16 @@ def run(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     result = score_files(options.runs, options.gold, rules=options.rules, unit=options.per)
     if options.csv is not None:
-        with atomic_file(options.csv) as csv_file:
-            csv_file.write(leaderboard_csv(result))
+        write_leaderboard(options.csv, result)
         inform(f"leaderboard: {options.csv}")
     inputs = {"answers": [open_run(path).answers_path for path in options.runs], "gold": [Path(result.gold)]}
     with recorded_run(options.run, "score", arguments, resolve({"task": result.task}), inputs) as run_log:
+        page = score_page(result, file_facts([*inputs["answers"], *inputs["gold"]]))
+        reports = write_pages(page, options.html, run_log, lambda path: write_leaderboard(path, result))
         if run_log is not None:
             scores = {f"score.{run.name}": run.score for run in result.runs}
             run_log.write_metrics(scores, main=f"score.{result.runs[0].name}")
-            run_log.update(rows=result.rows, summary=score_dict(result))
+            run_log.update(rows=result.rows, outputs=reports, summary=score_dict(result))
     emit(score_dict(result), as_json=options.json, text=score_text(result))
     return 0
 
@@ -172,6 +174,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="how much a run's latency varies from run to run on this machine (standard deviation, %(default)s)",
     )
     command.add_argument("--csv", type=as_output, metavar="FILE", help="write the leaderboard with its intervals")
+    add_html_option(command, beside="the leaderboard")
     add_run_option(command)
     options = command.parse_args(list(arguments))
     options.rules = score_rules(options.weights, options.min_accuracy, options.run_noise)

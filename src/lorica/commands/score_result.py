@@ -7,9 +7,11 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from lorica.commands.eval_report import estimate_dict
+from lorica.data.write import atomic_file
 from lorica.metrics.bootstrap import Estimate
 from lorica.metrics.run_scores import RunScore, ScorePair, ScoreRules
 from lorica.reports.page import Cell, ReportTable
@@ -130,8 +132,8 @@ def _facts_dict(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def leaderboard_csv(result: ScoreResult) -> bytes:
-    """The leaderboard with all intervals, for a spreadsheet."""
+def write_leaderboard(path: Path, result: ScoreResult) -> None:
+    """The leaderboard with all intervals as CSV. Raises DataError."""
     measured = ("score", "accuracy", "latency", "latency_score")
     bounds = [f"{name}{suffix}" for name in measured for suffix in ("", "_low", "_high")]
     text = io.StringIO()
@@ -153,7 +155,8 @@ def leaderboard_csv(result: ScoreResult) -> bytes:
                 facts.parts,
             ]
         )
-    return text.getvalue().encode()
+    with atomic_file(path) as csv_file:
+        csv_file.write(text.getvalue().encode())
 
 
 def score_text(result: ScoreResult) -> str:

@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lorica.reports.page import IntervalPlot, Line, LineChart, clean, interval_text
+from lorica.reports.page import IntervalPlot, Line, LineChart, ScatterPlot, clean, interval_text
 from lorica.reports.style import DASHES, SERIES
 
 WIDTH = 760
 ROW = 34
 # Points drawn of one curve; more cannot be told apart on WIDTH.
 MAX_DRAWN = 600
+# The ratio of an axis's ends up to which there is room for ticks between powers of ten.
+_FEW_DECADES = 1e3
+_MOST_POWERS = 12
 
 
 def interval_svg(plot: IntervalPlot) -> str:
@@ -81,6 +84,58 @@ def line_svg(chart: LineChart) -> str:
     return _svg(bottom + 52 + 20 * len(chart.lines), chart.title, description, elements)
 
 
+def scatter_svg(chart: ScatterPlot) -> str:
+    """Numbered points with bars of their intervals, the joined ones connected, and a legend of all numbers below."""
+    margin_left, top, bottom = 64, 14, 330
+    points = [point for point in chart.points if 0 < point.x < math.inf and math.isfinite(point.y)]
+    x_values = [value for point in points for value in (point.x, *point.x_interval) if 0 < value < math.inf]
+    x_ticks, x_start, x_end = log_axis(x_values)
+    y_ticks, y_start, y_end = nice_axis([value for point in points for value in (point.y, *point.y_interval)])
+    y_scale, x_scale = _Scale(y_start, y_end, bottom, top), _LogScale(x_start, x_end, margin_left, WIDTH - 20)
+    elements = [
+        f'<line class="grid" x1="{margin_left}" x2="{WIDTH - 20}" y1="{y_scale(tick)}" y2="{y_scale(tick)}"/>'
+        + _text(margin_left - 8, y_scale(tick) + 4, f"{tick:g}", anchor="end", quiet=True)
+        for tick in y_ticks
+    ]
+    elements += [_text(x_scale(tick), bottom + 18, f"{tick:g}", anchor="middle", quiet=True) for tick in x_ticks]
+    elements.append(_text(margin_left, bottom + 38, f"{chart.y_label} over {chart.x_label}", quiet=True))
+    joined = sorted((point for point in points if point.joined), key=lambda point: point.x)
+    if len(joined) > 1:
+        path = "L".join(f"{x_scale(point.x)} {y_scale(point.y)}" for point in joined)
+        elements.append(f'<path class="curve s2" stroke-dasharray="7 4" d="M{path}"/>')
+    for number, point in enumerate(points, 1):
+        x, y = x_scale(point.x), y_scale(point.y)
+        if all(map(math.isfinite, point.y_interval)):
+            low, high = (y_scale(end) for end in point.y_interval)
+            elements.append(f'<path class="bar thin" d="M{x} {low}V{high}" fill="none"/>')
+        if all(0 < end < math.inf for end in point.x_interval):
+            low, high = (x_scale(end) for end in point.x_interval)
+            elements.append(f'<path class="bar thin" d="M{low} {y}H{high}" fill="none"/>')
+        elements.append(f'<circle class="dot{"" if point.joined else " hollow"}" cx="{x}" cy="{y}" r="5"/>')
+        elements.append(_text(x + 8, y - 8, str(number), tooltip=point.label))
+        label = f"{number}  {_cut(point.label, 60)}: {point.y:.3f}, {point.x:.4g}"
+        elements.append(_text(margin_left, bottom + 40 + 20 * number, label, tooltip=point.label))
+    legend_end = bottom + 46 + 20 * len(points)
+    if chart.line and len(joined) > 1:
+        elements.append(f'<path class="curve s2" stroke-dasharray="7 4" d="M{margin_left} {legend_end + 10}h36"/>')
+        elements.append(_text(margin_left + 46, legend_end + 14, chart.line))
+    description = "; ".join(f"{point.label}: {point.y:.4g} at {point.x:.4g}" for point in points)
+    return _svg(legend_end + 24, chart.title, description, elements)
+
+
+def log_axis(values: Sequence[float]) -> tuple[list[float], float, float]:
+    """Round ticks of a logarithmic axis (1, 2 and 5 times powers of ten, powers alone where many), and ends that hold
+    all values, which are positive."""
+    start, end = min(values, default=1.0) / 1.15, max(values, default=1.0) * 1.15
+    first_power, last_power = math.floor(math.log10(start)), math.ceil(math.log10(end))
+    powers = range(first_power, last_power + 1, max(1, (last_power - first_power) // _MOST_POWERS))
+    factors = (1, 2, 5) if end / start <= _FEW_DECADES else (1,)
+    round_ticks = [float(f"{factor * 10.0**power:.6g}") for power in powers for factor in factors]
+    ticks = [tick for tick in round_ticks if start <= tick <= end]
+    even_ticks = [tick for tick in nice_axis([start, end], tight=True)[0] if start <= tick <= end]
+    return ticks if len(ticks) > 2 else even_ticks, start, end
+
+
 def nice_axis(values: Sequence[float], *, tight: bool = False) -> tuple[list[float], float, float]:
     """Round ticks and the ends of an axis that holds all finite values; tight: the axis ends with the
     values."""
@@ -112,6 +167,16 @@ class _Scale:
 
     def __call__(self, value: float) -> float:
         return round(self.start + (value - self.low) * self.factor, 1)
+
+
+class _LogScale(_Scale):
+    """As _Scale, of logarithms: low and high are positive."""
+
+    def __init__(self, low: float, high: float, start: float, stop: float) -> None:
+        super().__init__(math.log(low), math.log(high), start, stop)
+
+    def __call__(self, value: float) -> float:
+        return super().__call__(math.log(value))
 
 
 def _path(curve: Line, x_scale: _Scale, y_scale: _Scale) -> str:

@@ -6,10 +6,11 @@ import math
 from html import escape
 
 from lorica.reports import interactive
-from lorica.reports.charts import interval_svg, line_svg
+from lorica.reports.charts import interval_svg, line_svg, scatter_svg
 from lorica.reports.markdown import points_table
 from lorica.reports.page import (
     Cell,
+    Chart,
     IntervalPlot,
     LineChart,
     Report,
@@ -39,7 +40,9 @@ def _render(report: Report) -> str:
     title = _inline(report.title)
     opening = [f"<h1>{title}</h1>"]
     opening += [f'<p class="summary">{_inline(paragraph)}</p>' for paragraph in paragraphs(report.summary)]
-    is_interactive = any(table.interactive for section in report.sections for table in section.tables)
+    tables = [table for section in report.sections for table in section.tables]
+    is_interactive = any(table.interactive for table in tables)
+    is_wide = is_interactive or any(len(table.columns) > _NARROW_COLUMNS for table in tables)
     listed = [(number, section) for number, section in enumerate(report.sections, 1) if not section.folded]
     if len(listed) >= _NAVIGATION:
         section_links = "".join(
@@ -52,7 +55,7 @@ def _render(report: Report) -> str:
     policy = _POLICY.replace("style-src", interactive.policy() + "style-src") if is_interactive else _POLICY
     style = CSS + interactive.CSS if is_interactive else CSS
     script = f"<script>{interactive.SCRIPT}</script>\n" if is_interactive else ""
-    body_class = ' class="wide"' if is_interactive else ""
+    body_class = ' class="wide"' if is_wide else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -114,6 +117,8 @@ def _table(table: ReportTable) -> str:
 
 # A cell as long as this needs some width to be read.
 _LONG = 48
+# Columns that stand beside each other in the width of a text.
+_NARROW_COLUMNS = 6
 # Columns that name a table which has no caption.
 _LABELLED = 6
 
@@ -151,7 +156,7 @@ def _interactive(table: ReportTable, caption: str) -> str:
     note = f"In print: {interactive.PRINTED_ROWS} of the rows that the page shows."
     print_note = f'<p class="print-note">{note}</p>' if len(table.rows) > interactive.PRINTED_ROWS else ""
     return (
-        f'{print_note}<table class="interactive"{data_marks}>{caption}\n'
+        f'{print_note}<table class="interactive"{" data-opens" if table.opens else ""}{data_marks}>{caption}\n'
         f"<thead><tr>{''.join(header_cells)}</tr></thead>\n<tbody>\n{table_body}\n</tbody></table>"
     )
 
@@ -162,12 +167,12 @@ def _value(cell: Cell) -> str:
     return f' data-value="{cell!r}"' if is_rounded else ""
 
 
-def _figure(chart: IntervalPlot | LineChart) -> str:
+def _figure(chart: Chart) -> str:
     title = _inline(chart.title)
     if isinstance(chart, IntervalPlot):
         drawing, numbers_table = interval_svg(chart), ""
     else:
-        drawing = line_svg(chart)
+        drawing = line_svg(chart) if isinstance(chart, LineChart) else scatter_svg(chart)
         numbers_table = f"\n<details><summary>The numbers</summary>{_table(points_table(chart))}</details>"
     return (
         f"<figure><figcaption>{title}</figcaption>\n"

@@ -24,7 +24,7 @@ document.querySelectorAll("table.interactive").forEach(function (table) {
   var titles = heads.map(function (head) { return head.textContent; });
   var texts = rows.map(function (row) { return row.textContent.toLowerCase(); });
   var marks = (table.dataset.marks || "").split("|").filter(Boolean);
-  var opens = heads.some(function (head) { return head.classList.contains("detail"); });
+  var opens = table.hasAttribute("data-opens");
   var controls = element("div", "controls"), status = document.createElement("p");
   var choices = [], boxes = [], details = new Map(), original = rows.slice();
   status.setAttribute("role", "status");
@@ -241,11 +241,10 @@ unfold();
 # With the script on a narrow screen each row is a block of named values, of the columns that matter most.
 CSS = (
     """
-.wide :is(header, main, footer) { max-width: 100rem; }
 .controls { display: flex; flex-wrap: wrap; gap: .5rem 1.2rem; align-items: baseline; margin-top: 1rem; }
 .controls p { margin: 0; color: var(--muted); } .controls .hint { flex-basis: 100%; font-size: .9rem; }
 .controls label { max-width: 100%; } .controls :is(input, select, button) { font: inherit; max-width: 100%; }
-.controls :focus-visible, th button:focus-visible, .open:focus-visible, summary:focus-visible, a:focus-visible {
+.controls :focus-visible, th button:focus-visible, .open:focus-visible {
 outline: 2px solid var(--accent); outline-offset: 2px; }
 tr[hidden] { display: none !important; } table.interactive th { vertical-align: bottom; }
 table.interactive .long { min-width: 16rem; overflow-wrap: anywhere; }
@@ -260,8 +259,6 @@ tr.opened td { padding: .4rem .8rem 1rem 1.6rem; border-left: 3px solid var(--ac
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .15rem 1rem; margin: 0; }
 dt { color: var(--muted); max-width: 14rem; overflow-wrap: anywhere; } dd { margin: 0; white-space: pre-wrap;
 overflow-wrap: anywhere; max-width: 60rem; } .print-note { display: none; }
-details.section { margin: .3rem 0; color: inherit; } details.section > summary { cursor: pointer; }
-details.section > summary h2 { display: inline; font-size: 1.05rem; border: 0; overflow-wrap: anywhere; }
 @media screen and (min-width: 45.01rem) {
 .clamp { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; } }
 @media screen and (max-width: 45rem) {

@@ -6,10 +6,11 @@ import re
 
 from lorica.reports.page import (
     Cell,
+    Chart,
     IntervalPlot,
-    LineChart,
     Report,
     ReportTable,
+    ScatterPlot,
     Section,
     cell_text,
     clean,
@@ -48,11 +49,14 @@ def escape(plain_text: str) -> str:
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", escaped_line)
 
 
-def points_table(chart: IntervalPlot | LineChart) -> ReportTable:
+def points_table(chart: Chart) -> ReportTable:
     """A chart's points as a table; of long curves MAX_POINTS, evenly chosen."""
     if isinstance(chart, IntervalPlot):
         point_rows = tuple((point.label, interval_text(point)) for point in chart.points)
         return ReportTable(("", chart.axis or "value"), point_rows, chart.title)
+    if isinstance(chart, ScatterPlot):
+        rows = tuple((point.label, point.x, point.y) for point in chart.points)
+        return ReportTable(("", chart.x_label, chart.y_label), rows, chart.title)
     x_values = sorted({x_value for curve in chart.lines for x_value, _ in curve.points})
     point_step = max(1, -(-len(x_values) // MAX_POINTS))
     chosen_values = x_values[::-1][::point_step][::-1]

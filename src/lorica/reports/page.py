@@ -18,9 +18,9 @@ class ReportTable(msgspec.Struct, frozen=True):
 
     interactive: the reader may sort and filter it. sections: for each row the number, from 1, of the report's section
     about it; () where there are none. choose: columns of few values, to filter by. narrow: columns that a narrow screen
-    shows. detail: columns that show when a row is opened. marks: for each row the names of what a reader may want alone
-    ("wrong"); () where there are none. total: rows that there are, where the table lists only the first of them or a
-    sample, and sampling: how they were chosen.
+    shows. opens: whether a row opens to show all its columns; detail: those that show only there. marks: for each row
+    the names of what a reader may want alone ("wrong"); () where there are none. total: rows that there are, where the
+    table lists only the first of them or a sample, and sampling: how they were chosen.
     """
 
     columns: tuple[str, ...]
@@ -30,6 +30,7 @@ class ReportTable(msgspec.Struct, frozen=True):
     sections: tuple[int, ...] = ()
     choose: tuple[str, ...] = ()
     narrow: tuple[str, ...] = ()
+    opens: bool = False
     detail: tuple[str, ...] = ()
     marks: tuple[tuple[str, ...], ...] = ()
     total: int = 0
@@ -87,6 +88,32 @@ class LineChart(msgspec.Struct, frozen=True):
     y_label: str = ""
 
 
+class ScatterPoint(msgspec.Struct, frozen=True):
+    """x and y, with the ends of their intervals (nan where undefined). joined: whether the chart's line, such as a
+    front, goes through it."""
+
+    label: str
+    x: float
+    y: float
+    x_interval: tuple[float, float] = (math.nan, math.nan)
+    y_interval: tuple[float, float] = (math.nan, math.nan)
+    joined: bool = False
+
+
+class ScatterPlot(msgspec.Struct, frozen=True):
+    """Points by two values, x on a logarithmic scale; the joined ones are connected in the order of x. line: what the
+    connection is."""
+
+    title: str
+    points: tuple[ScatterPoint, ...]
+    x_label: str
+    y_label: str
+    line: str = ""
+
+
+Chart = IntervalPlot | LineChart | ScatterPlot
+
+
 class Section(msgspec.Struct, frozen=True):
     """text: paragraphs, separated by empty lines. notes: short remarks, one per bullet, below everything
     else. folded: shown when the reader asks for it, and not listed at the top."""
@@ -94,7 +121,7 @@ class Section(msgspec.Struct, frozen=True):
     heading: str
     text: str = ""
     tables: tuple[ReportTable, ...] = ()
-    charts: tuple[IntervalPlot | LineChart, ...] = ()
+    charts: tuple[Chart, ...] = ()
     notes: tuple[str, ...] = ()
     folded: bool = False
 

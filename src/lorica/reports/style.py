@@ -27,6 +27,7 @@ _RULES = (
 body { margin: 0; background: var(--bg); color: var(--fg); line-height: 1.55;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
 header, main, footer { max-width: 60rem; margin: 0 auto; padding: 0 1.25rem; }
+.wide :is(header, main, footer) { max-width: 100rem; }
 header { padding-top: 2rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.3rem; margin: 2.6rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line);
@@ -52,10 +53,16 @@ svg .quiet { fill: var(--muted); }
 svg .grid { stroke: var(--line); }
 svg .reference { stroke: var(--muted); stroke-dasharray: 4 4; }
 svg .bar { stroke: var(--s1); stroke-width: 2.5; }
+svg .thin { stroke-width: 1.5; }
 svg .dot { fill: var(--s1); }
+svg .hollow { fill: var(--bg); stroke: var(--s1); stroke-width: 2; }
 svg .curve { fill: none; stroke-width: 2; }
 svg .area { stroke: none; fill-opacity: .15; }
 details { margin: .4rem 0; color: var(--muted); }
+details.section { margin: .3rem 0; color: inherit; }
+summary { cursor: pointer; }
+summary h2 { display: inline; font-size: 1.05rem; border: 0; }
+summary:focus-visible, a:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .notes { color: var(--muted); font-size: .94rem; }
 footer { color: var(--muted); font-size: .9rem; overflow-wrap: anywhere; padding: 2rem 1.25rem 3rem; }
 @media print { nav, figure details { display: none; } .figures { display: block; } h2, caption { break-after: avoid; }
