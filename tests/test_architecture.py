@@ -193,7 +193,7 @@ def test_the_command_line_imports_next_to_nothing() -> None:
     assert not loaded & (HEAVY | {"numpy", "msgspec", "rich", "jinja2"})
 
 
-@pytest.mark.parametrize("command", ["infer", "eval", "config"])
+@pytest.mark.parametrize("command", ["infer", "eval", "config", "runs"])
 def test_a_mistake_on_the_command_line_does_not_wait_for_torch(command: str) -> None:
     code = f"import sys, lorica.commands.{command}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT / "src").returncode == 0
@@ -202,9 +202,18 @@ def test_a_mistake_on_the_command_line_does_not_wait_for_torch(command: str) -> 
 def test_the_public_surface_is_explicit() -> None:
     import lorica
 
-    functions = {"check", "diagnose", "evaluate", "infer", "load_pipeline", "score", "train"}
+    functions = {"check", "diagnose", "evaluate", "infer", "list_runs", "load_pipeline", "load_run", "score", "train"}
     results = {"AdapterCheck", "Answer", "CheckResult", "Diagnosis", "Estimate", "Evaluation", "Finding", "InferResult"}
-    results |= {"RecordPipeline", "ScoreResult", "TrainResult", "TrainingRun", "Verdict"}
+    results |= {
+        "RecordPipeline",
+        "RunMetric",
+        "RunRecord",
+        "ScoreResult",
+        "StoredRun",
+        "TrainResult",
+        "TrainingRun",
+        "Verdict",
+    }
     raised = {"AdapterError", "ConfigError", "DataError", "EngineError", "LoricaError", "MissingExtraError"}
     raised |= {"ModelError", "PromptError", "ResumeError", "TrainingError", "UsageError"}
     assert set(lorica.__all__) == {"__version__"} | functions | results | raised

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lorica.commands.api import diagnose as diagnose
     from lorica.commands.api import evaluate as evaluate
     from lorica.commands.api import infer as infer
+    from lorica.commands.api import list_runs as list_runs
     from lorica.commands.api import load_pipeline as load_pipeline
     from lorica.commands.api import score as score
     from lorica.commands.api import train as train
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from lorica.metrics.bootstrap import Estimate as Estimate
     from lorica.pipeline.evaluate import Evaluation as Evaluation
     from lorica.records import Answer as Answer
+    from lorica.runs.run_record import RunMetric as RunMetric
+    from lorica.runs.run_record import RunRecord as RunRecord
+    from lorica.runs.stored_run import StoredRun as StoredRun
+    from lorica.runs.stored_run import load_run as load_run
     from lorica.training.types import TrainResult as TrainResult
     from lorica.vetting.diagnosis import Diagnosis as Diagnosis
     from lorica.vetting.findings import Finding as Finding
@@ -53,6 +58,7 @@ _PUBLIC = {
         "score",
         "check",
         "diagnose",
+        "list_runs",
         "load_pipeline",
         "RecordPipeline",
     ),
@@ -63,6 +69,8 @@ _PUBLIC = {
     "lorica.metrics.bootstrap": ("Estimate",),
     "lorica.pipeline.evaluate": ("Evaluation",),
     "lorica.records": ("Answer",),
+    "lorica.runs.run_record": ("RunMetric", "RunRecord"),
+    "lorica.runs.stored_run": ("StoredRun", "load_run"),
     "lorica.training.types": ("TrainResult",),
     "lorica.vetting.diagnosis": ("Diagnosis",),
     "lorica.vetting.findings": ("Finding", "Verdict"),

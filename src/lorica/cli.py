@@ -41,6 +41,7 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
         "score": ("lorica.commands.score:run", "runs ranked by accuracy and latency, and the front of both"),
         "ensemble": ("lorica.commands.ensemble:run", "one file of answers out of several, and whether that helps"),
         "judge": ("lorica.commands.judge:run", "a model's verdicts on answers, and how far it can be believed"),
+        "runs": ("lorica.commands.runs:run", "what was computed, from what, where: lists, shows and compares runs"),
     },
     "configure": {
         "config": ("lorica.commands.config:run", "print the resolved configuration and where each value came from"),

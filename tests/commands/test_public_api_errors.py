@@ -92,7 +92,7 @@ def test_a_mistaken_argument_is_named(
 
 
 def test_one_alone_is_a_list_of_one(tmp_path: Path) -> None:
-    assert arguments_of_api.column_names("subreddit", "by") == ["subreddit"]
+    assert arguments_of_api.names("subreddit", "by") == ["subreddit"]
     assert arguments_of_api.base_names("embedded:lorica_tiny", "expected_bases") == ["embedded:lorica_tiny"]
     for paths in (tmp_path, iter([str(tmp_path)])):
         assert arguments_of_api.local_paths(paths, "adapters") == [tmp_path]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lorica.adapters.registry import is_adapter
 from lorica.commands import arguments_of_api as argument
 from lorica.commands import build
-from lorica.commands.arguments import resolve
+from lorica.commands.arguments import inform, resolve
 from lorica.commands.rows import naming_its_task, open_rows, reading_log, tell
 from lorica.config.schema import Config
 from lorica.data.read import rows_from_memory
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lorica.commands.score_result import ScoreResult
     from lorica.commands.train import TrainingRun
     from lorica.pipeline.evaluate import Evaluation
+    from lorica.runs.stored_run import StoredRun
     from lorica.vetting.diagnosis import Diagnosis
 
 PathLike = str | Path
@@ -137,7 +138,7 @@ def evaluate(
         _config({"task": argument.task_name(task)}, None, settings),
         argument.given_answers(answers),
         argument.local_file(gold, "gold"),
-        group_columns=argument.column_names(by, "by"),
+        group_columns=argument.names(by, "by", item="a column's name"),
         normalisation=argument.normalisation_name(normalisation),
         weight_column=weight,
     )
@@ -250,6 +251,41 @@ def diagnose(
         answers=argument.optional_file(answers, "answers"),
         overrides=_settings({"task": argument.optional_task(task)}, None, settings),
     )
+
+
+def list_runs(
+    folders: PathLike | Sequence[PathLike] = ".",
+    *,
+    commands: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    statuses: Sequence[str] = (),
+    where: Sequence[str] = (),
+) -> list[StoredRun]:
+    """The runs in `folders` and below that can be read and meet all that is asked, the earliest first.
+
+    commands, tasks, statuses: a list or a single one; () any. where: conditions on keys of the configuration and on
+    metrics, such as `lora.r=8` and `roc_auc>0.9`. What cannot be read is said on standard error.
+
+    Raises DataError for a folder that is not there, UsageError for a condition that cannot be meant.
+
+        for run in lorica.list_runs("results", commands=["eval"], where=["roc_auc>0.9"]):
+            print(run.name, run.status, run.metrics["roc_auc"].value)
+    """
+    from lorica.runs.select_runs import parse_condition, select_runs, sort_runs
+    from lorica.runs.stored_run import find_runs
+
+    runs, unusable = find_runs(argument.local_paths(folders, "folders"))
+    for broken in unusable:
+        inform(f"{broken.name} cannot be read: {broken.reason}")
+    conditions = [parse_condition(text) for text in argument.names(where, "where", item="a condition")]
+    selected = select_runs(
+        runs,
+        commands=argument.names(commands, "commands"),
+        tasks=argument.names(tasks, "tasks"),
+        statuses=argument.names(statuses, "statuses"),
+        conditions=conditions,
+    )
+    return sort_runs(selected, "started")
 
 
 class RecordPipeline:

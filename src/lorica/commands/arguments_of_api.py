@@ -90,10 +90,10 @@ def local_paths(value: object, name: str) -> list[Path]:
     return paths
 
 
-def column_names(value: object, name: str) -> list[str]:
-    """Names of columns: a list, or one alone."""
-    allowed = "a column's name or a list of them"
-    return [_text(column, name, allowed) for column in several(value, name, allowed=allowed)]
+def names(value: object, name: str, *, item: str = "a name") -> list[str]:
+    """Texts: a list, or one alone. item: what one is, such as "a column's name"."""
+    allowed = f"{item} or a list of them"
+    return [_text(text, name, allowed) for text in several(value, name, allowed=allowed)]
 
 
 def task_name(value: object) -> str:
