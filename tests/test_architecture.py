@@ -40,7 +40,8 @@ RANKS = {
     "prompts": 2,
     "models": 2,
     "reports": 2,
-    "ensemble": 2,  # blends columns of scores by the metrics of their health
+    "calibration": 2,  # of scores; measured by metrics, kept beside an adapter
+    "ensemble": 3,  # blends columns of scores by the metrics of their health, and calibrates them
     "engines": 3,
     "training": 3,
     "runs": 3,  # the folders of runs, with the machine's facts; no torch until a run begins

@@ -39,6 +39,10 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
             "metrics of answers with confidence intervals; compares files",
         ),
         "score": ("lorica.commands.score:run", "runs ranked by accuracy and latency, and the front of both"),
+        "calibrate": (
+            "lorica.commands.calibrate:run",
+            "probabilities that come true as often as they say, fitted on held-out rows, beside the adapter",
+        ),
         "ensemble": ("lorica.commands.ensemble:run", "one file of answers out of several, and whether that helps"),
         "judge": ("lorica.commands.judge:run", "a model's verdicts on answers, and how far it can be believed"),
         "runs": ("lorica.commands.runs:run", "what was computed, from what, where: lists, shows and compares runs"),

@@ -210,7 +210,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     looked up `no_retrieval` (not for this subject) and `retrieval_failed`. `problem` says in words why an answer is
     invalid, or a look-up failed. `choice_mass` is the probability, over the whole vocabulary, that the model's answer
     is one of the choices at all: what `scores` share out among them. `passages` are those in the prompt, the best
-    first, None where none were looked up; `dropped_passages` were looked up and had no room.
+    first, None where none were looked up; `dropped_passages` were looked up and had no room. `calibration`
+    is the method by which `score` and `scores` were calibrated; `raw_score` and `raw_scores` are what they were before.
     """
 
     id: str
@@ -226,5 +227,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: str | None = None  # the model's own words, where it generated text
     problem: str | None = None
     choice_mass: float | None = None
+    calibration: str = ""
+    raw_score: float | None = None
+    raw_scores: dict[str, float] | None = None
     passages: tuple[UsedPassage, ...] | None = None
     dropped_passages: int = 0

@@ -45,6 +45,9 @@ ANSWERS = st.lists(
         raw=st.none() | TEXT,
         problem=st.none() | TEXT,
         choice_mass=st.none() | FLOATS,
+        calibration=st.sampled_from(["", "platt"]),
+        raw_score=st.none() | FLOATS,
+        raw_scores=st.none() | st.dictionaries(TEXT, FLOATS, max_size=3),
         passages=st.none()
         | st.lists(st.builds(UsedPassage, TEXT, TEXT, FLOATS, TEXT, st.integers(0, 9)), max_size=2).map(tuple),
         dropped_passages=st.integers(0, 9),
@@ -95,8 +98,11 @@ def test_csv_has_fixed_columns_and_guards_formulas(tmp_path: Path) -> None:
         "raw",
         "problem",
         "choice_mass",
+        "calibration",
+        "raw_score",
+        "raw_scores",
     ]
-    assert rows[1] == ["-1", '"=HYPERLINK(1)"', "0.1", "", "", "", "", "0", "0", "retried truncated", "", "", ""]
+    assert rows[1] == ["-1", '"=HYPERLINK(1)"', "0.1", "", "", "", "", "0", "0", "retried truncated", *[""] * 6]
     assert rows[2][:4] == ["2", "-5.5", "", '{"A": 1.0}']
 
 

@@ -131,7 +131,7 @@ def open_adapter(adapter_path: Path, *, applied: Collection[str] = ()) -> Adapte
     _refuse_unsupported(adapter_path, config, applied)  # before a header that may be of another format
     adapter = AdapterFolder(adapter_path, config, read_header(adapter_path / WEIGHTS_NAME).tensors, "", before)
     adapter.check_applied(applied)
-    return msgspec.structs.replace(adapter, digest=_digest_files(adapter_path))
+    return msgspec.structs.replace(adapter, digest=digest_files(adapter_path))
 
 
 def _refuse_unsupported(adapter_path: Path, config: AdapterConfig, applied: Collection[str]) -> None:
@@ -349,7 +349,8 @@ def _sync_folder(folder_path: Path) -> None:
             os.close(handle)
 
 
-def _digest_files(adapter_path: Path) -> str:
+def digest_files(adapter_path: Path) -> str:
+    """The digest of an adapter: of its config's and its weights' bytes."""
     digest_state = hashlib.sha256()
     for file_name in (CONFIG_NAME, WEIGHTS_NAME):
         with (adapter_path / file_name).open("rb") as opened_file:

@@ -17,11 +17,13 @@ from lorica.admission.gate import Admission, admit_all
 from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, package_versions, trained_as
 from lorica.commands.arguments import inform, warn
 from lorica.commands.build_retrieval import build_retriever
+from lorica.commands.calibrations import open_calibrations
 from lorica.commands.dtypes import answer_dtype
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings, resolve_device
+from lorica.errors import AdapterError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.names import listed, visible, visible_values
@@ -164,7 +166,9 @@ def build_pipeline(config: Config, base_model: BaseFolder, adapters: Mapping[str
     provenance = trained_as(task, encoder, base_model) if adapters else {}
     provenance[RETRIEVAL] = "none" if retriever is None else WITH_PASSAGES
     tell_admissions(admit_all(engine, adapters, base_model, used=provenance, policy=config.adapters.gate))
-    return Pipeline(task, encoder, engine, adapters, answer_settings(config, base_model), retriever=retriever)
+    calibrations = open_calibrations(config, task, adapters, provenance)
+    settings = answer_settings(config, base_model)
+    return Pipeline(task, encoder, engine, adapters, settings, retriever=retriever, calibrations=calibrations)
 
 
 def tell_admissions(admitted: Mapping[str, Admission]) -> None:
@@ -184,7 +188,7 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
 
 def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Collection[str]) -> Counter[str | None]:
     """Read all rows and count them by the adapter that answers. Raises what reading raises, and AdapterError for a row
-    that no adapter may answer.
+    that no adapter may answer, and for one that no calibrated one answers where that is required.
     """
     adapter_of_subject: dict[str, str | None] = {}
     row_counts: Counter[str | None] = Counter()
@@ -198,6 +202,11 @@ def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Coll
                 fallback=config.adapters.fallback,
             ).adapter
         row_counts[adapter_of_subject[row.subject]] += 1
+    if config.adapters.calibration == "require" and row_counts[None]:
+        raise AdapterError(
+            f"adapters.calibration=require, and the base model alone answers {row_counts[None]} rows",
+            fix="give their subjects an adapter (adapters.fallback), or set adapters.calibration=auto",
+        )
     return row_counts
 
 
@@ -217,6 +226,9 @@ def manifest(
     entries |= {f"data.{key}": str(value) for key, value in asdict(config.reading).items()}
     entries |= {f"inference.{key}": str(value) for key, value in {**settings, **sampling}.items() if key != "truncate"}
     entries |= {f"adapter.{adapter_name}": adapter.digest for adapter_name, adapter in adapters.items()}
+    entries |= {
+        f"calibration.{adapter_name}": calibration.digest for adapter_name, calibration in pipeline.calibrations.items()
+    }
     entries |= {
         "model": config.model.name,
         "base": base_model.digest,

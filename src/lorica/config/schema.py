@@ -343,6 +343,10 @@ class AdaptersConfig:
     (`lorica.json`), or without a passport that it changes the base's answers; `require`: the same, and every adapter
     has a passport; `off`: nothing."""
 
+    calibration: Literal["off", "auto", "require"] = "off"
+    """Whether `rules` and `mcq` scores are calibrated by what `lorica calibrate` left beside their adapter: `off`;
+    `auto`: where it is there; `require`: and where it is missing, that is an error."""
+
 
 @dataclass(frozen=True)
 class Config:

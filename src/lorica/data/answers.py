@@ -19,7 +19,9 @@ default."""
 PASSAGE_COLUMNS = ("passages", "dropped_passages")
 """Those that a file has only where passages were looked up."""
 
-_TEXTS = ("id", "answer", "adapter", "route", "stage", "raw", "problem")
+_TEXTS = ("id", "answer", "adapter", "route", "stage", "raw", "problem", "calibration")
+_NUMBERS = ("score", "choice_mass", "raw_score")
+_MAPPINGS = ("scores", "raw_scores")
 # What a spreadsheet would run, and what could do harm then: a call, or a link to a program (DDE). "-1/2", "=3" and
 # "-sin(x)" are answers. https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA = re.compile(
@@ -34,8 +36,9 @@ _MAY_BE_GUARDED = re.compile(r"\Z|\"|\s*[-+=@\t]|[^\0\r]*[\0\r]")
 def check_answer(answer: Answer) -> None:
     """Raise ValueError for an answer that no format could carry: a score that is not finite, a flag that is
     no word."""
-    numbers = [number for number in (answer.score, answer.choice_mass) if number is not None]
-    numbers += (answer.scores or {}).values()
+    numbers = [number for column_name in _NUMBERS if (number := getattr(answer, column_name)) is not None]
+    for column_name in _MAPPINGS:
+        numbers += (getattr(answer, column_name) or {}).values()
     numbers += [passage.score for passage in answer.passages or ()]
     if not all(map(math.isfinite, numbers)):
         raise ValueError("a score is not a finite number")
@@ -63,8 +66,8 @@ def to_cells(answer: Answer, *, guard: bool = True, with_passages: bool = False)
     return [
         _guarded(answer.id, formulas=False),
         _guarded(answer.answer, formulas=guard),
-        "" if answer.score is None else repr(answer.score),
-        "" if answer.scores is None else json.dumps(answer.scores, ensure_ascii=False),
+        _number_cell(answer.score),
+        _mapping_cell(answer.scores),
         _guarded(answer.adapter or None, formulas=guard),
         _guarded(answer.route or None, formulas=guard),
         _guarded(answer.stage or None, formulas=guard),
@@ -73,9 +76,20 @@ def to_cells(answer: Answer, *, guard: bool = True, with_passages: bool = False)
         " ".join(answer.flags),
         _guarded(answer.raw, formulas=guard),
         _guarded(answer.problem, formulas=guard),
-        "" if answer.choice_mass is None else repr(answer.choice_mass),
+        _number_cell(answer.choice_mass),
+        _guarded(answer.calibration or None, formulas=guard),
+        _number_cell(answer.raw_score),
+        _mapping_cell(answer.raw_scores),
         *((passages, str(answer.dropped_passages)) if with_passages else ()),
     ]
+
+
+def _number_cell(number: float | None) -> str:
+    return "" if number is None else repr(number)
+
+
+def _mapping_cell(mapping: Mapping[str, float] | None) -> str:
+    return "" if mapping is None else json.dumps(mapping, ensure_ascii=False)
 
 
 def from_cells(cells_by_column: Mapping[str, str]) -> dict[str, Any]:
@@ -89,11 +103,11 @@ def from_cells(cells_by_column: Mapping[str, str]) -> dict[str, Any]:
                 values[column_name] = unguarded_text
         elif cell_text == "":
             continue
-        elif column_name in ("score", "choice_mass"):
+        elif column_name in _NUMBERS:
             values[column_name] = _number(float, column_name, cell_text)
         elif column_name in ("retries", "dropped_tokens", "dropped_passages"):
             values[column_name] = _number(int, column_name, cell_text)
-        elif column_name in ("scores", "passages"):
+        elif column_name in (*_MAPPINGS, "passages"):
             values[column_name] = json.loads(cell_text)
         else:
             values[column_name] = cell_text.split(" ")
@@ -104,7 +118,9 @@ def to_values(answer: Answer) -> dict[str, Any]:
     """The columns of a Parquet row, those of passages included. Raises ValueError."""
     check_answer(answer)
     column_values = {column_name: getattr(answer, column_name) for column_name in ANSWER_COLUMNS}
-    column_values["scores"] = None if answer.scores is None else list(answer.scores.items())
+    for column_name in _MAPPINGS:
+        mapping = getattr(answer, column_name)
+        column_values[column_name] = None if mapping is None else list(mapping.items())
     column_values["flags"] = list(answer.flags)
     column_values["passages"] = None if answer.passages is None else list(map(msgspec.structs.asdict, answer.passages))
     return column_values
@@ -116,8 +132,9 @@ def from_values(values: Mapping[str, Any]) -> dict[str, Any]:
     present = from_record(
         {column_name: value for column_name, value in values.items() if value is not None and value == value}
     )
-    if isinstance(present.get("scores"), list):
-        present["scores"] = dict(present["scores"])
+    for column_name in _MAPPINGS:
+        if isinstance(present.get(column_name), list):
+            present[column_name] = dict(present[column_name])
     return present
 
 

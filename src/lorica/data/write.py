@@ -311,6 +311,9 @@ def _write_parquet(output_path: Path, binary_file: BinaryIO, answers: Iterable[A
             pyarrow.field("raw", text_type),
             pyarrow.field("problem", text_type),
             pyarrow.field("choice_mass", pyarrow.float64()),
+            pyarrow.field("calibration", text_type, nullable=False),
+            pyarrow.field("raw_score", pyarrow.float64()),
+            pyarrow.field("raw_scores", pyarrow.map_(text_type, pyarrow.float64())),
             pyarrow.field("passages", pyarrow.list_(passage_type)),
             pyarrow.field("dropped_passages", integer_type, nullable=False),
         ]

@@ -6,13 +6,16 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import msgspec
 
+from lorica.calibration.saved import SavedCalibration
 from lorica.config.schema import AdaptersConfig, Fallback, InferenceConfig, TaskConfig, Truncate, ValidationConfig
 from lorica.data.journal import OutputLog
 from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine, TimedEngine
 from lorica.errors import ConfigError, PromptError, TooLongError
+from lorica.pipeline.apply_calibration import calibrate_answer
 from lorica.pipeline.resumable import run_resumable
 from lorica.pipeline.retrieve import NO_LOOK_UP, LookUp, Retriever
 from lorica.pipeline.row_timer import RowTimer, TokenCounts
@@ -101,9 +104,11 @@ class Pipeline:
         settings: AnswerSettings,
         clock: Callable[[], float] = time.perf_counter,
         retriever: Retriever | None = None,
+        calibrations: Mapping[str, SavedCalibration] = MappingProxyType({}),
     ) -> None:
-        """clock: seconds, for the timings of rows. retriever: looks up passages for the rows; None asks without. Raises
-        ConfigError as `check_prompt_fits` does."""
+        """clock: seconds, for the timings of rows. retriever: looks up passages for the rows; None asks without.
+        calibrations: adapter -> what its answers' probabilities are calibrated by. Raises ConfigError as
+        `check_prompt_fits` does."""
         check_prompt_fits(task, settings)
         self._row_timer = RowTimer(engine, clock)
         self.task = task
@@ -112,6 +117,7 @@ class Pipeline:
         self.adapters = frozenset(adapters)
         self.settings = settings
         self.retriever = retriever
+        self.calibrations = calibrations
         if settings.stop_texts and isinstance(engine, StopStringEngine):
             engine.set_detokenizer(encoder.decode)
 
@@ -331,7 +337,7 @@ class Pipeline:
             "error": bool(output.error),
             look_up.flag: bool(look_up.flag),
         }
-        return Answer(
+        answer = Answer(
             id=prepared_row.row.id,
             answer=reading.answer,
             score=reading.score,
@@ -348,6 +354,10 @@ class Pipeline:
             passages=passages,
             dropped_passages=len(look_up.texts) - len(passages or ()),
         )
+        calibration = self.calibrations.get(answer.adapter)
+        if calibration is None:
+            return answer
+        return calibrate_answer(answer, tuple(self.task.options(prepared_row.row)), calibration.calibration)
 
 
 def check_prompt_fits(task: Task, settings: AnswerSettings) -> None:

@@ -91,7 +91,7 @@ def _judge_row(
     except ValueError as error:
         fix = getattr(error, "fix", "")
         problem = f"{error} -> {fix}" if fix else str(error)
-    if by_score and answer.score is not None and not _has_no_answer(answer):
+    if by_score and answer.score is not None and not has_no_answer(answer):
         scored_label = int(answer.score >= 0.5)
         return JudgedAnswer(
             row, answer, scored_label, contradictory=parsed_value is not None and parsed_value != scored_label
@@ -101,12 +101,11 @@ def _judge_row(
 
 def _answer_text(answer: Answer) -> str:
     """The text of an answer, "" where there is none."""
-    return (
-        answer.answer if answer.answer is not None and is_answer(answer.answer) and not _has_no_answer(answer) else ""
-    )
+    return answer.answer if answer.answer is not None and is_answer(answer.answer) and not has_no_answer(answer) else ""
 
 
-def _has_no_answer(answer: Answer) -> bool:
+def has_no_answer(answer: Answer) -> bool:
+    """Whether the model gave none, whatever else the record says."""
     return answer.stage in _FAILED_STAGES or not _FAILED_FLAGS.isdisjoint(answer.flags)
 
 

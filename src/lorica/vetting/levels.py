@@ -1,7 +1,7 @@
 """Levels 0 to 2 of a check, which need nothing but an adapter's files. Loads no torch.
 
 L0 files      check_files
-L1 structure  check_structure, check_claims, check_passport
+L1 structure  check_structure, check_claims, check_passport, check_calibration
 L2 numbers    check_numbers
 L3 base       in base_checks.py: check_fit, check_passport, check_alignment, check_base_health
 L4 behaviour  in base_checks.py: judge_behaviour, check_canaries
@@ -23,6 +23,7 @@ from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.registry import training_owner
 from lorica.adapters.tensor_map import TensorMap, map_tensors
 from lorica.locks import describe as describe_owner
+from lorica.vetting.calibration_check import check_calibration
 from lorica.vetting.claims.check_claims import check_claims
 from lorica.vetting.claims.named_bases import NamedBase
 from lorica.vetting.claims.training_evidence import TrainingEvidence, training_evidence
@@ -146,6 +147,7 @@ def _structure(examination: Examination, specimen: RawAdapter, layout: TensorMap
         *structure,
         *claims,
         *check_passport(specimen, None, earlier=examination.findings),
+        *check_calibration(specimen),
     ]
     # Without a config that can be read hardly anything of it could be compared.
     if any(finding.code == "L102" for finding in structure):

@@ -18,6 +18,7 @@ MAX_CARD = _MIB
 # Name -> the most bytes that are read of it. A trainer's state grows with every logged step.
 DOCUMENTS = {
     "lorica.json": 4 * _MIB,
+    "calibration.json": _MIB,
     "training.json": 16 * _MIB,
     "trainer_state.json": 16 * _MIB,
     "state.json": 4 * _MIB,

@@ -43,21 +43,32 @@ def without_training_rows(specimen: RawAdapter, rows: Sequence[Row], task: Task)
     split is made again, and only held-out rows are asked where enough of them have gold. A part of the training rows
     that was picked by hand is not recognised.
     """
+    trained_ids, divided = _trained_ids(specimen, rows, task)
+    if not trained_ids:
+        return rows, []
+    unseen = [row for row in rows if row.id not in trained_ids] if divided else []
+    facts = {"rows": len(rows), "trained_on": len(trained_ids), "left": len(unseen)}
+    trained_share = f"{len(trained_ids)} of {len(rows)} rows"
+    if sum(row.gold is not None for row in unseen) >= ENOUGH:
+        unseen_note = f"{trained_share}; only the {len(unseen)} others are asked"
+        return unseen, [finding("L426", unseen_note, severity="note", facts=facts)]
+    return rows, [finding("L426", f"{trained_share}; {len(unseen)} others are too few to measure on", facts=facts)]
+
+
+def training_row_ids(specimen: RawAdapter, rows: Sequence[Row], task: Task) -> frozenset[str]:
+    """The ids of those rows that the adapter was trained on, as far as `without_training_rows` recognises them."""
+    return _trained_ids(specimen, rows, task)[0]
+
+
+def _trained_ids(specimen: RawAdapter, rows: Sequence[Row], task: Task) -> tuple[frozenset[str], bool]:
+    """(ids of the rows it was trained on, whether its training held some of the rows out)."""
     record = _record(specimen) if rows else None
     for candidate in _as_trained(specimen, rows) if record is not None else ():
         assert record is not None
         trained, held_out = _divide(record, candidate, task)
-        if not trained:
-            continue
-        trained_ids = {row.id for row in trained}
-        unseen = [row for row in rows if row.id not in trained_ids] if held_out else []
-        facts = {"rows": len(rows), "trained_on": len(trained), "left": len(unseen)}
-        trained_share = f"{len(trained)} of {len(rows)} rows"
-        if sum(row.gold is not None for row in unseen) >= ENOUGH:
-            unseen_note = f"{trained_share}; only the {len(unseen)} others are asked"
-            return unseen, [finding("L426", unseen_note, severity="note", facts=facts)]
-        return rows, [finding("L426", f"{trained_share}; {len(unseen)} others are too few to measure on", facts=facts)]
-    return rows, []
+        if trained:
+            return frozenset(row.id for row in trained), bool(held_out)
+    return frozenset(), False
 
 
 def _record(specimen: RawAdapter) -> _TrainingRows | None:

@@ -1,0 +1,346 @@
+"""`lorica calibrate`: scores that come true as often as they say, by a fit on held-out rows, kept with the adapter."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lorica import __version__
+from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, open_adapter
+from lorica.admission.provenance import rows_facts
+from lorica.calibration.calibration_maps import METHODS, IsotonicSteps, PlattScaling, Probabilities, two_choices
+from lorica.calibration.figures import CalibrationFit, fit_calibration
+from lorica.calibration.fitting import FOLDS, CalibrationRows
+from lorica.calibration.saved import (
+    CALIBRATION_NAME,
+    FORMAT,
+    LossChange,
+    SavedCalibration,
+    write_calibration,
+)
+from lorica.commands.answers_record import answered_with, record_of_answers
+from lorica.commands.arguments import Overrides, as_path, emit, inform, parser, resolve, split_words, warn
+from lorica.commands.gold_file import GoldFile, read_gold
+from lorica.data.write import check_place
+from lorica.errors import AdapterError, DataError, UsageError
+from lorica.names import listed
+from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, has_no_answer
+from lorica.records import Answer, Row
+from lorica.reports.page import ReportTable
+from lorica.reports.text_table import plain_table
+from lorica.runs.run_record import RunRecord
+from lorica.tasks.base import Task
+from lorica.vetting.files.check_files import examine_files
+from lorica.vetting.files.sources import find_sources
+from lorica.vetting.files.unpack import opened
+from lorica.vetting.measure.contamination import training_row_ids
+
+AUTO = "auto"
+_FEW_ROWS = 200  # below which a fit is worth a warning
+_EXAMPLES = """  lorica calibrate answers.csv held_out.csv --adapter runs/rules/rules task=rules
+  lorica calibrate answers.csv held_out.csv --adapter runs/rules/rules --method isotonic task=rules
+  lorica calibrate answers.jsonl held_out.jsonl --adapter runs/mcq/mcq task=mcq --json
+  lorica infer task=rules input=new.csv output=new-answers.csv adapters.dir=runs/rules adapters.calibration=require"""
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """What `lorica calibrate` did. path: the file beside the adapter. calibration: what stands in it. candidates:
+    method -> its cross-fitted log-loss in nats per row, or why it could not be fitted. ties: how many different scores
+    the rows have, and how many of them are left after the calibration."""
+
+    path: Path
+    calibration: SavedCalibration
+    candidates: dict[str, float | str]
+    ties: tuple[int, int]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Fit, measure, save, and say what it is worth."""
+    options = _parse(arguments)
+    result = calibrate_answers(
+        options.overrides,
+        options.answers,
+        options.gold,
+        options.adapter,
+        method=options.method,
+        allow_training_rows=options.allow_training_rows,
+        replace=options.force,
+    )
+    emit(calibration_dict(result), as_json=options.json, text=calibration_text(result))
+    return 0
+
+
+def calibrate_answers(
+    overrides: Overrides,
+    answers: Path | Sequence[Answer],
+    gold_file: Path,
+    adapter_folder: Path,
+    *,
+    method: str = AUTO,
+    allow_training_rows: bool = False,
+    replace: bool = False,
+) -> CalibrationResult:
+    """Fit a calibration of the adapter's answers on rows with gold, and write it beside the adapter.
+
+    Raises DataError for answers that cannot be fitted on, AdapterError for an adapter that did not give them or was
+    trained on the rows, TrainingError where no fit is possible.
+    """
+    adapter = open_adapter(adapter_folder, applied=MORE_THAN_PAIRS)
+    path = adapter.path / CALIBRATION_NAME
+    if path.exists() and not replace:
+        raise AdapterError(f"{path} is there already", fix="--force (from Python replace=True) writes over it")
+    check_place(path)
+    record = record_of_answers(answers) if isinstance(answers, Path) else None
+    config = resolve(overrides).config
+    gold = read_gold(config, gold_file, [])
+    _check_task(gold.task, method)
+    answers_name = str(answers) if isinstance(answers, Path) else "answers"
+    judged = _of_adapter(gold.judge(gold.read_answers(answers), answers_name), adapter, record, answers_name)
+    trained_rows = _count_trained(adapter, gold, judged, allow_training_rows)
+    rows, left_out = _fitting_rows(gold.task, judged, answers_name)
+    fit = fit_calibration(method, rows)
+    if len(rows.gold) < _FEW_ROWS:
+        warn(f"{len(rows.gold)} rows are few to calibrate on: the interval of the change says how sure it is")
+    calibration = _to_save(fit, gold.task, adapter, [row for row, is_used in left_out if is_used], record)
+    calibration = msgspec.structs.replace(
+        calibration, left_out=sum(not is_used for _, is_used in left_out), trained_rows=trained_rows
+    )
+    write_calibration(adapter.path, calibration)
+    return CalibrationResult(path, calibration, fit.candidates, _ties(rows, fit))
+
+
+def _check_task(task: Task, method: str) -> None:
+    if task.answer_type == "text":
+        raise UsageError(f"task={task.name} writes its answers: it has no scores to calibrate", fix="task=rules or mcq")
+    if task.answer_type == "option" and method not in (AUTO, "temperature"):
+        raise UsageError(f"--method {method}: options are calibrated by a temperature", fix="--method temperature")
+
+
+def _of_adapter(
+    judged: Sequence[JudgedAnswer], adapter: AdapterFolder, record: RunRecord | None, answers_name: str
+) -> list[JudgedAnswer]:
+    """The answers that this adapter gave, as far as the answers and their record tell. Raises AdapterError where it
+    gave none."""
+    answering = {judged_row.answer.adapter for judged_row in judged} - {""}
+    if record is not None:
+        names = {name for name, digest in record.adapters.items() if digest == adapter.digest}
+        if not names:
+            raise AdapterError(
+                f"{adapter.path} did not give {answers_name}: their record names other weights",
+                fix=f"answer the rows with it: lorica infer ... adapters.paths.NAME={adapter.path}",
+            )
+    else:
+        inform(f"{answers_name} has no record of its run: that this adapter gave it is taken for granted")
+        names = {adapter.path.name} & answering or (answering - {"base"} if len(answering) == 1 else set())
+    if not answering and record is None:
+        return list(judged)
+    own_rows = [judged_row for judged_row in judged if judged_row.answer.adapter in names]
+    if not own_rows:
+        raise AdapterError(
+            f"none of the answers in {answers_name} is of the adapter {adapter.path.name}; they are of "
+            + listed(sorted(answering), 5),
+            fix="name the folder of one of these",
+        )
+    if len(own_rows) < len(judged):
+        inform(f"{len(judged) - len(own_rows)} of {len(judged)} rows were answered by others, and are not fitted on")
+    return own_rows
+
+
+def _count_trained(
+    adapter: AdapterFolder, gold: GoldFile, judged: Sequence[JudgedAnswer], allow_training_rows: bool
+) -> int:
+    """How many of the rows the adapter was trained on. Raises AdapterError for any, unless that is allowed."""
+    with opened(find_sources([adapter.path])[0]) as source:
+        specimen = examine_files(source)[0]
+    if specimen is None:
+        return 0
+    own_ids = {judged_row.row.id for judged_row in judged}
+    trained_count = len(training_row_ids(specimen, gold.rows, gold.task) & own_ids)
+    if trained_count and not allow_training_rows:
+        raise AdapterError(
+            f"the adapter was trained on {trained_count} of the {len(own_ids)} rows of {gold.path}: it is surer of "
+            "them than of any others, and a calibration would take that over",
+            fix="answer held-out rows, and fit on these; --allow-training-rows (from Python allow_training_rows=True) "
+            "fits all the same and says so in the file",
+        )
+    return trained_count
+
+
+def _fitting_rows(
+    task: Task, judged: Sequence[JudgedAnswer], answers_name: str
+) -> tuple[CalibrationRows, list[tuple[Row, bool]]]:
+    """What is fitted on, and each row with whether it is: those without an answer of the model's are left out."""
+    usable: list[JudgedAnswer] = []
+    columns: list[list[float]] = []
+    for judged_row in judged:
+        answer = judged_row.answer
+        if answer.calibration:
+            raise DataError(
+                f"its scores are calibrated already ({answer.calibration})",
+                path=answers_name,
+                row_id=answer.id,
+                fix="answer the rows again with adapters.calibration=off",
+            )
+        if not has_no_answer(answer):
+            columns.append(_probabilities(task, judged_row, answers_name))
+            usable.append(judged_row)
+    if len(usable) < len(judged):
+        inform(f"{len(judged) - len(usable)} of {len(judged)} rows have no answer of the model's, and are left out")
+    width = max(map(len, columns), default=0)
+    probabilities = np.full((len(columns), width), np.nan)
+    for row_index, values in enumerate(columns):
+        probabilities[row_index, : len(values)] = values
+    used_rows = [judged_row.row for judged_row in usable]
+    is_binary = task.answer_type == "score"
+    right_columns = [row.gold if is_binary else task.gold_choice(row) for row in used_rows]
+    gold = np.asarray(right_columns, dtype=np.int64)
+    used_ids = {row.id for row in used_rows}
+    return (
+        CalibrationRows(probabilities, gold, bootstrap_clusters(used_rows), is_binary),
+        [(judged_row.row, judged_row.row.id in used_ids) for judged_row in judged],
+    )
+
+
+def _probabilities(task: Task, judged_row: JudgedAnswer, answers_name: str) -> list[float]:
+    """The probabilities of a row's choices; of labels 0 and 1 for a score. Raises DataError where they are missing."""
+    answer = judged_row.answer
+    if task.answer_type == "score":
+        if answer.score is None or not 0 <= answer.score <= 1:
+            problem = "has no score" if answer.score is None else f"has the score {answer.score}, no probability"
+            raise DataError(
+                f"the answer {problem}", path=answers_name, row_id=answer.id, fix="answers of `lorica infer`"
+            )
+        return [float(value) for value in two_choices(np.asarray([answer.score]))[0]]
+    option_names = tuple(task.options(judged_row.row))
+    scores = answer.scores or {}
+    if set(scores) != set(option_names) or not all(0 <= score <= 1 for score in scores.values()):
+        raise DataError(
+            f"its scores are of {listed(sorted(scores), 6) or 'no option'}; needed: a probability of each of "
+            + listed(option_names, 6),
+            path=answers_name,
+            row_id=answer.id,
+            fix="take answers of `lorica infer task=mcq`",
+        )
+    return [scores[option_name] for option_name in option_names]
+
+
+def _to_save(
+    fit: CalibrationFit, task: Task, adapter: AdapterFolder, used_rows: Sequence[Row], record: RunRecord | None
+) -> SavedCalibration:
+    change = fit.change
+    return SavedCalibration(
+        format=FORMAT,
+        made_by=f"lorica {__version__}",
+        adapter=adapter.digest,
+        task=task.name,
+        calibration=fit.calibration_map,
+        rows=rows_facts(used_rows),
+        before=fit.before,
+        after=fit.after,
+        change=LossChange(change.value, change.low, change.high),
+        folds=FOLDS,
+        candidates={name: loss for name, loss in fit.candidates.items() if isinstance(loss, float)},
+        used_with={} if record is None else answered_with(record.manifest),
+    )
+
+
+def _ties(rows: CalibrationRows, fit: CalibrationFit) -> tuple[int, int]:
+    def count(probabilities: Probabilities) -> int:
+        return len(np.unique(probabilities[:, -1]))
+
+    return count(rows.probabilities), count(fit.calibration_map.apply(rows.probabilities))
+
+
+def calibration_dict(result: CalibrationResult) -> dict[str, Any]:
+    """The result as plain values."""
+    saved: dict[str, Any] = msgspec.to_builtins(result.calibration)
+    return saved | {
+        "output": str(result.path),
+        "candidates": result.candidates,
+        "scores": {"different_before": result.ties[0], "different_after": result.ties[1]},
+    }
+
+
+def calibration_text(result: CalibrationResult) -> str:
+    """The result for people."""
+    calibration, change = result.calibration, result.calibration.change
+    figures = ReportTable(
+        ("figure", "as it was", "calibrated"),
+        tuple(
+            (name, f"{getattr(calibration.before, name):.4f}", f"{getattr(calibration.after, name):.4f}")
+            for name in ("log_loss", "brier", "ece")
+        ),
+    )
+    verdict = "better" if change.high < 0 else "WORSE" if change.low > 0 else "not told apart on so few rows"
+    others = [
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name}: {value}"
+        for name, value in result.candidates.items()
+    ]
+    lines = [
+        f"{calibration.method}: {_parameters(calibration)}; fitted on {calibration.rows.rows} rows",
+        plain_table(figures),
+        f"log-loss {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}] nats per row: {verdict}",
+        f"(each row by a fit on other rows, in {calibration.folds} folds)",
+    ]
+    if len(others) > 1:
+        lines.append(f"log-loss by method: {'; '.join(others)}")
+    before, after = result.ties
+    if calibration.method == "isotonic":
+        lines.append(f"{before} different scores become {after}: ties, which ranks and ROC-AUC feel")
+    else:
+        lines.append("ranks and ROC-AUC stay as they are")
+    if calibration.left_out:
+        lines.append(f"{calibration.left_out} rows without an answer were left out")
+    if calibration.trained_rows:
+        lines.append(f"WARNING: the adapter was trained on {calibration.trained_rows} of these rows; the file says so")
+    lines.append(f"-> {result.path}; `lorica infer ... adapters.calibration=auto` applies it")
+    return "\n".join(lines)
+
+
+def _parameters(calibration: SavedCalibration) -> str:
+    fitted = calibration.calibration
+    if isinstance(fitted, PlattScaling):
+        return f"slope {fitted.slope:.4f}, intercept {fitted.intercept:+.4f}"
+    if isinstance(fitted, IsotonicSteps):
+        return f"{len(fitted.scores)} points"
+    return f"temperature {fitted.temperature:.4f}"
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    command = parser(
+        "calibrate",
+        "Fit a calibration of an adapter's scores (rules, mcq) on answers to rows with gold that it was not trained\n"
+        "on, say what it is worth on rows that the fit has not seen, and save it as calibration.json beside the\n"
+        "adapter. `lorica infer` applies it with adapters.calibration=auto or require. docs/calibration.md.",
+        _EXAMPLES,
+        overrides=False,
+    )
+    command.add_argument("words", nargs="*", metavar="ANSWERS GOLD [key=value ...]", help="as `lorica eval` takes them")
+    command.add_argument("--adapter", type=as_path, required=True, help="the folder of the adapter that answered")
+    command.add_argument(
+        "--method",
+        choices=(AUTO, *METHODS),
+        default=AUTO,
+        help="auto: the one of lowest log-loss; platt: two parameters, keeps ranks; temperature: one, keeps ranks; "
+        "isotonic: any rising function, for 1,000 rows and more, makes ties (%(default)s)",
+    )
+    command.add_argument(
+        "--allow-training-rows", action="store_true", help="fit also on rows that the adapter was trained on"
+    )
+    command.add_argument("--force", action="store_true", help="write over the calibration that is there")
+    options = command.parse_args(list(arguments))
+    files, options.overrides = split_words(options.words)
+    if len(files) != 2:
+        raise UsageError(
+            f"lorica calibrate needs two files, answers and gold; got {len(files)}",
+            fix="lorica calibrate ANSWERS GOLD --adapter DIR task=...",
+        )
+    options.answers, options.gold = files
+    return options
