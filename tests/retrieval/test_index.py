@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tools.bm25_reference import ReferenceBm25
 
 from lorica.errors import ResumeError, RetrievalError
 from lorica.retrieval.build_index import BuildOptions, build_index, update_index
 from lorica.retrieval.index import Index, fuse_ranks, subjects
-from lorica.retrieval.lexical_tokens import lexical_tokens
 from lorica.retrieval.passages import Chunk
 from lorica.retrieval.read_sources import SourceReader
 from lorica.retrieval.table_documents import RawDocument
 from lorica.retrieval.vectors import nearest
 
 from .conftest import CountingEncoder  # isort: skip
-
-
-def reference_bm25(texts: Sequence[str], question: str) -> list[float]:
-    """BM25 as Robertson's formula says, with FTS5's k1 = 1.2 and b = 0.75, over terms in at most half of the texts."""
-    bags = [Counter(lexical_tokens(text)) for text in texts]
-    lengths = [sum(bag.values()) for bag in bags]
-    mean_length = sum(lengths) / len(texts)
-    counts = {term: sum(term in bag for bag in bags) for term in set(lexical_tokens(question))}
-    present = {term: count for term, count in counts.items() if count}
-    terms = {term for term, count in present.items() if 2 * count <= len(texts)} or set(present)
-    scores = []
-    for bag, length in zip(bags, lengths, strict=True):
-        score = 0.0
-        for term in terms:
-            weight = math.log((len(texts) - counts[term] + 0.5) / (counts[term] + 0.5))
-            weight = weight if weight > 0 else 1e-6
-            frequency = bag[term]
-            score += weight * frequency * 2.2 / (frequency + 1.2 * (0.25 + 0.75 * length / mean_length))
-        scores.append(score)
-    return scores
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
@@ -98,11 +75,12 @@ def test_bm25_is_that_of_the_reference(tmp_path: Path, shared: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in paragraphs))
     build_index(tmp_path / "kb", "xquad", [tmp_path / "rows.jsonl"], BuildOptions(length=2000, overlap=0))
     with Index.open(tmp_path / "kb", "xquad") as index:
-        texts = [passage.text for passage in index._store.passages(range(1, index.passage_count + 1))]
+        texts = [passage.text for passage in index.all_passages()]
         assert len(texts) > 200
+        reference = ReferenceBm25(texts)
         for question in questions:
-            expected = reference_bm25(texts, question)
-            order = sorted((-score, index_) for index_, score in enumerate(expected) if score)
+            expected = reference.scores(question)
+            order = sorted((-score, number) for number, score in enumerate(expected) if score)
             passages = index.query(question, len(texts))
             assert [passage.score for passage in passages] == pytest.approx([-score for score, _ in order], abs=1e-6)
             assert {passage.text for passage in passages[:5]} == {texts[position] for _, position in order[:5]}

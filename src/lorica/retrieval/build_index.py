@@ -159,13 +159,13 @@ class _IndexBuilder:
         removed = tuple(file.name for file in current.files if file.name not in named) if current else ()
         if current is not None and current.manifest.documents == _documents_digest(files):
             return self._result(current.manifest, reader, removed, encoded=0, unchanged=True)
-        if not files:
+        with self._progress(None, "passages compared"):
+            distinct = deduplicate(files, keep_near=options.near_duplicates)
+        if not distinct.passages:
             raise RetrievalError(
                 f"{self._place}: no document is left to build an index of",
                 fix=f"name documents that can be used; to remove the index, delete the folder {self._place}",
             )
-        with self._progress(None, "passages compared"):
-            distinct = deduplicate(files, keep_near=options.near_duplicates)
         stamp, vectors, encoded = self._encode(distinct.passages)
         manifest = self._write(files, distinct, settings, stamp, vectors)
         return self._result(manifest, reader, removed, encoded=encoded)

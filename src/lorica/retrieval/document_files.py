@@ -48,8 +48,8 @@ class Listing(msgspec.Struct, frozen=True):
 
     def note(self) -> str:
         """A sentence on what is not read; "" where all is."""
-        counts = [f"{count} of {suffix or 'no suffix'}" for suffix, count in sorted(self.others.items())]
-        return f"not read, as they are no documents: files {listed(counts, 8)}" if counts else ""
+        counts = [f"{suffix or 'without a suffix'}: {count}" for suffix, count in sorted(self.others.items())]
+        return f"files that are no documents, and not read: {listed(counts, 8)}" if counts else ""
 
 
 def list_documents(paths: Sequence[Path]) -> Listing:
@@ -62,11 +62,11 @@ def list_documents(paths: Sequence[Path]) -> Listing:
         if not path.exists():
             raise _missing(path)
         for file_path, name in _walk(path) if path.is_dir() else [(path, path.name)]:
-            file_format = _format(file_path)
+            file_format = _format(file_path) if file_path.is_file() else None
             if file_format is None and file_path == path:
                 raise DataError("no document has this suffix", path=path, fix=f"allowed: {ALLOWED}")
             if file_format is None:
-                others[file_path.suffix.lower()] += 1
+                others[file_path.suffix.lower() if file_path.is_file() else "broken links and devices"] += 1
             elif name in files and not files[name].path.samefile(file_path):
                 raise DataError(
                     f"its name {name!r} is that of {files[name].path}, too",
@@ -129,7 +129,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
         folder_names[:] = sorted(name for name in folder_names if not name.startswith("."))
         for name in sorted(file_names):
             path = Path(root) / name
-            if not name.startswith(".") and path.is_file():
+            if not name.startswith("."):
                 yield path, path.relative_to(folder).as_posix()
 
 

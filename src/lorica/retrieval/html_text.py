@@ -57,6 +57,7 @@ class _TextReader(HTMLParser):
             self._in_title = True
         if tag == "body":  # whatever was left open above it
             self._silent.clear()
+            self._in_title = False
         if tag in _SILENT:
             self._silent.append(tag)
         self._break(tag)

@@ -14,7 +14,7 @@ from lorica.errors import RetrievalError
 from lorica.retrieval.dense_encoder import DenseEncoder, open_encoder
 from lorica.retrieval.index_manifest import IndexManifest, check_files, list_subjects, read_manifest
 from lorica.retrieval.passage_store import PassageStore
-from lorica.retrieval.passages import Passage, text_digest
+from lorica.retrieval.passages import IndexedPassage, Passage, text_digest
 from lorica.retrieval.vectors import nearest, open_vectors
 
 Mode = Literal["auto", "bm25", "dense", "fused"]
@@ -126,6 +126,10 @@ class Index:
             )
             for passage, (_, score) in zip(self._store.passages(numbers), ranked, strict=False)
         ]
+
+    def all_passages(self) -> list[IndexedPassage]:
+        """Every passage, by id."""
+        return self._store.passages(range(1, self.passage_count + 1))
 
     def tag_counts(self) -> dict[str, int]:
         """Tag -> passages that have it."""

@@ -82,6 +82,8 @@ class SourceReader:
                 try:
                     files.append(self._read(document, reusable, parser))
                 except DataError as error:
+                    if not self._skip_bad:
+                        raise _with_hint(error) from error
                     self._leave_out(error)
                 advance(1)
         return files
@@ -96,9 +98,9 @@ class SourceReader:
             return msgspec.structs.replace(same, name=document.name, tags=self._tags)
         bad_before = len(self.bad)
         chunks: list[Chunk] = []
-        for raw in read_documents(document, self._columns, parser, self._leave_out):
+        for raw in read_documents(document, self._columns, parser, self._leave_out_row):
             chunks.extend(self._split(raw))
-        if not chunks:
+        if not chunks and len(self.bad) == bad_before:
             raise DataError("it holds no text", path=document.path, fix="fill it, or leave it out")
         self.read_count += 1
         return SourceFile(document.name, document.format, digest, self._tags, tuple(chunks), len(self.bad) - bad_before)
@@ -108,17 +110,21 @@ class SourceReader:
         title = clean_text(raw.title).replace("\n", " ")[:300]
         return [Chunk(text, raw.source, title, raw.tags) for text in texts]
 
-    def _leave_out(self, error: DataError) -> None:
-        """Keep the reason of what is left out, or raise it."""
-        plain = error.as_data_error() if isinstance(error, RowError) else error
+    def _leave_out_row(self, error: RowError) -> None:
+        """Keep the reason of a row that is left out, or raise it."""
         if not self._skip_bad:
-            raise DataError(
-                plain.message.removeprefix(_location(plain)),
-                path=plain.path,
-                line=plain.line,
-                fix=f"{plain.fix}; {_SKIP}" if plain.fix else _SKIP,
-            ) from error
-        self.bad.append(BadDocument(str(plain.path), plain.line, plain.message.removeprefix(_location(plain))))
+            raise error.as_data_error() from error
+        self._leave_out(error.as_data_error())
+
+    def _leave_out(self, error: DataError) -> None:
+        reason = error.message.removeprefix(_location(error))
+        self.bad.append(BadDocument(str(error.path), error.line, reason))
+
+
+def _with_hint(error: DataError) -> DataError:
+    message = error.message.removeprefix(_location(error))
+    fix = f"{error.fix}; {_SKIP}" if error.fix else _SKIP
+    return DataError(message, path=error.path, line=error.line, fix=fix)
 
 
 def _location(error: DataError) -> str:
