@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lorica.commands.kb_test import gain_text, measure_gain
+from lorica.commands.kb_test import answer_twice, gain_text, measure_gain
 from lorica.config.compose import compose
 from lorica.data.read import rows_from_memory
 from lorica.pipeline.retrieve import Retriever
@@ -50,7 +50,7 @@ def main() -> None:
         chosen_rows.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         words = [f"task={options.task}", f"retrieval.dir={folder / 'kb'}", "retrieval.source_column=module"]
         resolved = compose([*words, *options.overrides], environ={})
-        gain = measure_gain(resolved, chosen_rows, folder / "run", resume_command="")
+        gain = measure_gain(answer_twice(resolved, chosen_rows, folder / "run", resume_command=""))
         print(gain_text(gain, resolved.config.retrieval), "\n", file=sys.stderr)
         crossed, seconds = look_up(folder / "kb", records, modules)
     overall = gain.overall

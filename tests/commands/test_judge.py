@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -76,8 +77,19 @@ def test_rubbish_for_one_row_in_ten_is_counted_and_told(
 
     with serving(respond) as server:
         words = ["judge", *files, "--endpoint", server.url, "--judge-model", "stub", "task=saq"]
-        assert main(words) == 0
+        target = Path(files[0]).with_name("verdicts.html")
+        assert main([*words, "--html", str(target)]) == 0
         text = capsys.readouterr().out
+    page = target.read_text("utf-8")
+    summary = page.partition("<nav")[0].partition('class="summary">')[2]
+    assert "The judge agrees with exact match" in summary
+    assert summary.index("kappa") < summary.index("Mean verdict 0.444")
+    assert "over the 36 judged of 40 rows. Between 0.400 and 0.500 with the 4 that failed." in summary
+    assert "failed: the reply is no verdict of the rubric" in page
+    rows = list(csv.DictReader(target.with_suffix(".csv").read_text("utf-8").splitlines()))
+    assert [row["id"] for row in rows] == [str(number) for number in range(ROWS)]
+    assert (rows[1]["question"], rows[1]["gold"], rows[1]["answer"]) == ("question 1", "word1", "word1")
+    assert {row["verdict"] for row in rows} == {"correct", "incorrect", ""}
     # Of the 20 odd rows, which are right, four end in 7.
     assert "mean over the 36 judged of 40 rows; 4 failed (10%)" in text
     assert "mean verdict: 0.444" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -148,7 +150,8 @@ def test_the_command(material: tuple[Path, Path], tmp_path: Path, capsys: pytest
         "--run",
         str(tmp_path / "run"),
     ]
-    assert main([*command, "retrieval.source_column=module", "--json"]) == 0
+    page_words = ["--html", str(tmp_path / "gain.html")]
+    assert main([*command, "retrieval.source_column=module", "--json", *page_words]) == 0
     result = json.loads(capsys.readouterr().out)
     (subject,) = result["subjects"]
     assert (subject["rows"], subject["own_shown"], subject["documents"], subject["switch"]) == (9, 9, 9, False)
@@ -156,6 +159,13 @@ def test_the_command(material: tuple[Path, Path], tmp_path: Path, capsys: pytest
     assert result["configuration"] == []
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
     assert "gain" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+    page = (tmp_path / "gain.html").read_text("utf-8")
+    assert "No evidence that passages help in any subject" in page.partition("<nav")[0]
+    assert "9 of 9" in page
+    for heading in ("By subject", "Rows to read", "Latency", "Configuration and digests"):
+        assert f">{heading}</h2>" in page
+    assert len(list(csv.reader(io.StringIO((tmp_path / "gain.csv").read_text("utf-8"))))) == 12 + 1
+    assert (tmp_path / "run" / "report.html").read_text("utf-8") == page
     assert main(command) == 0
     text = capsys.readouterr().out
     assert "no evidence that passages help" in text

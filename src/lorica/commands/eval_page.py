@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorica.commands.eval_page_answers import adapters_section, answers_section
-from lorica.commands.eval_page_rows import rows_section
-from lorica.commands.eval_page_runs import latency_section
+from lorica.commands.eval_page_rows import Describe, rows_section
+from lorica.commands.eval_page_runs import configuration_section, latency_section
 from lorica.commands.eval_page_scores import ranking_section, scores_section
 from lorica.commands.eval_report import metric_title
 from lorica.commands.evaluated_file import EvaluatedFile
@@ -24,7 +24,6 @@ from lorica.commands.page_parts import (
 )
 from lorica.metrics.bootstrap import RESAMPLES
 from lorica.pipeline.compare import FileComparison
-from lorica.records import Row
 from lorica.reports.page import Cell, Report, ReportTable, Section
 from lorica.reports.page_size import MAX_PAGE
 from lorica.reports.short_names import short_names, short_paths
@@ -50,33 +49,48 @@ class _Pages:
 
 def evaluation_page(
     files: Sequence[EvaluatedFile],
-    describe: Callable[[Row], tuple[str, str]],
+    describe: Describe,
     by: Mapping[str, Mapping[str, str]],
     comparison: FileComparison | None,
     facts: Sequence[tuple[str, Cell]],
 ) -> Report:
     """The whole page. describe: what is shown of a row, and of its gold answer. by: column -> row id -> value, of the
     columns that were grouped by. facts: for the end."""
-    names = short_paths([file.name for file in files], _NAME_WIDTH)
-    page = _Pages(files, names, next(iter(files[0].evaluation.metrics)))
+    page = _page(files)
+    shown = list(page.names.values())
+    others = f" and {len(shown) - 3} others" if len(shown) > 3 else ""
+    return Report(
+        title="Evaluation of " + ", ".join(shown[:3]) + others,
+        summary="\n\n".join([*_verdict(page, comparison), *_warnings(page)]),
+        sections=(*evaluation_sections(files, describe, by, comparison), facts_section(facts)),
+        footer=OFFLINE,
+        max_bytes=MAX_PAGE,
+    )
+
+
+def evaluation_sections(
+    files: Sequence[EvaluatedFile],
+    describe: Describe,
+    by: Mapping[str, Mapping[str, str]],
+    comparison: FileComparison | None,
+) -> list[Section]:
+    """Every section about the answers, as `evaluation_page` takes them; without those that have nothing to show."""
+    page = _page(files)
     sections = [_metrics(page)]
     if comparison is not None:
         sections.append(_pairs(page, comparison))
     sections += [_groups(page), *(_grouping(page, column) for column in files[0].evaluation.by)]
     if files[0].evaluation.health is not None:
-        sections += [ranking_section(files, names), scores_section(files, names)]
-    sections += [adapters_section(files, names), answers_section(files, names)]
-    sections += [latency_section(files, names), rows_section(files, names, describe, by)]
-    sections.append(facts_section(facts))
-    shown = list(names.values())
-    others = f" and {len(shown) - 3} others" if len(shown) > 3 else ""
-    return Report(
-        title="Evaluation of " + ", ".join(shown[:3]) + others,
-        summary="\n\n".join([*_verdict(page, comparison), *_warnings(page)]),
-        sections=tuple(section for section in sections if section.tables or section.charts),
-        footer=OFFLINE,
-        max_bytes=MAX_PAGE,
-    )
+        sections += [ranking_section(files, page.names), scores_section(files, page.names)]
+    sections += [adapters_section(files, page.names), answers_section(files, page.names)]
+    sections += [latency_section(files, page.names), rows_section(files, page.names, describe, by)]
+    sections.append(configuration_section(files, page.names))
+    return [section for section in sections if section.tables or section.charts]
+
+
+def _page(files: Sequence[EvaluatedFile]) -> _Pages:
+    names = short_paths([file.name for file in files], _NAME_WIDTH)
+    return _Pages(files, names, next(iter(files[0].evaluation.metrics)))
 
 
 def _verdict(page: _Pages, comparison: FileComparison | None) -> list[str]:

@@ -11,6 +11,7 @@ from random import Random
 import numpy as np
 
 from lorica.commands.evaluated_file import EvaluatedFile, certainty, row_kinds
+from lorica.commands.page_parts import MAX_ROWS, MAX_TEXT
 from lorica.data.write import atomic_file
 from lorica.records import Row
 from lorica.reports.interactive import VALUE_SEPARATOR
@@ -18,11 +19,7 @@ from lorica.reports.page import Cell, ReportTable, Section, without_formula
 from lorica.reports.page_size import shorten
 from lorica.tasks.base import Task
 
-MAX_ROWS = 2000
-"""Rows that a page lists; more are sampled, and the page says so."""
-
 _SURE_MISTAKES, _UNCERTAIN, _SLOWEST = 800, 300, 100
-_MAX_TEXT = 1500
 # Files whose answers stand in columns of their own.
 _FEW_FILES = 3
 
@@ -73,9 +70,9 @@ def _row_columns(
     rows = [files[0].judged[index].row for index in order]
     texts = [describe(row) for row in rows]
     columns: dict[str, list[Cell]] = {
-        "id": [shorten(row.id, _MAX_TEXT) for row in rows],
-        "row": [shorten(text, _MAX_TEXT) for text, _ in texts],
-        "gold": [shorten(gold, _MAX_TEXT) for _, gold in texts],
+        "id": [shorten(row.id, MAX_TEXT) for row in rows],
+        "row": [shorten(text, MAX_TEXT) for text, _ in texts],
+        "gold": [shorten(gold, MAX_TEXT) for _, gold in texts],
         "group": [row.group or row.subject for row in rows],
     }
     return columns | {column: [values[row.id] for row in rows] for column, values in by.items()}
@@ -89,7 +86,7 @@ def _answer_columns(
     for file in files:
         name, judged_rows = names[file.name], [file.judged[index] for index in order]
         answers = [judged.answer for judged in judged_rows]
-        texts = [shorten(answer.answer or "", _MAX_TEXT) for answer in answers]
+        texts = [shorten(answer.answer or "", MAX_TEXT) for answer in answers]
         scores = [None if answer.score is None else round(answer.score, 4) for answer in answers]
         if len(files) > _FEW_FILES:
             columns[name] = [
@@ -104,9 +101,13 @@ def _answer_columns(
             "adapter": [answer.adapter for answer in answers],
             "stage": [answer.stage for answer in answers],
             "flags": [VALUE_SEPARATOR.join(row_kinds(judged)[1:]) for judged in judged_rows],
-            "problem": [shorten(judged.problem or judged.answer.problem or "", _MAX_TEXT) for judged in judged_rows],
+            "problem": [shorten(judged.problem or judged.answer.problem or "", MAX_TEXT) for judged in judged_rows],
+            "passages": [
+                VALUE_SEPARATOR.join(f"{passage.id} ({passage.score:.3g})" for passage in answer.passages or ())
+                for answer in answers
+            ],
             "tokens cut": [answer.dropped_tokens or None for answer in answers],
-            "the model's words": [shorten(answer.raw or "", _MAX_TEXT) for answer in answers],
+            "the model's words": [shorten(answer.raw or "", MAX_TEXT) for answer in answers],
         }
         columns |= {f"{name}: {head}" if len(files) > 1 else head: cells for head, cells in own.items()}
     if len(files) > _FEW_FILES:
@@ -173,11 +174,14 @@ def _interest(files: Sequence[EvaluatedFile], index: int) -> tuple[bool, float]:
 
 
 def row_text(task: Task, row: Row) -> str:
-    """A row as people read it: a question with its options and their letters, or the row's own text."""
-    if task.answer_type != "option":
+    """A row as people read it: a question below its passage, with its options and their letters; or its own text."""
+    if task.answer_type == "score":
         return task.text(row)
-    options = [f"{letter}: {option_text}" for letter, option_text in task.options(row).items()]
-    return "\n".join((task.baseline_text(row), *options))
+    passage = getattr(row.case, "passage", "")
+    lines = [passage] if isinstance(passage, str) and passage else []
+    options = task.options(row) if task.answer_type == "option" else {}
+    lines += [task.baseline_text(row), *(f"{letter}: {option_text}" for letter, option_text in options.items())]
+    return "\n".join(lines)
 
 
 def gold_text(task: Task, row: Row) -> str:

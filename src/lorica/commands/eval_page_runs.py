@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from lorica.commands.arguments import inform
@@ -15,7 +17,8 @@ from lorica.data.row_timings import read_timings
 from lorica.errors import DataError
 from lorica.reports.page import Cell, Line, LineChart, ReportTable, Section
 from lorica.reports.short_names import short_names
-from lorica.runs.run_record import RECORD_NAME, TIMINGS_NAME, read_record
+from lorica.runs.run_record import RECORD_NAME, TIMINGS_NAME, RunRecord, read_record
+from lorica.runs.select_runs import flatten
 
 _SLOWEST_ROWS = 20
 _DRAWN = 6
@@ -103,3 +106,27 @@ def _slowest_table(file: EvaluatedFile, names: Mapping[str, str]) -> ReportTable
 def _share_within(seconds: Sequence[float]) -> tuple[tuple[float, float], ...]:
     shares = np.linspace(0, 1, _CURVE_POINTS)
     return tuple(zip(np.quantile(seconds, shares).tolist(), shares.tolist(), strict=True))
+
+
+def configuration_section(files: Sequence[EvaluatedFile], names: Mapping[str, str]) -> Section:
+    """Of each file's run what it was given and where it ran; of several runs what differs, then what does not."""
+    values = {names[file.name]: _run_values(file.run.record) for file in files if file.run is not None}
+    keys = list(dict.fromkeys(key for run_values in values.values() for key in run_values))
+    rows: list[tuple[Cell, ...]] = [(key, *(run_values.get(key, "") for run_values in values.values())) for key in keys]
+    differing = tuple(row for row in rows if len(set(row[1:])) > 1)
+    alike = tuple(row[:2] for row in rows if len(set(row[1:])) == 1)
+    tables = (
+        ReportTable(("key", *values), differing, "What differs", interactive=True),
+        ReportTable(("key", "value"), alike, "What is alike in all" if len(values) > 1 else "", interactive=True),
+    )
+    return Section("Configuration and digests", tables=tuple(table for table in tables if table.rows), folded=True)
+
+
+def _run_values(record: RunRecord) -> dict[str, Cell]:
+    """Every value of a record by a dotted key, and the digests of its files by their roles."""
+    fields: dict[str, Any] = msgspec.to_builtins(record)
+    for left_out in ("schema", "origins", "manifest"):
+        fields.pop(left_out)
+    for files in (fields.pop("inputs"), fields.pop("outputs")):
+        fields |= {file["role"]: f"{file['path']}, {file['digest']}" for file in files}
+    return {key: value if isinstance(value, int | float) else str(value) for key, value in flatten(fields).items()}

@@ -13,7 +13,9 @@ import msgspec
 from lorica import signals
 from lorica.commands.arguments import as_output, as_path, emit, inform, parser, resolve, split_words, warn
 from lorica.commands.judge_answers import JudgeRequest, judge_answer_files
+from lorica.commands.judge_page import judge_page, write_judged_rows
 from lorica.commands.judge_report import judge_dict, judge_metrics, judge_text, write_verdicts
+from lorica.commands.page_files import add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
 from lorica.errors import EngineError, UsageError
@@ -72,12 +74,17 @@ def _judge(
     emit(judge_dict(result), as_json=options.json, text=judge_text(result))
     for warning in result.warnings:
         warn(warning)
+    page = judge_page(result, file_facts([*options.answers, options.gold]))
+    reports = write_pages(page, options.html, run_log, lambda path: write_judged_rows(path, result))
     if run_log is not None:
         run_log.write_metrics(judge_metrics(result), main="mean")
         run_log.update(
             rows=result.mean.n,
             summary=judge_dict(result),
-            outputs=[run_file("verdicts", options.output, rows=result.mean.n)] if options.output is not None else [],
+            outputs=[
+                *(run_file("verdicts", path, rows=result.mean.n) for path in filter(None, [options.output])),
+                *reports,
+            ],
         )
     return EngineError.exit_code if result.stopped or not result.mean.judged else 0
 
@@ -124,6 +131,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--journal", type=as_path, metavar="DIR", help="where verdicts are kept (beside the answers: ANSWERS.verdicts)"
     )
     command.add_argument("--output", type=as_output, metavar="FILE.jsonl", help="write the verdict on every row")
+    add_html_option(command, beside="all rows")
     add_run_option(command)
     _add_endpoint_options(command)
     return _checked(command.parse_args(list(arguments)))

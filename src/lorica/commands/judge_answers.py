@@ -12,7 +12,7 @@ import msgspec
 
 from lorica.commands import build
 from lorica.commands.arguments import inform
-from lorica.commands.eval_page_rows import gold_text
+from lorica.commands.eval_page_rows import gold_text, row_text
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.judge_labels import read_labels
 from lorica.commands.row_progress import row_progress
@@ -134,12 +134,7 @@ def _item(task: Task, rubric: Rubric, row_answers: Sequence[JudgedAnswer]) -> Ju
         return rubric.worst.name
     row = row_answers[0].row
     reference = "" if rubric.kind == "free" else gold_text(task, row)
-    passage = getattr(row.case, "passage", "")
-    question = [passage] if isinstance(passage, str) and passage else []
-    question.append(task.baseline_text(row))
-    if task.answer_type == "option":
-        question += [f"{name}: {option}" for name, option in task.options(row).items()]
-    return JudgeItem("\n".join(question), reference, tuple(texts))
+    return JudgeItem(row_text(task, row), reference, tuple(texts))
 
 
 def _answer_text(task: Task, judged: JudgedAnswer) -> str:
@@ -212,6 +207,11 @@ def _result(gold: GoldFile, rows: _JudgedRows, run: JudgeRun, labels: Mapping[st
         letter_rate=first_letter_rate(run),
         label_mass=label_masses(run),
         agreements=tuple(agreements),
+        items={
+            judged.row.id: item
+            for judged, item in zip(first_file, rows.items, strict=True)
+            if isinstance(item, JudgeItem)
+        },
         models=tuple(sorted({record.model for record in records} - {""})),
         calls=run.made,
         journaled=run.journaled,

@@ -19,7 +19,8 @@ from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 
 _FAILURE_EXAMPLES = 3
-_REASONS = {**FAILURES, NOT_ASKED: "not asked: a limit ended the run before"}
+FAILURE_REASONS = {**FAILURES, NOT_ASKED: "not asked: a limit ended the run before"}
+"""Kind of failure -> what it is."""
 
 
 def judge_dict(result: JudgeResult) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def _failure_table(result: JudgeResult) -> str:
     for kind, count in result.failures.items():
         examples = [verdict for verdict in result.rows if verdict.failure == kind][:_FAILURE_EXAMPLES]
         example_ids = ", ".join(verdict.row_id for verdict in examples)
-        rows.append((_REASONS[kind], count, example_ids, examples[0].detail))
+        rows.append((FAILURE_REASONS[kind], count, example_ids, examples[0].detail))
     return plain_table(ReportTable(("failed because", "rows", "such as", "the first"), tuple(rows)))
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve, split_words
 from lorica.commands.build_retrieval import open_indexes
 from lorica.commands.eval_report import estimate_dict, pair_dict
-from lorica.commands.gold_file import GoldFile, read_gold
+from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
 from lorica.commands.infer import infer_file
+from lorica.commands.kb_test_page import kb_test_page
+from lorica.commands.page_files import (
+    add_html_option,
+    describe_rows,
+    evaluated_file,
+    file_facts,
+    rows_table,
+    write_pages,
+)
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.compose import Resolved
 from lorica.config.parse_values import show
@@ -19,10 +28,11 @@ from lorica.config.retrieval_section import ALL_SUBJECTS, RetrievalConfig
 from lorica.data.group_columns import EMPTY
 from lorica.errors import ConfigError, UsageError
 from lorica.metrics.bootstrap import Estimate
+from lorica.metrics.normalise import LORICA
 from lorica.names import shell_word
 from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain, retrieval_gain
 from lorica.records import Answer
-from lorica.reports.page import ReportTable
+from lorica.reports.page import Report, ReportTable
 from lorica.reports.text_table import plain_table
 
 ANSWER_FILES = {"without": "without.jsonl", "with": "with.jsonl"}
@@ -48,6 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     command.add_argument(
         "words", nargs="*", metavar="ROWS [key=value ...]", help="the rows with their gold answers; task=..., ..."
     )
+    add_html_option(command, beside="all rows")
     add_run_option(command)
     options = command.parse_args(list(arguments))
     files, overrides = split_words(options.words)
@@ -55,28 +66,46 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(f"lorica kb test needs one file of rows; got {len(files)}", fix="lorica kb test ROWS task=...")
     resolved = resolve(overrides)
     with recorded_run(options.run, "kb test", arguments, resolved, {"rows": files}) as run_log:
-        gain = measure_gain(
+        answered = answer_twice(
             resolved, files[0], options.run, resume_command=going_on("kb test", arguments, "inference.resume=true")
         )
+        gain = measure_gain(answered)
+        words = configuration(gain, resolved.config.retrieval)
+        reports = []
+        if options.html is not None or run_log is not None:
+            page, write_table = _page(answered, gain, words)
+            reports = write_pages(page, options.html, run_log, write_table)
         if run_log is not None:
             run_log.write_metrics(gain_metrics(gain), main=_MAIN if gain.overall is not None else "")
             run_log.update(
                 rows=gain.overall.rows if gain.overall is not None else 0,
-                outputs=[run_file("answers", options.run / name) for name in ANSWER_FILES.values()],
+                outputs=[*(run_file("answers", options.run / name) for name in ANSWER_FILES.values()), *reports],
                 summary={"switches": gain.switches},
             )
     emit(
-        gain_dict(gain) | {"configuration": configuration(gain, resolved.config.retrieval)},
+        gain_dict(gain) | {"configuration": words},
         as_json=options.json,
         text=gain_text(gain, resolved.config.retrieval),
     )
     return 0
 
 
-def measure_gain(
+@dataclass(frozen=True)
+class RowsAnsweredTwice:
+    """Rows with gold, and their answers by row id: without passages and with. folder: where the files of answers lie.
+    documents: row id -> the document that it was taken from."""
+
+    gold: GoldFile
+    folder: Path
+    without: Mapping[str, Answer]
+    with_passages: Mapping[str, Answer]
+    documents: Mapping[str, str]
+
+
+def answer_twice(
     resolved: Resolved, rows_file: Path, run_dir: Path | None = None, *, resume_command: str
-) -> RetrievalGain:
-    """Answer the rows of a file without and with passages, into a folder, and compare.
+) -> RowsAnsweredTwice:
+    """Answer the rows of a file without and with passages, into a folder.
 
     Every subject with an index is tried, or those that `retrieval.enabled` names. run_dir: None for the
     configuration's, or runs/kb_test/ROWS. Raises ConfigError without a knowledge base, and what `infer` and `eval`
@@ -96,7 +125,28 @@ def measure_gain(
         for name, section in (("without", RetrievalConfig()), ("with", replace(retrieval, enabled=switches)))
     }
     documents = {row_id: value for row_id, value in gold.by.get(column, {}).items() if value != EMPTY}
-    return retrieval_gain(gold.task, gold.rows, answers["with"], answers["without"], documents=documents)
+    return RowsAnsweredTwice(gold, folder, answers["without"], answers["with"], documents)
+
+
+def measure_gain(answered: RowsAnsweredTwice) -> RetrievalGain:
+    """Compare both answers to each row."""
+    gold = answered.gold
+    return retrieval_gain(gold.task, gold.rows, answered.with_passages, answered.without, documents=answered.documents)
+
+
+def _page(
+    answered: RowsAnsweredTwice, gain: RetrievalGain, words: Sequence[str]
+) -> tuple[Report, Callable[[Path], None]]:
+    """The page, and what writes all rows beside it."""
+    gold = replace(answered.gold, by={})  # documents are too many to group by
+    files = []
+    for name, answers in (("with", answered.with_passages), ("without", answered.without)):
+        path = str(answered.folder / ANSWER_FILES[name])
+        judged = gold.judge(answers, path)
+        evaluation = gold.evaluate(judged, normalisation=LORICA.name, max_fprs=DEFAULT_FPRS)
+        files.append(evaluated_file(gold, path, judged, evaluation))
+    facts = file_facts([gold.path, *(Path(file.name) for file in files)])
+    return kb_test_page(gain, files, describe_rows(gold), words, facts), rows_table(files, gold)
 
 
 def _answer(

@@ -11,6 +11,12 @@ from lorica.pipeline.compare import PairComparison
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, ReportTable, Section
 
 OFFLINE = "One file that opens from a disk and asks for nothing from a network."
+MAX_TEXT = 1500
+"""Characters of a text of the user's that a page shows."""
+
+MAX_ROWS = 2000
+"""Rows to read that a page lists; more are sampled, and the page says so."""
+
 # What guessing gives, where a metric has such a value.
 _CHANCE = {"roc_auc": 0.5, "balanced_accuracy": 0.5, "mcc": 0.0}
 

@@ -12,6 +12,7 @@ import numpy as np
 from lorica.judging.agreement import Agreement, Consistency, agreement, consistency
 from lorica.judging.calls import JudgeCall
 from lorica.judging.judge_run import JudgeRun
+from lorica.judging.rubrics import JudgeItem
 from lorica.judging.verdicts import RowVerdict, record_label
 from lorica.metrics.base import Column, Evaluator, Metric, mean_of
 from lorica.metrics.bootstrap import Estimate, estimate
@@ -41,7 +42,8 @@ class JudgeResult:
     no_answer: rows without an answer, which have their verdict by rule. letter_rate: share of calls that chose the
     first letter. label_mass: smallest and mean probability of the letters, of scores. calls, journaled, retried:
     requests of this run, of earlier ones, and repeated ones. control_tokens: ids of rows with text that a server may
-    take for its own control tokens. over_budget, stopped: why not all rows were asked; see `EndpointJudge`.
+    take for its own control tokens. over_budget, stopped: why not all rows were asked; see `EndpointJudge`. items:
+    row id -> what was asked.
     """
 
     answer_files: tuple[str, ...]
@@ -70,6 +72,7 @@ class JudgeResult:
     over_budget: bool
     stopped: str
     rows: tuple[RowVerdict, ...]
+    items: Mapping[str, JudgeItem]
 
     @property
     def failed(self) -> int:

@@ -1,0 +1,101 @@
+"""The page of `lorica kb test --html`: for which subjects passages help, and the rows answered with and without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lorica.commands.eval_page import evaluation_sections
+from lorica.commands.eval_page_rows import Describe
+from lorica.commands.evaluated_file import EvaluatedFile
+from lorica.commands.page_parts import OFFLINE, difference_text, facts_section, p_text
+from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain
+from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Report, ReportTable, Section
+from lorica.reports.page_size import MAX_PAGE
+from lorica.reports.short_names import short_names
+
+_FEW_SUBJECTS = 40
+
+
+def kb_test_page(
+    gain: RetrievalGain,
+    files: Sequence[EvaluatedFile],
+    describe: Describe,
+    words: Sequence[str],
+    facts: Sequence[tuple[str, Cell]],
+) -> Report:
+    """The whole page. files: the answers with passages and without. describe: as `evaluation_page` takes it. words:
+    that switch on what is proposed. facts: for the end."""
+    sections = [_subjects(gain), *evaluation_sections(files, describe, {}, None), facts_section(facts)]
+    return Report(
+        "Do passages of the knowledge base help?",
+        "\n\n".join(_verdict(gain, words)),
+        tuple(section for section in sections if section.tables or section.charts),
+        OFFLINE,
+        MAX_PAGE,
+    )
+
+
+def _verdict(gain: RetrievalGain, words: Sequence[str]) -> list[str]:
+    """What is proposed, of how many subjects and rows."""
+    on = [subject_gain.subject for subject_gain in gain.subjects if subject_gain.switch]
+    if on:
+        others = f" and {len(on) - 5} others" if len(on) > 5 else ""
+        sentences = [f"Passages help in {', '.join(on[:5])}{others}: {' '.join(words)}"]
+    else:
+        sentences = ["No evidence that passages help in any subject: leave retrieval off."]
+    if gain.overall is not None:
+        difference = difference_text(gain.overall.pair.test.difference)
+        sentences.append(
+            f"Over {gain.overall.rows:,} rows of {len(gain.subjects):,} subjects {gain.metric} changes by {difference}."
+        )
+        if gain.overall.failed:
+            sentences.append(f"Beware: the look-up of {gain.overall.failed:,} rows failed; they had no passages.")
+    if gain.unindexed:
+        count = sum(gain.unindexed.values())
+        sentences.append(f"{count:,} rows of subjects without an index were asked without passages both times.")
+    return sentences
+
+
+def _subjects(gain: RetrievalGain) -> Section:
+    gains = [*([gain.overall] if gain.overall is not None and len(gain.subjects) > 1 else []), *gain.subjects]
+    shown = short_names((subject_gain.subject for subject_gain in gains), 60)
+    table = ReportTable(
+        (
+            "subject", "rows", "without", "with passages", "difference", "p (Holm)", "detectable", "right only without",
+            "right only with", "passages", "own document shown", "verdict",
+        ),
+        tuple(_subject_cells(shown[subject_gain.subject], subject_gain) for subject_gain in gains),
+        interactive=True,
+        choose=("verdict",),
+    )  # fmt: skip
+    points = tuple(
+        IntervalPoint(shown[subject_gain.subject], difference.value, difference.low, difference.high)
+        for subject_gain in gains
+        for difference in (subject_gain.pair.test.difference,)
+    )
+    plot = IntervalPlot(f"{gain.metric}: with minus without", points, reference=0.0, reference_label="no difference")
+    return Section(
+        "By subject",
+        "With passages minus without, on the same rows. A subject is proposed only where the interval lies above 0, "
+        "and p, corrected for the number of subjects, below 0.05.",
+        tables=(table,) if gains else (),
+        charts=(plot,) if 0 < len(points) <= _FEW_SUBJECTS else (),
+    )
+
+
+def _subject_cells(name: str, gain: SubjectGain) -> tuple[Cell, ...]:
+    test, mcnemar = gain.pair.test, gain.pair.mcnemar
+    return (
+        name,
+        gain.rows,
+        str(gain.without),
+        str(gain.with_passages),
+        difference_text(test.difference),
+        p_text(gain.pair.p_corrected),
+        test.detectable,
+        mcnemar.only_second,
+        mcnemar.only_first,
+        gain.shown,
+        f"{gain.own_shown:,} of {gain.documents:,}" if gain.documents else "",
+        gain.verdict,
+    )
