@@ -117,11 +117,13 @@ def test_a_folder_that_cannot_be_read_is_listed_with_the_reason(
         assert "->" in message
 
 
-def test_a_run_whose_process_is_gone_is_interrupted(make_run: MakeRun) -> None:
+def test_a_run_whose_process_is_gone_is_interrupted(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run("killed", status="running")
     with lock_folder(folder, doing="a run", fix=""):
         assert load_run(folder).status == "running"
     assert load_run(folder).status == "interrupted"
+    assert main(["runs", "show", str(folder)]) == 0
+    assert "interrupted: its process is gone" in capsys.readouterr().out
 
 
 def test_what_is_missing_or_new_in_a_record_does_no_harm(make_run: MakeRun) -> None:

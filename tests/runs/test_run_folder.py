@@ -161,14 +161,23 @@ def test_names_of_no_secrets(name: str) -> None:
 
 def test_secrets_are_in_no_file_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_API_KEY", "correct-horse-battery")
-    words = ["--api-key", "hunter2", f"judge.api_key={KEY}", "url=https://me:pass-word@host/v1?api_key=abc123&n=1"]
+    monkeypatch.setenv("PLAIN_NAME", "named-by-an-option")
+    words = [
+        "--api-key-env",
+        "PLAIN_NAME",
+        "--api-key",
+        "hunter2",
+        f"judge.api_key={KEY}",
+        "url=https://me:pass-word@host/v1?api_key=abc123&n=1",
+    ]
     record = RunRecord(command="judge", config={"judge": {"api_key": "hunter2", "url": "https://me:pass-word@host/v1"}})
     run_folder = RunFolder.create(tmp_path, record, words=words)
     run_folder.log("retry", {"said": "401: correct-horse-battery is no key", "password": "x"})
+    run_folder.log("retry", {"said": "401: named-by-an-option"})
     with pytest.raises(DataError), run_folder:
         raise DataError(f"the endpoint refused {KEY} and hunter2", path="url")
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()).decode()
-    for secret in ("hunter2", KEY, "pass-word", "abc123", "correct-horse-battery", '"x"'):
+    for secret in ("hunter2", KEY, "pass-word", "abc123", "correct-horse-battery", "named-by-an-option", '"x"'):
         assert secret not in written, secret
     assert "--api-key '***' 'judge.api_key=***'" in read_record(tmp_path).command_line
     assert "n=1" in written

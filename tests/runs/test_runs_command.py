@@ -26,7 +26,11 @@ def three(make_run: MakeRun, tmp_path: Path) -> Path:
     """Runs a (r=8, 0.90), b (r=16, 0.80, failed, of yesterday) and c (train)."""
     make_run("a", 0.9)
     yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat()
-    config = {"lora": {"r": 16}, "model": {"path": "models/Llama"}, "engine": {"share_prefixes": False}}
+    config = {
+        "lora": {"r": 16, "target_modules": ["q_proj", "v_proj"]},
+        "model": {"path": "models/Llama"},
+        "engine": {"share_prefixes": False},
+    }
     make_run("b", 0.8, status="failed", error="no memory", started=yesterday, config=config)
     make_run("c", 0.7, command="train", task="saq", started=SECONDS_AGO)
     return tmp_path
@@ -61,6 +65,8 @@ def _listed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["--where", "machine.cores>=1"], "bca"),
         (["--where", "versions.lorica=0.*"], "bca"),
         (["--where", "started<2999"], "bca"),
+        (["--where", "lora.target_modules=[q_proj,v_proj]"], "b"),
+        (["--where", "lora.target_modules=*v_proj*"], "b"),
         (["--sort", "roc_auc"], "cba"),
         (["--sort", "roc_auc", "--descending"], "abc"),
         (["--sort", "run"], "abc"),
@@ -145,12 +151,21 @@ def _compared(capsys: pytest.CaptureFixture[str], *runs: Path) -> dict[str, Any]
 
 
 def test_comparing_says_what_differs_first(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
-    a, b = make_run("a", 0.9), make_run("b", 0.8, config={"lora": {"r": 16}}, versions={"lorica": "9"})
+    a = make_run("a", 0.9, manifest={"template": "sha256:1", "output": "a.csv"})
+    b = make_run(
+        "b",
+        0.8,
+        config={"lora": {"r": 16}},
+        versions={"lorica": "9"},
+        manifest={"template": "sha256:2", "output": "b.csv"},
+    )
     result = _compared(capsys, a, b)
     differing = {(difference["group"], difference["key"]): difference["values"] for difference in result["differences"]}
     assert differing["configuration", "lora.r"] == [8, 16]
     assert differing["configuration", "model.path"] == ["models/qwen3-0.6b", None]
     assert differing["versions", "lorica"][1] == "9"
+    assert differing["computation", "template"] == ["sha256:1", "sha256:2"]
+    assert ("computation", "output") not in differing
     assert differing["inputs", "answers"] == ["sha256:a (a.csv)", "sha256:b (b.csv)"]
     assert ("inputs", "gold") not in differing
     assert result["notes"] == []
@@ -187,6 +202,7 @@ def test_the_command_that_compares_answers_runs_as_it_is_printed(
     lines = [f"r{row},text {row},be kind,{row % 2}" for row in range(12)]
     Path("my rows.csv").write_text("\n".join(["row_id,post,rule,rule_violation", *lines]) + "\n")
     command = ["infer", "engine=fake", "task=rules", "task.columns.body=post", "input=my rows.csv"]
+    command += ["task.positive_labels=[yes,1]", "task.negative_labels=[no,0]"]
     for name, style in (("a", "plain"), ("b", "structured")):
         assert main([*command, f"output={name}.csv", f"task.style={style}"]) == 0
     (printed,) = _compared(capsys, Path("a.csv"), Path("b.csv"))["commands"]
@@ -194,8 +210,12 @@ def test_the_command_that_compares_answers_runs_as_it_is_printed(
     words = shlex.split(printed)
     assert words[:5] == ["lorica", "eval", "a.csv", "b.csv", "my rows.csv"]
     assert "task.columns.body=post" in words
+    assert "task.positive_labels=[yes,1]" in words
     assert main(words[1:]) == 0
     assert "roc_auc" in capsys.readouterr().out
+    monkeypatch.chdir("/")
+    (printed,) = _compared(capsys, tmp_path / "a.csv", tmp_path / "b.csv")["commands"]
+    assert shlex.split(printed)[2:4] == [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
 
 
 @pytest.mark.parametrize("words", [["compare"], ["compare", "RUN"], ["compare", "RUN", "RUN"], ["show"], ["mirror"]])

@@ -61,7 +61,7 @@ def show_text(run: StoredRun, messages: Sequence[str], file_states: dict[str, st
     facts = [
         ("run", run.name),
         ("command", record.command_line or record.command),
-        ("status", run.status + (f": {record.error}" if record.error else "")),
+        ("status", f"{run.status}: {_reason(run)}" if _reason(run) else run.status),
         ("started", f"{record.started}, {record.seconds:.1f} s" + _calls_text(record.calls)),
         ("machine", _machine_text(record.machine)),
         ("versions", ", ".join(f"{package} {version}" for package, version in record.versions.items())),
@@ -169,6 +169,10 @@ def _safe_lines(text: str) -> list[str]:
 def _shorter(text: str) -> str:
     """A text in which digests show their beginnings."""
     return _DIGEST.sub(r"\1…", text)
+
+
+def _reason(run: StoredRun) -> str:
+    return "its process is gone without a word" if run.status != run.record.status else run.record.error
 
 
 def _calls_text(calls: int) -> str:

@@ -9,13 +9,15 @@ from pathlib import Path
 import msgspec
 
 from lorica.names import shell_word
-from lorica.runs.run_record import RunFile, RunMetric
+from lorica.runs.run_record import RUN_SUFFIX, RunFile, RunMetric
 from lorica.runs.select_runs import RunValue, flatten
 from lorica.runs.stored_run import StoredRun
 
 # What is measured is only comparable on equal files of these roles; answers and models are what is compared.
 _MEASURED_ON = ("rows", "gold")
 _PLAIN_FIELDS = ("command", "task", "base", "tokenizer")
+_IN_OTHER_GROUPS = ("input", "output", "base", "tokenizer", "model")
+_PREFIXES_IN_OTHER_GROUPS = ("adapter.", "version.", "task.", "data.", "inference.")
 # Configuration that differs between any two runs and decides nothing.
 _PLACES = ("input", "output", "run_dir")
 
@@ -60,6 +62,7 @@ def _differences(runs: Sequence[StoredRun]) -> list[Difference]:
         "configuration": [
             {key: value for key, value in flatten(run.record.config).items() if key not in _PLACES} for run in runs
         ],
+        "computation": [_computation(run) for run in runs],
         "inputs": [_file_digests(run.record.inputs) for run in runs],
         "adapters": [dict(run.record.adapters) for run in runs],
         "versions": [dict(run.record.versions) for run in runs],
@@ -80,6 +83,15 @@ def _file_digests(files: Sequence[RunFile]) -> dict[str, RunValue]:
         earlier = sum(key.split(" ")[0] == file.role for key in digests)
         digests[f"{file.role} {earlier + 1}" if earlier else file.role] = f"{file.digest} ({Path(file.path).name})"
     return digests
+
+
+def _computation(run: StoredRun) -> dict[str, RunValue]:
+    """What of a manifest no other group has: template, engine, attention, indexes of knowledge bases, ..."""
+    return {
+        key: value
+        for key, value in run.record.manifest.items()
+        if key not in _IN_OTHER_GROUPS and not key.startswith(_PREFIXES_IN_OTHER_GROUPS)
+    }
 
 
 def _machine(run: StoredRun) -> dict[str, RunValue]:
@@ -112,17 +124,20 @@ def _commands(runs: Sequence[StoredRun]) -> list[str]:
     complete = [source for source in sources if source is not None]
     if len(complete) < len(runs) or len({gold.digest for _, gold in complete}) > 1:
         return []
-    answer_files = list(dict.fromkeys(file.path for answers, _ in complete for file in answers))
+    answer_files = list(dict.fromkeys(path for answers, _ in complete for path in answers))
     if len(answer_files) < 2 or len({run.record.task for run in runs}) > 1:
         return []
     words = [*answer_files, complete[0][1].path, f"task={runs[0].record.task}", *_reading_overrides(runs[0])]
     return ["lorica eval " + " ".join(map(shell_word, words))]
 
 
-def _answers_and_gold(run: StoredRun) -> tuple[list[RunFile], RunFile] | None:
-    """The answers that a run wrote or measured, and the rows with gold that they answer."""
+def _answers_and_gold(run: StoredRun) -> tuple[list[str], RunFile] | None:
+    """The paths of the answers that a run wrote or measured, and the rows with gold that they answer."""
     record = run.record
-    answers = [file for file in (*record.outputs, *record.inputs) if file.role == "answers"]
+    answers = [file.path for file in (*record.outputs, *record.inputs) if file.role == "answers"]
+    beside = run.path.with_name(run.path.name.removesuffix(RUN_SUFFIX))
+    if record.command == "infer" and beside != run.path and beside.is_file():
+        answers = [str(beside)]  # wherever the run was started, and whereto its files were moved since
     gold = [file for file in record.inputs if file.role == "gold" or (file.role == "rows" and file.gold)]
     return (answers, gold[0]) if answers and gold else None
 

@@ -10,9 +10,17 @@ from pathlib import Path
 
 from lorica.data.write import atomic_file
 from lorica.errors import DataError
-from lorica.runs.run_record import METRICS_NAME, RECORD_NAME, REPORT_NAME, TIMINGS_NAME, RunRecord, read_record
+from lorica.runs.run_record import (
+    METRICS_NAME,
+    RECORD_NAME,
+    REPORT_NAME,
+    REPORT_ROWS_NAME,
+    TIMINGS_NAME,
+    RunRecord,
+    read_record,
+)
 
-OF_ONE_RUN = (METRICS_NAME, TIMINGS_NAME, REPORT_NAME)
+OF_ONE_RUN = (METRICS_NAME, TIMINGS_NAME, REPORT_NAME, REPORT_ROWS_NAME)
 """Files that belong to one run alone; the log goes on from run to run."""
 
 _FORMER = ".former"

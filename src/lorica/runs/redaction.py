@@ -30,8 +30,11 @@ class Redactor:
         secrets = {value for name, value in environ.items() if is_secret(name)}
         for word, following in pairwise([*words, ""]):
             name, separator, value = word.partition("=")
+            stated = value if separator else following if name.startswith("--") else ""
             if is_secret(name.lstrip("-")):
-                secrets.add(value if separator else following if name.startswith("--") else "")
+                secrets.add(stated)
+            elif is_secret(name.lstrip("-").removesuffix("-env")):  # the name of the variable that holds it
+                secrets.add(environ.get(stated, ""))
         self._secrets = sorted((value for value in secrets if len(value) >= _LEAST_CHARACTERS), key=len, reverse=True)
 
     def text(self, plain_text: str) -> str:

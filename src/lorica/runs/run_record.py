@@ -19,7 +19,7 @@ RECORD_NAME = "run.json"
 METRICS_NAME = "metrics.json"
 LOG_NAME = "log.jsonl"
 TIMINGS_NAME = "timings.jsonl"
-REPORT_NAME = "report.html"
+REPORT_NAME, REPORT_ROWS_NAME = "report.html", "report.csv"
 RUN_SUFFIX = ".run"
 """`infer` keeps the run of `answers.csv` in `answers.csv.run/`."""
 

@@ -44,7 +44,8 @@ class Condition:
             if number is not None and wanted_number is not None:
                 equal = number == wanted_number
             else:
-                equal = fnmatchcase(_as_text(run_value).lower(), self.wanted.lower())
+                text, wanted_text = _as_text(run_value).lower(), self.wanted.lower()
+                equal = text == wanted_text or fnmatchcase(text, wanted_text)
             return equal != (self.operator == "!=")
         if number is not None and wanted_number is None:
             raise UsageError(
@@ -96,13 +97,13 @@ def run_values(run: StoredRun) -> dict[str, RunValue]:
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, RunValue]:
-    """Nested tables by dotted keys; lists as their texts, separated by commas."""
+    """Nested tables by dotted keys; lists as a command line writes them, `[a,b]`."""
     values: dict[str, RunValue] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
             values |= flatten(value, f"{prefix}{key}.")
         elif isinstance(value, list | tuple):
-            values[prefix + key] = ",".join(map(_as_text, value))
+            values[prefix + key] = f"[{','.join(map(_as_text, value))}]"
         else:
             values[prefix + key] = value
     return values
