@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tools.bm25_reference import ReferenceBm25
 
 from lorica.errors import ResumeError, RetrievalError
 from lorica.retrieval.build_index import BuildOptions, build_index, update_index
+from lorica.retrieval.dense_encoder import Vectors
 from lorica.retrieval.index import Index, fuse_ranks, subjects
 from lorica.retrieval.passages import Chunk
 from lorica.retrieval.read_sources import SourceReader
@@ -156,33 +158,86 @@ def _growing(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_a_killed_update_leaves_the_old_index_and_the_next_one_ends_as_a_build(tmp_path: Path) -> None:
-    documents = _growing(tmp_path / "documents", 40)
-    build_index(tmp_path / "kb", "s", [documents])
-    old = Index.open(tmp_path / "kb", "s").digest
-    _growing(documents, 400)
-    build_index(tmp_path / "anew", "s", [documents])
-    new = Index.open(tmp_path / "anew", "s").digest
-    code = (
-        "import sys; from pathlib import Path; from lorica.retrieval.build_index import update_index\n"
-        "print('ready', flush=True); update_index(sys.argv[1], 's', [Path(sys.argv[2])])"
-    )
-    digests = []
-    for kill in range(12):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "kb"), str(documents)], stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(kill * 0.03)
-        process.kill()
-        process.communicate()
-        with Index.open(tmp_path / "kb", "s") as index:
-            digests.append(index.digest)
-            assert index.query("w7x7", 1)[0].source == "7.txt"
-    assert digests[0] == old
-    assert set(digests) <= {old, new}
-    update_index(tmp_path / "kb", "s", [documents])
+# In a process without threads, which forks a child for each moment and lets it kill itself there.
+KILLED_UPDATES = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+from lorica.retrieval.build_index import update_index
+from lorica.retrieval.index import Index
+
+before, documents, trial = map(Path, sys.argv[1:])
+
+def update(remaining):
+    def watch(event, arguments):  # every file of the index that is opened, renamed, removed or cut
+        nonlocal remaining
+        if event in ("open", "os.rename", "os.remove", "sqlite3.connect") and str(trial) in str(arguments):
+            remaining -= 1
+            if remaining < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(watch)
+    update_index(trial, "s", [documents])
+    os._exit(0)
+
+status = None
+while status != 0:
+    shutil.rmtree(trial, ignore_errors=True)
+    shutil.copytree(before, trial)
+    kill = 0 if status is None else kill + 1
+    child = os.fork() or update(kill)
+    status = os.waitpid(child, 0)[1]
+    with Index.open(trial, "s") as index:
+        source = index.query("w2x7", 1)[0].source
+        digest = index.digest
+    update_index(trial, "s", [documents])
+    files = sorted((file.name, file.read_bytes().hex()) for file in (trial / "s").iterdir())
+    print(json.dumps([status, digest, source, files]))
+"""
+
+
+def test_an_update_killed_at_any_file_leaves_the_old_index_and_the_next_ends_as_a_build(tmp_path: Path) -> None:
+    documents = _growing(tmp_path / "documents", 3)
+    old = build_index(tmp_path / "kb", "s", [documents]).manifest.digest
+    _growing(documents, 6)
+    new = build_index(tmp_path / "anew", "s", [documents]).manifest.digest
+    words = [sys.executable, "-c", KILLED_UPDATES, str(tmp_path / "kb"), str(documents), str(tmp_path / "trial")]
+    process = subprocess.run(words, check=True, capture_output=True, text=True, timeout=300)
+    outcomes = [json.loads(line) for line in process.stdout.splitlines()]
+    assert len(outcomes) > 12
+    assert [status for status, *_ in outcomes] == [signal.SIGKILL] * (len(outcomes) - 1) + [0]
+    switch = [digest for _, digest, *_ in outcomes].index(new)
+    assert [digest for _, digest, *_ in outcomes] == [old] * switch + [new] * (len(outcomes) - switch)
+    assert {source for _, _, source, _ in outcomes} == {"2.txt"}
+    anew = sorted([file.name, file.read_bytes().hex()] for file in (tmp_path / "anew" / "s").iterdir())
+    assert all(files == anew for *_, files in outcomes)
+
+
+def test_what_a_killed_build_had_encoded_is_not_encoded_again(
+    tmp_path: Path, encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = _growing(tmp_path / "documents", 100)
+    options = BuildOptions(encoder=encoder)
+    real_encode, calls = encoder.encode, 0
+
+    def encode(texts: Sequence[str], advance: Callable[[int], None]) -> Vectors:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real_encode(texts, advance)
+
+    monkeypatch.setattr(encoder, "encode", encode)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(tmp_path / "kb", "s", [documents], options)
+    monkeypatch.undo()
+    (partial,) = (tmp_path / "kb" / "s").glob(".encoded-*")
+    content = bytearray(partial.read_bytes())
+    content[-5] ^= 1  # the last record is damaged
+    partial.write_bytes(content + b"torn")
+    assert len(encoder.texts) == 64
+    result = build_index(tmp_path / "kb", "s", [documents], options)
+    passage_count = result.manifest.passages
+    assert (result.encoded, len(encoder.texts)) == (passage_count - 63, passage_count + 1)
+    build_index(tmp_path / "anew", "s", [documents], options)
     assert all_bytes(tmp_path / "kb") == all_bytes(tmp_path / "anew")
 
 

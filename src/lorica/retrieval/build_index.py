@@ -23,6 +23,7 @@ from lorica.errors import RetrievalError
 from lorica.locks import lock_folder
 from lorica.retrieval.deduplicate import Deduplicated, deduplicate
 from lorica.retrieval.dense_encoder import DenseEncoder, Vectors, open_encoder
+from lorica.retrieval.encoded_passages import PREFIX, encode_passages
 from lorica.retrieval.index_manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -41,7 +42,8 @@ from lorica.retrieval.read_sources import BadDocument, Progress, SourceReader
 from lorica.retrieval.split_tokenizer import DEFAULT_TOKENIZER
 from lorica.retrieval.vectors import open_vectors, write_vectors
 
-_DATA_FILE = re.compile(r"(passages|vectors)-[0-9a-f]{16}\.(sqlite|npy)|\.building-.*")
+# Finished or not, and the manifest's own drafts.
+_DATA_FILE = re.compile(r"(passages|vectors)-[0-9a-f]{16}\.(sqlite|npy)|\.building-.*|\.index\.json\..*\.tmp")
 _NAME_DIGITS = 16
 
 
@@ -187,12 +189,12 @@ class _IndexBuilder:
             for row, passage in enumerate(passages):
                 if passage.id in rows:
                     vectors[row] = current.vectors[rows[passage.id]]
+        encoded = 0
         if new and encoder is not None:
             with self._progress(len(new), "passages encoded") as advance:
-                vectors[new] = encoder.encode([passages[row].text for row in new], advance)
-        if not np.isfinite(vectors).all():
-            raise RetrievalError("the encoder gave a passage a vector that is not finite", fix="use another encoder")
-        return stamp, vectors, len(new)
+                new_passages = [passages[row] for row in new]
+                vectors[new], encoded = encode_passages(self._place, encoder, new_passages, advance)
+        return stamp, vectors, encoded
 
     def _encoder(self, stamp: EncoderStamp | None) -> DenseEncoder:
         encoder = self._options.encoder
@@ -247,6 +249,8 @@ class _IndexBuilder:
             ).stamped()
             with atomic_file(self._place / MANIFEST_NAME) as stream:
                 stream.write(manifest.encoded())
+            for encoded_file in self._place.glob(PREFIX + "*"):
+                encoded_file.unlink()
         except OSError as error:
             raise RetrievalError(
                 f"{self._place}: cannot be written ({error.strerror})", fix="free some space"
@@ -328,7 +332,7 @@ def _named_by_content(draft: Path, stem: str, suffix: str) -> FileStamp:
 
 
 def _remove_unnamed(place: Path) -> None:
-    """Remove the data files, finished or not, that the manifest does not name."""
+    """Remove the data files that the manifest does not name, and what killed builds left."""
     try:
         raw_bytes = (place / MANIFEST_NAME).read_bytes()
     except OSError:

@@ -156,8 +156,8 @@ class Index:
 
 
 def fuse_ranks(rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:
-    """(number, sum of reciprocal ranks) of all that stand in some of the lists, best first, equal ones by number, in
-    which passages are sorted by id."""
+    """Reciprocal rank fusion: (number, sum of reciprocal ranks) of all passages of the lists, best first, equal ones by
+    number, in the order of ids."""
     sums: dict[int, float] = {}
     for ranking in rankings:
         for rank, (number, _) in enumerate(ranking, 1):

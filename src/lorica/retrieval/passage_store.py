@@ -54,7 +54,8 @@ def write_store(
             connection.execute("COMMIT")
             connection.execute("VACUUM INTO ?", (str(store_path),))
     except sqlite3.Error as error:
-        raise RetrievalError(f"{store_path}: cannot be written ({error})", fix="free some space") from error
+        fix = "use a Python whose SQLite has FTS5" if "fts5" in str(error) else "free some space"
+        raise RetrievalError(f"{store_path}: cannot be written ({error})", fix=fix) from error
     finally:
         draft.unlink(missing_ok=True)
 
