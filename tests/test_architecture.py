@@ -203,9 +203,21 @@ def test_a_mistake_on_the_command_line_does_not_wait_for_torch(command: str) -> 
 def test_the_public_surface_is_explicit() -> None:
     import lorica
 
-    functions = {"check", "diagnose", "evaluate", "infer", "list_runs", "load_pipeline", "load_run", "score", "train"}
+    functions = {
+        "check",
+        "diagnose",
+        "evaluate",
+        "frontier",
+        "infer",
+        "list_runs",
+        "load_pipeline",
+        "load_run",
+        "score",
+    }
+    functions |= {"train"}
     results = {"AdapterCheck", "Answer", "CheckResult", "Diagnosis", "Estimate", "Evaluation", "Finding", "InferResult"}
     results |= {
+        "FrontierResult",
         "RecordPipeline",
         "RunMetric",
         "RunRecord",

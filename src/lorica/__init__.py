@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lorica.commands.api import check as check
     from lorica.commands.api import diagnose as diagnose
     from lorica.commands.api import evaluate as evaluate
+    from lorica.commands.api import frontier as frontier
     from lorica.commands.api import infer as infer
     from lorica.commands.api import list_runs as list_runs
     from lorica.commands.api import load_pipeline as load_pipeline
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lorica.commands.api import train as train
     from lorica.commands.check_result import AdapterCheck as AdapterCheck
     from lorica.commands.check_result import CheckResult as CheckResult
+    from lorica.commands.frontier_result import FrontierResult as FrontierResult
     from lorica.commands.infer import InferResult as InferResult
     from lorica.commands.score_result import ScoreResult as ScoreResult
     from lorica.commands.train import TrainingRun as TrainingRun
@@ -56,6 +58,7 @@ _PUBLIC = {
         "infer",
         "evaluate",
         "score",
+        "frontier",
         "check",
         "diagnose",
         "list_runs",
@@ -63,6 +66,7 @@ _PUBLIC = {
         "RecordPipeline",
     ),
     "lorica.commands.check_result": ("CheckResult", "AdapterCheck"),
+    "lorica.commands.frontier_result": ("FrontierResult",),
     "lorica.commands.infer": ("InferResult",),
     "lorica.commands.score_result": ("ScoreResult",),
     "lorica.commands.train": ("TrainingRun",),

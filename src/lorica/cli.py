@@ -39,6 +39,7 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
             "metrics of answers with confidence intervals; compares files",
         ),
         "score": ("lorica.commands.score:run", "runs ranked by accuracy and latency, and the front of both"),
+        "frontier": ("lorica.commands.frontier:run", "which settings are worth their time, within given minutes"),
         "calibrate": (
             "lorica.commands.calibrate:run",
             "probabilities that come true as often as they say, fitted on held-out rows, beside the adapter",

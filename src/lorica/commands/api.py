@@ -27,6 +27,7 @@ from lorica.vetting.findings import LEVELS
 
 if TYPE_CHECKING:
     from lorica.commands.check_result import CheckResult
+    from lorica.commands.frontier_result import FrontierResult
     from lorica.commands.infer import InferResult
     from lorica.commands.score_result import ScoreResult
     from lorica.commands.train import TrainingRun
@@ -178,6 +179,45 @@ def score(
         ),
         unit=per,
     )
+
+
+def frontier(
+    rows: PathLike,
+    run_dir: PathLike,
+    *,
+    task: str,
+    minutes: float,
+    adapters: Adapters = None,
+    base: PathLike | None = None,
+    vary: Mapping[str, Sequence[str]] | None = None,
+    resume: bool = False,
+    settings: Settings = None,
+) -> FrontierResult:
+    """Measure combinations of settings on a file of rows with gold, and find those that no other one matches in both
+    accuracy and latency.
+
+    run_dir: the folder that holds what was measured, at every moment. minutes: that it may take in all. task, adapters,
+    base: as `infer` takes them. vary: key -> values to try, in place of the default ones of that key. resume: go on
+    with the unfinished search of the same call. Latencies are the engine's seconds for a row.
+
+    Raises DataError for rows without gold and where nothing could be measured, ResumeError for another search in
+    `run_dir`, ConfigError for settings.
+
+        result = lorica.frontier("held_out.csv", "runs/front", task="rules", minutes=5, adapters="runs/rules")
+        [(point.name, point.accuracy.value, result.commands[point.name]) for point in result.front]
+    """
+    from lorica.commands.frontier import find_frontier
+
+    arguments = {
+        "task": argument.task_name(task),
+        "input": argument.rows_text(rows),
+        "run_dir": argument.path_text(run_dir, "run_dir"),
+        "minutes": argument.numbers([minutes], "minutes")[0],
+        "inference.resume": argument.switch(resume, "resume") or None,
+        **_adapters(adapters, task),
+    }
+    varied = {key: argument.names(values, f"vary[{key!r}]") for key, values in (vary or {}).items()}
+    return find_frontier(_settings(arguments, base, settings), varied, words=(), resume_command=_AGAIN)
 
 
 def check(

@@ -1,0 +1,135 @@
+"""The search of `lorica frontier`: successive halving over a grid, within a deadline.
+
+Points are measured on a sample; the best third of them on three times as many rows, and so on, up to all rows. Every
+rung may take its share of the time that is left, so that the last one is reached; what remains goes to points that had
+no turn, then to the next most promising ones. (Jamieson and Talwalkar 2016, proceedings.mlr.press/v51/jamieson16)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from lorica.commands import build
+from lorica.commands.arguments import Overrides, inform
+from lorica.commands.frontier_grid import Point, resolve_point
+from lorica.commands.frontier_points import Measurement, PointStore, promising
+from lorica.config.schema import Config
+from lorica.errors import LoricaError
+from lorica.pipeline.answer import Pipeline
+from lorica.pipeline.judged_answers import correctness_metric, is_right, judge_answers
+from lorica.records import Row
+
+_FEWEST_ROWS = 24  # of a sample
+_SHRINK = 3  # of points, and growth of rows, from rung to rung
+_FEWEST_POINTS = 4  # that a rung keeps
+_PROBE_ROWS = 4  # answered beforehand: a warm-up that says how long a point takes
+_MARGIN = 1.25  # of an estimate that a deadline is kept by
+
+
+class PointMeter:
+    """Measures points, with one model loaded at a time."""
+
+    def __init__(self, overrides: Overrides, rows: Sequence[Row]) -> None:
+        self._overrides, self._rows = overrides, rows
+        self._loaded: tuple[Config, Pipeline] | None = None
+        self._told: set[str] = set()
+        self._loading = 0.0  # seconds that the slowest load took
+
+    def measure(self, point: Point, row_count: int, seconds_left: float) -> Measurement | None:
+        """The point on the first rows; None where the time that is left is too short for that. A combination that
+        cannot be is measured as that."""
+        started = time.perf_counter()
+        if _MARGIN * self._loading >= seconds_left:
+            return None
+        try:
+            pipeline = self._load(resolve_point(self._overrides, point))
+            loading = time.perf_counter() - started
+            self._loading = max(self._loading, loading)
+            pipeline.warm_up(self._rows[:_PROBE_ROWS])
+            a_row = (time.perf_counter() - started - loading) / min(_PROBE_ROWS, len(self._rows))
+            if _MARGIN * a_row * row_count > seconds_left - (time.perf_counter() - started):
+                return None
+            rows = self._rows[:row_count]
+            answers, timings = pipeline.answer_timed(rows)
+            judged = judge_answers(pipeline.task, rows, {answer.id: answer for answer in answers})
+            right = is_right(correctness_metric(pipeline.task), judged)
+        except LoricaError as error:
+            return Measurement(point=point.name, wall=time.perf_counter() - started, problem=str(error))
+        seconds = tuple(timing.seconds for timing in timings)
+        if not any(seconds):
+            problem = "the engine measures no seconds"
+            return Measurement(point=point.name, wall=time.perf_counter() - started, problem=problem)
+        marks = "".join("01"[row_is_right] for row_is_right in right)
+        return Measurement(point=point.name, right=marks, seconds=seconds, wall=time.perf_counter() - started)
+
+    def _load(self, config: Config) -> Pipeline:
+        """The pipeline of this configuration; the one that is loaded, if it is that one's."""
+        if self._loaded is None or self._loaded[0] != config:
+            self._loaded = None  # its memory is free before another model is loaded
+            with self._telling_once():
+                base, adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
+                self._loaded = config, build.build_pipeline(config, base, adapters)
+        return self._loaded[1]
+
+    @contextlib.contextmanager
+    def _telling_once(self) -> Iterator[None]:
+        """What loading says is said for the first point that it is said of, not for each."""
+        messages = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(messages):
+                yield
+        finally:
+            for line in messages.getvalue().splitlines():
+                if line not in self._told:
+                    self._told.add(line)
+                    inform(line.removeprefix("lorica: "))
+
+
+def rungs(point_count: int, row_count: int) -> list[tuple[int, int]]:
+    """(points, rows) of each rung: all points on a sample first, a few on all rows at last."""
+    sizes = [row_count]
+    while sizes[0] // _SHRINK >= _FEWEST_ROWS and len(sizes) <= math.log(max(point_count, 1), _SHRINK):
+        sizes.insert(0, sizes[0] // _SHRINK)
+    counts = [point_count]
+    for _ in sizes[1:]:
+        counts.append(min(point_count, max(_FEWEST_POINTS, -(-counts[-1] // _SHRINK))))
+    return list(zip(counts, sizes, strict=True))
+
+
+def search(
+    points: Sequence[Point],
+    row_count: int,
+    store: PointStore,
+    meter: PointMeter,
+    *,
+    seconds: float,
+    on_measured: Callable[[Measurement], None],
+) -> list[str]:
+    """Measure points into the store until all are measured, or the time is over. Returns the names of those for which
+    no time was left. seconds: in all, with what an interrupted search took.
+    """
+    deadline = time.perf_counter() + seconds - store.wall
+    by_name = {point.name: point for point in points}
+
+    def measure_all(names: Sequence[str], rows: int, until: float) -> None:
+        for name in names:
+            earlier = store.best.get(name)
+            if earlier is not None and (earlier.problem or earlier.rows >= rows):
+                continue
+            measured = meter.measure(by_name[name], rows, until - time.perf_counter())
+            if measured is not None:
+                store.add(measured)
+                on_measured(measured)
+
+    planned = rungs(len(points), row_count)
+    for rung, (rung_points, rung_rows) in enumerate(planned):
+        now = time.perf_counter()
+        names = list(by_name) if rung == 0 else promising(store.usable())[:rung_points]
+        measure_all(names, rung_rows, now + (deadline - now) / (len(planned) - rung))
+    measure_all([name for name in by_name if name not in store.best], planned[0][1], deadline)
+    measure_all(promising(store.usable()), row_count, deadline)
+    return [name for name in by_name if name not in store.best]

@@ -1,0 +1,242 @@
+"""`lorica frontier`: a search that keeps its deadline, loses nothing to a kill, and ends with commands that run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lorica
+from lorica.cli import main
+from lorica.commands.frontier import parse_vary
+from lorica.commands.frontier_grid import ADAPTERS, BASE_ALONE, Point, point_overrides
+from lorica.commands.frontier_points import Measurement, PointStore, promising
+from lorica.commands.frontier_search import rungs, search
+from lorica.errors import LoricaError
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = 90
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Rows with gold, in a folder that is the working one."""
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{i},post {i},rule {i % 2},{int(i % 3 == 0)}" for i in range(ROWS)]
+    (tmp_path / "rows.csv").write_text("row_id,body,rule,rule_violation\n" + "\n".join(lines) + "\n")
+    return tmp_path / "rows.csv"
+
+
+FAKE = ["task=rules", "engine=fake", "input=rows.csv", "run_dir=front"]
+VARY = ["--vary", "inference.max_input_tokens=256,512,1024"]
+
+
+def test_it_ends_with_the_command_of_each_point_on_the_front(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["frontier", *FAKE, "minutes=1", *VARY, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rows"], result["total_rows"], result["tried"]) == (ROWS, ROWS, 9)  # three styles by three lengths
+    assert result["front"]
+    for point in result["front"]:
+        program, *words = shlex.split(point["command"])
+        assert program == "lorica"
+        assert main(words) == 0
+        output = Path(words[-1].removeprefix("output="))
+        scored = lorica.score(output).runs[0]
+        assert scored.accuracy.value == point["accuracy"]["value"]  # the same answers, of all rows
+    assert json.loads(Path("front/frontier.json").read_text())["front"] == result["front"]
+    record = json.loads(Path("front/run.json").read_text())
+    assert (record["command"], record["status"]) == ("frontier", "finished")
+
+
+def test_its_text_names_what_was_tried(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["frontier", *FAKE, "minutes=1", "--vary", "task.style=plain,poetic"]) == 0
+    text = capsys.readouterr().out
+    assert "lorica infer task=rules engine=fake input=rows.csv task.style=plain output=front/answers-1.csv" in text
+    assert "style=poetic: cannot be: " in text
+
+
+def test_from_python(rows: Path) -> None:
+    result = lorica.frontier(
+        rows,
+        "front",
+        task="rules",
+        minutes=1,
+        vary={"task.style": ["plain", "structured"]},
+        settings={"engine": "fake"},
+    )
+    assert isinstance(result, lorica.FrontierResult)
+    assert {point.name for point in result.points} == {"style=plain", "style=structured"}
+    assert set(result.commands) == {point.name for point in result.front}
+
+
+def test_a_killed_search_goes_on_where_it_was(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "frontier",
+        *FAKE,
+        "minutes=5",
+        "--vary",
+        "inference.max_input_tokens=" + ",".join(map(str, range(200, 230))),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "lorica", *command], env=environment, stderr=subprocess.DEVNULL)
+    points = Path("front/points.jsonl")
+    for _ in range(600):
+        if points.exists() and points.read_bytes().count(b"\n") >= 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = points.read_bytes()
+    kept = kept[: kept.rfind(b"\n") + 1]
+    assert 3 <= kept.count(b"\n") < 90, "the search was over before it was killed"
+    points.write_bytes(kept + b'{"point":"half a li')
+    assert main(command) == 6
+    assert "inference.resume=true" in capsys.readouterr().err
+    assert main([*command, "inference.resume=true", "--json"]) == 0
+    assert points.read_bytes().startswith(kept)
+    assert json.loads(capsys.readouterr().out)["tried"] == 90
+    assert main([*command, "inference.resume=true", "--vary", "task.style=plain,structured"]) == 6
+
+
+class Meter:
+    """Measures points by a table; a row takes `latency` seconds of a clock that only this moves."""
+
+    def __init__(self, table: dict[str, tuple[float, float]], rows: int) -> None:
+        self.table, self.rows, self.now = table, rows, 0.0
+        self.calls: list[tuple[str, int]] = []
+
+    def measure(self, point: Point, row_count: int, seconds_left: float) -> Measurement | None:
+        accuracy, latency = self.table[point.name]
+        if latency * row_count > seconds_left:
+            return None
+        self.now += latency * row_count
+        self.calls.append((point.name, row_count))
+        right = "1" * round(accuracy * row_count)
+        return Measurement(
+            point=point.name,
+            right=right.ljust(row_count, "0"),
+            seconds=(latency,) * row_count,
+            wall=latency * row_count,
+        )
+
+
+def searched(
+    table: dict[str, tuple[float, float]], rows: int, seconds: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Meter, PointStore, Sequence[str]]:
+    meter: Any = Meter(table, rows)
+    monkeypatch.setattr("lorica.commands.frontier_search.time.perf_counter", lambda: meter.now)
+    store = PointStore(folder)
+    points = [Point((("task.style", name.partition("=")[2]),)) for name in table]
+    unmeasured = search(points, rows, store, meter, seconds=seconds, on_measured=lambda measured: None)
+    return meter, store, unmeasured
+
+
+def table_of(count: int) -> dict[str, tuple[float, float]]:
+    return {f"style=p{i}": (0.5 + 0.4 * i / count, 0.01 * (1 + i % 5)) for i in range(count)}
+
+
+@pytest.mark.parametrize("seconds", [1.0, 10.0, 60.0, 600.0])
+def test_the_deadline_is_kept(seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter, store, unmeasured = searched(table_of(27), 720, seconds, tmp_path, monkeypatch)
+    assert meter.now <= seconds
+    assert len(store.best) + len(unmeasured) == 27
+    if seconds >= 60:
+        assert not unmeasured or seconds < 600
+        assert max(point.rows for point in store.best.values()) == 720
+
+
+def test_halving_finds_the_front_in_less_time_than_all_rows_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = table_of(27)
+    whole = sum(latency * 720 for _, latency in table.values())
+    _, store, _ = searched(table, 720, 0.6 * whole, tmp_path, monkeypatch)
+    front = {
+        name
+        for name, (accuracy, latency) in table.items()
+        if not any(a >= accuracy and s <= latency and (a, s) != (accuracy, latency) for a, s in table.values())
+    }
+    assert front <= set(store.on_rows(720))
+
+
+def test_a_resumed_search_counts_the_time_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _, _ = searched(table_of(9), 90, 5.0, tmp_path, monkeypatch)
+    second, store, _ = searched(table_of(9), 90, 8.0, tmp_path, monkeypatch)
+    assert first.now + second.now <= 8.0
+    assert store.wall == pytest.approx(first.now + second.now)
+
+
+def test_rungs_grow_by_three_and_end_with_all_rows() -> None:
+    assert rungs(27, 720) == [(27, 26), (9, 80), (4, 240), (4, 720)]
+    assert rungs(1, 1000) == [(1, 1000)]
+    assert rungs(80, 30) == [(80, 30)]
+
+
+def test_the_front_is_promising_before_what_it_dominates() -> None:
+    def measured(accuracy: float, latency: float) -> Measurement:
+        right = "1" * round(10 * accuracy)
+        return Measurement(point="", right=right.ljust(10, "0"), seconds=(latency,) * 10)
+
+    order = promising(
+        {"slow": measured(0.5, 3), "best": measured(0.9, 2), "fast": measured(0.4, 1), "bad": measured(0.3, 4)}
+    )
+    assert order == ["fast", "best", "slow", "bad"]
+
+
+def test_the_base_alone_has_no_adapters() -> None:
+    words = ["task=rules", "adapters.dir=runs", "minutes=2", "run_dir=x", "inference.resume=true", "output=o.csv"]
+    point = Point(((ADAPTERS, BASE_ALONE), ("model.dtype", "int8")))
+    assert point_overrides(words, point) == ["task=rules", "model.dtype=int8"]
+    assert point_overrides(words, Point(((ADAPTERS, "a"),))) == ["task=rules", "adapters.dir=runs", "adapters.use=a"]
+    assert point_overrides({"task": "rules", "minutes": 2.0}, point) == {"task": "rules", "model.dtype": "int8"}
+
+
+@pytest.mark.parametrize(
+    ("words", "problem", "code"),
+    [
+        (["minutes=0"], "minutes", 2),
+        (["minutes=soon"], "minutes", 2),
+        (["minute=2"], "minutes", 2),
+        (["--vary", "model.dtype"], "--vary model.dtype; needed", 2),
+        (["--vary", "model.dtype=int8,int8"], "different values", 2),
+        (["--vary", "task.style=plain,structured", "task.style=plain"], "contradict each other", 2),
+        (["--vary", "a.b=1,2"], "no point could be measured", 3),
+        (["input=missing.csv"], "missing.csv", 3),
+        (["input=unlabelled.csv"], "gold", 3),
+        (["input=empty.csv"], "empty.csv", 3),
+        (["adapters.dir=nowhere"], "nowhere", 4),
+    ],
+)
+def test_what_cannot_be_searched(
+    rows: Path, words: list[str], problem: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("unlabelled.csv").write_text("row_id,body,rule\n1,post,rule\n")
+    Path("empty.csv").write_text("row_id,body,rule,rule_violation\n")
+    assert main(["frontier", *FAKE, *words]) == code
+    captured = capsys.readouterr()
+    assert problem in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_damaged_points_are_named(tmp_path: Path) -> None:
+    (tmp_path / "points.jsonl").write_text('{"point":"a","right":"10","seconds":[1.0]}\n')
+    with pytest.raises(LoricaError, match="2 rows and 1 seconds"):
+        PointStore(tmp_path)
+    (tmp_path / "points.jsonl").write_text("no json\n")
+    with pytest.raises(LoricaError, match="is no measurement"):
+        PointStore(tmp_path)
+
+
+def test_a_key_twice_is_refused() -> None:
+    assert parse_vary(["a=1,2"]) == {"a": ["1", "2"]}
+    with pytest.raises(LoricaError, match="names a key twice"):
+        parse_vary(["a=1,2", "a=3"])
