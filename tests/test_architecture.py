@@ -209,6 +209,7 @@ def test_the_public_surface_is_explicit() -> None:
         "evaluate",
         "frontier",
         "infer",
+        "judge",
         "list_runs",
         "load_pipeline",
         "load_run",
@@ -217,6 +218,8 @@ def test_the_public_surface_is_explicit() -> None:
     functions |= {"train"}
     results = {"AdapterCheck", "Answer", "CheckResult", "Diagnosis", "Estimate", "Evaluation", "Finding", "InferResult"}
     results |= {
+        "EndpointSettings",
+        "JudgeResult",
         "FrontierResult",
         "RecordPipeline",
         "RunMetric",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lorica.commands.api import load_pipeline as load_pipeline
     from lorica.commands.api import score as score
     from lorica.commands.api import train as train
+    from lorica.commands.api_judge import judge as judge
     from lorica.commands.check_result import AdapterCheck as AdapterCheck
     from lorica.commands.check_result import CheckResult as CheckResult
     from lorica.commands.frontier_result import FrontierResult as FrontierResult
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from lorica.errors import ResumeError as ResumeError
     from lorica.errors import TrainingError as TrainingError
     from lorica.errors import UsageError as UsageError
+    from lorica.judging.endpoint import EndpointSettings as EndpointSettings
+    from lorica.judging.judge_result import JudgeResult as JudgeResult
     from lorica.metrics.bootstrap import Estimate as Estimate
     from lorica.pipeline.evaluate import Evaluation as Evaluation
     from lorica.records import Answer as Answer
@@ -65,11 +68,14 @@ _PUBLIC = {
         "load_pipeline",
         "RecordPipeline",
     ),
+    "lorica.commands.api_judge": ("judge",),
     "lorica.commands.check_result": ("CheckResult", "AdapterCheck"),
     "lorica.commands.frontier_result": ("FrontierResult",),
     "lorica.commands.infer": ("InferResult",),
     "lorica.commands.score_result": ("ScoreResult",),
     "lorica.commands.train": ("TrainingRun",),
+    "lorica.judging.endpoint": ("EndpointSettings",),
+    "lorica.judging.judge_result": ("JudgeResult",),
     "lorica.metrics.bootstrap": ("Estimate",),
     "lorica.pipeline.evaluate": ("Evaluation",),
     "lorica.records": ("Answer",),

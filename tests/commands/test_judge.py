@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import lorica
 from lorica.cli import main
 from lorica.errors import EngineError
 from tests.judging.stub_server import StubHandler, completion, letter_of, serving, truthful, truthful_letter
@@ -276,3 +278,30 @@ def test_labels_that_cannot_be_used_are_refused(
     labels.write_text(content, "utf-8")
     assert main(["judge", *files, "task=saq", "engine.name=fake", "--labels", str(labels)]) == 3
     assert hint in capsys.readouterr().err
+
+
+def test_from_python(files: tuple[str, str], tmp_path: Path) -> None:
+    settings = {"engine.name": "fake"}
+    result = lorica.judge(files[0], files[1], task="saq", settings=settings, sample=10, repeat=2)
+    assert isinstance(result, lorica.JudgeResult)
+    assert (result.mean.n, result.row_count, result.sampled, result.repetition.n) == (10, ROWS, True, 2)
+    pair = lorica.judge((files[0], files[0]), files[1], task="saq", rubric="pairwise", settings=settings)
+    assert pair.agreements[0].base_rate == 0
+    answers = [lorica.Answer(str(row), f"word{row}") for row in range(ROWS)]
+    own = lorica.judge(answers, files[1], task="saq", settings=settings, journal=tmp_path / "journal")
+    assert own.agreements[0].base_rate == 1
+    assert (tmp_path / "journal" / "verdicts.sqlite").exists()
+
+
+async def _judge_in_a_running_loop(files: tuple[str, str], url: str) -> lorica.JudgeResult:
+    return lorica.judge(*files, task="saq", endpoint=lorica.EndpointSettings(url, "stub"), sample=5, repeat=0)
+
+
+def test_in_a_notebook_whose_loop_runs_already(files: tuple[str, str]) -> None:
+    with serving(truthful) as server:
+        assert asyncio.run(_judge_in_a_running_loop(files, server.url)).mean.judged == 5
+
+
+def test_one_judge_at_a_time(files: tuple[str, str]) -> None:
+    with pytest.raises(lorica.ConfigError, match="one judge"):
+        lorica.judge(*files, task="saq", base="x", endpoint=lorica.EndpointSettings("http://h/v1", "m"))
