@@ -107,17 +107,24 @@ def test_a_slow_server_costs_its_time_out_and_no_more(defect: Defect, tmp_path: 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     with serving(truthful) as server:
         pass
-    run = _run(server, tmp_path, retries=0)
-    assert _failures(run) == ["no_reply"]
-    assert len(run.records) == CALLS
+    with pytest.raises(EngineError, match=r"5 judgements in a row.*ConnectError") as raised:
+        _run(server, tmp_path)
+    assert "is it running" in str(raised.value)
 
 
 def test_a_proxy_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    judge = EndpointJudge(EndpointSettings("http://judge.example/v1", "m", retries=0))
-    with VerdictJournal(tmp_path) as journal:
-        run = run_judge(judge, RUBRICS["reference"], ITEMS, journal, repeat=0)
-    assert _failures(run) == ["no_reply"]
+    judge = EndpointJudge(EndpointSettings("http://judge.example/v1", "m", backoff=0.005))
+    with VerdictJournal(tmp_path) as journal, pytest.raises(EngineError, match="no_reply"):
+        run_judge(judge, RUBRICS["reference"], ITEMS, journal, repeat=0)
+
+
+def test_a_server_that_answers_an_unknown_form_with_500(tmp_path: Path) -> None:
+    """As llama-cpp-python's does: what it does not know is an error of its own, which no retry mends."""
+    with serving(status(500)) as server, pytest.raises(EngineError, match="as it is") as raised:
+        _run(server, tmp_path, retries=4)
+    assert "--structured-output json_object" in str(raised.value)
+    assert len(server.requests) == 5 * 2
 
 
 def test_an_endpoint_that_fails_for_all_ends_after_twenty_in_a_row(tmp_path: Path) -> None:
@@ -149,15 +156,15 @@ def test_an_endpoint_that_goes_down_is_not_asked_for_ever(tmp_path: Path) -> Non
 def test_after_a_retry_all_is_well(tmp_path: Path) -> None:
     replied = []
 
-    def busy_once(handler: StubHandler, body: dict[str, Any]) -> None:
+    def busy(handler: StubHandler, body: dict[str, Any]) -> None:
         replied.append(body)
         defects = [status(429, Retry_After="0"), status(503), reset]
-        (defects[len(replied) - 1] if len(replied) <= 2 else truthful)(handler, body)
+        (defects[len(replied) - 2] if 2 <= len(replied) <= 4 else truthful)(handler, body)
 
-    with serving(busy_once) as server:
+    with serving(busy) as server:
         run = _run(server, tmp_path)
     assert _failures(run) == []
-    assert len(server.requests) == CALLS + 2
+    assert len(server.requests) == CALLS + 3
 
 
 def test_the_request_is_what_the_api_documents(tmp_path: Path) -> None:

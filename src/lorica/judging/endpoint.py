@@ -32,6 +32,12 @@ _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 # Nothing but another key, address or model helps: the run ends.
 _FATAL = frozenset({401, 402, 403, 404, 405})
 _IN_A_ROW = 20  # failures after which it is the endpoint, and not the row
+# Before anything came whole, a person should not wait long to hear that nothing does.
+_LOST_AT_FIRST, _RETRIES_AT_FIRST = 5, 1
+_FORM_HINT = (
+    "if the server does not know response_format: --structured-output json_object or none; logprobs: --scoring label; "
+    "another field: --body '{\"FIELD\": null}'"
+)
 _REPLY_FORMATS = {
     "json_schema": 'Reply with a JSON object with one key, "verdict", whose value is the letter.',
     "json_object": 'Reply with a JSON object with one key, "verdict", whose value is the letter.',
@@ -74,7 +80,7 @@ class EndpointJudge:
         self._scoring = settings.scoring
         self._model = ""
         self._failures_in_a_row = 0
-        self._has_verdict = False
+        self._has_reply = self._has_verdict = False
         self.retried = 0
         self.cost = 0.0
         self.over_budget = False
@@ -119,6 +125,7 @@ class EndpointJudge:
         for record in records:
             self._model = self._model or record.model
             self._has_verdict = self._has_verdict or not record.failure
+        self._has_reply = self._has_reply or self._has_verdict
 
     def settle_scoring(self, rubric: Rubric, calls: Sequence[JudgeCall]) -> list[tuple[JudgeCall, CallRecord]]:
         """Make the first calls one by one until a reply shows whether the endpoint gives log-probabilities.
@@ -138,7 +145,8 @@ class EndpointJudge:
 
     def ask(self, rubric: Rubric, calls: Sequence[JudgeCall], on_record: OnRecord) -> None:
         """Make all calls, `concurrency` at a time. Raises EngineError where the endpoint refuses the key, the model or
-        the form of the request, and after 20 failures in a row without any verdict before."""
+        the form of the request, and after failures in a row without any
+        verdict: 20, or 5 where nothing came whole."""
         waiting = iter(calls)
 
         async def work(client: httpx2.AsyncClient) -> None:
@@ -173,12 +181,14 @@ class EndpointJudge:
         except CallError as failure:
             self._failures_in_a_row += 1
             detail = self._without_key(failure.detail)
-            if self._failures_in_a_row >= _IN_A_ROW:
-                self.stopped = f"{_IN_A_ROW} judgements in a row failed, at last: {failure.failure}: {detail}"
+            is_lost = not self._has_reply and failure.failure in TRANSIENT
+            if self._failures_in_a_row >= (_LOST_AT_FIRST if is_lost else _IN_A_ROW):
+                count = self._failures_in_a_row
+                self.stopped = f"{count} judgements in a row failed, at last: {failure.failure}: {detail}"
                 if not self._has_verdict:
-                    raise EngineError(
-                        f"{self._url}: {self.stopped}", fix="see to the endpoint, or ask another"
-                    ) from failure
+                    is_running = "is it running, is the address right?"
+                    fix = is_running if failure.failure == "no_reply" else _FORM_HINT
+                    raise EngineError(f"{self._url}: {self.stopped}", fix=f"see to the endpoint; {fix}") from failure
             return CallRecord(failure=failure.failure, detail=detail)
         self._failures_in_a_row, self._has_verdict = 0, True
         return record
@@ -233,10 +243,12 @@ class EndpointJudge:
     async def _post_retrying(self, client: httpx2.AsyncClient, body: Mapping[str, Any]) -> tuple[bytes, str]:
         content = msgspec.json.encode(body)
         for attempt in range(self._settings.retries + 1):
+            retries = self._settings.retries if self._has_reply else min(self._settings.retries, _RETRIES_AT_FIRST)
             wait = self._settings.backoff * 2**attempt * random.uniform(0.75, 1.25)
             try:
                 status, headers, reply = await self._post(client, content)
                 if status == 200:
+                    self._has_reply = True
                     return reply, headers.get("content-type", "")
                 self._refuse(status, headers, reply)
                 failure = CallError("server_error", f"status {status}: {_text(reply)}")
@@ -245,7 +257,7 @@ class EndpointJudge:
                 if error.failure not in TRANSIENT:
                     raise
                 failure = error
-            if attempt == self._settings.retries:
+            if attempt >= retries:
                 raise failure
             self.retried += 1
             await asyncio.sleep(min(wait, _LONGEST_WAIT))
@@ -292,8 +304,7 @@ class EndpointJudge:
         if not self._has_verdict and status in (400, 415, 422, 501):
             raise EngineError(
                 message,
-                fix="if it does not know response_format: --structured-output json_object or none; logprobs: --scoring "
-                "label; another field: --body '{\"FIELD\": null}'",
+                fix=_FORM_HINT,
             )
         raise CallError("refused_request" if status < 500 else "server_error", f"status {status}: {_text(reply)}")
 
