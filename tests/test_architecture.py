@@ -203,23 +203,14 @@ def test_a_mistake_on_the_command_line_does_not_wait_for_torch(command: str) -> 
 def test_the_public_surface_is_explicit() -> None:
     import lorica
 
-    functions = {
-        "check",
-        "diagnose",
-        "evaluate",
-        "frontier",
-        "infer",
-        "judge",
-        "list_runs",
-        "load_pipeline",
-        "load_run",
-        "score",
-    }
-    functions |= {"train"}
+    functions = {"average", "blend", "calibrate", "check", "compare", "diagnose", "doctor", "evaluate"}
+    functions |= {"frontier", "infer", "judge", "list_runs", "load_pipeline", "load_run", "score", "train"}
     results = {"AdapterCheck", "Answer", "CheckResult", "Diagnosis", "Estimate", "Evaluation", "Finding", "InferResult"}
+    results |= {"AverageResult", "CalibrationResult", "DoctorReport", "EnsembleResult", "FileComparison"}
     results |= {
         "EndpointSettings",
         "JudgeResult",
+        "PairComparison",
         "FrontierResult",
         "RecordPipeline",
         "RunMetric",

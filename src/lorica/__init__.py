@@ -22,9 +22,18 @@ if TYPE_CHECKING:
     from lorica.commands.api import load_pipeline as load_pipeline
     from lorica.commands.api import score as score
     from lorica.commands.api import train as train
+    from lorica.commands.api_evidence import average as average
+    from lorica.commands.api_evidence import blend as blend
+    from lorica.commands.api_evidence import calibrate as calibrate
+    from lorica.commands.api_evidence import compare as compare
+    from lorica.commands.api_evidence import doctor as doctor
     from lorica.commands.api_judge import judge as judge
+    from lorica.commands.average import AverageResult as AverageResult
+    from lorica.commands.calibrate import CalibrationResult as CalibrationResult
     from lorica.commands.check_result import AdapterCheck as AdapterCheck
     from lorica.commands.check_result import CheckResult as CheckResult
+    from lorica.commands.doctor import DoctorReport as DoctorReport
+    from lorica.commands.ensemble_report import EnsembleResult as EnsembleResult
     from lorica.commands.frontier_result import FrontierResult as FrontierResult
     from lorica.commands.infer import InferResult as InferResult
     from lorica.commands.score_result import ScoreResult as ScoreResult
@@ -43,6 +52,8 @@ if TYPE_CHECKING:
     from lorica.judging.endpoint import EndpointSettings as EndpointSettings
     from lorica.judging.judge_result import JudgeResult as JudgeResult
     from lorica.metrics.bootstrap import Estimate as Estimate
+    from lorica.pipeline.compare import FileComparison as FileComparison
+    from lorica.pipeline.compare import PairComparison as PairComparison
     from lorica.pipeline.evaluate import Evaluation as Evaluation
     from lorica.records import Answer as Answer
     from lorica.runs.run_record import RunMetric as RunMetric
@@ -69,6 +80,12 @@ _PUBLIC = {
         "RecordPipeline",
     ),
     "lorica.commands.api_judge": ("judge",),
+    "lorica.commands.api_evidence": ("average", "calibrate", "compare", "doctor", "blend"),
+    "lorica.commands.average": ("AverageResult",),
+    "lorica.commands.calibrate": ("CalibrationResult",),
+    "lorica.commands.doctor": ("DoctorReport",),
+    "lorica.commands.ensemble_report": ("EnsembleResult",),
+    "lorica.pipeline.compare": ("FileComparison", "PairComparison"),
     "lorica.commands.check_result": ("CheckResult", "AdapterCheck"),
     "lorica.commands.frontier_result": ("FrontierResult",),
     "lorica.commands.infer": ("InferResult",),

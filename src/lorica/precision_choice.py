@@ -5,8 +5,8 @@ stored and in what they are multiplied; a precision of `precision.PRECISIONS` is
 multiplies it in follows from its instruction sets.
 
 `auto` is never coarser than bfloat16. On a real base (SmolLM2-135M-Instruct, `bench/precision.py`) a log-probability is
-0.01 nats off in the mean in int16, 0.06 in bfloat16, 0.13 in int8-weights, 0.43 in int8 and 1.0 in int4-weights: what is
-faster only by being wrong is for a person to choose.
+0.01 nats off in the mean in int16, 0.06 in bfloat16, 0.13 in int8-weights, 0.43 in int8 and 1.0 in int4-weights: what
+is faster only by being wrong is for a person to choose.
 """
 
 from __future__ import annotations

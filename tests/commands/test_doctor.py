@@ -51,6 +51,11 @@ def test_what_is_slow_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) 
     assert any("not built" in text and "lorica.models.compiled.build" in text for text in texts)
     assert any("unset ONEDNN_MAX_CPU_ISA" in text for text in texts)
     assert any("1 of 64 cores" in text and "engine.threads=64" in text for text in texts)
+    monkeypatch.setenv("LORICA_CPU_TARGET", "none")
+    kernels["reason"] = "LORICA_CPU_TARGET is none"
+    fixes = [problem.fix for problem in doctor._problems(machine, measured_rates(), kernels, threads=64)]
+    assert "unset LORICA_CPU_TARGET" in fixes
+    assert not any("compiled.build" in fix for fix in fixes)
 
 
 def test_a_gpu_is_shown_with_what_auto_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

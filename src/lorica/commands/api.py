@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lorica.adapters.registry import is_adapter
 from lorica.commands import arguments_of_api as argument
 from lorica.commands import build
+from lorica.commands.api_settings import PathLike, Settings, all_settings, configuration
 from lorica.commands.arguments import inform, resolve
 from lorica.commands.rows import naming_its_task, open_rows, reading_log, tell
 from lorica.config.schema import Config
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from lorica.runs.stored_run import StoredRun
     from lorica.vetting.diagnosis import Diagnosis
 
-PathLike = str | Path
-Settings = Mapping[str, object] | None
 Adapters = PathLike | Mapping[str, PathLike] | None
 
 _AGAIN = "the same call with resume=True"
@@ -75,7 +74,7 @@ def train(
         "training.resume": argument.switch(resume, "resume") or None,
         **({"data": by_subject} if by_subject else {"input": argument.rows_text(rows)}),
     }
-    return train_files(resolve(_settings(arguments, base, settings)), resume_command=_AGAIN)
+    return train_files(resolve(all_settings(arguments, base, settings)), resume_command=_AGAIN)
 
 
 def infer(
@@ -109,7 +108,7 @@ def infer(
         "inference.resume": argument.switch(resume, "resume") or None,
         **_adapters(adapters, task),
     }
-    return infer_file(resolve(_settings(arguments, base, settings)), resume_command=_AGAIN)
+    return infer_file(resolve(all_settings(arguments, base, settings)), resume_command=_AGAIN)
 
 
 def evaluate(
@@ -136,7 +135,7 @@ def evaluate(
     from lorica.commands.gold_file import evaluate_answers
 
     return evaluate_answers(
-        _config({"task": argument.task_name(task)}, None, settings),
+        configuration({"task": argument.task_name(task)}, None, settings),
         argument.given_answers(answers),
         argument.local_file(gold, "gold"),
         group_columns=argument.names(by, "by", item="a column's name"),
@@ -217,7 +216,7 @@ def frontier(
         **_adapters(adapters, task),
     }
     varied = {key: argument.names(values, f"vary[{key!r}]") for key, values in (vary or {}).items()}
-    return find_frontier(_settings(arguments, base, settings), varied, words=(), resume_command=_AGAIN)
+    return find_frontier(all_settings(arguments, base, settings), varied, words=(), resume_command=_AGAIN)
 
 
 def check(
@@ -253,7 +252,7 @@ def check(
         level=None if level is None else argument.whole_number(level, "level", highest=max(LEVELS)),
         process_count=argument.whole_number(jobs, "jobs"),
         deep=argument.switch(deep, "deep"),
-        overrides=_settings({"task": argument.optional_task(task)}, None, settings),
+        overrides=all_settings({"task": argument.optional_task(task)}, None, settings),
     )
 
 
@@ -289,7 +288,7 @@ def diagnose(
         rows_file=argument.optional_file(rows, "rows"),
         expected_bases=argument.base_names(expected_bases, "expected_bases"),
         answers=argument.optional_file(answers, "answers"),
-        overrides=_settings({"task": argument.optional_task(task)}, None, settings),
+        overrides=all_settings({"task": argument.optional_task(task)}, None, settings),
     )
 
 
@@ -371,7 +370,7 @@ def load_pipeline(
         pipeline = lorica.load_pipeline("saq", adapters="runs/saq")
         pipeline([{"questionID": "1", "subject": "history", "question": "Who crossed the Rubicon?"}])[0].answer
     """
-    config = _config({"task": argument.task_name(task), **_adapters(adapters, task)}, base, settings)
+    config = configuration({"task": argument.task_name(task), **_adapters(adapters, task)}, base, settings)
     base_folder, opened_adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
     return RecordPipeline(build.build_pipeline(config, base_folder, opened_adapters), config)
 
@@ -384,14 +383,3 @@ def _adapters(adapters: Adapters, task: str) -> dict[str, object]:
         return {"adapters.paths": argument.by_name(adapters, "adapters", argument.path_text)}
     folder = argument.local_file(adapters, "adapters", allowed="a path, name -> path, or None for the base alone")
     return {"adapters.paths": {task: folder}, "adapters.use": task} if is_adapter(folder) else {"adapters.dir": folder}
-
-
-def _settings(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> dict[str, object]:
-    """Configuration from Python: what was given by name overrides `settings`."""
-    named_settings = {**arguments, "model.path": argument.optional_text(base, "base")}
-    named_settings = {key: value for key, value in named_settings.items() if value is not None}
-    return {**argument.checked_settings(settings), **named_settings}
-
-
-def _config(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> Config:
-    return resolve(_settings(arguments, base, settings)).config

@@ -5,6 +5,7 @@ All raise ConfigError, which names the argument, what was got and what is allowe
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set, ValuesView
 from numbers import Integral, Real
@@ -147,6 +148,42 @@ def given_answers(value: object) -> Path | list[Answer]:
         if not isinstance(answer, Answer):
             raise _refusal("answers", answer, "the path of a file or a list of lorica.Answer", fix)
     return answers
+
+
+def named_answers(value: object) -> dict[str, Path | list[Answer]]:
+    """Name -> answers of at least two sets; files alone are named by their paths."""
+    allowed = "two or more files, or name -> file or answers"
+    if isinstance(value, Mapping):
+        named = {_text(name, "a name in answers"): given_answers(answers) for name, answers in value.items()}
+    else:
+        named = {str(path): path for path in local_paths(value, "answers")}
+    if len(named) < 2:
+        raise _refusal("answers", value, allowed)
+    return named
+
+
+def one_of(value: object, name: str, choices: Sequence[str]) -> str:
+    """One of several words."""
+    word = _text(value, name, " or ".join(choices))
+    if word not in choices:
+        raise _refusal(name, value, " or ".join(choices), did_you_mean(word, choices))
+    return word
+
+
+def number(value: object, name: str) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise _refusal(name, value, "a finite number")
+    return float(value)
+
+
+def weights(value: object) -> list[float]:
+    """Numbers from 0 on whose sum is 1."""
+    allowed = "numbers from 0 on whose sum is 1"
+    shares = [number(share, "weights") for share in several(value, "weights", allowed=allowed)]
+    if not shares or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise _refusal("weights", value, allowed)
+    return shares
 
 
 def checked_settings(value: object) -> dict[str, object]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from lorica.adapters.average import average_adapters
 from lorica.adapters.config import CONFIG_NAME
@@ -16,30 +18,64 @@ _EXAMPLES = """  lorica average runs/fold-* --output runs/mean
   lorica average a b c --weights 0.5,0.25,0.25 --rank 16 --output mean"""
 
 
+@dataclass(frozen=True)
+class AverageResult:
+    """The adapter that was written. weights, digests: of the adapters that it is the mean of, by folder. rank: of its
+    update. error: share of the update's Frobenius norm that cutting it to this rank lost, 0 where it is exact."""
+
+    output: Path
+    weights: Mapping[Path, float]
+    digests: Mapping[Path, str]
+    rank: int
+    error: float
+
+
 def run(arguments: Sequence[str]) -> int:
     """Average, write, and say what it cost."""
     options = _parse(arguments)
-    adapters = [open_adapter(path) for path in options.adapters]
-    weights = options.weights or [1 / len(adapters)] * len(adapters)
-    average = average_adapters(adapters, weights, options.rank)
-    save_adapter(options.output, average.config, average.tensors)
-    result = {
-        "output": str(options.output),
+    result = average_folders(options.adapters, options.output, weights=options.weights, rank=options.rank)
+    plain_values = {
+        "output": str(result.output),
         "adapters": [
-            {"path": str(adapter.path), "digest": adapter.digest, "weight": weight}
-            for adapter, weight in zip(adapters, weights, strict=True)
+            {"path": str(path), "digest": result.digests[path], "weight": weight}
+            for path, weight in result.weights.items()
         ],
-        "rank": average.rank,
-        "error": average.error,
+        "rank": result.rank,
+        "error": result.error,
     }
-    cost = f"{average.error:.2%} of the update is lost" if average.error else "exact"
+    cost = f"{result.error:.2%} of the update is lost" if result.error else "exact"
     text = (
-        f"{options.output}: the mean of {len(adapters)} adapters, rank {average.rank}, {cost}\n"
+        f"{result.output}: the mean of {len(result.weights)} adapters, rank {result.rank}, {cost}\n"
         f"  -> compare it with the ensemble of their answers, and give it a passport: "
-        f"lorica passport {shell_word(str(options.output))} --base BASE task=..."
+        f"lorica passport {shell_word(str(result.output))} --base BASE task=..."
     )
-    emit(result, as_json=options.json, text=text)
+    emit(plain_values, as_json=options.json, text=text)
     return 0
+
+
+def average_folders(
+    folders: Sequence[Path], output: Path, *, weights: Sequence[float] | None = None, rank: int = 0
+) -> AverageResult:
+    """Average the adapters of these folders into a new one. Raises UsageError for arguments that do not fit together,
+    AdapterError for such adapters."""
+    if len(folders) < 2:
+        raise UsageError("lorica average: one adapter; a mean needs two or more", fix="name their folders")
+    if len(set(folders)) < len(folders):
+        raise UsageError("lorica average: a folder is named twice", fix="name each once; a weight gives it more say")
+    if weights is not None and len(weights) != len(folders):
+        raise UsageError(
+            f"--weights has {len(weights)} numbers for {len(folders)} adapters", fix="give one for each, in their order"
+        )
+    if rank < 0:
+        raise UsageError(f"--rank {rank}; allowed: 0 (exact) or more", fix="--rank 16")
+    if (output / CONFIG_NAME).exists():
+        raise UsageError(f"--output {output}: holds an adapter already", fix="name a new folder")
+    adapters = [open_adapter(path) for path in folders]
+    shares = weights or [1 / len(adapters)] * len(adapters)
+    average = average_adapters(adapters, shares, rank)
+    save_adapter(output, average.config, average.tensors)
+    digests = {folder: adapter.digest for folder, adapter in zip(folders, adapters, strict=True)}
+    return AverageResult(output, dict(zip(folders, shares, strict=True)), digests, average.rank, average.error)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -55,16 +91,4 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--output", type=as_path, required=True, help="the folder to write, new")
     command.add_argument("--weights", type=parse_weights, metavar="W,...", help="one for each adapter; their sum is 1")
     command.add_argument("--rank", type=int, default=0, help="cut the mean to this rank (0: exact)")
-    options = command.parse_args(list(arguments))
-    if len(options.adapters) < 2:
-        raise UsageError("lorica average: one adapter; a mean needs two or more", fix="name their folders")
-    if options.weights is not None and len(options.weights) != len(options.adapters):
-        raise UsageError(
-            f"--weights has {len(options.weights)} numbers for {len(options.adapters)} adapters",
-            fix="give one for each, in their order",
-        )
-    if options.rank < 0:
-        raise UsageError(f"--rank {options.rank}; allowed: 0 (exact) or more", fix="--rank 16")
-    if (options.output / CONFIG_NAME).exists():
-        raise UsageError(f"--output {options.output}: holds an adapter already", fix="name a new folder")
-    return options
+    return command.parse_args(list(arguments))

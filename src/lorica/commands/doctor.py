@@ -115,13 +115,15 @@ def _choices(machine: Hardware, rates: Rates) -> dict[str, dict[str, str]]:
 
 
 def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads: int) -> list[Remedy]:
-    from lorica.models.compiled import build
+    from lorica.models.compiled import build, library
     from lorica.models.cpu.rates import cache_problem
 
     problems = []
     if not kernels["target"]:
         fix = "install a C compiler, then: python -m lorica.models.compiled.build"
-        if build.why_not() == "" and not kernels["reason"].startswith("this processor"):
+        if library.is_switched_off():
+            fix = f"unset {library.TARGET_VARIABLE}"
+        elif build.why_not() == "" and not kernels["reason"].startswith("this processor"):
             fix = "python -m lorica.models.compiled.build"
         problems.append(Remedy(f"the compiled kernels are not used: {kernels['reason']}; torch's are slower", fix))
     for name, value in machine.limits.items():

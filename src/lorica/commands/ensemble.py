@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import msgspec
 
 from lorica.commands import build
-from lorica.commands.arguments import as_output, as_path, emit, inform, parse_weights, parser, resolve, split_words
+from lorica.commands.arguments import as_path, emit, inform, parse_weights, parser, resolve, split_words
 from lorica.commands.ensemble_page import ensemble_page
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
+from lorica.commands.ensemble_request import BlendRequest, check_request
 from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
 from lorica.commands.page_files import (
     add_html_option,
@@ -26,12 +27,12 @@ from lorica.commands.rows import id_names, open_rows, table_options
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
 from lorica.data.group_columns import GroupColumns
-from lorica.data.write import atomic_file, check_output, read_answers, write_answers
+from lorica.data.write import atomic_file, read_answers, write_answers
 from lorica.ensemble.blends import METHODS, blend_scores, to_answers, vote
 from lorica.ensemble.calibrated import CalibratedBlend, SavedBlend, fit_calibrated, load_blend
 from lorica.ensemble.members import EnsembleMember, Scores, check_alignment, degenerate_reasons, rank_correlations
 from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
-from lorica.errors import DataError, UsageError
+from lorica.errors import DataError
 from lorica.metrics.metric_table import find_metric
 from lorica.metrics.normalise import LORICA
 from lorica.pipeline.compare import compare
@@ -48,6 +49,16 @@ _EXAMPLES = """  lorica ensemble a.csv b.csv c.csv --output blend.csv
   lorica ensemble a.csv b.csv --gold train.csv --method stack --save stack.json task=rules
   lorica ensemble test_a.csv test_b.csv --model stack.json --output blend.csv task=rules
   lorica ensemble scores/*.csv --gold train.csv task=rules config=working.yaml"""
+
+
+@dataclass(frozen=True)
+class FittedBlend:
+    """The blend's answers, in the order of the rows, what they are worth, and what they were made of."""
+
+    result: EnsembleResult
+    answers: list[Answer]
+    members: list[EnsembleMember]
+    gold: GoldFile | None
 
 
 @dataclass(frozen=True)
@@ -95,30 +106,21 @@ def run(arguments: Sequence[str]) -> int:
     """Blend, measure, print and write."""
     options = _parse(arguments)
     resolved = resolve(options.overrides)
-    inputs = {"answers": options.files, "gold": filter(None, [options.gold]), "model": filter(None, [options.model])}
+    inputs = {
+        "answers": options.request.files,
+        "gold": filter(None, [options.gold]),
+        "model": filter(None, [options.model]),
+    }
     with recorded_run(options.run, "ensemble", arguments, resolved, inputs) as run_log:
         return _blend(options, resolved.config, run_log)
 
 
 def _blend(options: argparse.Namespace, config: Config, run_log: RunFolder | None) -> int:
-    gold = None if options.gold is None else read_gold(config, options.gold, [options.within or ""])
-    members, unlisted = _listed(_read_members(config, options.files, gold), config)
-    if options.model is not None:
-        answers = _apply_model(options.model, members)
-        result = EnsembleResult("model", tuple(member.name for member in members), (), unlisted, {})
-    else:
-        plan = _plan(options, config, members, gold)
-        plan, degenerate = _without_degenerate(plan)
-        answers = plan.answers()
-        result = _measure(plan, answers, gold, unlisted | degenerate)
-        if options.save is not None:
-            _save(options.save, _fitted(plan))
-    if options.output is not None:
-        write_answers(options.output, answers, csv_guard=config.inference.csv_guard)
-        inform(f"{len(answers):,} rows written to {options.output}")
+    blend = blend_files(config, options.request)
+    result, answers = blend.result, blend.answers
     reports = []
     if options.html is not None or run_log is not None:
-        page, write_table = _page(result, gold, answers, members)
+        page, write_table = _page(result, blend.gold, answers, blend.members)
         reports = write_pages(page, options.html, run_log, write_table)
     if run_log is not None:
         run_log.write_metrics({f"{name}: {result.metric}": result.estimates[name] for name in result.estimates})
@@ -126,12 +128,34 @@ def _blend(options: argparse.Namespace, config: Config, run_log: RunFolder | Non
             main_metric=f"{BLEND}: {result.metric}" if result.estimates else "",
             rows=len(answers),
             outputs=[
-                *(run_file("answers", path, rows=len(answers)) for path in filter(None, [options.output])),
+                *(run_file("answers", path, rows=len(answers)) for path in filter(None, [options.request.output])),
                 *reports,
             ],
         )
     emit(ensemble_dict(result), as_json=options.json, text=ensemble_text(result))
     return 0
+
+
+def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
+    """Blend, measure and write what was asked for. Raises UsageError for a request that contradicts itself, DataError
+    for files that cannot be blended."""
+    check_request(request)
+    gold = None if request.gold is None else read_gold(config, request.gold, [request.within or ""])
+    members, unlisted = _listed(_read_members(config, request.files, gold), config)
+    if request.model is not None:
+        answers = _apply_model(request.model, members)
+        result = EnsembleResult("model", tuple(member.name for member in members), (), unlisted, {})
+    else:
+        plan = _plan(request, config, members, gold)
+        plan, degenerate = _without_degenerate(plan)
+        answers = plan.answers()
+        result = _measure(plan, answers, gold, unlisted | degenerate)
+        if request.save is not None:
+            _save(request.save, _fitted(plan))
+    if request.output is not None:
+        write_answers(request.output, answers, csv_guard=config.inference.csv_guard)
+        inform(f"{len(answers):,} rows written to {request.output}")
+    return FittedBlend(result, answers, members, gold)
 
 
 def _page(
@@ -185,9 +209,7 @@ def _listed(members: Sequence[EnsembleMember], config: Config) -> tuple[list[Ens
     return [member for member in members if is_listed[member.name]], unlisted
 
 
-def _plan(
-    options: argparse.Namespace, config: Config, members: Sequence[EnsembleMember], gold: GoldFile | None
-) -> _Plan:
+def _plan(request: BlendRequest, config: Config, members: Sequence[EnsembleMember], gold: GoldFile | None) -> _Plan:
     if gold is None:
         row_ids = check_alignment(members)
     else:
@@ -195,19 +217,21 @@ def _plan(
         for member in members:
             member.require(row_ids, str(gold.path), fix="blend files that answer the rows with gold")
     groups = None
-    if options.within:
-        values = gold.by if gold is not None else _group_values(config, options.rows, options.within)
-        groups = [values[options.within].get(row_id, "") for row_id in row_ids]
-    weights = options.weights or [1 / len(options.files)] * len(options.files)
-    weight_of_file = dict(zip(map(str, options.files), weights, strict=True))
+    if request.within:
+        values = (
+            gold.by if gold is not None else _group_values(config, request.rows or request.files[0], request.within)
+        )
+        groups = [values[request.within].get(row_id, "") for row_id in row_ids]
+    weights = request.weights or [1 / len(request.files)] * len(request.files)
+    weight_of_file = dict(zip(map(str, request.files), weights, strict=True))
     has_labels = gold is not None and {row.gold for row in gold.rows} <= {0, 1}
     return _Plan(
         tuple(members),
         tuple(weight_of_file[member.name] for member in members),
-        () if options.method == "vote" else tuple(member.scores(row_ids) for member in members),
+        () if request.method == "vote" else tuple(member.scores(row_ids) for member in members),
         row_ids,
-        options.method,
-        options.power,
+        request.method,
+        request.power,
         groups,
         bootstrap_clusters(gold.rows) if gold is not None else None,
         [int(row.gold) for row in gold.rows if isinstance(row.gold, int)] if gold is not None and has_labels else [],
@@ -318,7 +342,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "--save",
         "--calibrate",
-        type=as_output,
+        type=as_path,
         metavar="FILE.json",
         help="write the fitted blend: the stack, or with other methods the mean of calibrated probabilities, which "
         "needs no table to rank in and serves a single row",
@@ -327,37 +351,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add_html_option(command, beside="all rows")
     add_run_option(command)
     options = command.parse_args(list(arguments))
-    options.files, options.overrides = split_words(options.words)
-    _check(options)
+    files, options.overrides = split_words(options.words)
+    values = {field.name: getattr(options, field.name) for field in fields(BlendRequest) if field.name != "files"}
+    options.request = BlendRequest(files, **values)
+    check_request(options.request)
     return options
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Raises UsageError for options that contradict each other."""
-    count = len(options.files)
-    refusals = (
-        (count < (1 if options.model else 2), f"{count} files; a blend needs two or more", "name the files of answers"),
-        (len(set(options.files)) < count, "a file is named twice", "name each once; --weights gives it more say"),
-        (
-            options.weights is not None and len(options.weights) != count,
-            f"--weights has {len(options.weights or ())} numbers for {count} files",
-            "give one for each file, in their order",
-        ),
-        (options.method == "stack" and options.weights is not None, "a stack finds its weights", "leave --weights out"),
-        (
-            options.method in ("stack",) and options.gold is None and options.model is None,
-            "a stack is fitted on rows with gold",
-            "add --gold FILE",
-        ),
-        (options.save is not None and options.gold is None, "--save fits on rows with gold", "add --gold FILE"),
-        (options.save is not None and options.method == "vote", "a vote has nothing to fit", "leave --save out"),
-        (options.within and not (options.gold or options.rows), "--within needs the rows", "add --gold or --rows FILE"),
-        (options.within and options.method == "vote", "a vote has no ranks", "leave --within out"),
-        (options.model is not None and options.gold is not None, "--model fits nothing", "leave --gold out"),
-        (options.power == 0, "--power 0", "give another exponent"),
-    )
-    for is_refused, problem, fix in refusals:
-        if is_refused:
-            raise UsageError(f"lorica ensemble: {problem}", fix=fix)
-    if options.output is not None:
-        check_output(options.output)

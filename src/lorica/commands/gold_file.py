@@ -16,6 +16,7 @@ from lorica.data.group_columns import GroupColumns
 from lorica.data.read_log import ReadLog
 from lorica.data.write import read_answers
 from lorica.errors import CellError, DataError
+from lorica.pipeline.compare import FileComparison, compare
 from lorica.pipeline.evaluate import Evaluation, evaluate_judged
 from lorica.pipeline.judged_answers import JudgedAnswer, judge_answers
 from lorica.records import Answer, Row
@@ -104,6 +105,20 @@ def evaluate_answers(
     gold.list_skipped(answers if isinstance(answers, Path) else gold_file)
     judged = gold.judge(answers_by_id, name)
     return gold.evaluate(judged, normalisation=normalisation, max_fprs=DEFAULT_FPRS)
+
+
+def compare_answers(
+    config: Config,
+    answer_sets: Mapping[str, Path | Sequence[Answer]],
+    gold_file: Path,
+    *,
+    normalisation: str,
+) -> FileComparison:
+    """Compare sets of answers, by their names, on the rows of `gold_file`."""
+    gold = read_gold(config, gold_file, [])
+    judged_sets = {name: gold.judge(gold.read_answers(answers), name) for name, answers in answer_sets.items()}
+    gold.list_skipped(gold_file)
+    return compare(gold.task, judged_sets, normalisation=normalisation)
 
 
 def _need_gold(row: Row) -> None:

@@ -94,10 +94,11 @@ class ModelConfig:
     """Branch, tag or commit of a Hugging Face id; empty for `main`."""
 
     dtype: Dtype = "auto"
-    """Number format the base computes in; `auto`, never coarser than bfloat16, is what this machine is fast in: float32,
-    int16 or bfloat16 (see `lorica doctor`). Only for answers on a CPU with the native engine: `int16` (more exact than
-    bfloat16), `int8` (weights and activations in whole numbers: faster, less exact), `int8-weights`, `int4-weights`
-    (half and a third of bfloat16's memory) and `gguf` (the quantized blocks of a GGUF file as they are: its `auto`)."""
+    """Number format the base computes in; `auto`, never coarser than bfloat16, is what this machine is fast in:
+    float32, int16 or bfloat16 (see `lorica doctor`). Only for answers on a CPU with the native engine: `int16` (more
+    exact than bfloat16), `int8` (weights and activations in whole numbers: faster, less exact), `int8-weights`,
+    `int4-weights` (half and a third of bfloat16's memory) and `gguf` (the quantized blocks of a GGUF file as they are:
+    its `auto`)."""
 
     device: str = "auto"
     """Where the model runs: `auto`, `cpu`, `cuda`, `cuda:1`, ..."""

@@ -29,6 +29,11 @@ def target() -> str:
     return _choose()[0]
 
 
+def is_switched_off() -> bool:
+    """Whether the environment asks for none."""
+    return os.environ.get(TARGET_VARIABLE, "").strip().lower() == NO_TARGET
+
+
 def why_unavailable() -> str:
     """Why no kernels are used here, or ""."""
     return _choose()[1]
@@ -45,7 +50,7 @@ def _choose() -> tuple[str, str]:
     """A target, or "" and the reason."""
     chosen = os.environ.get(TARGET_VARIABLE, "").strip().lower()
     names, failure_reason = _load()
-    if chosen == NO_TARGET:
+    if is_switched_off():
         return "", f"{TARGET_VARIABLE} is {NO_TARGET}"
     if not chosen:
         return (names[-1], "") if names else ("", failure_reason)

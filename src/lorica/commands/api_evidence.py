@@ -1,0 +1,179 @@
+"""The Python API of what turns answers into a decision (comparing, blending, averaging, calibrating), and of the
+machine.
+
+Arguments, settings and errors are as in `lorica.commands.api`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from lorica.commands import arguments_of_api as argument
+from lorica.commands.api_settings import PathLike, Settings, all_settings, configuration
+from lorica.metrics.normalise import LORICA
+from lorica.records import Answer
+
+if TYPE_CHECKING:
+    from lorica.commands.average import AverageResult
+    from lorica.commands.calibrate import CalibrationResult
+    from lorica.commands.doctor import DoctorReport
+    from lorica.commands.ensemble_report import EnsembleResult
+    from lorica.pipeline.compare import FileComparison
+
+CalibrationMethod = Literal["auto", "platt", "isotonic", "temperature"]
+BlendMethod = Literal["rank", "mean", "power", "stack", "vote"]
+
+
+def compare(
+    answers: Sequence[PathLike] | Mapping[str, PathLike | Sequence[Answer]],
+    gold: PathLike,
+    *,
+    task: str,
+    normalisation: str = LORICA.name,
+    settings: Settings = None,
+) -> FileComparison:
+    """Compare two or more sets of answers to the same rows, pair by pair of answers: which is better by more than the
+    choice of rows explains (paired bootstrap of the main metric, exact McNemar, Holm's correction for many pairs).
+
+    answers: files that `infer` wrote, or name -> file or answers of a pipeline. gold: the rows with their gold answers.
+    normalisation: what texts are compared under, `lorica` or `squad`. Differences in the result are first minus second,
+    in units of the metric; sets that nothing tells apart may share a rank.
+
+    Raises UsageError for fewer than two sets, DataError for rows without gold or an answer and for answers of others.
+
+        comparison = lorica.compare({"a": "a.csv", "b": "b.csv"}, "held_out.csv", task="rules")
+        comparison.ranks, comparison.pairs[0].test.difference, comparison.pairs[0].better
+    """
+    from lorica.commands.gold_file import compare_answers
+
+    return compare_answers(
+        configuration({"task": argument.task_name(task)}, None, settings),
+        argument.named_answers(answers),
+        argument.local_file(gold, "gold"),
+        normalisation=argument.normalisation_name(normalisation),
+    )
+
+
+def calibrate(
+    answers: PathLike | Sequence[Answer],
+    gold: PathLike,
+    *,
+    adapter: PathLike,
+    task: str,
+    method: CalibrationMethod = "auto",
+    allow_training_rows: bool = False,
+    replace: bool = False,
+    settings: Settings = None,
+) -> CalibrationResult:
+    """Fit a calibration of an adapter's scores (`rules`, `mcq`) on answers to held-out rows, and save it beside it as
+    `calibration.json`, which `infer` applies with `settings={"adapters.calibration": "require"}`.
+
+    answers: what `infer` wrote with this adapter, or the answers of a pipeline. gold: the rows with their gold answers.
+    method: `auto` takes the one of lowest log-loss. allow_training_rows: fit also on rows that the adapter was trained
+    on, which the file then says. replace: write over a calibration that is there. Figures before and after are of rows
+    that the fit had not seen: log-loss in nats per row, Brier score, expected calibration error (0 to 1).
+
+    Raises DataError for answers that cannot be fitted on, AdapterError for an adapter that did not give them or was
+    trained on the rows, TrainingError for too few rows and where no method helps.
+
+        result = lorica.calibrate("answers.csv", "held_out.csv", adapter="runs/rules/rules", task="rules")
+        result.calibration.method, result.calibration.before.log_loss, result.calibration.after.log_loss
+    """
+    from lorica.calibration.calibration_maps import METHODS
+    from lorica.commands.calibrate import calibrate_answers
+
+    return calibrate_answers(
+        all_settings({"task": argument.task_name(task)}, None, settings),
+        argument.given_answers(answers),
+        argument.local_file(gold, "gold"),
+        argument.local_file(adapter, "adapter"),
+        method=argument.one_of(method, "method", ("auto", *METHODS)),
+        allow_training_rows=argument.switch(allow_training_rows, "allow_training_rows"),
+        replace=argument.switch(replace, "replace"),
+    )
+
+
+def blend(
+    answers: Sequence[PathLike],
+    *,
+    task: str,
+    gold: PathLike | None = None,
+    method: BlendMethod = "rank",
+    weights: Sequence[float] | None = None,
+    within: str | None = None,
+    rows: PathLike | None = None,
+    power: float = 2.0,
+    output: PathLike | None = None,
+    save: PathLike | None = None,
+    model: PathLike | None = None,
+    settings: Settings = None,
+) -> EnsembleResult:
+    """Blend files of answers to the same rows into one; with `gold`, say what each member adds and whether the blend
+    beats the best of them.
+
+    answers: files that `infer` wrote; with `model` one is enough. method: `rank`, `mean`, `power` (with exponent
+    `power`), `stack` (needs gold) or `vote`. weights: one for each file; their sum is 1. within: take ranks within each
+    value of this column of `gold` or `rows`. output: where the blend is written. save: where the fitted blend is
+    written (.json), which serves rows to come as `model`.
+
+    Raises UsageError for arguments that contradict each other, DataError for files of different rows.
+
+        result = lorica.blend(["a.csv", "b.csv"], task="rules", gold="held_out.csv", output="blend.csv")
+        result.verdict, result.estimates["the blend"]
+    """
+    from lorica.commands.ensemble import blend_files
+    from lorica.commands.ensemble_request import BlendRequest
+    from lorica.ensemble.blends import METHODS
+
+    request = BlendRequest(
+        files=argument.local_paths(answers, "answers"),
+        gold=argument.optional_file(gold, "gold"),
+        method=argument.one_of(method, "method", tuple(METHODS)),
+        weights=None if weights is None else argument.weights(weights),
+        within=within,
+        rows=argument.optional_file(rows, "rows"),
+        power=argument.number(power, "power"),
+        output=argument.optional_file(output, "output"),
+        save=argument.optional_file(save, "save"),
+        model=argument.optional_file(model, "model"),
+    )
+    return blend_files(configuration({"task": argument.task_name(task)}, None, settings), request).result
+
+
+def average(
+    adapters: Sequence[PathLike], output: PathLike, *, weights: Sequence[float] | None = None, rank: int = 0
+) -> AverageResult:
+    """Write one adapter whose update is the weighted mean of several adapters' of one base into the new folder
+    `output`.
+
+    adapters: two folders or more. weights: one for each; their sum is 1. rank: cut the mean to this rank; 0 keeps it
+    exact, with the sum of their ranks. `error` in the result is the share of the update's Frobenius norm that was cut.
+
+    Raises AdapterError for adapters that do not fit together, UsageError for weights that do not and a folder that
+    holds an adapter.
+
+        lorica.average(["runs/fold-0", "runs/fold-1"], "runs/mean", rank=16).error
+    """
+    from lorica.commands.average import average_folders
+
+    return average_folders(
+        argument.local_paths(adapters, "adapters"),
+        argument.local_file(output, "output"),
+        weights=None if weights is None else argument.weights(weights),
+        rank=argument.whole_number(rank, "rank"),
+    )
+
+
+def doctor() -> DoctorReport:
+    """What this machine computes fast and why, what is compiled and installed, what `auto` chooses, and what to mend.
+
+    Rates in the result are of one thread, in 10^9 operations a second (`memory`: 10^9 bytes a second). Raises
+    ConfigError where LORICA_CPU_TARGET names a target that is not there.
+
+        for remedy in lorica.doctor().problems:
+            print(remedy.problem, remedy.fix)
+    """
+    from lorica.commands.doctor import examine
+
+    return examine()

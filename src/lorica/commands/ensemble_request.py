@@ -1,0 +1,63 @@
+"""What `lorica ensemble` is asked for, from the command line or from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorica.data.write import check_output, check_place
+from lorica.errors import UsageError
+
+
+@dataclass(frozen=True)
+class BlendRequest:
+    """What `lorica ensemble` is asked for; its options say what each is."""
+
+    files: Sequence[Path]
+    gold: Path | None = None
+    method: str = "rank"
+    weights: Sequence[float] | None = None
+    within: str | None = None
+    rows: Path | None = None
+    power: float = 2.0
+    output: Path | None = None
+    save: Path | None = None
+    model: Path | None = None
+
+
+def check_request(request: BlendRequest) -> None:
+    """Raises UsageError for requests that contradict each other."""
+    count = len(request.files)
+    refusals = (
+        (count < (1 if request.model else 2), f"{count} files; a blend needs two or more", "name the files of answers"),
+        (len(set(request.files)) < count, "a file is named twice", "name each once; --weights gives it more say"),
+        (
+            request.weights is not None and len(request.weights) != count,
+            f"--weights has {len(request.weights or ())} numbers for {count} files",
+            "give one for each file, in their order",
+        ),
+        (request.method == "stack" and request.weights is not None, "a stack finds its weights", "leave --weights out"),
+        (
+            request.method in ("stack",) and request.gold is None and request.model is None,
+            "a stack is fitted on rows with gold",
+            "add --gold FILE",
+        ),
+        (request.save is not None and request.gold is None, "--save fits on rows with gold", "add --gold FILE"),
+        (request.save is not None and request.method == "vote", "a vote has nothing to fit", "leave --save out"),
+        (
+            bool(request.within) and not (request.gold or request.rows),
+            "--within needs the rows",
+            "add --gold or --rows FILE",
+        ),
+        (bool(request.within) and request.method == "vote", "a vote has no ranks", "leave --within out"),
+        (request.model is not None and request.gold is not None, "--model fits nothing", "leave --gold out"),
+        (request.power == 0, "--power 0", "give another exponent"),
+    )
+    for is_refused, problem, fix in refusals:
+        if is_refused:
+            raise UsageError(f"lorica ensemble: {problem}", fix=fix)
+    if request.output is not None:
+        check_output(request.output)
+    if request.save is not None:
+        check_place(request.save)
