@@ -38,7 +38,7 @@ def main() -> None:
     arguments.add_argument("--task", choices=("mcq", "saq"), default="mcq")
     arguments.add_argument("--rows", type=int, default=0, help="so many rows, drawn evenly; 0 for all")
     arguments.add_argument("overrides", nargs="*")
-    options = arguments.parse_args()
+    options = arguments.parse_intermixed_args()
     with (options.folder / f"{options.task}.jsonl").open(encoding="utf-8") as rows_file:
         records = [json.loads(line) for line in rows_file]
     if options.rows:

@@ -143,7 +143,7 @@ def own_tokens(encoder: Encoder, row: Row) -> int:
     return len(request.prompt)
 
 
-@pytest.mark.parametrize("room", range(0, 90, 5))
+@pytest.mark.parametrize("room", range(0, 90, 10))
 @pytest.mark.parametrize("policy", ["middle", "left", "right", "error"])
 def test_passages_give_way_and_the_question_never(encoder: Encoder, room: int, policy: str) -> None:
     row = question("Why is the water of the sea salty, and that of the lake not?")

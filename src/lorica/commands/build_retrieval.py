@@ -11,7 +11,9 @@ from lorica.errors import ConfigError
 from lorica.names import did_you_mean, listed, subject_key
 from lorica.pipeline.retrieve import Retriever
 from lorica.pipeline.training_passages import TrainingPassages
+from lorica.retrieval.dense_encoder import DenseEncoder
 from lorica.retrieval.index import Index, subjects
+from lorica.retrieval.index_manifest import read_manifest
 
 
 def build_retriever(section: RetrievalConfig) -> Retriever | None:
@@ -63,14 +65,21 @@ def open_indexes(section: RetrievalConfig, switches: Mapping[str, bool]) -> Retr
     switch_of = {subject_key(subject): switch for subject, switch in switches.items()}
     chosen = [subject for subject in indexed if switch_of.get(subject, switch_of.get(ALL_SUBJECTS, False))]
     for subject, switch in switches.items():
-        if switch and subject != ALL_SUBJECTS and subject_key(subject) not in indexed:
+        if switch and subject_key(subject) not in (ALL_SUBJECTS, *indexed):
             raise ConfigError(
                 f"retrieval.enabled.{subject}=true, and retrieval.dir={folder} has no index of it",
                 fix=did_you_mean(
                     subject, indexed, key=subject_key, then=f"there are: {listed(indexed, 20)}", form="{}"
                 ),
             )
-    indexes = {subject: Index.open(folder, subject, mode=section.search, encoder=section.encoder) for subject in chosen}
+    indexes: dict[str, Index] = {}
+    encoders: dict[str, DenseEncoder] = {}  # digest -> encoder, each loaded once for all subjects
+    for subject in chosen:
+        stamp = read_manifest(folder, subject).encoder
+        encoder = section.encoder if stamp is None else encoders.get(stamp.digest, section.encoder)
+        index = indexes[subject] = Index.open(folder, subject, mode=section.search, encoder=encoder)
+        if index.encoder is not None:
+            encoders[index.encoder.digest] = index.encoder
     empty = [subject for subject, index in indexes.items() if not index.passage_count]
     if empty:
         warn(f"the index of {listed(empty, 5)} holds no passage: its questions get none")

@@ -35,7 +35,8 @@ def subjects(folder: Path | str) -> list[str]:
 
 
 class Index:
-    """One subject's index. Use it as a context manager, or close it."""
+    """One subject's index. Use it as a context manager, or close it. encoder: what questions are encoded by, to open
+    other indexes with; None where there are no vectors to compare them with."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Index:
         self.mode = mode
         self._store = store
         self._vectors = vectors
-        self._encoder = encoder
+        self.encoder = encoder
 
     @classmethod
     def open(
@@ -149,9 +150,9 @@ class Index:
         self.close()
 
     def _rank_vectors(self, text: str, count: int, tags: Sequence[str]) -> list[tuple[int, float]]:
-        assert self._encoder is not None  # `open` saw to both
+        assert self.encoder is not None  # `open` saw to both
         assert self._vectors is not None
-        question = self._encoder.encode([text])[0]
+        question = self.encoder.encode([text])[0]
         return nearest(self._vectors, question, count, self._store.tagged(tags) if tags else None)
 
 
@@ -182,7 +183,7 @@ def _encoder_for(folder: Path, manifest: IndexManifest, mode: Mode, encoder: Den
             raise RetrievalError(
                 f"{folder}: the vectors of {manifest.subject!r} need the encoder that they were made with "
                 f"({stamp.digest[:19]}..., {stamp.dimension} numbers each)",
-                fix="name its folder: --encoder FOLDER; or use mode bm25, which needs none",
+                fix="name its folder: --encoder FOLDER, or retrieval.encoder=FOLDER; or use bm25, which needs none",
             )
         encoder = f"package:{stamp.package}"
     opened = open_encoder(encoder) if isinstance(encoder, str) else encoder
