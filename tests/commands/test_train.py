@@ -35,6 +35,8 @@ def test_it_leaves_a_peft_folder_and_a_log(trained: Path) -> None:
     assert (folder / "adapter_model.safetensors").is_file()
     assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert json.loads((folder / "training.json").read_text())["result"]["steps"] > 0
+    assert read_record(folder).main_metric == "roc_auc", "of the held-out rows, as the task ranks its metrics"
+    assert read_metrics(folder)["roc_auc"].n
 
 
 def test_one_adapter_per_subject_and_one_for_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +147,7 @@ def test_each_training_is_recorded_in_its_adapters_folder(
     assert record.base.startswith("sha256:")
     assert [Path(file.path).name for file in record.outputs] == ["adapter_model.safetensors"]
     assert record.config["lora"]["r"] == 4
+    assert record.main_metric == "train_loss", "nothing was held out"
     assert metrics["train_loss"].value == json.loads((folder / "training.json").read_text())["result"]["train_loss"]
     before = (folder / "run.json").read_bytes()
     assert main([*command, *QUICK, "training.resume=true"]) == 0

@@ -62,7 +62,7 @@ def show_text(run: StoredRun, messages: Sequence[str], file_states: dict[str, st
         ("run", run.name),
         ("command", record.command_line or record.command),
         ("status", f"{run.status}: {_reason(run)}" if _reason(run) else run.status),
-        ("started", f"{record.started}, {record.seconds:.1f} s" + _calls_text(record.calls)),
+        ("started", f"{record.started}, {_seconds_text(run)} s" + _calls_text(record.calls)),
         ("machine", _machine_text(record.machine)),
         ("versions", ", ".join(f"{package} {version}" for package, version in record.versions.items())),
         ("base", _shorter(record.base)),
@@ -139,7 +139,7 @@ def _list_row(run: StoredRun) -> tuple[Cell, ...]:
     rows = record.rows if record.rows is not None else "-"
     started = record.started[:16].replace("T", " ")
     return (
-        *(run.name, record.command, record.task or "-", run.status, started, f"{record.seconds:.1f}", rows),
+        *(run.name, record.command, record.task or "-", run.status, started, _seconds_text(run), rows),
         *(main_metric, _machine_text(record.machine, short=True)),
     )
 
@@ -169,6 +169,11 @@ def _safe_lines(text: str) -> list[str]:
 def _shorter(text: str) -> str:
     """A text in which digests show their beginnings."""
     return _DIGEST.sub(r"\1…", text)
+
+
+def _seconds_text(run: StoredRun) -> str:
+    """ "-" where the run has not said how long it took."""
+    return "-" if run.record.status == "running" else f"{run.record.seconds:.1f}"
 
 
 def _reason(run: StoredRun) -> str:

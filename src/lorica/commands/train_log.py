@@ -17,6 +17,7 @@ from lorica.metrics.bootstrap import Estimate
 from lorica.pipeline.train import TrainJob
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RunMetric, RunRecord, read_record
+from lorica.tasks import load_task
 from lorica.training.types import Listener, StepReport, TrainResult
 
 _LOSSES = ("eval_loss", "train_loss", "base_loss", "trained_loss")
@@ -139,7 +140,8 @@ def _record_result(run_log: RunFolder, result: TrainResult) -> None:
     losses = {name: getattr(result, name) for name in _LOSSES}
     metrics |= {name: loss for name, loss in losses.items() if loss is not None}
     metrics |= {"tokens": result.tokens, "steps": result.steps, "best_step": result.best_step}
-    run_log.write_metrics(metrics, main=next(iter(metrics)))
+    by_importance = (*load_task(run_log.record.task).metric_names, *_LOSSES)
+    run_log.write_metrics(metrics, main=next(name for name in by_importance if name in metrics))
     weights = result.folder / WEIGHTS_NAME
     run_log.update(
         outputs=[run_file("adapter", weights)], summary={"outcome": result.outcome, "training_seconds": result.seconds}
