@@ -66,7 +66,14 @@ def test_a_disk_that_fills_while_rows_are_answered(rows: Path, capsys: pytest.Ca
     assert (rows.parent / "out.csv").read_bytes() == (rows.parent / "whole.csv").read_bytes()
 
 
-@pytest.mark.parametrize("broken", ["lorica.pipeline.infer.write_answers", "lorica.commands.infer.atomic_file"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "lorica.pipeline.infer.write_answers",
+        "lorica.commands.infer.write_timings",
+        "lorica.runs.run_folder.RunFolder.finish",
+    ],
+)
 @pytest.mark.parametrize(
     ("error", "told"),
     [

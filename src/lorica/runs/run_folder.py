@@ -172,9 +172,14 @@ class RunFolder:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Record the end of the block, unless `finish` did. Where the disk refuses that, the block's error is the one
-        to tell."""
-        if self.record.status != "running":
-            return
+        to tell. Others may have the folder in any case."""
+        try:
+            if self.record.status == "running":
+                self._record_end(error)
+        finally:
+            self._release()
+
+    def _record_end(self, error: BaseException | None) -> None:
         if error is None:
             self.finish()
             return
