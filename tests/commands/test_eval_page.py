@@ -13,6 +13,8 @@ from random import Random
 import pytest
 
 from lorica.cli import main
+from tests.reports.browser import needs_browser, open_page
+from tests.reports.test_reports import EVIL
 
 ROWS = 2600
 LIMIT = 1_500_000
@@ -141,3 +143,33 @@ def test_the_slowest_rows_and_latency_come_from_the_run(tmp_path: Path, capsys: 
     assert main(evaluate) == 0
     assert "the page shows nothing of that run" in capsys.readouterr().err
     assert "The slowest rows" not in target.read_text("utf-8")
+
+
+@needs_browser
+def test_huge_and_hostile_rows_make_a_small_page_that_opens(tmp_path: Path) -> None:
+    hostile = EVIL.replace("\ud800", "").replace("\x00", "")
+    texts = ("שלום עולם ", "東京は晴れ ", "\U0001f642 ", "</script><script>alert(1)</script>", hostile, "=1+1 ")
+    noise = Random(0)
+    gold, answers = tmp_path / "gold.jsonl", [tmp_path / f"{'long_name_' * 9}{number}.jsonl" for number in range(2)]
+    rows = [
+        {"id": f"{texts[i % 6]}{i}", "body": (texts[i % 6] * 20_000)[:100_000], "rule": f"rule {i % 20} {hostile}",
+         "rule_violation": i % 2, "group": f"group {i % 30} {'x' * 300}"}
+        for i in range(40)
+    ]  # fmt: skip
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    for path in answers:
+        lines = (
+            {"id": row["id"], "score": noise.random(), "adapter": f"{row['rule']}", "raw": row["body"]} for row in rows
+        )
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    target = tmp_path / "report.html"
+    assert main(["eval", *map(str, answers), str(gold), "task=rules", "--by", "rule", "--html", str(target)]) == 0
+    page = target.read_text("utf-8")
+    assert len(page.encode()) < LIMIT
+    assert "<script>alert" not in page
+    assert (tmp_path / "report.csv").stat().st_size > 3_000_000
+    for width in (390, 1400):
+        result = open_page(page, tmp_path / str(width), width=width, dark=width == 390)
+        assert (result["wide"], result["faint"], result["requests"]) == ([], [], [])
+        assert result["pageWidth"] == result["width"]
+        assert result["ready"] >= 4

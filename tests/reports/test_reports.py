@@ -287,6 +287,8 @@ def test_cells() -> None:
     assert [cell_text(cell) for cell in cells] == ["x", "1,234,567", "0.1235", "n/a", "n/a", "yes", "1e-09"]
     table = ReportTable(("text", "number", "mixed", "share"), (("3 cats", 1, "a", "12%"), ("4 dogs", None, 2, "-3.5%")))
     assert right_aligned(table) == [False, True, False, True]
+    differences = ReportTable(("difference", "text"), (("+0.012 (-0.004 to 0.020)", "3 to do"), ("undefined", "")))
+    assert right_aligned(differences) == [True, False]
 
 
 def test_ragged_tables_are_refused() -> None:

@@ -271,7 +271,8 @@ overflow-wrap: anywhere; min-width: 0; } table.ready .long { min-width: 0; }
 overflow-wrap: normal; }
 .ready td:empty, .ready td.extra { display: none; } dl { grid-template-columns: minmax(0, 1fr); }
 dt { margin-top: .3rem; } tr.opened td { padding: .2rem .4rem .6rem .6rem; } }
-@media print { .controls, .unprinted { display: none; } .print-note { display: block; }
+@media print { .controls, .unprinted { display: none; } table.interactive .long { min-width: 0; }
+.print-note { display: block; }
 table.interactive:not(.ready) tbody tr:nth-child(n+%NEXT%) { display: none; } }
 """
 ).replace("%NEXT%", str(PRINTED_ROWS + 1))

@@ -165,14 +165,15 @@ def interval_text(interval_point: IntervalPoint) -> str:
 
 
 def right_aligned(table: ReportTable) -> list[bool]:
-    """For each column whether it holds only numbers, or texts such as "12%" and "0.71 [0.68, 0.74]"."""
+    """For each column whether it holds only numbers, or texts such as "12%", "0.71 [0.68, 0.74]" and "+0.01 (-0.02 to
+    0.04)"."""
     return [
         bool(table.rows) and all(_NUMBER.fullmatch(cell_text(row[column])) for row in table.rows)
         for column in range(len(table.columns))
     ]
 
 
-_NUMBER = re.compile(r"[-+−±]?[\d.][\d.,\s%\[\]()±–e+−-]*|n/a|undefined|[–-]|")
+_NUMBER = re.compile(r"[-+−±]?[\d.](?:[\d.,\s%\[\]()±–e+−-]| to )*|n/a|undefined|[–-]|")
 
 
 def paragraphs(raw_text: str) -> list[str]:

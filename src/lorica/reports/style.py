@@ -44,6 +44,7 @@ th, td { padding: .36rem .8rem; text-align: left; vertical-align: top; border-bo
 th { font-weight: 600; border-bottom: 2px solid var(--line); }
 tbody tr:nth-child(even) { background: var(--band); }
 .number { text-align: right; white-space: nowrap; }
+th.number { white-space: normal; }
 figure { margin: 1.2rem 0; max-width: 60rem; min-width: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(38rem, 100%), 1fr)); gap: 0 2rem; }
 figcaption { font-weight: 600; margin-bottom: .3rem; overflow-wrap: anywhere; }
@@ -65,9 +66,19 @@ summary h2 { display: inline; font-size: 1.05rem; border: 0; }
 summary:focus-visible, a:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .notes { color: var(--muted); font-size: .94rem; }
 footer { color: var(--muted); font-size: .9rem; overflow-wrap: anywhere; padding: 2rem 1.25rem 3rem; }
-@media print { nav, figure details { display: none; } .figures { display: block; } h2, caption { break-after: avoid; }
-  tr, figure { break-inside: avoid; } thead { display: table-header-group; } .scroll { overflow: visible; }
-  body { font-size: 10pt; } svg { min-width: 0; } header, main, footer { max-width: none; padding: 0; } }
+@media print {
+  body { font-size: 10pt; }
+  header, main, footer, .wide :is(header, main, footer) { max-width: none; padding: 0; }
+  nav, figure details { display: none; }
+  h2, caption { break-after: avoid; }
+  tr, figure { break-inside: avoid; }
+  thead { display: table-header-group; }
+  .scroll { overflow: visible; }
+  table { font-size: 8pt; }
+  th, td { padding: .15rem .3rem; overflow-wrap: anywhere; }
+  .number { white-space: normal; }
+  svg { min-width: 0; }
+}
 """
 )
 CSS = _RULES + "".join(
