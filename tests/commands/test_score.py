@@ -133,6 +133,21 @@ def test_from_python(runs: Path) -> None:
     assert lorica.score(runs / "a.csv").runs[0].latency_score.value == 1.0
 
 
+def test_runs_of_one_command_measure_how_much_they_vary(copied: Path) -> None:
+    answer(copied, "twin", "inference.max_input_tokens=512", "inference.warmup=true")  # as `b`, and warm
+    edit_timings(copied, lambda timings: [timing | {"seconds": 0.002} for timing in timings])
+    twin = copied / "twin.csv.run"
+    lines = [json.loads(line) | {"seconds": 0.001} for line in (twin / "timings.jsonl").read_text().splitlines()]
+    (twin / "timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = json.loads((twin / "run.json").read_text())
+    record["outputs"][1]["digest"] = file_digest(twin / "timings.jsonl")
+    (twin / "run.json").write_text(json.dumps(record))
+    result = lorica.score([copied / "b.csv", copied / "twin.csv"])
+    assert result.rules.run_noise == pytest.approx(math.log(2) / math.sqrt(2))
+    assert [run.rank for run in result.runs] == [1, 1]  # twice as slow, and nothing but the machine
+    assert lorica.score([copied / "a.csv", copied / "b.csv"]).rules.run_noise == 0.05
+
+
 def edit_timings(folder: Path, change: Callable[[list[dict[str, Any]]], list[Any]]) -> None:
     """Change the timings of run `b`, and its record so that the digest fits."""
     path = folder / "b.csv.run" / "timings.jsonl"

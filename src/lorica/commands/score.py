@@ -15,7 +15,14 @@ from lorica.commands.page_files import add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run
 from lorica.commands.score_page import score_page
 from lorica.commands.score_result import RunFacts, ScoreResult, Unit, score_dict, score_text, write_leaderboard
-from lorica.commands.scored_run import FinishedRun, check_comparable, is_run, open_run, read_runs_gold
+from lorica.commands.scored_run import (
+    FinishedRun,
+    check_comparable,
+    is_run,
+    measured_noise,
+    open_run,
+    read_runs_gold,
+)
 from lorica.errors import DataError, UsageError
 from lorica.metrics.run_scores import (
     ACCURACY_WEIGHT,
@@ -62,6 +69,7 @@ def score_files(paths: Sequence[Path], gold_path: Path | None, *, rules: ScoreRu
     """
     runs = [open_run(path) for path in paths]
     check_comparable(runs)
+    rules = replace(rules, run_noise=max(rules.run_noise, measured_noise(runs)))
     gold = read_runs_gold(runs, gold_path)
     columns = {finished.name: _columns(finished, gold, unit) for finished in runs}
     groups = bootstrap_clusters(gold.rows)
@@ -171,7 +179,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=RUN_NOISE,
         metavar="SHARE",
-        help="how much a run's latency varies from run to run on this machine (standard deviation, %(default)s)",
+        help="how much a run's latency varies from run to run on this machine, at least (standard deviation, "
+        "%(default)s); runs of one command measure it",
     )
     command.add_argument("--csv", type=as_output, metavar="FILE", help="write the leaderboard with its intervals")
     add_html_option(command, beside="the leaderboard")

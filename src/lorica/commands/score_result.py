@@ -213,7 +213,8 @@ def notes(result: ScoreResult) -> list[str]:
         f"over {result.rows} rows of {result.gold}; 95% intervals; ranks differ where a paired bootstrap tells "
         "them apart",
         "latency: the engine's own seconds, without loading, reading, tokenising and writing; "
-        f"{rules.run_noise:.0%} variation from run to run is allowed for (--run-noise)",
+        f"{rules.run_noise:.0%} variation from run to run is allowed for (--run-noise, or what runs of one command "
+        "show)",
         f"machine: {result.machine}",
     ]
     for name, facts in result.facts.items():

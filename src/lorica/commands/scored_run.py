@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from lorica.runs.run_record import RECORD_NAME, RUN_SUFFIX, TIMINGS_NAME, RunFil
 
 # How the file of rows is read that was answered: what a gold file is read by, too.
 _READING_KEYS = ("columns", "constants", "positive_labels", "negative_labels", "answer_numbers")
+# Keys that decide neither answers nor speed.
+_NAMES_ALONE = ("output", "run_dir", "minutes")
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,28 @@ def _machine_differences(first: RunRecord, second: RunRecord) -> str:
         if name not in ("digest", "memory_bytes", "threads", "kernels") and facts[name] != other_facts[name]
     ]
     return "; ".join(differing) or "their digests differ"
+
+
+def measured_noise(runs: Sequence[FinishedRun]) -> float:
+    """How much the latency of one command varies from run to run: the pooled standard deviation of its logarithm over
+    runs that differ in nothing that decides their speed; 0 where no command was run twice."""
+    repeats: dict[str, list[float]] = {}
+    for run in runs:
+        seconds = sum(timing.seconds for timing in run.timings.values())
+        repeats.setdefault(_command_of(run.record), []).append(math.log(seconds / len(run.timings)))
+    freedom = sum(len(logs) - 1 for logs in repeats.values())
+    squares = sum((value - sum(logs) / len(logs)) ** 2 for logs in repeats.values() for value in logs)
+    return math.sqrt(squares / freedom) if freedom else 0.0
+
+
+def _command_of(record: RunRecord) -> str:
+    """All that decides answers and speed, as text: equal for runs of one command."""
+    settings = {key: value for key, value in record.config.items() if key not in _NAMES_ALONE}
+    settings["inference"] = {
+        key: value for key, value in settings.get("inference", {}).items() if key not in ("resume", "warmup")
+    }
+    manifest = {key: value for key, value in record.manifest.items() if key != "output"}
+    return json.dumps([settings, manifest], sort_keys=True)
 
 
 def read_runs_gold(runs: Sequence[FinishedRun], gold_path: Path | None) -> GoldFile:
