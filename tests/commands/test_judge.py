@@ -210,6 +210,27 @@ def test_a_prompt_that_does_not_fit_fails_uncut(files: tuple[str, str], capsys: 
     assert (result["failed"], result["failures"]) == (1, {"prompt": 1})
 
 
+@pytest.mark.parametrize(
+    ("task", "record", "shown"),
+    [
+        ("rules", {"body": "Buy now", "rule": "No adverts", "rule_violation": 1}, ["No adverts", "Buy now"]),
+        ("mcq", {"question": "2 + 2?", "options": ["3", "4"], "answer": "B"}, ["2 + 2?", "A: 3", "B: 4"]),
+        ("saq", {"question": "Who?", "passage": "It was Ann.", "answer": "Ann"}, ["It was Ann.", "Who?"]),
+    ],
+)
+def test_the_judge_sees_all_that_the_question_needs(
+    task: str, record: dict[str, Any], shown: list[str], tmp_path: Path
+) -> None:
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text(json.dumps({"row_id" if task == "rules" else "id": "1", **record}) + "\n", "utf-8")
+    with serving(lambda handler, body: handler.send(json.dumps(completion("A")).encode())) as server:
+        endpoint = lorica.EndpointSettings(server.url, "stub")
+        lorica.judge([lorica.Answer("1", "B" if task == "mcq" else "Yes")], gold, task=task, endpoint=endpoint)
+    prompt = server.requests[0]["messages"][1]["content"]
+    question = prompt.split("<<<")[1]
+    assert [text for text in shown if text not in question] == []
+
+
 def test_a_row_without_an_answer_is_wrong_and_nobody_is_asked(
     files: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,6 +280,28 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     assert main(["judge", *files, "task=saq", *words]) in (2, 3)
     assert hint in capsys.readouterr().err
+
+
+def test_a_key_that_goes_unencrypted_is_told(
+    files: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("LORICA_JUDGE_API_KEY", "sk-secret")
+    words = [
+        "judge",
+        *files,
+        "task=saq",
+        "--endpoint",
+        "http://judge.example/v1",
+        "--judge-model",
+        "m",
+        "--retries",
+        "0",
+    ]
+    assert main(words) == EngineError.exit_code
+    errors = capsys.readouterr().err
+    assert "unencrypted" in errors
+    assert "sk-secret" not in errors
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -27,6 +28,7 @@ from lorica.names import shell_word
 from lorica.runs.run_folder import RunFolder
 
 API_KEY = "LORICA_JUDGE_API_KEY"
+_UNENCRYPTED = re.compile(r"http://(?!(localhost|127\.0\.0\.1|\[::1\])([:/]|$))", re.IGNORECASE)
 
 _EXAMPLES = """  lorica judge answers.jsonl gold.jsonl task=saq --judge-model models/qwen3-4b
   lorica judge answers.jsonl gold.jsonl task=saq --endpoint http://localhost:8000/v1 --judge-model qwen3-32b
@@ -181,6 +183,8 @@ def _endpoint(options: argparse.Namespace) -> EndpointSettings | None:
         raise UsageError(f"the environment variable {key_variable} is not set", fix=f"export {key_variable}=...")
     if not api_key.isascii() or any(character.isspace() for character in api_key):
         raise UsageError(f"the key in {key_variable} holds characters that no key has", fix="set it anew, in one line")
+    if api_key and _UNENCRYPTED.match(options.endpoint):
+        warn(f"the key in {key_variable} goes over the network unencrypted: https:// would protect it")
     return EndpointSettings(
         options.endpoint,
         options.judge_model,

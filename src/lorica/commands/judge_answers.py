@@ -134,7 +134,9 @@ def _item(task: Task, rubric: Rubric, row_answers: Sequence[JudgedAnswer]) -> Ju
         return rubric.worst.name
     row = row_answers[0].row
     reference = "" if rubric.kind == "free" else gold_text(task, row)
-    return JudgeItem(row_text(task, row), reference, tuple(texts))
+    # Pages show a post alone; whether "Yes" is right of it depends on the rule.
+    question = task.baseline_text(row) if task.answer_type == "score" else row_text(task, row)
+    return JudgeItem(question, reference, tuple(texts))
 
 
 def _answer_text(task: Task, judged: JudgedAnswer) -> str:
