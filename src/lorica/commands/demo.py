@@ -27,7 +27,9 @@ from lorica.training.loop import lock_run
 
 # What the demo decides itself; everything else may be overridden.
 _OWN = ("task", "input", "output", "run_dir", "data", "adapters")
-_TRAINING = ("training=tiny", "lora=all_linear")
+_LORA = "lora=all_linear"
+# The tasks' own settings suit the embedded base; a larger one takes smaller steps and learns in fewer passes.
+_LARGER_BASE = ("training=quick", "training.epochs=2", "training.learning_rate=5e-4")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -75,8 +77,7 @@ def choose(names: str) -> list[DemoTask]:
 def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
     """One task, from its example files to its evaluation; the answers are kept in `out`."""
     examples_file, test_file = (examples_folder() / file_name for file_name in (demo.file, demo.test_file))
-    common_overrides = (f"task={demo.name}", *_TRAINING, *demo.overrides)
-    config = resolve((*common_overrides, *overrides)).config
+    config = resolve((*demo_overrides(demo, overrides), *overrides)).config
     task = build.build_task(config)
     training_rows, test_rows = (list(read_rows(file, task.schemas)) for file in (examples_file, test_file))
     heading = f"== {demo.name}: {demo.question} {len(training_rows)} rows to train on, {len(test_rows)} to test"
@@ -94,6 +95,15 @@ def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
     outcome = run_experiment(config, task, training_rows, test_rows, train_jobs)
     write_answers(out / f"{demo.name}.answers.jsonl", outcome.answers[ADAPTER].values())
     return outcome
+
+
+def demo_overrides(demo: DemoTask, overrides: Sequence[str]) -> tuple[str, ...]:
+    """A task's settings for the base that `overrides` choose."""
+    base_name = resolve((f"task={demo.name}", *overrides)).config.model.path
+    if base_name.startswith("embedded:"):
+        return (f"task={demo.name}", "training=tiny", _LORA, *demo.overrides)
+    of_task = (override for override in demo.overrides if override.startswith("task."))
+    return (f"task={demo.name}", *_LARGER_BASE, _LORA, *of_task)
 
 
 def examples_folder() -> Path:

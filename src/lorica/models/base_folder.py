@@ -44,6 +44,13 @@ class BaseFolder:
         return self.is_gguf and any(tensor.block_type.quantized for tensor in read_header(self.path).tensors.values())
 
     @cached_property
+    def has_4_bit_blocks(self) -> bool:
+        """Whether it is a GGUF file that keeps a weight in blocks of 4 bits."""
+        return self.is_gguf and any(
+            tensor.block_type.name.startswith("Q4_") for tensor in read_header(self.path).tensors.values()
+        )
+
+    @cached_property
     def stored_numbers(self) -> int:
         """How many numbers the tensors of a GGUF file have."""
         return sum(math.prod(tensor.shape) for tensor in read_header(self.path).tensors.values())
