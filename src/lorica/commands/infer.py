@@ -34,10 +34,9 @@ from lorica.pipeline.infer import Summary, answer_file
 from lorica.pipeline.retrieve import RETRIEVAL_FAILED
 from lorica.runs.former_run import finished_record, former_record, restore_former
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import RECORD_NAME, TIMINGS_NAME, RunFile, RunRecord
+from lorica.runs.run_record import FORMER_RECORD_SUFFIX, RECORD_NAME, TIMINGS_NAME, RunFile, RunRecord
 
 SKIPPED_SUFFIX = ".skipped.jsonl"
-FORMER_RECORD_SUFFIX = ".run.json"
 _MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked
 _NOTHING_YET = "no row was answered since the start; give the same command again"
 _COUNTS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -57,9 +58,7 @@ def machine_facts() -> MachineFacts:
 
 
 def _stated(facts: dict[str, object], *, threads: int = 0, kernels: str = "") -> MachineFacts:
-    from os import cpu_count
-
-    facts = {"system": platform.system(), "cores": cpu_count() or 1, "memory_bytes": 0, **facts}
+    facts = {"system": platform.system(), "cores": os.cpu_count() or 1, "memory_bytes": 0, **facts}
     deciding = {name: value for name, value in facts.items() if name != "memory_bytes"}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
     return MachineFacts(**facts, digest=f"sha256:{digest}", threads=threads, kernels=kernels)  # type: ignore[arg-type]

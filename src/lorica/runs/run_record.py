@@ -23,6 +23,9 @@ REPORT_NAME, REPORT_ROWS_NAME = "report.html", "report.csv"
 RUN_SUFFIX = ".run"
 """`infer` keeps the run of `answers.csv` in `answers.csv.run/`."""
 
+FORMER_RECORD_SUFFIX = ".run.json"
+"""Of the single file that Lorica kept beside an output before there were run folders."""
+
 SCHEMA = "lorica.run/1"
 _MAX_BYTES = 32 * 1024 * 1024
 

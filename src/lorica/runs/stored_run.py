@@ -10,6 +10,7 @@ from pathlib import Path
 from lorica.errors import DataError
 from lorica.locks import lock_owner
 from lorica.runs.run_record import (
+    FORMER_RECORD_SUFFIX,
     LOG_NAME,
     METRICS_NAME,
     RECORD_NAME,
@@ -20,9 +21,6 @@ from lorica.runs.run_record import (
     read_metrics,
     read_record,
 )
-
-FORMER_RECORD_SUFFIX = ".run.json"
-"""Of the single file that Lorica kept beside an output before there were run folders."""
 
 MAX_DEPTH = 6
 _SKIPPED = ("node_modules", "__pycache__", "site-packages", "venv")  # and whatever is hidden
