@@ -204,8 +204,28 @@ def test_the_public_surface_is_explicit() -> None:
     import lorica
 
     functions = {"average", "blend", "calibrate", "check", "compare", "diagnose", "doctor", "evaluate"}
-    functions |= {"frontier", "infer", "judge", "list_runs", "load_pipeline", "load_run", "score", "train"}
-    results = {"AdapterCheck", "Answer", "CheckResult", "Diagnosis", "Estimate", "Evaluation", "Finding", "InferResult"}
+    functions |= {
+        "frontier",
+        "infer",
+        "judge",
+        "list_runs",
+        "load_pipeline",
+        "load_run",
+        "score",
+        "train",
+        "measure_retrieval",
+    }
+    results = {
+        "RetrievalGain",
+        "AdapterCheck",
+        "Answer",
+        "CheckResult",
+        "Diagnosis",
+        "Estimate",
+        "Evaluation",
+        "Finding",
+        "InferResult",
+    }
     results |= {"AverageResult", "CalibrationResult", "DoctorReport", "EnsembleResult", "FileComparison"}
     results |= {
         "EndpointSettings",

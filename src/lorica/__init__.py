@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lorica.commands.api_evidence import compare as compare
     from lorica.commands.api_evidence import doctor as doctor
     from lorica.commands.api_judge import judge as judge
+    from lorica.commands.api_retrieval import measure_retrieval as measure_retrieval
     from lorica.commands.average import AverageResult as AverageResult
     from lorica.commands.calibrate import CalibrationResult as CalibrationResult
     from lorica.commands.check_result import AdapterCheck as AdapterCheck
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from lorica.pipeline.compare import FileComparison as FileComparison
     from lorica.pipeline.compare import PairComparison as PairComparison
     from lorica.pipeline.evaluate import Evaluation as Evaluation
+    from lorica.pipeline.retrieval_gain import RetrievalGain as RetrievalGain
     from lorica.records import Answer as Answer
     from lorica.runs.run_record import RunMetric as RunMetric
     from lorica.runs.run_record import RunRecord as RunRecord
@@ -80,6 +82,7 @@ _PUBLIC = {
         "RecordPipeline",
     ),
     "lorica.commands.api_judge": ("judge",),
+    "lorica.commands.api_retrieval": ("measure_retrieval",),
     "lorica.commands.api_evidence": ("average", "calibrate", "compare", "doctor", "blend"),
     "lorica.commands.average": ("AverageResult",),
     "lorica.commands.calibrate": ("CalibrationResult",),
@@ -95,6 +98,7 @@ _PUBLIC = {
     "lorica.judging.judge_result": ("JudgeResult",),
     "lorica.metrics.bootstrap": ("Estimate",),
     "lorica.pipeline.evaluate": ("Evaluation",),
+    "lorica.pipeline.retrieval_gain": ("RetrievalGain",),
     "lorica.records": ("Answer",),
     "lorica.runs.run_record": ("RunMetric", "RunRecord"),
     "lorica.runs.stored_run": ("StoredRun", "load_run"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lorica import measure_retrieval
 from lorica.cli import main
 from lorica.commands.kb_test import configuration
 from lorica.config.compose import compose
@@ -225,3 +226,12 @@ def test_what_cannot_be_tested(
     given_words = [places.get(word, word.replace("=KB", f"={kb}")) for word in words]
     assert main(["kb", "test", "engine=fake", *given_words]) == code
     assert message in capsys.readouterr().err
+
+
+def test_from_python(material: tuple[Path, Path], tmp_path: Path) -> None:
+    path, kb = material
+    settings = {"engine.name": "fake"}
+    result = measure_retrieval(path, kb, tmp_path / "run", task="saq", source_column="module", settings=settings)
+    (subject,) = result.subjects
+    assert (subject.rows, subject.own_shown, result.switches) == (9, 9, {"geography": False})
+    assert measure_retrieval(path, kb, tmp_path / "run", task="saq", resume=True, settings=settings).subjects
