@@ -93,7 +93,7 @@ def main() -> None:
             errors.append(abs(latency * result.rows / seconds - 1))
     scores = {run.name: run.score for run in result.runs}
     gaps = [abs(scores[str(a)].value - scores[str(b)].value) for a, b in itertools.combinations(outputs, 2)]
-    half_widths = [(score.high - score.low) / 2 for score in scores.values()]
+    widths = [score.high - score.low for score in scores.values()]
     ratio, share = timer_cost(words, options.pairs)
     for run in result.runs:
         warmup = result.facts[run.name].warmup_rows
@@ -101,7 +101,7 @@ def main() -> None:
         print(f"{Path(run.name).name} {start} score {run.score} latency {run.latency.value:.5f} s")
     told_apart = sum(bool(pair.better) for pair in result.pairs)
     print(
-        f"rows={result.rows} runs={options.runs} score_gap_max={max(gaps):.4f} half_interval_min={min(half_widths):.4f} "
+        f"rows={result.rows} runs={options.runs} score_gap_max={max(gaps):.4f} interval_min={min(widths):.4f} "
         f"run_noise={result.rules.run_noise:.3f} told_apart={told_apart} latency_error_max={max(errors):.2e} "
         f"timer_ratio={ratio:.4f} engine_share_of_run={share:.4f}"
     )
