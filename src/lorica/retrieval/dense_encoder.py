@@ -23,9 +23,6 @@ from lorica.retrieval.split_tokenizer import SplitTokenizer, open_tokenizer
 
 Vectors = npt.NDArray[np.float32]
 
-MAX_WINDOWS = 16
-"""A text longer than the encoder takes is the mean of its windows; of a question so many at most."""
-
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 _PROBES = ("The cat sleeps on the mat.", "Interest rates rose by two percent.", "猫 42")
 
@@ -106,7 +103,7 @@ class TransformerEncoder:
         windows = [ids[start : start + self._window] for start in range(0, len(ids), self._window)] or [[]]
         total = np.zeros(self.dimension, dtype=np.float64)
         with torch.inference_mode():
-            for window in windows[:MAX_WINDOWS]:
+            for window in windows:  # of a text longer than the encoder takes
                 hidden = self._model(input_ids=torch.tensor([self._tokenizer.with_special(window)])).last_hidden_state
                 pooled = hidden[0].mean(dim=0) if self._pooling == "mean" else hidden[0, 0]
                 total += pooled.to(torch.float64).numpy() * max(len(window), 1)

@@ -26,6 +26,9 @@ RANK_CONSTANT = 60
 FUSION_DEPTH = 100
 """So many passages of each list are fused, or as many as are asked for."""
 
+MAX_ENCODED_CHARACTERS = 20_000
+"""So much of a question is encoded; all of its terms are looked up."""
+
 _OPEN_TRIES = 20
 
 
@@ -82,7 +85,11 @@ class Index:
                         f"{error.args[0]}: is missing, and index.json names it", fix="build the index again"
                     ) from None
         resolved: Mode = ("bm25" if vectors is None else "fused") if mode == "auto" else mode
-        return cls(manifest, store, vectors, _encoder_for(place, manifest, resolved, encoder), resolved)
+        try:
+            return cls(manifest, store, vectors, _encoder_for(place, manifest, resolved, encoder), resolved)
+        except BaseException:
+            store.close()
+            raise
 
     @property
     def subject(self) -> str:
@@ -152,7 +159,7 @@ class Index:
     def _rank_vectors(self, text: str, count: int, tags: Sequence[str]) -> list[tuple[int, float]]:
         assert self.encoder is not None  # `open` saw to both
         assert self._vectors is not None
-        question = self.encoder.encode([text])[0]
+        question = self.encoder.encode([text[:MAX_ENCODED_CHARACTERS]])[0]
         return nearest(self._vectors, question, count, self._store.tagged(tags) if tags else None)
 
 
