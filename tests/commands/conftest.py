@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +56,28 @@ def trained(few_posts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("run")
     assert main(["train", "task=rules", f"input={few_posts}", f"run_dir={run_dir}", *QUICK]) == 0
     return run_dir
+
+
+def write_table(path: Path, rows: list[dict[str, Any]] | str) -> Path:
+    """Rows as JSON lines, or a text as it is."""
+    text = rows if isinstance(rows, str) else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """eval(answers, gold, *words) -> the JSON result, from rows or from the text of a CSV file."""
+
+    def run(answers: list[dict[str, Any]] | str, gold: list[dict[str, Any]] | str, *words: str) -> dict[str, Any]:
+        files = [
+            write_table(tmp_path / f"{name}.{'csv' if isinstance(rows, str) else 'jsonl'}", rows)
+            for name, rows in (("answers", answers), ("gold", gold))
+        ]
+        assert main(["eval", *map(str, files), *words, "--json"]) == 0
+        said: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert main(["eval", *map(str, files), *words]) == 0
+        said["text"] = capsys.readouterr().out
+        return said
+
+    return run

@@ -13,6 +13,7 @@ from lorica.errors import DataError
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import Task
+from lorica.tasks.questions import _UNANSWERED, NOT_ANSWERABLE, _answers
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the repository")
@@ -211,3 +212,9 @@ def test_an_answer_that_is_marked_behind_its_reasoning_is_accepted_as_well(recor
         "# 72",
     ]
     assert SAQ.answer_parser([])(one(SAQ, {"question": "x", "answer": "72"}), "a\n#### 72") == "a\n#### 72"
+
+
+def test_no_answer_of_squad_2_is_unanswerable() -> None:
+    assert _answers({"text": [], "answer_start": []}) == ((NOT_ANSWERABLE,), (_UNANSWERED,))
+    assert _answers("{'text': [], 'answer_start': []}")[0] == (NOT_ANSWERABLE,)
+    assert _answers([])[0] is None

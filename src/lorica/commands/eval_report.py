@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -59,6 +60,7 @@ def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
         "retried": evaluation.retried,
         "bootstrap_groups": evaluation.bootstrap_groups,
         "effective_n": evaluation.effective_n,
+        "abstentions": None if evaluation.abstentions is None else asdict(evaluation.abstentions),
         "operating_points": [_plain(point) for point in evaluation.operating_points],
         "reliability": msgspec.to_builtins(evaluation.reliability),
         "choice_mass": msgspec.to_builtins(evaluation.choice_mass),
@@ -198,7 +200,14 @@ def row_counts(evaluation: Evaluation) -> dict[str, int]:
 
 
 def _row_counts_text(evaluation: Evaluation) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(row_counts(evaluation).items()))
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(row_counts(evaluation).items()))
+    abstentions = evaluation.abstentions
+    if abstentions is None or not (abstentions.answers or abstentions.unanswerable):
+        return counts
+    return (
+        f"{counts}; {abstentions.answers} say that they do not know, "
+        f"{abstentions.right} of them where gold calls {abstentions.unanswerable} rows not answerable"
+    )
 
 
 def _bootstrap_text(evaluation: Evaluation) -> str:

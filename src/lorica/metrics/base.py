@@ -26,7 +26,7 @@ class Metric(msgspec.Struct, frozen=True):
     takes: what a prediction is: "score" (of class 1, on any scale), "probability" (a score in 0 to 1), "label", or
     "text" (against a tuple of accepted answers). prepare: checks and digests gold and prediction (ValueError for what
     cannot be meant); needs: what must hold for the value to exist, in words. normalisation: for texts, the name of what
-    they are compared under.
+    they are compared under. applies: whether it is defined on a row, by its gold; None: on every row.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Metric(msgspec.Struct, frozen=True):
     higher_is_better: bool = True
     needs: str = "at least one row"
     normalisation: str = ""
+    applies: Callable[[Any], bool] | None = None
 
     @property
     def takes_scores(self) -> bool:

@@ -13,6 +13,7 @@ def _of_texts(normalisation: Normalisation) -> tuple[Metric, ...]:
     prepared = {
         "exact_match": text_metrics.prepare_exact_match(normalisation),
         "token_f1": text_metrics.prepare_token_f1(normalisation),
+        "answer_match": text_metrics.prepare_answer_match(normalisation),
     }
     return tuple(Metric(name, "text", prepare, normalisation=normalisation.name) for name, prepare in prepared.items())
 
@@ -30,12 +31,22 @@ METRICS: dict[str, Metric] = {
         Metric("f1", "label", label_metrics.prepare_f1, needs="a row of class 1, in gold or prediction"),
         Metric("mcc", "label", label_metrics.prepare_mcc),
         *_of_texts(LORICA),
+        Metric(
+            "numeric_equality",
+            "text",
+            text_metrics.prepare_numeric_equality,
+            needs="a row whose gold answer is a number",
+            applies=text_metrics.has_number,
+        ),
     )
 }
 
 
 SCORE_METRICS = tuple(metric.name for metric in METRICS.values() if metric.takes != "text")
 """All that is measured where rows are answered by a score for class 1."""
+
+TEXT_METRICS = tuple(metric.name for metric in METRICS.values() if metric.takes == "text")
+"""All that is measured where rows are answered in words."""
 
 
 def find_metric(metric_name: str, normalisation: str = LORICA.name) -> Metric:

@@ -12,6 +12,8 @@ import numpy as np
 
 from lorica.metrics.base import Column, Evaluator, check_lengths, evaluate, mean_of
 from lorica.metrics.normalise import LORICA, Normalisation, is_answer
+from lorica.metrics.number_words import with_numerals
+from lorica.metrics.stated_answer import abstains, gold_quantity, stated_answers, stated_quantity
 
 Prepare = Callable[[Column, Column], Evaluator]
 
@@ -38,6 +40,27 @@ def token_f1(
     return evaluate(prepare_token_f1(normalisation), gold_answers, answers)
 
 
+def answer_match(
+    gold_answers: Sequence[Sequence[str]], answers: Sequence[str | None], normalisation: Normalisation = LORICA
+) -> float:
+    """Share of rows whose answer, or the final answer that it states, equals an accepted one: as normalised text with
+    numbers in words read as digits, or as a number. An abstention answers what gold calls not answerable, and no more.
+
+    gold_answers: [n] of one or more accepted answers. answers: [n]; no answer is wrong.
+    ValueError for a row without gold.
+    """
+    return evaluate(prepare_answer_match(normalisation), gold_answers, answers)
+
+
+def numeric_equality(gold_answers: Sequence[Sequence[str]], answers: Sequence[str | None]) -> float:
+    """Share of rows whose answer states the accepted number, within `stated_answer.TOLERANCE` and with its unit.
+
+    gold_answers: [n] of one or more accepted answers, of which one is a number. answers: [n]; no answer is wrong.
+    ValueError for a row without gold.
+    """
+    return evaluate(prepare_numeric_equality, gold_answers, answers)
+
+
 def prepare_exact_match(normalisation: Normalisation) -> Prepare:
     """See `exact_match`."""
 
@@ -54,6 +77,39 @@ def prepare_token_f1(normalisation: Normalisation) -> Prepare:
         return _f1(normalisation.tokens(accepted), normalisation.tokens(answer))
 
     return _best_of(overlap)
+
+
+def prepare_answer_match(normalisation: Normalisation) -> Prepare:
+    """See `answer_match`."""
+
+    def comparable(text: str) -> str:
+        return normalisation.text(with_numerals(text))
+
+    def matches(accepted: str, answer: str) -> float:
+        if abstains(accepted):
+            return float(abstains(answer))
+        readings = (answer, *stated_answers(answer))
+        return float(any(comparable(accepted) == comparable(reading) for reading in readings)) or equal_numbers(
+            accepted, answer
+        )
+
+    return _best_of(matches)
+
+
+def equal_numbers(accepted: str, answer: str) -> float:
+    """1.0 where an answer states the number that is accepted, within `stated_answer.TOLERANCE` and with its unit."""
+    wanted, stated = gold_quantity(accepted), stated_quantity(answer)
+    return float(wanted is not None and stated is not None and stated.equals(wanted))
+
+
+def has_number(accepted: Sequence[str]) -> bool:
+    """Whether an accepted answer is a number, so that `numeric_equality` is defined on the row."""
+    return any(gold_quantity(text) is not None for text in accepted)
+
+
+def prepare_numeric_equality(gold_answers: Column, answers: Column) -> Evaluator:
+    """See `numeric_equality`."""
+    return _best_of(equal_numbers)(gold_answers, answers)
 
 
 def _best_of(compare: Callable[[str, str], float]) -> Prepare:

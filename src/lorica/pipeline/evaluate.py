@@ -11,10 +11,11 @@ from types import MappingProxyType
 from lorica.metrics.base import Metric
 from lorica.metrics.bootstrap import Estimate, averaged_over, by_group, estimate, paired_difference
 from lorica.metrics.health import MassHealth, ScoreHealth, mass_health, score_health
-from lorica.metrics.metric_table import SCORE_METRICS, find_metric
+from lorica.metrics.metric_table import SCORE_METRICS, TEXT_METRICS, find_metric
 from lorica.metrics.normalise import LORICA
 from lorica.metrics.operating_points import OperatingPoint, ReliabilityBin, operating_points, reliability_curve
 from lorica.metrics.score_metrics import outside_probability
+from lorica.metrics.stated_answer import abstains
 from lorica.pipeline.judged_answers import (
     JudgedAnswer,
     MetricColumns,
@@ -42,6 +43,16 @@ class Grouping:
 
 
 @dataclass(frozen=True)
+class Abstentions:
+    """Answers that say they do not know: how many, the rows that gold calls not answerable, and how many of these were
+    answered so."""
+
+    answers: int
+    unanswerable: int
+    right: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """metrics: name -> estimate, the task's main metric first. groups: group -> estimate of the main metric.
 
@@ -53,7 +64,7 @@ class Evaluation:
     choice_mass: how much of the model's probability the choices had, where answers say so. health: of the column of
     scores, where answers have them. bootstrap_groups: how many groups of rows intervals draw from, 0 where they draw
     rows. effective_n: what n is worth where rows have weights (Kish: the squared sum of the weights over the sum of
-    their squares), else None.
+    their squares), else None. abstentions: where answers are texts.
     """
 
     n: int
@@ -75,6 +86,7 @@ class Evaluation:
     operating_points: tuple[OperatingPoint, ...] = ()
     reliability: tuple[ReliabilityBin, ...] = ()
     effective_n: float | None = None
+    abstentions: Abstentions | None = None
 
 
 def evaluate(
@@ -115,8 +127,9 @@ def evaluate_judged(
     used_metrics = [find_metric(metric_name, normalisation) for metric_name in task.metric_names]
     main_metric, metrics = used_metrics[0], list(used_metrics)
     by_score = main_metric.takes_scores
-    if by_score and max_fprs is not None:
-        metrics += [find_metric(name) for name in SCORE_METRICS if name not in task.metric_names]
+    if max_fprs is not None:
+        further = SCORE_METRICS if by_score else TEXT_METRICS if main_metric.takes == "text" else ()
+        metrics += [find_metric(name, normalisation) for name in further if name not in task.metric_names]
     groups = [judged_row.row.group or judged_row.row.subject for judged_row in judged]
     return Evaluation(
         n=len(judged),
@@ -130,7 +143,7 @@ def evaluate_judged(
         ),
         unreadable={judged_row.row.id: judged_row.problem for judged_row in judged if judged_row.problem},
         contradictory=tuple(judged_row.row.id for judged_row in judged if judged_row.contradictory),
-        normalisations={metric.name: metric.normalisation for metric in used_metrics if metric.normalisation},
+        normalisations={metric.name: metric.normalisation for metric in metrics if metric.normalisation},
         by={column: _group_metrics(used_metrics, judged, values, seed) for column, values in by.items()},
         choice_mass=mass_health([judged_row.answer.choice_mass for judged_row in judged]),
         health=_health(judged) if by_score else None,
@@ -140,7 +153,16 @@ def evaluate_judged(
         operating_points=_operating_points(judged, max_fprs) if by_score and max_fprs else (),
         reliability=_reliability(judged) if by_score and max_fprs is not None else (),
         effective_n=_effective_n(judged),
+        abstentions=_abstentions(judged) if main_metric.takes == "text" else None,
     )
+
+
+def _abstentions(judged: Sequence[JudgedAnswer]) -> Abstentions:
+    abstained = [isinstance(judged_row.value, str) and abstains(judged_row.value) for judged_row in judged]
+    unanswerable = [
+        isinstance(judged_row.row.gold, tuple) and any(map(abstains, judged_row.row.gold)) for judged_row in judged
+    ]
+    return Abstentions(sum(abstained), sum(unanswerable), sum(map(min, abstained, unanswerable)))
 
 
 def _effective_n(judged: Sequence[JudgedAnswer]) -> float | None:

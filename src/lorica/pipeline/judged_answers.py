@@ -119,6 +119,8 @@ def metric_columns(metric: Metric, judged: Sequence[JudgedAnswer]) -> MetricColu
     """gold and prediction as the metric takes them, of the rows that it is defined on."""
     if metric.takes_scores:
         judged = [judged_row for judged_row in judged if judged_row.answer.score is not None]
+    if metric.applies is not None:
+        judged = [judged_row for judged_row in judged if metric.applies(judged_row.row.gold)]
     predicted = [judged_row.answer.score if metric.takes_scores else judged_row.value for judged_row in judged]
     return MetricColumns(
         [judged_row.row.gold for judged_row in judged],

@@ -18,6 +18,9 @@ from lorica.tasks.postprocess import clean_answer, find_problem
 
 # A whole cell that says there are no annotations, as pandas and others write it.
 _MISSING = ("nan", "NaN", "None", "null")
+NOT_ANSWERABLE = "unanswerable"
+"""The gold answer of a question that SQuAD 2.0 gives none; an answer that abstains matches it."""
+
 _OPTIONAL = ("answer", "passage", "input", "subject", "country", "group")
 _ALIASES = {"answer": ("answers",), "passage": ("context",), "output": ("response", "answer")}
 _WITH_INPUT = "the column 'input' is read as part of the question"
@@ -34,6 +37,8 @@ _AS_TEXT = re.compile(
 _FINAL = re.compile(r"(?:^|\n)####[ \t]*(\S[^\n]*)\s*$")
 _MARKED = "its answer ends with '#### ...', and what stands there is accepted as well, of a model's answers too"
 _LISTED = 'its answers are a list written as text, and each of them is accepted; a text with brackets is ["[...]"]'
+
+_UNANSWERED = f"its list of answers is empty, as SQuAD 2.0 says that there is none, and reads {NOT_ANSWERABLE!r}"
 
 
 class QuestionCase(msgspec.Struct, frozen=True):
@@ -123,6 +128,8 @@ def _answers(cell_value: object) -> tuple[tuple[str, ...] | None, tuple[str, ...
             cell_value = parsed_cell
         gold_notes += [_LISTED] if isinstance(parsed_cell, list) else []
     if isinstance(cell_value, Mapping) and "text" in cell_value:
+        if cell_value["text"] == []:  # as SQuAD 2.0 has questions that its passage does not answer
+            return (NOT_ANSWERABLE,), (_UNANSWERED,)
         cell_value = cell_value["text"]
     if isinstance(cell_value, Mapping) and isinstance(cell_value.get("aliases"), list):
         cell_value = [cell_value.get("value"), *cell_value["aliases"]]
