@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,9 +158,19 @@ def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], answers_p
     row_ids = {row.id for row in rows}
     strangers = [row_id for row_id in answers if row_id not in row_ids]
     if strangers:
+        same_number = {_plain_id(row_id): row_id for row_id in sorted(row_ids)}
+        lookalike = same_number.get(_plain_id(strangers[0]))
+        fix = f"evaluate against the file that was answered (the first row of this one is {rows[0].id!r})"
+        if lookalike is not None:
+            fix = f"write ids as there: its row is {lookalike!r} (white space, zeros in front and .0 are part of an id)"
         raise DataError(
             f"{len(strangers)} of {len(answers)} answers belong to no row of {gold_file}",
             path=answers_path,
             row_id=strangers[0],
-            fix=f"evaluate against the file that was answered (the first row of this one is {rows[0].id!r})",
+            fix=fix,
         )
+
+
+def _plain_id(row_id: str) -> str:
+    """An id without what programs add to one: white space, zeros in front, .0."""
+    return re.sub(r"(?<=\d)\.0+$", "", row_id.strip()).lstrip("0").casefold()

@@ -29,6 +29,9 @@ _FORMULA = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+# 90% and 0,9.
+_MISWRITTEN = re.compile(r"[-+]?\d*[.,]?\d+\s*%|[-+]?\d+,\d+")
+
 # Whatever was guarded in any version: nothing, a text in quotes, a line end or NUL, and all that looks like a formula.
 _MAY_BE_GUARDED = re.compile(r"\Z|\"|\s*[-+=@\t]|[^\0\r]*[\0\r]")
 
@@ -190,6 +193,10 @@ def _json_text(cell_text: str) -> str | None:
 
 def _number(number_type: type[int] | type[float], column_name: str, cell_text: str) -> float:
     try:
+        if "_" in cell_text:  # Python's own way to write 1_000; in a table it is a slip
+            raise ValueError(cell_text)
         return number_type(cell_text)
     except ValueError as error:
-        raise ValueError(f"the column {column_name!r} holds {cell_text[:40]!r}, which is no number") from error
+        hint = _MISWRITTEN.fullmatch(cell_text.strip())
+        how = "" if hint is None else "; write a percentage as its hundredth part, and decimals with a point"
+        raise ValueError(f"the column {column_name!r} holds {cell_text[:40]!r}, which is no number{how}") from error
