@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.data.answers import ANSWER_COLUMNS, PASSAGE_COLUMNS
+from lorica.data.answers import ANSWER_COLUMNS, CALIBRATION_COLUMNS, PASSAGE_COLUMNS
 from lorica.data.write import atomic_file, check_output, read_answers, write_answers
 from lorica.errors import DataError
 from lorica.records import Answer, UsedPassage
 
+OPTIONAL_COLUMNS = (*CALIBRATION_COLUMNS, *PASSAGE_COLUMNS)
 SUFFIXES = [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"]
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
@@ -65,10 +66,10 @@ def test_answers_are_read_back_equal(
     suffix: str, answers: list[Answer], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"answers{suffix}"
-    assert write_answers(path, answers, with_passages=True) == len(answers)
+    assert write_answers(path, answers, optional_columns=OPTIONAL_COLUMNS) == len(answers)
     assert list(read_answers(path)) == answers
     first = path.read_bytes()
-    write_answers(path, answers, with_passages=True)
+    write_answers(path, answers, optional_columns=OPTIONAL_COLUMNS)
     assert path.read_bytes() == first
 
 
@@ -83,7 +84,7 @@ def test_csv_has_fixed_columns_and_guards_formulas(tmp_path: Path) -> None:
     )
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
-    assert (*rows[0], *PASSAGE_COLUMNS) == ANSWER_COLUMNS
+    assert (*rows[0], *OPTIONAL_COLUMNS) == ANSWER_COLUMNS
     assert rows[0] == [
         "id",
         "answer",
@@ -98,11 +99,8 @@ def test_csv_has_fixed_columns_and_guards_formulas(tmp_path: Path) -> None:
         "raw",
         "problem",
         "choice_mass",
-        "calibration",
-        "raw_score",
-        "raw_scores",
     ]
-    assert rows[1] == ["-1", '"=HYPERLINK(1)"', "0.1", "", "", "", "", "0", "0", "retried truncated", *[""] * 6]
+    assert rows[1] == ["-1", '"=HYPERLINK(1)"', "0.1", "", "", "", "", "0", "0", "retried truncated", *[""] * 3]
     assert rows[2][:4] == ["2", "-5.5", "", '{"A": 1.0}']
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -13,8 +13,10 @@ import msgspec
 from lorica.records import Answer
 
 ANSWER_COLUMNS: tuple[str, ...] = Answer.__struct_fields__
-"""The columns of a result file, in this order, in CSV and Parquet; a JSON line leaves out what has its
-default."""
+"""The columns of a result file, in this order, in CSV and Parquet; a JSON line leaves out what has its default."""
+
+CALIBRATION_COLUMNS = ("calibration", "raw_score", "raw_scores")
+"""Those that a file has only where probabilities were calibrated."""
 
 PASSAGE_COLUMNS = ("passages", "dropped_passages")
 """Those that a file has only where passages were looked up."""
@@ -56,14 +58,16 @@ def encode_answer(answer: Answer) -> bytes:
     return msgspec.json.encode(answer) + b"\n"
 
 
-def written_columns(*, with_passages: bool) -> tuple[str, ...]:
-    """The columns of a CSV or Parquet file of answers."""
-    return tuple(column for column in ANSWER_COLUMNS if with_passages or column not in PASSAGE_COLUMNS)
+def written_columns(optional_columns: Collection[str]) -> tuple[str, ...]:
+    """The columns of a CSV or Parquet file of answers. optional_columns: of those that few files have, the ones of this
+    file."""
+    absent_columns = {*CALIBRATION_COLUMNS, *PASSAGE_COLUMNS}.difference(optional_columns)
+    return tuple(column for column in ANSWER_COLUMNS if column not in absent_columns)
 
 
-def to_cells(answer: Answer, *, guard: bool = True, with_passages: bool = False) -> list[str]:
-    """CSV cells in the order of `written_columns`. Raises ValueError. See docs/rows.md for the guarded
-    spelling. guard: whether what a spreadsheet would run is spelled so."""
+def to_cells(answer: Answer, *, guard: bool = True) -> list[str]:
+    """CSV cells in the order of `ANSWER_COLUMNS`. Raises ValueError. See docs/rows.md for the guarded spelling. guard:
+    whether what a spreadsheet would run is spelled so."""
     check_answer(answer)
     passages = "" if answer.passages is None else msgspec.json.encode(answer.passages).decode()
     return [
@@ -83,7 +87,8 @@ def to_cells(answer: Answer, *, guard: bool = True, with_passages: bool = False)
         _guarded(answer.calibration or None, formulas=guard),
         _number_cell(answer.raw_score),
         _mapping_cell(answer.raw_scores),
-        *((passages, str(answer.dropped_passages)) if with_passages else ()),
+        passages,
+        str(answer.dropped_passages),
     ]
 
 
@@ -118,7 +123,7 @@ def from_cells(cells_by_column: Mapping[str, str]) -> dict[str, Any]:
 
 
 def to_values(answer: Answer) -> dict[str, Any]:
-    """The columns of a Parquet row, those of passages included. Raises ValueError."""
+    """The columns of a Parquet row, the optional ones included. Raises ValueError."""
     check_answer(answer)
     column_values = {column_name: getattr(answer, column_name) for column_name in ANSWER_COLUMNS}
     for column_name in _MAPPINGS:

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -144,11 +145,11 @@ def _check_name(output_path: Path) -> None:
 
 
 def write_answers(
-    path: Path | str, answers: Iterable[Answer], *, csv_guard: bool = True, with_passages: bool = False
+    path: Path | str, answers: Iterable[Answer], *, csv_guard: bool = True, optional_columns: Collection[str] = ()
 ) -> int:
     """Write answers in their order to .jsonl, .csv (each also .gz) or .parquet; returns how many. Atomic;
     streams. csv_guard: whether a CSV cell that a spreadsheet would run is spelled so that it is shown instead.
-    with_passages: whether CSV and Parquet get the columns of passages.
+    optional_columns: those of `CALIBRATION_COLUMNS` and `PASSAGE_COLUMNS` that CSV and Parquet get.
 
     The same answers give the same bytes. Raises DataError for another suffix, an answer with a score that is
     not finite, or a place that cannot be written.
@@ -156,10 +157,11 @@ def write_answers(
     output_path = Path(path)
     _check_name(output_path)
     output_format = file_format(output_path)
+    columns = written_columns(optional_columns)
     with atomic_file(output_path) as binary_file:
         if output_format.format == "parquet":
-            return _write_parquet(output_path, binary_file, answers, written_columns(with_passages=with_passages))
-        write_csv = partial(_write_csv, guard=csv_guard, with_passages=with_passages)
+            return _write_parquet(output_path, binary_file, answers, columns)
+        write_csv = partial(_write_csv, guard=csv_guard, columns=columns)
         write_format = write_csv if output_format.format == "csv" else _write_lines
         if not output_format.gzipped:
             return write_format(output_path, binary_file, answers)
@@ -265,16 +267,17 @@ def _write_lines(output_path: Path, binary_file: BinaryIO, answers: Iterable[Ans
 
 
 def _write_csv(
-    output_path: Path, binary_file: BinaryIO, answers: Iterable[Answer], *, guard: bool, with_passages: bool
+    output_path: Path, binary_file: BinaryIO, answers: Iterable[Answer], *, guard: bool, columns: Sequence[str]
 ) -> int:
     answer_count = 0
+    written_cells = itemgetter(*map(ANSWER_COLUMNS.index, columns))
     text_stream = io.TextIOWrapper(binary_file, encoding="utf-8", newline="", write_through=False)
     try:
         writer = csv.writer(text_stream, lineterminator="\n")
-        writer.writerow(written_columns(with_passages=with_passages))
+        writer.writerow(columns)
         for answer in answers:
             try:
-                writer.writerow(to_cells(answer, guard=guard, with_passages=with_passages))
+                writer.writerow(written_cells(to_cells(answer, guard=guard)))
             except ValueError as error:
                 raise _unwritable(output_path, answer, error) from error
             answer_count += 1

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorica.data.answers import CALIBRATION_COLUMNS, PASSAGE_COLUMNS
 from lorica.data.journal import Journal
 from lorica.data.write import write_answers
 from lorica.pipeline.answer import Pipeline
@@ -92,7 +93,10 @@ def answer_file(
         output,
         _count_answers(journal.answers(), summary),
         csv_guard=csv_guard,
-        with_passages=pipeline.retriever is not None,
+        optional_columns=(
+            *(CALIBRATION_COLUMNS if pipeline.calibrations else ()),
+            *(PASSAGE_COLUMNS if pipeline.retriever is not None else ()),
+        ),
     )
     summary.seconds = time.perf_counter() - started
     return summary
