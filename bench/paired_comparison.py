@@ -6,6 +6,9 @@ Two TF-IDF models (of words; of characters) are trained on folds of ROWS (`text`
 not seen. Compared are their accuracies: unpaired by the two-proportion test (scipy's chi-squared), paired by the paired
 bootstrap (beside scipy.stats.permutation_test) and exact McNemar (beside scipy's binomial test). The last line is
 `key=value`.
+
+It shows that there is such a case, not how often: of 20 pairs of models on two files of rows, this test of 5% missed 6
+that McNemar's found, and these two models are one of them.
 """
 
 from __future__ import annotations

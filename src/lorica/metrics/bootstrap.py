@@ -54,14 +54,51 @@ def estimate(
     user, one question). stratified: each gold value keeps its number of rows. weights: [n] from 0 on, how much each row
     counts wherever it is drawn. ValueError for groups and stratified at once and for bad input.
     """
-    evaluator = weighted_evaluator(metric.prepare(gold_values, predictions), weights, len(gold_values))
-    metric_value = float(evaluator(np.ones((1, len(gold_values))))[0])
-    resampled_values = np.empty(0)
-    if not math.isnan(metric_value):
-        weight_blocks = draw_weights(gold_values, resamples, seed, groups, stratified)
-        resampled_values = np.concatenate([evaluator(counts) for counts in weight_blocks])
-    interval = percentile_interval(metric, metric_value, resampled_values, len(gold_values), confidence)
+    drawn = metric_resamples(
+        metric,
+        gold_values,
+        predictions,
+        resamples=resamples,
+        seed=seed,
+        groups=groups,
+        stratified=stratified,
+        weights=weights,
+    )
+    interval = percentile_interval(metric, drawn.value, drawn.resampled, len(gold_values), confidence)
     return with_groups(interval, groups)
+
+
+class MetricResamples(msgspec.Struct, frozen=True):
+    """value: the metric on all rows. resampled: on the drawn rows, [resamples]; empty where `value` is nan."""
+
+    value: float
+    resampled: Floats
+
+    def minus(self, other: MetricResamples) -> MetricResamples:
+        """The difference of two metrics of the same drawn rows."""
+        difference = self.value - other.value
+        return MetricResamples(difference, np.empty(0) if math.isnan(difference) else self.resampled - other.resampled)
+
+
+def metric_resamples(
+    metric: Metric,
+    gold_values: Column,
+    predictions: Column,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: Column | None = None,
+    stratified: bool = False,
+    weights: Floats | None = None,
+) -> MetricResamples:
+    """The metric on all rows and on rows drawn again; see `estimate`. For the same gold, groups and seed the same rows
+    are drawn, whatever the predictions."""
+    evaluator = weighted_evaluator(metric.prepare(gold_values, predictions), weights, len(gold_values))
+    value = float(evaluator(np.ones((1, len(gold_values))))[0])
+    if math.isnan(value):
+        return MetricResamples(value, np.empty(0))
+    weight_blocks = draw_weights(gold_values, resamples, seed, groups, stratified)
+    return MetricResamples(value, np.concatenate([evaluator(counts) for counts in weight_blocks]))
 
 
 def with_groups(interval: Estimate, groups: Column | None) -> Estimate:
@@ -99,44 +136,22 @@ def paired_difference(
 
     An interval that excludes 0 means that the two differ by more than the choice of rows explains.
     """
-    difference, resampled_differences = paired_resamples(
-        metric,
-        gold_values,
-        a,
-        b,
-        resamples=resamples,
-        seed=seed,
-        groups=groups,
-        stratified=stratified,
-        weights=weights,
-    )
-    interval = percentile_interval(metric, difference, resampled_differences, len(gold_values), confidence)
-    return with_groups(interval, groups)
-
-
-def paired_resamples(
-    metric: Metric,
-    gold_values: Column,
-    a: Column,
-    b: Column,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    groups: Column | None = None,
-    stratified: bool = False,
-    weights: Floats | None = None,
-) -> tuple[float, Floats]:
-    """The difference of `paired_difference` and its values on the drawn rows [resamples]; no draws where it is nan."""
-    first_evaluator, second_evaluator = (
-        weighted_evaluator(metric.prepare(gold_values, predictions), weights, len(gold_values))
+    first, second = (
+        metric_resamples(
+            metric,
+            gold_values,
+            predictions,
+            resamples=resamples,
+            seed=seed,
+            groups=groups,
+            stratified=stratified,
+            weights=weights,
+        )
         for predictions in (a, b)
     )
-    unit_weights = np.ones((1, len(gold_values)))
-    difference = float((first_evaluator(unit_weights) - second_evaluator(unit_weights))[0])
-    if math.isnan(difference):
-        return difference, np.empty(0)
-    weight_blocks = draw_weights(gold_values, resamples, seed, groups, stratified)
-    return difference, np.concatenate([first_evaluator(counts) - second_evaluator(counts) for counts in weight_blocks])
+    difference = first.minus(second)
+    interval = percentile_interval(metric, difference.value, difference.resampled, len(gold_values), confidence)
+    return with_groups(interval, groups)
 
 
 def by_group(

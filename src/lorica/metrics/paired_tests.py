@@ -17,7 +17,8 @@ from lorica.metrics.bootstrap import (
     CONFIDENCE,
     RESAMPLES,
     Estimate,
-    paired_resamples,
+    MetricResamples,
+    metric_resamples,
     percentile_interval,
     with_groups,
 )
@@ -57,12 +58,21 @@ def paired_bootstrap(
 ) -> PairedTest:
     """metric(gold, first) - metric(gold, second), tested on rows (whole groups, where given) drawn again; both [n].
     weights: [n], see `estimate`."""
-    value, resampled = paired_resamples(
-        metric, gold_values, first, second, resamples=resamples, seed=seed, groups=groups, weights=weights
+    first_drawn, second_drawn = (
+        metric_resamples(
+            metric, gold_values, predictions, resamples=resamples, seed=seed, groups=groups, weights=weights
+        )
+        for predictions in (first, second)
     )
-    difference = with_groups(percentile_interval(metric, value, resampled, len(gold_values), CONFIDENCE), groups)
-    defined = resampled[~np.isnan(resampled)]
-    if math.isnan(value) or not len(defined):
+    return paired_test(metric, first_drawn.minus(second_drawn), len(gold_values), groups)
+
+
+def paired_test(metric: Metric, drawn: MetricResamples, row_count: int, groups: Column | None) -> PairedTest:
+    """The test of a difference that was drawn already. groups: [row_count], what was drawn together."""
+    interval = percentile_interval(metric, drawn.value, drawn.resampled, row_count, CONFIDENCE)
+    difference = with_groups(interval, groups)
+    defined = drawn.resampled[~np.isnan(drawn.resampled)]
+    if math.isnan(drawn.value) or not len(defined):
         return PairedTest(difference, math.nan, math.nan)
     standard_error = float(defined.std())
     return PairedTest(difference, bootstrap_p_value(defined), _DETECTABLE_ERRORS * standard_error or math.nan)
@@ -76,6 +86,12 @@ def bootstrap_p_value(resampled_differences: Floats) -> float:
     count = len(resampled_differences)
     tails = (int((resampled_differences <= 0).sum()), int((resampled_differences >= 0).sum()))
     return min(1.0, 2 * (1 + min(tails)) / (1 + count))
+
+
+def resamples_for(pair_count: int) -> int:
+    """Enough resamples for the least p-value of `bootstrap_p_value`, corrected for so many pairs, to be half of
+    `SIGNIFICANCE`: with fewer no pair of many could ever be told apart."""
+    return max(RESAMPLES, math.ceil(4 * pair_count / SIGNIFICANCE))
 
 
 def mcnemar(first_is_right: Sequence[bool], second_is_right: Sequence[bool]) -> McNemar:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from lorica.metrics.base import Metric
+from lorica.metrics.bootstrap import MetricResamples, metric_resamples
 from lorica.metrics.metric_table import find_metric
 from lorica.metrics.normalise import LORICA
-from lorica.metrics.paired_tests import SIGNIFICANCE, McNemar, PairedTest, holm, mcnemar, paired_bootstrap
+from lorica.metrics.paired_tests import SIGNIFICANCE, McNemar, PairedTest, holm, mcnemar, paired_test, resamples_for
 from lorica.pipeline.judged_answers import (
     JudgedAnswer,
+    MetricColumns,
     bootstrap_clusters,
     correctness_metric,
     is_right,
@@ -56,13 +58,18 @@ def compare(
     normalisation: str = LORICA.name,
     seed: int = 0,
 ) -> FileComparison:
-    """Compare every two of `judged_sets` (name -> answers to the same rows in one order), pair by pair of answers."""
+    """Compare every two of `judged_sets` (name -> answers to the same rows in one order), pair by pair of answers.
+
+    The more pairs, the more resamples: see `resamples_for`."""
     main_metric = find_metric(task.metric_names[0], normalisation)
     correctness = correctness_metric(task, normalisation)
-    pairs = [
-        _compare_pair(main_metric, correctness, (first, judged_sets[first]), (second, judged_sets[second]), seed)
-        for first, second in combinations(judged_sets, 2)
-    ]
+    right = {name: is_right(correctness, judged) for name, judged in judged_sets.items()}
+    name_pairs = list(combinations(judged_sets, 2))
+    drawer = _Drawer(main_metric, resamples_for(len(name_pairs)), seed)
+    pairs = []
+    for first, second in name_pairs:
+        row_count, test = drawer.test((first, judged_sets[first]), (second, judged_sets[second]))
+        pairs.append(PairComparison(first, second, row_count, test, mcnemar(right[first], right[second])))
     corrected = holm([pair.test.p_value for pair in pairs])
     sign = 1 if main_metric.higher_is_better else -1
     judged_pairs = tuple(
@@ -79,23 +86,36 @@ def _better(pair: PairComparison, p_value: float, sign: int) -> str:
     return pair.first if sign * pair.test.difference.value > 0 else pair.second
 
 
-def _compare_pair(
-    metric: Metric,
-    correctness: Metric,
-    first: tuple[str, Sequence[JudgedAnswer]],
-    second: tuple[str, Sequence[JudgedAnswer]],
-    seed: int,
-) -> PairComparison:
-    (first_name, first_judged), (second_name, second_judged) = first, second
-    first_columns, second_columns = paired_columns(metric, first_judged, second_judged)
-    test = paired_bootstrap(
-        metric,
-        first_columns.gold,
-        first_columns.predicted,
-        second_columns.predicted,
-        seed=seed,
-        groups=bootstrap_clusters(first_columns.rows),
-        weights=first_columns.weights,
-    )
-    right = [is_right(correctness, judged) for judged in (first_judged, second_judged)]
-    return PairComparison(first_name, second_name, len(first_columns.rows), test, mcnemar(*right))
+@dataclass
+class _Drawer:
+    """Draws the rows of each set of answers once, for all pairs that it is in."""
+
+    metric: Metric
+    resamples: int
+    seed: int
+    drawn: dict[tuple[str, tuple[str, ...]], MetricResamples] = field(default_factory=dict)
+
+    def test(
+        self, first: tuple[str, Sequence[JudgedAnswer]], second: tuple[str, Sequence[JudgedAnswer]]
+    ) -> tuple[int, PairedTest]:
+        """How many rows both can be measured on, and the test of their difference there."""
+        (first_name, first_judged), (second_name, second_judged) = first, second
+        first_columns, second_columns = paired_columns(self.metric, first_judged, second_judged)
+        difference = self._draw(first_name, first_columns).minus(self._draw(second_name, second_columns))
+        row_count = len(first_columns.rows)
+        return row_count, paired_test(self.metric, difference, row_count, bootstrap_clusters(first_columns.rows))
+
+    def _draw(self, name: str, columns: MetricColumns) -> MetricResamples:
+        # By the rows, too: in another pair other rows may have no score.
+        key = (name, tuple(row.id for row in columns.rows))
+        if key not in self.drawn:
+            self.drawn[key] = metric_resamples(
+                self.metric,
+                columns.gold,
+                columns.predicted,
+                resamples=self.resamples,
+                seed=self.seed,
+                groups=bootstrap_clusters(columns.rows),
+                weights=columns.weights,
+            )
+        return self.drawn[key]
