@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from lorica.data.journal import Journal
 from lorica.errors import DataError, ResumeError
-from lorica.records import Answer, Output
+from lorica.records import Answer, Generate, Output, Sampling
 
 MANIFEST = {"input": "sha256:1", "model": "tiny"}
 DATABASE, WAL = "journal.sqlite", "journal.sqlite-wal"
@@ -27,6 +29,10 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 def _answers(start: int, stop: int) -> list[Answer]:
     return [Answer(id=f"row-{i}", answer='{"commit":\n' * (i % 3), score=i / 7) for i in range(start, stop)]
+
+
+def _requests(outputs: list[Output]) -> list[Generate]:
+    return [Generate(output.id, (1, 2)) for output in outputs]
 
 
 def _open(folder: Path, *, resume: bool = True, manifest: dict[str, str] = MANIFEST) -> Journal:
@@ -190,31 +196,44 @@ def test_outputs_of_the_window_come_back_to_the_last_bit(tmp_path: Path) -> None
     with _open(tmp_path) as journal:
         empty_before = journal.empty
         log = journal.outputs()
-        log.add(FIRST, [0.5] * len(FIRST))
-        log.add(SECOND, [0.25] * len(SECOND))
+        log.add(_requests(FIRST), FIRST, [0.5] * len(FIRST))
+        log.add(_requests(SECOND), SECOND, [0.25] * len(SECOND))
         assert (empty_before, journal.empty) == (True, False)
     with _open(tmp_path) as journal:
         log = journal.outputs()
-        assert log.outputs_by_id == {output.id: output for output in FIRST + SECOND}
+        assert [log.output_of(request) for request in _requests(FIRST + SECOND)] == FIRST + SECOND
         assert log.seconds_by_id == {"a": 0.5, "b": 0.5, "c": 0.25}
         assert set(log.part_by_id.values()) == {1}
         assert journal.part == 2
         journal.commit(_answers(0, 3))
-        assert journal.outputs().outputs_by_id == {}
+        assert journal.outputs().output_of(_requests(FIRST)[0]) is None
 
 
 def test_a_changed_batch_and_those_after_it_are_computed_again(tmp_path: Path) -> None:
     with _open(tmp_path) as journal:
         log = journal.outputs()
-        log.add(FIRST, [0.5] * len(FIRST))
-        log.add(SECOND, [0.25] * len(SECOND))
+        log.add(_requests(FIRST), FIRST, [0.5] * len(FIRST))
+        log.add(_requests(SECOND), SECOND, [0.25] * len(SECOND))
     _change(tmp_path, "UPDATE outputs SET outputs = replace(outputs, 'stop', 'halt') WHERE batch = 2")
     with _open(tmp_path) as journal:
         log = journal.outputs()
-        assert set(log.outputs_by_id) == {"a", "b"}
-        log.add(SECOND, [0.25] * len(SECOND))
+        assert [log.output_of(request) for request in _requests(FIRST + SECOND)] == [*FIRST, None]
+        log.add(_requests(SECOND), SECOND, [0.25] * len(SECOND))
     with _open(tmp_path) as journal:
-        assert set(journal.outputs().outputs_by_id) == {"a", "b", "c"}
+        log = journal.outputs()
+        assert [log.output_of(request) for request in _requests(FIRST + SECOND)] == FIRST + SECOND
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"prompt": (1, 3)}, {"adapter": "a"}, {"stop_tokens": (0,)}, {"sampling": Sampling(seed=1)}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_an_output_is_that_of_its_very_request(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with _open(tmp_path) as journal:
+        journal.outputs().add(_requests(FIRST), FIRST, [0.5] * len(FIRST))
+        same, other = _requests(FIRST)[0], msgspec.structs.replace(_requests(FIRST)[0], **changes)
+        assert (journal.outputs().output_of(same), journal.outputs().output_of(other)) == (FIRST[0], None)
 
 
 WORKER = """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.pipeline.stub_index import StubIndex, passages
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import AdapterFolder
@@ -18,6 +19,7 @@ from lorica.models.locate import locate_model
 from lorica.pipeline import resumable
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.infer import answer_file
+from lorica.pipeline.retrieve import Retriever
 from lorica.prompts.encoder import Encoder
 from lorica.records import Output, Request, Row
 from lorica.tasks import load_task
@@ -82,6 +84,31 @@ def test_what_an_engine_cannot_repeat_is_computed_again(tmp_path: Path, monkeypa
     second = Dying(-1)
     answer(tmp_path / "run", tmp_path / "out.jsonl", second)
     assert second.asked == 50
+
+
+def look_up_and_answer(folder: Path, output: Path, engine: FakeEngine, index: StubIndex) -> None:
+    encoder = Encoder.load(locate_model("embedded:lorica_tiny", environ={}))
+    task = load_task("rules")
+    records = [{"body": f"post {i}", "rule": "No numbers.", "subject": "geography"} for i in range(20)]
+    retriever = Retriever({"geography": index}, top_k=1, max_tokens=200)
+    pipeline = Pipeline(task, encoder, engine, (), AnswerSettings(), retriever=retriever)
+    with Journal.open(folder, {"run": "1"}, resume=True) as journal:
+        answer_file(pipeline, iter(rows_from_memory(records, task.schemas)), journal, output, window_rows=20)
+        journal.remove()
+
+
+def test_a_row_whose_look_up_failed_only_before_the_kill_is_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "_BATCH_ROWS", 5)
+    sea = passages("The sea is salty and deep.")
+    look_up_and_answer(tmp_path / "whole", tmp_path / "whole.jsonl", FakeEngine(), StubIndex(sea))
+    with pytest.raises(KeyboardInterrupt):
+        look_up_and_answer(tmp_path / "run", tmp_path / "out.jsonl", Dying(2), StubIndex(sea, fails_at=(3,)))
+    second = Dying(-1)
+    look_up_and_answer(tmp_path / "run", tmp_path / "out.jsonl", second, StubIndex(sea))
+    assert second.asked == 11  # the row without its passage, and the two batches that were not reached
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 class Writing(Dying):

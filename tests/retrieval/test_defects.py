@@ -110,7 +110,7 @@ DEFECTS: dict[str, tuple[Change, str]] = {
     "an edited subject": (edit(subject="t"), "holds the index of the subject 't', and is called 's'"),
     "a count that is a text": (edit(passages="7"), "is no manifest of an index: Expected `int`"),
     "a foreign format": (edit(format="other"), r"is no manifest of an index \(format 'other'\)"),
-    "a later version": (edit(version=9), "was written in version 9 of the format; this Lorica reads 1"),
+    "a later version": (edit(version=9), "was written in version 9 of the format; this Lorica reads 2"),
     "an unknown field": (edit(extra=1), "is no manifest of an index: Object contains unknown field"),
     "a file outside": (rename_outside, "index.json names a file outside its folder"),
     "no passages file": (lambda folder: data_file(folder, ".sqlite").unlink(), "is missing, and index.json names it"),

@@ -12,7 +12,7 @@ import pytest
 
 from lorica.errors import DataError, LoricaError, MissingExtraError, RetrievalError
 from lorica.retrieval import document_files, parse_documents
-from lorica.retrieval.build_index import BuildOptions, build_index, update_index
+from lorica.retrieval.build_index import BuildOptions, BuildResult, build_index, update_index
 from lorica.retrieval.index import Index
 from lorica.retrieval.parse_documents import ParserProcess
 from lorica.retrieval.table_documents import parse_tags
@@ -98,6 +98,7 @@ DEFECTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "NaN": ("d.jsonl", write('{"text": NaN}'), "d.jsonl:1: NaN is not JSON"),
     "no column of text": ("d.csv", write("a,b\n1,2\n"), "d.csv:1: no column holds the text of the documents"),
     "a ragged table": ("d.csv", write("id,text\n1,x\n2,y,z\n"), "d.csv:3: "),
+    "a row nobody sees": ("d.jsonl", write('{"id": "a", "text": "Rhine"}\n{"text": "\\u200b"}'), "d.jsonl:2: it"),
     "no rows": ("d.jsonl", write("\n\n"), "d.jsonl:1: the file holds no rows"),
     "a line of 17 MiB": ("d.jsonl", write('{"text": "' + "x" * (17 << 20)), "d.jsonl:1: a line longer than 16 MiB"),
 }  # fmt: skip
@@ -248,3 +249,58 @@ def test_columns_are_found_by_their_names_or_named(tmp_path: Path) -> None:
     assert parse_tags(["x", 3, " "]) == ("3", "x")
     assert parse_tags(None) == ()
     assert parse_tags([["x"]]) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "content"),
+    [
+        ("d.csv", "d.tsv", b"text,id\nThe Rhine,1\n"),
+        ("d.json", "d.jsonl", b'[{"text": "The Rhine."}]\n'),
+        ("d.txt.gz", "d.txt", gzip.compress(b"The Rhine.")),
+    ],
+)
+def test_a_file_whose_new_name_says_another_format_is_read_again(
+    tmp_path: Path, before: str, after: str, content: bytes
+) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "rivers.md").write_text("The Danube flows into the Black Sea.")
+    (documents / before).write_bytes(content)
+    build_index(tmp_path / "kb", "s", [documents])
+    (documents / before).rename(documents / after)
+
+    def outcome(build: Callable[[], BuildResult]) -> object:
+        try:
+            return build().manifest
+        except DataError as error:
+            return str(error)
+
+    updated = outcome(lambda: update_index(tmp_path / "kb", "s", [documents]))
+    assert updated == outcome(lambda: build_index(tmp_path / "new", "s", [documents]))
+
+
+def test_ids_that_begin_as_a_line_does_stay_ids(tmp_path: Path) -> None:
+    rows = [{"id": "#2", "text": "The Rhine passes Basel."}, {"text": "The Danube passes Vienna."}]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    build_index(tmp_path / "kb", "s", [tmp_path / "d.jsonl"])
+    (tmp_path / "e.md").write_text("The Elbe passes Dresden.")
+    update_index(tmp_path / "kb", "s", [tmp_path / "d.jsonl", tmp_path / "e.md"])
+    with Index.open(tmp_path / "kb", "s") as index:
+        sources = {passage.text.split()[1]: passage.source for passage in index.all_passages()}
+    assert sources == {"Rhine": "#2", "Danube": "d.jsonl#2", "Elbe": "e.md"}
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"id": "#2", "text": text}) for text in "ab"))
+    with pytest.raises(DataError, match="the id '#2' is that of line 1, too"):
+        build_index(tmp_path / "kb", "t", [tmp_path / "d.jsonl"])
+
+
+def test_names_and_tags_that_are_no_text_are_written_visibly(tmp_path: Path) -> None:
+    """Bytes of a command line or a file system that are no UTF-8, as Python has them."""
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / os.fsdecode(b"caf\xe9.txt")).write_text("The Rhine passes Basel.")
+    build_index(tmp_path / "kb", "s", [documents], BuildOptions(tags=("\udcff",)))
+    with Index.open(tmp_path / "kb", "s") as index:
+        (passage,) = index.query("Rhine", 10**30, tags=["\udcff"])
+    assert (passage.source, passage.tags) == ("caf\\xe9.txt", ("\\xff",))
+    with pytest.raises(RetrievalError, match="is no name of a subject"):
+        build_index(tmp_path / "kb", "\udce9x", [documents])

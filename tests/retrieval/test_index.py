@@ -53,6 +53,25 @@ def test_chinese_is_found_by_words_inside_a_sentence(tmp_path: Path, documents: 
         assert index.query("海洋", 3) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("القاهِرةُ هي عاصمةُ مصر", "القاهرة"),
+        ("القـــاهرة", "القاهِرةُ"),
+        ("יְרוּשָׁלַיִם היא בירת ישראל", "ירושלים"),
+        ("İSTANBUL ve IĞDIR", "istanbul"),
+        ("İSTANBUL ve IĞDIR", "ığdır"),
+        ("กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย", "เมืองหลวง"),
+        ("プログラミング言語を学ぶ。", "ﾌﾟﾛｸﾞﾗﾐﾝｸﾞ"),
+    ],
+)
+def test_a_word_is_found_in_every_way_to_write_it(tmp_path: Path, text: str, question: str) -> None:
+    (tmp_path / "d.txt").write_text(text)
+    build_index(tmp_path / "kb", "s", [tmp_path / "d.txt"])
+    with Index.open(tmp_path / "kb", "s") as index:
+        assert [passage.text for passage in index.query(question, 1)] == [text]
+
+
 QUESTIONS = (
     *('"', "AND OR NOT", "NEAR(a b)", "tokens: danube*", "^danube", "{danube}", "a\0b", "\ud800", "'; DROP TABLE x"),
     *("-", "()" * 500, "danube " * 200_000, " ".join(f"word{number}" for number in range(100_000))),

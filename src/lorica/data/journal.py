@@ -22,7 +22,7 @@ from lorica.data.answers import encode_answer
 from lorica.data.database import DISK_ERRORS, connect, transaction
 from lorica.errors import DataError, ResumeError
 from lorica.locks import FolderLock, lock_folder
-from lorica.records import Answer, Output, RowTiming
+from lorica.records import Answer, Output, Request, RowTiming
 
 _DATABASE = "journal.sqlite"
 _SCHEMA = """
@@ -41,24 +41,25 @@ _FORMER_FILES = ("manifest.json", "answers.jsonl")
 
 
 class LoggedOutput(msgspec.Struct, frozen=True):
-    """An output, the seconds that it took, and the part of the run that computed it."""
+    """An output, the seconds that it took, the part of the run that computed it, and the digest of its request."""
 
     output: Output
     seconds: float
     part: int
+    request: str = ""  # which an earlier version did not log: computed again
 
 
 class OutputLog:
     """What the engine has finished of the window under way, so that a kill costs one batch and not the window.
 
-    outputs_by_id, seconds_by_id, part_by_id: of finished outputs by row id, those of an interrupted run included.
-    part: the number of this process among those that the run took, from 1.
+    seconds_by_id, part_by_id: of finished outputs by row id, those of an interrupted run included. part: the number of
+    this process among those that the run took, from 1.
     """
 
     def __init__(self, database: sqlite3.Connection, database_path: Path, part: int) -> None:
         """For `Journal` only."""
         self._database, self._path, self.part = database, database_path, part
-        self.outputs_by_id: dict[str, Output] = {}
+        self._logged_by_id: dict[str, LoggedOutput] = {}
         self.seconds_by_id: dict[str, float] = {}
         self.part_by_id: dict[str, int] = {}
         for batch, content, digest in database.execute(_OUTPUTS).fetchall():
@@ -72,16 +73,22 @@ class OutputLog:
     def _remember(self, logged_outputs: Sequence[LoggedOutput]) -> None:
         for logged in logged_outputs:
             row_id = logged.output.id
-            self.outputs_by_id[row_id] = logged.output
+            self._logged_by_id[row_id] = logged
             self.seconds_by_id[row_id] = logged.seconds
             self.part_by_id[row_id] = logged.part
 
-    def add(self, outputs: Sequence[Output], seconds: Sequence[float]) -> None:
-        """Append a batch and the seconds of each output; afterwards it outlasts a kill. Raises DataError when the disk
-        refuses."""
+    def output_of(self, request: Request) -> Output | None:
+        """What was finished of this very request; None where nothing was, or the row was asked otherwise: with other
+        passages, where its look-up failed once and now does not."""
+        logged = self._logged_by_id.get(request.id)
+        return logged.output if logged is not None and logged.request == _request_digest(request) else None
+
+    def add(self, requests: Sequence[Request], outputs: Sequence[Output], seconds: Sequence[float]) -> None:
+        """Append a batch: outputs, the request of each, the seconds that each took; afterwards it outlasts a kill.
+        Raises DataError when the disk refuses."""
         logged_outputs = [
-            LoggedOutput(output, output_seconds, self.part)
-            for output, output_seconds in zip(outputs, seconds, strict=True)
+            LoggedOutput(output, output_seconds, self.part, _request_digest(request))
+            for request, output, output_seconds in zip(requests, outputs, seconds, strict=True)
         ]
         content = msgspec.json.encode(logged_outputs)
         with transaction(self._database, self._path):
@@ -270,6 +277,10 @@ def _verified_rows(database: sqlite3.Connection, database_path: Path) -> int:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _request_digest(request: Request) -> str:
+    return _sha256(msgspec.msgpack.encode(request))
 
 
 def _refuse_former_journal(folder: Path) -> None:

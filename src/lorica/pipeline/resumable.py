@@ -7,7 +7,7 @@ logged whole or run again whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lorica.data.journal import OutputLog
 from lorica.engines.base import Engine, EngineInfo
@@ -25,22 +25,27 @@ def run_resumable(
     output_log: OutputLog,
     row_timer: RowTimer,
 ) -> list[Output]:
-    """Outputs in the order of the requests; what `output_log` holds is not computed again. Raises what the engine
-    raises. row_timer: whose seconds of finished rows are logged with their outputs."""
+    """Outputs in the order of the requests; what `output_log` holds of the same request is not computed again.
+
+    row_timer: whose seconds of finished rows are logged with their outputs. Raises what the engine raises."""
+
+    requests_by_id = {request.id: request for request in requests}
 
     def add_to_log(outputs: Sequence[Output]) -> None:
-        output_log.add(outputs, [row_timer.take(output.id) for output in outputs])
+        output_requests = [requests_by_id[output.id] for output in outputs]
+        output_log.add(output_requests, outputs, [row_timer.take(output.id) for output in outputs])
 
+    logged = {request.id: output for request in requests if (output := output_log.output_of(request)) is not None}
     outputs: dict[int, Output] = {}
     engine_info = engine.info
     for request_group in _request_groups(engine_info, requests):
         group_requests = [requests[request_index] for request_index in request_group]
-        if all(request.id in output_log.outputs_by_id for request in group_requests):
-            group_outputs = [output_log.outputs_by_id[request.id] for request in group_requests]
+        if all(request.id in logged for request in group_requests):
+            group_outputs = [logged[request.id] for request in group_requests]
             if on_done is not None:
                 on_done(len(group_outputs))
         elif engine_info.is_batch_invariant(group_requests[0]):
-            group_outputs = _run_batch_invariant(engine, group_requests, on_done, output_log, add_to_log)
+            group_outputs = _run_batch_invariant(engine, group_requests, on_done, logged, add_to_log)
         else:
             group_outputs = engine.run(group_requests, on_done)
             add_to_log(group_outputs)
@@ -69,16 +74,15 @@ def _run_batch_invariant(
     engine: Engine,
     requests: Sequence[Request],
     on_done: Callable[[int], None] | None,
-    output_log: OutputLog,
+    logged: Mapping[str, Output],
     add_to_log: Callable[[Sequence[Output]], None],
 ) -> list[Output]:
-    logged = {request.id for request in requests if request.id in output_log.outputs_by_id}
-    if on_done is not None and logged:
-        on_done(len(logged))
 
     def log_finished(finished: Sequence[tuple[int, Output]]) -> None:
         add_to_log([output for _, output in finished])
 
     pending = [request for request in requests if request.id not in logged]
+    if on_done is not None and len(pending) < len(requests):
+        on_done(len(requests) - len(pending))
     new_outputs = iter(engine.run(pending, on_done, log_finished))
-    return [output_log.outputs_by_id[request.id] if request.id in logged else next(new_outputs) for request in requests]
+    return [logged[request.id] if request.id in logged else next(new_outputs) for request in requests]

@@ -33,7 +33,7 @@ def deduplicate(files: Sequence[SourceFile], *, keep_near: bool) -> Deduplicated
     for file in files:
         for chunk in file.chunks:
             chunk_count += 1
-            source = file.name + chunk.source if chunk.source[:1] in ("", "#") else chunk.source
+            source = f"{file.name}#{chunk.source}" if isinstance(chunk.source, int) else chunk.source or file.name
             tags = {*chunk.tags, *file.tags}
             first = by_text.get(chunk.text)
             if first is None:

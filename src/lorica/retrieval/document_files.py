@@ -13,7 +13,7 @@ import msgspec
 
 from lorica.data.files import SUFFIXES, FileFormat, text_chunks, unreadable
 from lorica.errors import DataError, RowError
-from lorica.names import closest_file, listed
+from lorica.names import closest_file, listed, visible
 from lorica.retrieval.parse_documents import ParserProcess
 from lorica.retrieval.table_documents import RawDocument, read_table
 
@@ -33,7 +33,8 @@ ALLOWED = ".txt, .md, .rst, .html, .pdf, and tables: .jsonl, .json, .csv, .tsv (
 
 
 class DocumentFile(msgspec.Struct, frozen=True):
-    """A file to read. name: its path below the folder that was named, "/" between; format: text, html, pdf or table."""
+    """A file to read. name: its path below the folder that was named, "/" between, as `names.visible` writes it;
+    format: text, html, pdf or table."""
 
     path: Path
     name: str
@@ -61,7 +62,7 @@ def list_documents(paths: Sequence[Path]) -> Listing:
     for path in paths:
         if not path.exists():
             raise _missing(path)
-        for file_path, name in _walk(path) if path.is_dir() else [(path, path.name)]:
+        for file_path, name in _walk(path) if path.is_dir() else [(path, visible(path.name))]:
             file_format = _format(file_path) if file_path.is_file() else None
             if file_format is None and file_path == path:
                 raise DataError("no document has this suffix", path=path, fix=f"allowed: {ALLOWED}")
@@ -114,6 +115,15 @@ def _check_size(path: Path) -> None:
         raise unreadable(path, 1, error) from error
 
 
+def reading(name: str) -> str:
+    """What of a file's name decides how it is read: "text", "text.gz", ".tsv"."""
+    lower_name = name.lower()
+    plain_name = lower_name.removesuffix(".gz")
+    suffix = Path(plain_name).suffix
+    file_format = _FORMATS.get(suffix, suffix)
+    return (suffix if file_format == "table" else file_format) + lower_name[len(plain_name) :]
+
+
 def _format(path: Path) -> str | None:
     return _FORMATS.get(Path(path.name.lower().removesuffix(".gz")).suffix)
 
@@ -130,7 +140,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
         for name in sorted(file_names):
             path = Path(root) / name
             if not name.startswith("."):
-                yield path, path.relative_to(folder).as_posix()
+                yield path, visible(path.relative_to(folder).as_posix())
 
 
 def _missing(path: Path) -> DataError:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorica.errors import RetrievalError
+from lorica.names import visible
 from lorica.retrieval.dense_encoder import DenseEncoder, open_encoder
 from lorica.retrieval.index_manifest import IndexManifest, check_files, list_subjects, read_manifest
 from lorica.retrieval.passage_store import PassageStore
@@ -120,6 +121,8 @@ class Index:
         if not text.strip() or not self.passage_count:
             return []
         text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
+        tags = [visible(tag) for tag in tags]
+        top_k = min(top_k, self.passage_count)
         depth = max(top_k, FUSION_DEPTH) if self.mode == "fused" else top_k
         rankings = []
         if self.mode in ("bm25", "fused"):

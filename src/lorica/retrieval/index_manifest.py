@@ -14,11 +14,11 @@ import msgspec
 
 from lorica.data.digest import file_digest
 from lorica.errors import DataError, RetrievalError
-from lorica.names import did_you_mean, subject_key
+from lorica.names import did_you_mean, subject_key, visible
 
 MANIFEST_NAME = "index.json"
 FORMAT = "lorica-index"
-VERSION = 1
+VERSION = 2
 _MAX_BYTES = 1 << 20
 _REBUILD = "build it again: lorica kb build --force ..."
 
@@ -90,9 +90,10 @@ class IndexManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def index_folder(folder: Path, subject: str) -> Path:
     """Where the index of a subject lies. Raises RetrievalError for a name that is none."""
     key = subject_key(subject)
-    if not any(map(str.isalnum, key)) or "/" in key or len(key.encode()) > 200:
+    if not any(map(str.isalnum, key)) or "/" in key or visible(key) != key or len(key.encode()) > 200:
         raise RetrievalError(
-            f"{subject!r} is no name of a subject; allowed: words of up to 200 bytes", fix="--subject algebra"
+            f"{visible(subject)[:100]!r} is no name of a subject; allowed: words of up to 200 bytes",
+            fix="--subject algebra",
         )
     return folder / key
 

@@ -22,13 +22,17 @@ _UNSPACED = (
 )
 _RUN = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
 _HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+# Marks that writers set or leave: Arabic vowel signs and the stroke that lengthens, Hebrew points.
+_OPTIONAL = re.compile(
+    "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed]"
+)
 _ASCII_MARK = re.compile(r"[\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]")
 
 
 def lexical_tokens(text: str) -> list[str]:
     """The terms of a text or a question, in its order. None of them holds a mark that SQLite reads as syntax."""
     tokens = []
-    for word in normalise_text(text).split():
+    for word in _evened_out(text).split():
         if _ASCII_MARK.search(word):
             continue  # a text of marks alone stays as it is when normalised
         if not _HAS_UNSPACED.search(word):
@@ -37,6 +41,13 @@ def lexical_tokens(text: str) -> list[str]:
         for run in _RUN.findall(word):
             tokens.extend(_pairs(run) if _HAS_UNSPACED.match(run) else [run[:MAX_TERM]])
     return tokens
+
+
+def _evened_out(text: str) -> str:
+    normalised = normalise_text(text)
+    if normalised.isascii():
+        return normalised
+    return _OPTIONAL.sub("", normalised).replace("i\u0307", "i").replace("ı", "i")  # Turkish İ and ı, as others write
 
 
 def _pairs(run: str) -> Iterator[str]:

@@ -27,7 +27,7 @@ PRAGMA synchronous = OFF;
 CREATE TABLE files (number INTEGER PRIMARY KEY, name TEXT, format TEXT, digest TEXT, tags TEXT, skipped INTEGER);
 CREATE TABLE passages (number INTEGER PRIMARY KEY, id TEXT, text TEXT, source TEXT, title TEXT, tags TEXT);
 CREATE TABLE chunks (
-    file INTEGER, position INTEGER, source TEXT, title TEXT, tags TEXT, passage INTEGER, text TEXT,
+    file INTEGER, position INTEGER, source, title TEXT, tags TEXT, passage INTEGER, text TEXT,
     PRIMARY KEY (file, position)
 ) WITHOUT ROWID;
 CREATE TABLE tags (tag TEXT, passage INTEGER, PRIMARY KEY (tag, passage)) WITHOUT ROWID;

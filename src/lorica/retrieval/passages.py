@@ -27,10 +27,11 @@ class Passage(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """One chunk of a document, before duplicates are left out. source: "" stands for the document's name."""
+    """One chunk of a document, before duplicates are left out. source: a row's id; the line of a row without one; ""
+    for the document's name."""
 
     text: str
-    source: str = ""
+    source: str | int = ""
     title: str = ""
     tags: tuple[str, ...] = ()
 

@@ -10,8 +10,9 @@ import msgspec
 
 from lorica.data.digest import file_digest
 from lorica.errors import DataError, RetrievalError, RowError
+from lorica.names import visible
 from lorica.retrieval.clean_text import clean_text
-from lorica.retrieval.document_files import READERS, DocumentFile, list_documents, read_documents
+from lorica.retrieval.document_files import READERS, DocumentFile, list_documents, read_documents, reading
 from lorica.retrieval.index_manifest import SplitSettings
 from lorica.retrieval.parse_documents import ParserProcess
 from lorica.retrieval.passages import Chunk, SourceFile
@@ -53,7 +54,7 @@ class SourceReader:
         self._tokenizer = open_tokenizer(tokenizer)
         self._length, self._overlap = length, overlap
         self._columns = dict(columns)
-        self._tags = tuple(sorted(set(tags)))
+        self._tags = tuple(sorted(map(visible, set(tags))))
         self._skip_bad = skip_bad
         self.read_count = self.reused_count = 0
         self.bad: list[BadDocument] = []
@@ -75,7 +76,7 @@ class SourceReader:
             raise RetrievalError(
                 f"{', '.join(map(str, paths)) or 'nothing'}: holds no documents", fix="name files or folders of them"
             )
-        reusable = {(file.digest, file.format): file for file in current if not file.skipped}
+        reusable = {(file.digest, reading(file.name)): file for file in current if not file.skipped}
         files = []
         with ParserProcess() as parser, progress(len(listing.files), "files read") as advance:
             for document in listing.files:
@@ -92,14 +93,19 @@ class SourceReader:
         self, document: DocumentFile, reusable: Mapping[tuple[str, str], SourceFile], parser: ParserProcess
     ) -> SourceFile:
         digest = file_digest(document.path)
-        same = reusable.get((digest, document.format))
+        same = reusable.get((digest, reading(document.name)))
         if same is not None:
             self.reused_count += 1
             return msgspec.structs.replace(same, name=document.name, tags=self._tags)
         bad_before = len(self.bad)
         chunks: list[Chunk] = []
         for raw in read_documents(document, self._columns, parser, self._leave_out_row):
-            chunks.extend(self._split(raw))
+            document_chunks = self._split(raw)
+            if not document_chunks and raw.line:
+                message = "its text is of characters that nobody sees alone"
+                fix = "fill it, or remove the row"
+                self._leave_out_row(RowError(message, path=document.path, line=raw.line, fix=fix))
+            chunks.extend(document_chunks)
         if not chunks and len(self.bad) == bad_before:
             raise DataError("it holds no text", path=document.path, fix="fill it, or leave it out")
         self.read_count += 1
@@ -108,7 +114,7 @@ class SourceReader:
     def _split(self, raw: RawDocument) -> list[Chunk]:
         texts = split_text(clean_text(raw.text), self._tokenizer, length=self._length, overlap=self._overlap)
         title = clean_text(raw.title).replace("\n", " ")[:300]
-        return [Chunk(text, raw.source, title, raw.tags) for text in texts]
+        return [Chunk(text, raw.source or raw.line or "", title, raw.tags) for text in texts]
 
     def _leave_out_row(self, error: RowError) -> None:
         """Keep the reason of a row that is left out, or raise it."""

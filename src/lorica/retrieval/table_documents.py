@@ -26,10 +26,12 @@ _OWN_IDS = {"id", "docid", "passageid", "documentid"}  # of the row alone: two r
 
 
 class RawDocument(msgspec.Struct, frozen=True):
-    """A document as it was read. source: its id; "" for the file's name; "#7" for the file's name and the line."""
+    """A document as it was read. source: a row's id, "" where it has none. line: of a row in its file, 0 for a file
+    that is one document."""
 
     text: str
     source: str = ""
+    line: int = 0
     title: str = ""
     tags: tuple[str, ...] = ()
 
@@ -53,7 +55,7 @@ def read_table(
             if table.open_names and keys not in matched:
                 matched[keys] = _match_columns(table_path, line, keys, columns, first=named)
             document = _document(table_path, line, record, matched.get(keys, named))
-            if fold_name(named.get("id", "")) in _OWN_IDS and not document.source.startswith("#"):
+            if fold_name(named.get("id", "")) in _OWN_IDS and document.source:
                 first = lines_of_ids.setdefault(document.source, line)
                 if first != line:
                     fix = "give every row an id of its own, or name another column: --column id=NAME"
@@ -107,7 +109,7 @@ def _document(table_path: Path, line: int, record: Mapping[str, Any], named: Map
     if not isinstance(text, str):
         message = f"the column {named['text']!r} holds a {type(text).__name__}, not a text"
         raise _row_error(table_path, line, message, "write the text in quotes")
-    source = f"#{line}"
+    source = ""
     identity = record.get(named["id"]) if "id" in named else None
     if not is_blank(identity):
         try:
@@ -120,7 +122,7 @@ def _document(table_path: Path, line: int, record: Mapping[str, Any], named: Map
     if tags is None:
         message = f"the column {named['tags']!r} holds {str(record.get(named['tags']))[:60]!r}"
         raise _row_error(table_path, line, message, 'write tags as a list of texts, {"name": "value"}, or "a, b"')
-    return RawDocument(text, source, title, tags)
+    return RawDocument(text, source, line, title, tags)
 
 
 def parse_tags(value: Any) -> tuple[str, ...] | None:
