@@ -134,7 +134,9 @@ def test_the_page_says_first_whether_the_blend_is_better(
     files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "blend.html"
-    result = _json(capsys, *files, "--gold", gold, "--html", str(target))
+    blend = tmp_path / "blend.csv"
+    result = _json(capsys, *files, "--gold", gold, "--output", str(blend), "--html", str(target))
+    assert len(list(read_answers(blend))) == ROWS
     page = target.read_text("utf-8")
     summary = page.partition("<nav")[0].partition('class="summary">')[2]
     best = Path(result["best"]).name
@@ -146,7 +148,7 @@ def test_the_page_says_first_whether_the_blend_is_better(
         adds = name["adds"]["difference"]
         assert f"{adds['value']:+.3f} ({adds['low']:.3f} to {adds['high']:.3f})" in page
     assert "Rank correlation" in page
-    assert len(target.with_suffix(".csv").read_text("utf-8").splitlines()) == ROWS + 1
+    assert len(target.with_name("blend.html.csv").read_text("utf-8").splitlines()) == ROWS + 1
 
 
 def test_the_page_without_gold_claims_nothing(
@@ -183,6 +185,8 @@ def test_the_page_without_gold_claims_nothing(
         (["A", "B", "--model", "GOLD"], 3, "no blend of `lorica ensemble`"),
         (["A", "B", "--output", "blend.txt"], 3, "not the suffix of a result file"),
         (["A", "missing.csv"], 3, "missing.csv"),
+        (["A", "B", "--output", "B"], 2, "would replace a file that this command reads"),
+        (["A", "B", "--gold", "GOLD", "--save", "GOLD"], 2, "would replace a file that this command reads"),
     ],
 )
 def test_mistakes_are_one_clear_message(

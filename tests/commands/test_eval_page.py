@@ -98,7 +98,7 @@ def test_all_rows_stand_in_the_csv_beside_it(
 ) -> None:
     assert main(["eval", files[0], files[2], "task=rules", "--html", str(tmp_path / "report.html"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    with (tmp_path / "report.csv").open(encoding="utf-8", newline="") as stream:
+    with (tmp_path / "report.html.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.reader(stream))
     assert len(rows) == ROWS + 1
     right = sum(row[-1] == "yes" for row in rows[1:])
@@ -167,7 +167,7 @@ def test_huge_and_hostile_rows_make_a_small_page_that_opens(tmp_path: Path) -> N
     page = target.read_text("utf-8")
     assert len(page.encode()) < LIMIT
     assert "<script>alert" not in page
-    assert (tmp_path / "report.csv").stat().st_size > 3_000_000
+    assert (tmp_path / "report.html.csv").stat().st_size > 3_000_000
     for width in (390, 1400):
         result = open_page(page, tmp_path / str(width), width=width, dark=width == 390)
         assert (result["wide"], result["faint"], result["requests"]) == ([], [], [])

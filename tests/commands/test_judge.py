@@ -88,7 +88,7 @@ def test_rubbish_for_one_row_in_ten_is_counted_and_told(
     assert summary.index("kappa") < summary.index("Mean verdict 0.444")
     assert "over the 36 judged of 40 rows. Between 0.400 and 0.500 with the 4 that failed." in summary
     assert "failed: the reply is no verdict of the rubric" in page
-    rows = list(csv.DictReader(target.with_suffix(".csv").read_text("utf-8").splitlines()))
+    rows = list(csv.DictReader(target.with_name("verdicts.html.csv").read_text("utf-8").splitlines()))
     assert [row["id"] for row in rows] == [str(number) for number in range(ROWS)]
     assert (rows[1]["question"], rows[1]["gold"], rows[1]["answer"]) == ("question 1", "word1", "word1")
     assert {row["verdict"] for row in rows} == {"correct", "incorrect", ""}

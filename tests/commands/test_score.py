@@ -109,6 +109,14 @@ def test_the_leaderboard_as_text_and_csv_and_run(
     assert (record["command"], record["status"], record["rows"]) == ("score", "finished", ROWS)
 
 
+def test_a_leaderboard_never_replaces_answers(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = runs / "a.csv"
+    before = answers.read_bytes()
+    assert main(["score", str(answers), str(runs / "b.csv"), "--csv", str(answers)]) == 2
+    assert "would replace a file that this command reads" in capsys.readouterr().err
+    assert answers.read_bytes() == before
+
+
 def test_the_page_says_who_leads_and_draws_the_front(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +130,7 @@ def test_the_page_says_who_leads_and_draws_the_front(
     assert page.count("<circle") == 2 + 2
     assert page.count('class="dot hollow"') == 2 - len(result["front"])
     assert (tmp_path / "run" / "report.html").read_text("utf-8") == page
-    assert len((tmp_path / "score.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "score.html.csv").read_text().splitlines()) == 3
 
 
 def test_from_python(runs: Path) -> None:

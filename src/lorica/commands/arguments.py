@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -118,6 +118,16 @@ def as_report(path_text: str) -> Path:
     if path_text != "-" and Path(path_text).suffix.lower() not in FORMATS:
         raise UsageError(f"{path_text}: a report ends in {', '.join(FORMATS)}", fix="name it report.html")
     return as_output(path_text)
+
+
+def check_not_read(output_paths: Mapping[str, Path | None], read_paths: Iterable[Path | None]) -> None:
+    """Raises UsageError where a file that a command writes is one that it reads. output_paths: by option."""
+    readable_paths = [path for path in read_paths if path is not None and path.exists()]
+    for option_name, output_path in output_paths.items():
+        if output_path is not None and output_path.exists() and any(map(output_path.samefile, readable_paths)):
+            raise UsageError(
+                f"{option_name} {output_path} would replace a file that this command reads", fix="write to another file"
+            )
 
 
 def as_base(base_text: str) -> str:

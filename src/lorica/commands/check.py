@@ -12,7 +12,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorica.commands.arguments import Overrides, as_base, as_output, as_path, as_report, emit, inform, parser
+from lorica.commands.arguments import (
+    Overrides,
+    as_base,
+    as_output,
+    as_path,
+    as_report,
+    check_not_read,
+    emit,
+    inform,
+    parser,
+)
 from lorica.commands.row_progress import row_progress
 from lorica.errors import UsageError
 from lorica.vetting.findings import LEVELS
@@ -130,6 +140,8 @@ def _refuse_idle(options: argparse.Namespace) -> None:
             )
         ),
     ]
+    outputs = {"--csv": options.csv, "--keep-working": options.keep_working}
+    check_not_read(outputs, [options.rows, options.scores, options.gold])
     for option_name, is_idle, proper_use in without_effect:
         if is_idle:
             raise UsageError(f"lorica check: {option_name} has no effect here", fix=f"use it {proper_use}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorica.commands.arguments import check_not_read
 from lorica.data.write import check_output, check_place
 from lorica.errors import UsageError
 
@@ -57,6 +58,8 @@ def check_request(request: BlendRequest) -> None:
     for is_refused, problem, fix in refusals:
         if is_refused:
             raise UsageError(f"lorica ensemble: {problem}", fix=fix)
+    outputs = {"--output": request.output, "--save": request.save}
+    check_not_read(outputs, [*request.files, request.gold, request.rows, request.model])
     if request.output is not None:
         check_output(request.output)
     if request.save is not None:

@@ -12,7 +12,17 @@ from typing import Any, get_args
 import msgspec
 
 from lorica import signals
-from lorica.commands.arguments import as_output, as_path, emit, inform, parser, resolve, split_words, warn
+from lorica.commands.arguments import (
+    as_output,
+    as_path,
+    check_not_read,
+    emit,
+    inform,
+    parser,
+    resolve,
+    split_words,
+    warn,
+)
 from lorica.commands.judge_answers import JudgeRequest, judge_answer_files
 from lorica.commands.judge_page import judge_page, write_judged_rows
 from lorica.commands.judge_report import judge_dict, judge_metrics, judge_text, write_verdicts
@@ -41,6 +51,7 @@ _EXAMPLES = """  lorica judge answers.jsonl gold.jsonl task=saq --judge-model mo
 def run(arguments: Sequence[str]) -> int:
     """Judge, print how far the judge can be believed, then what it found."""
     options = _parse(arguments)
+    check_not_read({"--output": options.output}, [*options.answers, options.gold, options.labels])
     request = JudgeRequest(
         rubric=options.rubric,
         labels_file=options.labels,

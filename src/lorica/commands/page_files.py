@@ -20,12 +20,12 @@ from lorica.records import Row
 from lorica.reports.page import Cell, Report
 from lorica.reports.write_report import write_report
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import REPORT_NAME, RunFile
+from lorica.runs.run_record import REPORT_NAME, REPORT_ROWS_NAME, RunFile
 
 
 def add_html_option(command: argparse.ArgumentParser, *, beside: str = "") -> None:
     """`--html FILE`. beside: what is written as CSV beside the page."""
-    also = f", and {beside} as CSV beside it" if beside else ""
+    also = f", and {beside} as FILE.csv beside it" if beside else ""
     command.add_argument("--html", type=as_report, metavar="FILE", help=f"write a page (.html or .md){also}")
 
 
@@ -35,17 +35,19 @@ def write_pages(
     run_log: RunFolder | None,
     write_table: Callable[[Path], None] | None = None,
 ) -> list[RunFile]:
-    """Write the page, and its table with the suffix .csv, to the file of `--html` and into the run's folder; what of it
-    is an output of the run. Raises DataError."""
-    in_run = None if run_log is None else run_log.path / REPORT_NAME
+    """Write the page with its table to the file of `--html` (the table to `FILE.csv`: blend.html.csv, for blend.csv may
+    be answers) and into the run's folder; what of it is an output of the run. Raises DataError."""
+    targets = [] if html_path is None else [(html_path, html_path.with_name(f"{html_path.name}.csv"))]
+    if run_log is not None:
+        targets.append((run_log.path / REPORT_NAME, run_log.path / REPORT_ROWS_NAME))
     outputs = []
-    for path in filter(None, (html_path, in_run)):
+    for path, table_path in targets:
         written = [path]
         write_report(page, path)
         if write_table is not None:
-            written.append(path.with_suffix(".csv"))
-            write_table(written[-1])
-        if path != in_run:
+            written.append(table_path)
+            write_table(table_path)
+        if path == html_path:
             outputs += [run_file("report", written_path) for written_path in written]
             inform(f"report: {', its rows: '.join(map(str, written))}")
     return outputs

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lorica.commands.arguments import as_output, emit, inform, parse_weights, parser, resolve, split_words
+from lorica.commands.arguments import (
+    as_output,
+    check_not_read,
+    emit,
+    inform,
+    parse_weights,
+    parser,
+    resolve,
+    split_words,
+)
 from lorica.commands.gold_file import GoldFile
 from lorica.commands.page_files import add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run
@@ -46,10 +55,11 @@ def run(arguments: Sequence[str]) -> int:
     """Rank, print and write."""
     options = _parse(arguments)
     result = score_files(options.runs, options.gold, rules=options.rules, unit=options.per)
+    inputs = {"answers": [open_run(path).answers_path for path in options.runs], "gold": [Path(result.gold)]}
     if options.csv is not None:
+        check_not_read({"--csv": options.csv}, [*inputs["answers"], *inputs["gold"]])
         write_leaderboard(options.csv, result)
         inform(f"leaderboard: {options.csv}")
-    inputs = {"answers": [open_run(path).answers_path for path in options.runs], "gold": [Path(result.gold)]}
     with recorded_run(options.run, "score", arguments, resolve({"task": result.task}), inputs) as run_log:
         page = score_page(result, file_facts([*inputs["answers"], *inputs["gold"]]))
         reports = write_pages(page, options.html, run_log, lambda path: write_leaderboard(path, result))
