@@ -8,8 +8,8 @@ import pytest
 from cn2an import an2cn
 from num2words import num2words
 
+from lorica.metrics.abstention import abstains
 from lorica.metrics.number_words import with_numerals
-from lorica.metrics.stated_answer import abstains
 from lorica.metrics.text_metrics import answer_match, exact_match, numeric_equality
 
 
@@ -101,6 +101,86 @@ def test_another_answer(gold: str, answer: str) -> None:
     assert not equals(gold, answer)
 
 
+@pytest.mark.parametrize(
+    ("gold", "answers"),
+    [
+        # A number that names, bounds or is part of something else is no answer.
+        ("3", ["step 3", "See step 3.", "In step 3 we find that it is impossible.", "Chapter 3", "第三", "第三步"]),
+        ("5", ["May 5", "Room 5", "more than 5", "The answer is at least 5.", "up to 5", ">5", "x > 5", "x ≠ 5", "±5"]),
+        ("5", ["5x", "5k", "5π", "√5", "5 less than x", "5 dozen", "5 and 6", "Therefore, the total is 3 + 5"]),
+        ("5", ["So 3 of the 5 are red", "So John has 3 apples left out of 5.", "minimum of 5", "5 feet 3 inches"]),
+        ("3", ["超过3", "至少3个", "大于3", "不是3", "3人以上"]),
+        ("1914", ["1914-1918", "1914 to 1918", "before 1914", "until 1914", "between 1914 and 1918"]),
+        ("20", ["twenty one", "twenty-one"]),
+        ("305", ["三百五", "三十五"]),
+        ("10 km", ["10 km/h", "10 km per hour"]),
+        ("10 m", ["10 m/s", "10 m²", "10 m^2"]),
+        ("13800138000", ["13800138001"]),
+        # A mark that is denied or taken back marks nothing.
+        (
+            "Paris",
+            ["not Paris", "I don't think the answer is Paris.", "I doubt the answer is Paris", "Is the answer Paris?"],
+        ),
+        ("Paris", ["The wrong answer is Paris.", "It is false that the answer is Paris.", "If the answer is Paris"]),
+        ("Paris", ["The answer is Paris. Actually, it is Lyon.", "The answer is Paris\nThe answer is not Paris"]),
+        ("12", ["The wrong answer is 12.", "My first answer was 12, but it is 13.", "I don't think the answer is 12."]),
+        ("5", [r"\boxed{4} or \boxed{5}", r"\boxed{5} or 6", r"\boxed{5}. Wait, that is wrong."]),
+        ("北京", ["不是北京", "答案不是北京", "答案是上海，不是北京"]),
+        (
+            "unanswerable",
+            ["I don't know the capital of France, Paris", "I do not know it is Paris", "无法回答，答案是巴黎"],
+        ),
+        ("unanswerable", ["The passage does not say Paris, it says Lyon", "I cannot answer. The answer is Paris"]),
+    ],
+)
+def test_no_wrong_answer_counts_as_right(gold: str, answers: list[str]) -> None:
+    assert [answer for answer in answers if matches(gold, answer) or equals(gold, answer)] == []
+
+
+@pytest.mark.parametrize(
+    ("gold", "answers"),
+    [
+        (
+            "5",
+            [
+                "It is clear that the answer is 5.",
+                "The answer is actually 5.",
+                "不难看出答案是5",
+                "非常明显，答案是5。",
+            ],
+        ),
+        ("5", ["If she sells 3 a day the answer is 5.", "Since 3 doesn't divide 7 the answer is 5.", "5 times"]),
+        (
+            "5",
+            ["after 5 days", "5 years older than Bob", "5个多边形", "Answer: 5 (not 6)", "5 apples, not 4", "5 (five)"],
+        ),
+        (
+            "5",
+            [r"\boxed{\text{5}}", r"\boxed{5\text{ cm}}", r"\boxed{4}. Wait, it should be \boxed{5}.", "not 3 but 5"],
+        ),
+        ("5 cm", [r"\boxed{5 \text{ cm}}", r"\boxed{5\,\text{cm}}"]),
+        ("1/2", [r"\boxed{\frac12}", r"\dfrac12"]),
+        ("1995", ["In May 1995", "It began in 1995."]),
+        ("1905", ["nineteen oh five"]),
+        ("60", ["5 dozen", "five dozen"]),
+        ("350", ["三百五", "三百五十"]),
+        ("15000", ["一万五", "一万五千"]),
+        ("Paris", ["You do not need more; the answer is Paris.", "That is wrong, so the answer is Paris"]),
+        ("unanswerable", ["I cannot answer that.", "The passage does not mention it.", "As an AI, I don't know."]),
+        (
+            "unanswerable",
+            [
+                "I don't know because the passage does not say.",
+                "无法回答，因为文章没有提到。",
+                "Sorry, but I don't know",
+            ],
+        ),
+    ],
+)
+def test_no_right_answer_counts_as_wrong(gold: str, answers: list[str]) -> None:
+    assert [answer for answer in answers if not matches(gold, answer)] == []
+
+
 def test_what_exact_match_takes_for_equal_answer_match_does() -> None:
     for gold, answer in [
         ("the Beatles", "Beatles"),
@@ -123,6 +203,7 @@ def test_numbers_are_equal_within_a_millionth() -> None:
     assert equals("1/3", "0.3333333")
     assert not equals("1/3", "0.3333")
     assert not equals("0", "0.0000001")
+    assert not equals("1234567890", "1234567891"), "whole numbers are compared as they are"
 
 
 @pytest.mark.parametrize(

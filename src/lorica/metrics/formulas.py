@@ -44,6 +44,8 @@ _NEGATION = re.compile(
 _FRACTION = re.compile(
     rf"([\d,]?)(?<!{_LETTER})(?<!\))(?:\((\d+)\)\s?/\s?\((\d+)\)|\\[dt]?frac\s?\{{(\d+)\}}\s?\{{(\d+)\}})(?!\s?[\^!])(,?)"
 )
+_SHORT_FRACTION = re.compile(r"\\([dt]?frac)(\d)\s?(\d)")
+_TEXT_GROUP = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s?\{([^{}]*)\}|\\[,;!](?=[\s\w\\])")
 _POWER = re.compile(rf"(?:(?<=[\d)])|(?<=(?<![\w*])[a-z]))\*\*(?=[-−]?\d|\(|{_VARIABLE})")
 _RELATION = re.compile(r"(?:(?<=[\w)\]] )|(?<=[\w)\]]))(>=|<=|!=)(?=\s?[\w(\[√−-])")
 _RELATIONS = {">=": "≥", "<=": "≤", "!=": "≠"}
@@ -72,6 +74,7 @@ _INTERVAL = re.compile(rf"({_ITEM})[,;]{_ITEM}")
 def mark_formula(text: str) -> str:
     """A text in which minus signs, charges, primes and factorials are symbols, and powers, relations and fractions have
     one spelling. To be called before case and width are folded: B-12 is a name, b-12 a difference."""
+    text = _SHORT_FRACTION.sub(r"\\\1{\2}{\3}", _TEXT_GROUP.sub(r" \1 ", text)) if "\\" in text else text
     text = _CIRCLED.sub(lambda match: f" {unicodedata.numeric(match[0]):.0f} ", text)
     text = _CHARGE.sub(lambda match: match[1] + unicodedata.normalize("NFKC", match[2]), text)
     text = _APART.sub(r"\1\2-", text)

@@ -158,7 +158,7 @@ def _cardinal(words: Sequence[str]) -> str:
     """The digits of a cardinal number, "" of what is none. Digits may stand before a scale: 3.5 million."""
     if not words:
         return ""
-    if words[-1] == "dozen":
+    if words[-1] == "dozen" and not _DIGITS.fullmatch(words[0]):
         dozens = "1" if words[:-1] in ([], ["a"]) else _cardinal(words[:-1])
         return str(int(dozens) * 12) if dozens.isdigit() and words[:-1] else ""
     if _DIGITS.fullmatch(words[0]):
@@ -187,6 +187,8 @@ def _cardinal(words: Sequence[str]) -> str:
 
 
 def _scaled_digits(words: Sequence[str]) -> str:
+    if len(words) == 2 and words[1] == "dozen" and words[0].isdigit():
+        return str(12 * int(words[0]))
     if len(words) != 2 or words[1] not in {**_SCALES, "hundred": 100}:
         return ""
     return _times(words[0].replace(",", ""), {**_SCALES, "hundred": 100}[words[1]])
@@ -202,7 +204,10 @@ def _times(digits: str, factor: int) -> str:
 
 
 def _year(words: Sequence[str]) -> str:
-    """Nineteen eighty-four: two numbers from 10 to 99 in a row."""
+    """Nineteen eighty-four, nineteen oh five: two numbers from 10 to 99 in a row."""
+    if len(words) == 3 and words[1] in ("oh", "zero") and words[2] in _ONES:
+        century = _cardinal(words[:1])
+        return f"{century}0{_ONES[words[2]]}" if len(century) == 2 else ""
     for split_at in range(1, len(words)):
         pair = _cardinal(words[:split_at]), _cardinal(words[split_at:])
         if all(len(number) == 2 and number.isdigit() for number in pair):
@@ -261,7 +266,13 @@ def _han_integer(numeral: str) -> str:
         else:
             total, section = total + section * scale, 0
         digit, last_unit, last_scale = None, 10**4, scale
+    if numeral[-1] in _HAN_DIGITS and numeral[-2] in {**_HAN_UNITS, **_HAN_SCALES} and last_unit > 10:
+        return str(total + section + (digit or 0) * _last_value(numeral[-2]) // 10)  # 三百五 is 350, 一万五 15000
     return str(total + section + (digit or 0))
+
+
+def _last_value(unit: str) -> int:
+    return {**_HAN_UNITS, **_HAN_SCALES}[unit]
 
 
 def _mixed_han(mixed_match: re.Match[str]) -> str:

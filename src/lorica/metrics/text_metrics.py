@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lorica.metrics.abstention import abstains
 from lorica.metrics.base import Column, Evaluator, check_lengths, evaluate, mean_of
 from lorica.metrics.normalise import LORICA, Normalisation, is_answer
 from lorica.metrics.number_words import with_numerals
-from lorica.metrics.stated_answer import abstains, gold_quantity, stated_answers, stated_quantity
+from lorica.metrics.stated_answer import gold_quantity, stated_answers, stated_quantity
 
 Prepare = Callable[[Column, Column], Evaluator]
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from lorica.metrics.abstention import abstains
 from lorica.metrics.base import Metric
 from lorica.metrics.bootstrap import Estimate, averaged_over, by_group, estimate, paired_difference
 from lorica.metrics.health import MassHealth, ScoreHealth, mass_health, score_health
@@ -15,7 +16,6 @@ from lorica.metrics.metric_table import SCORE_METRICS, TEXT_METRICS, find_metric
 from lorica.metrics.normalise import LORICA
 from lorica.metrics.operating_points import OperatingPoint, ReliabilityBin, operating_points, reliability_curve
 from lorica.metrics.score_metrics import outside_probability
-from lorica.metrics.stated_answer import abstains
 from lorica.pipeline.judged_answers import (
     JudgedAnswer,
     MetricColumns,
