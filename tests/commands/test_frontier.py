@@ -17,11 +17,14 @@ import pytest
 
 import lorica
 from lorica.cli import main
+from lorica.commands import build
+from lorica.commands.arguments import inform
 from lorica.commands.frontier import parse_vary
 from lorica.commands.frontier_grid import ADAPTERS, BASE_ALONE, Point, point_overrides
 from lorica.commands.frontier_points import Measurement, PointStore, promising
 from lorica.commands.frontier_search import rungs, search
 from lorica.errors import LoricaError
+from lorica.pipeline.answer import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 90
@@ -62,6 +65,18 @@ def test_its_text_names_what_was_tried(rows: Path, capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert "lorica infer task=rules engine=fake input=rows.csv task.style=plain output=front/answers-1.csv" in text
     assert "style=poetic: cannot be: " in text
+
+
+def test_what_loading_says_of_many_points_stands_in_the_log_once(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_pipeline = build.build_pipeline
+
+    def telling(*arguments: Any) -> Pipeline:
+        inform("this base is small")
+        return build_pipeline(*arguments)
+
+    monkeypatch.setattr(build, "build_pipeline", telling)
+    assert main(["frontier", *FAKE, "minutes=1", *VARY]) == 0
+    assert Path("front/log.jsonl").read_text().count("this base is small") == 1
 
 
 def test_from_python(rows: Path) -> None:

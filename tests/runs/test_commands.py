@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from lorica.cli import main
-from lorica.runs.run_record import read_metrics, read_record
+from lorica.commands.arguments import inform
+from lorica.commands.run_log import logged_messages
+from lorica.runs.run_folder import RunFolder
+from lorica.runs.run_record import LOG_NAME, RunRecord, read_metrics, read_record
 
 
 @pytest.fixture
@@ -66,3 +69,14 @@ def test_ensemble_leaves_its_estimates_and_output(files: list[str], tmp_path: Pa
     assert [(file.role, file.rows) for file in record.outputs] == [("answers", 12)]
     assert main([*command, "--run", str(tmp_path / "run")]) == 0, "a run of the same command is replaced"
     assert main(["eval", files[0], files[2], "task=rules", "--run", str(tmp_path / "run")]) == 6
+
+
+def test_what_a_run_within_a_run_says_stands_in_its_own_log(tmp_path: Path) -> None:
+    runs = [RunFolder.create(tmp_path / name, RunRecord(command="eval")) for name in ("outer", "inner")]
+    with runs[0], logged_messages(runs[0]):
+        inform("before")
+        with runs[1], logged_messages(runs[1]):
+            inform("within")
+        inform("after")
+    logs = [[json.loads(line).get("text") for line in (run.path / LOG_NAME).read_text().splitlines()] for run in runs]
+    assert logs == [[None, "before", "after", None], [None, "within", None]]

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,8 +20,8 @@ from lorica.streams import carries_unicode
 if TYPE_CHECKING:
     from lorica.config.compose import Resolved
 
-MESSAGE_LISTENERS: list[Callable[[str], None]] = []
-"""Are told what `inform` and `warn` say: the log of a run."""
+MESSAGE_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("MESSAGE_LISTENER", default=None)
+"""Is told what `inform` and `warn` say: the log of the innermost run of this thread."""
 
 # Configuration as a command line writes it, `lora.r=8`, or as Python does, {"lora.r": 8}.
 Overrides = Sequence[str] | Mapping[str, object]
@@ -145,7 +146,7 @@ def required(path_text: str, config_key: str, example: str) -> Path:
 def inform(message: str) -> None:
     """Tell a person something on standard error, beside the result."""
     print(f"lorica: {message}", file=sys.stderr)
-    for listen in MESSAGE_LISTENERS:
+    if (listen := MESSAGE_LISTENER.get()) is not None:
         listen(message)
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from lorica.commands import build
-from lorica.commands.arguments import Overrides, inform
+from lorica.commands.arguments import MESSAGE_LISTENER, Overrides, inform
 from lorica.commands.frontier_grid import Point, resolve_point
 from lorica.commands.frontier_points import Measurement, PointStore, promising
 from lorica.config.schema import Config
@@ -79,10 +79,12 @@ class PointMeter:
     def _telling_once(self) -> Iterator[None]:
         """What loading says is said for the first point that it is said of, not for each."""
         messages = io.StringIO()
+        listener = MESSAGE_LISTENER.set(None)
         try:
             with contextlib.redirect_stderr(messages):
                 yield
         finally:
+            MESSAGE_LISTENER.reset(listener)
             for line in messages.getvalue().splitlines():
                 if line not in self._told:
                     self._told.add(line)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from lorica.commands.arguments import MESSAGE_LISTENERS, as_path, inform
+from lorica.commands.arguments import MESSAGE_LISTENER, as_path, inform
 from lorica.data.digest import file_digest
 from lorica.records import Row
 from lorica.runs.run_folder import RunFolder
@@ -75,17 +75,18 @@ def run_file(role: str, path: Path | str, *, rows: int | None = None) -> RunFile
 
 @contextmanager
 def logged_messages(run_log: RunFolder) -> Iterator[None]:
-    """A block in which whatever is said on standard error stands in the run's log as well."""
+    """A block in which whatever is said on standard error stands in the run's log as well; what a run within it says
+    stands in that one's alone."""
 
     def listen(message: str) -> None:
         run_log.log("message", {"text": message})
 
     run_log.log("started", {"command": run_log.record.command_line, "call": run_log.record.calls})
-    MESSAGE_LISTENERS.append(listen)
+    outer_listener = MESSAGE_LISTENER.set(listen)
     try:
         yield
     finally:
-        MESSAGE_LISTENERS.remove(listen)
+        MESSAGE_LISTENER.reset(outer_listener)
         run_log.log("ended")
 
 
