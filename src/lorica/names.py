@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import shlex
@@ -128,6 +129,28 @@ def visible_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [visible_values(nested_value) for nested_value in value]
     return value
+
+
+def json_values(value: Any) -> Any:
+    """Any value as JSON holds it: structs and dataclasses as objects, paths and texts `visible`, null for what is not
+    finite."""
+    import msgspec  # the command line starts without it
+
+    return _without_nan(visible_values(msgspec.to_builtins(value, enc_hook=_plain)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value.item() if hasattr(value, "item") else str(value)  # numbers of numpy
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(nested_value) for key, nested_value in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(nested_value) for nested_value in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lorica.config.paths import local_path
 from lorica.errors import ConfigError, UsageError
-from lorica.names import shell_word, visible_values
+from lorica.names import json_values, shell_word
 from lorica.streams import carries_unicode
 
 if TYPE_CHECKING:
@@ -156,9 +156,9 @@ def warn(message: str) -> None:
 
 
 def emit(result: Any, *, as_json: bool, text: str) -> None:
-    """Print a result for a program or for a person."""
+    """Print a result for a program or for a person. result: of anything that `json_values` takes."""
     if as_json:
-        plain_result = visible_values(result)
-        print(json.dumps(plain_result, indent=2, ensure_ascii=not carries_unicode(sys.stdout), allow_nan=False))
+        ascii_alone = not carries_unicode(sys.stdout)
+        print(json.dumps(json_values(result), indent=2, ensure_ascii=ascii_alone, allow_nan=False))
     else:
         print(text)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -198,25 +196,13 @@ def _write(options: argparse.Namespace, result: CheckResult) -> None:
     """The files that were asked for, each whole or not at all."""
     from lorica.commands import check_text
     from lorica.data.write import atomic_file
-    from lorica.reports.page import without_formula
-    from lorica.reports.write_report import write_report
+    from lorica.reports.write_report import write_csv, write_report
 
     if options.html is not None:
         write_report(check_text.page(result), options.html)
     if options.csv is not None:
         table = check_text.comparison(result)
-        csv_text = io.StringIO()
-        csv_rows = [
-            # The marks of the levels are ours and stay.
-            [
-                cell if column == "levels" else without_formula(cell)
-                for cell, column in zip(row, table.columns, strict=True)
-            ]
-            for row in table.rows
-        ]
-        csv.writer(csv_text, lineterminator="\n").writerows([table.columns, *csv_rows])
-        with atomic_file(options.csv) as output_file:
-            output_file.write(csv_text.getvalue().encode("utf-8"))
+        write_csv(options.csv, table.columns, table.rows, unguarded=("levels",))
     if options.keep_working is not None:
         working = [adapter for adapter in result.ranked if adapter.status in ("trusted", "warnings")]
         if not working:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from lorica.commands.demo_tasks import DemoTask
-from lorica.commands.eval_report import estimate_dict, evaluation_dict, metric_title
+from lorica.commands.eval_report import evaluation_dict, metric_title
 from lorica.commands.experiment import ADAPTER, Outcome
 from lorica.pipeline.evaluate import Evaluation
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, ReportTable, Section
@@ -51,16 +50,11 @@ def demo_dict(outcomes: Outcomes, seconds: float) -> dict[str, Any]:
                 "systems": {
                     system_name: evaluation_dict(evaluation) for system_name, evaluation in outcome.systems.items()
                 },
-                "gain": estimate_dict(outcome.gain),
+                "gain": outcome.gain,
                 "rows_per_second": outcome.rows_per_second,
                 "routes": outcome.routes,
-                "adapters": {
-                    system_name: {**asdict(result), "folder": str(result.folder)}
-                    for system_name, result in outcome.trained.items()
-                },
-                "checks": {
-                    system_name: [asdict(check) for check in checks] for system_name, checks in outcome.checks.items()
-                },
+                "adapters": outcome.trained,
+                "checks": outcome.checks,
             }
             for demo, outcome in outcomes.items()
         },

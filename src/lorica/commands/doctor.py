@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         overrides=False,
     ).parse_args(list(arguments))
     report = examine()
-    emit(asdict(report), as_json=options.json, text=_text(report))
+    emit(report, as_json=options.json, text=_text(report))
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from lorica.commands.arguments import as_path, emit, inform, parse_weights, pars
 from lorica.commands.ensemble_page import ensemble_page
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
 from lorica.commands.ensemble_request import BlendRequest, check_request
-from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
+from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.page_files import (
+    WriteTable,
     add_html_option,
     describe_rows,
     evaluated_file,
@@ -34,7 +35,6 @@ from lorica.ensemble.members import EnsembleMember, Scores, check_alignment, deg
 from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
 from lorica.errors import DataError
 from lorica.metrics.metric_table import find_metric
-from lorica.metrics.normalise import LORICA
 from lorica.pipeline.compare import compare
 from lorica.pipeline.evaluate import estimate_metric
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
@@ -118,10 +118,7 @@ def run(arguments: Sequence[str]) -> int:
 def _blend(options: argparse.Namespace, config: Config, run_log: RunFolder | None) -> int:
     blend = blend_files(config, options.request)
     result, answers = blend.result, blend.answers
-    reports = []
-    if options.html is not None or run_log is not None:
-        page, write_table = _page(result, blend.gold, answers, blend.members)
-        reports = write_pages(page, options.html, run_log, write_table)
+    reports = write_pages(lambda: _page(result, blend.gold, answers, blend.members), options.html, run_log)
     if run_log is not None:
         run_log.write_metrics({f"{name}: {result.metric}": result.estimates[name] for name in result.estimates})
         run_log.update(
@@ -160,7 +157,7 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
 
 def _page(
     result: EnsembleResult, gold: GoldFile | None, answers: Sequence[Answer], members: Sequence[EnsembleMember]
-) -> tuple[Report, Callable[[Path], None] | None]:
+) -> tuple[Report, WriteTable | None]:
     """The page, and with gold what writes all rows beside it."""
     inputs = [Path(member.name) for member in members]
     if gold is None:
@@ -169,10 +166,7 @@ def _page(
     answers_of = {member.name: member.answers for member in members}
     judged_sets = {BLEND: _judge(gold, answers, BLEND)}
     judged_sets |= {name: gold.judge(answers_of[name], name) for name in by_best}
-    files = [
-        evaluated_file(gold, name, judged, gold.evaluate(judged, normalisation=LORICA.name, max_fprs=DEFAULT_FPRS))
-        for name, judged in judged_sets.items()
-    ]
+    files = [evaluated_file(gold, name, judged, gold.evaluate(judged)) for name, judged in judged_sets.items()]
     page = ensemble_page(result, files, describe_rows(gold), file_facts([*inputs, gold.path]))
     return page, rows_table(files, gold)
 

@@ -9,7 +9,6 @@ from lorica.commands.eval_page_rows import Describe, rows_section
 from lorica.commands.eval_page_scores import ranking_section, scores_section
 from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.commands.page_parts import (
-    OFFLINE,
     PAIRS_NOTE,
     difference_text,
     estimates_plot,
@@ -17,12 +16,10 @@ from lorica.commands.page_parts import (
     pair_sentence,
     pairs_table,
     sample_text,
+    whole_page,
 )
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Report, ReportTable, Section
-from lorica.reports.page_size import MAX_PAGE
 from lorica.reports.short_names import short_paths
-
-_NAME_WIDTH = 40
 
 
 def ensemble_page(
@@ -33,7 +30,7 @@ def ensemble_page(
 ) -> Report:
     """The whole page. files: with gold the blend, the best member, and the others, measured; () without. describe: what
     is shown of a row, and of its gold answer; None without. facts: for the end."""
-    names = short_paths([*(file.name for file in files[:1]), *result.members], _NAME_WIDTH)
+    names = short_paths([*(file.name for file in files[:1]), *result.members])
     sections = [_members(result, names), _added(result, names), _correlations(result, names)]
     if files and files[0].evaluation.health is not None:
         sections += [ranking_section(files, names), scores_section(files, names)]
@@ -41,13 +38,8 @@ def ensemble_page(
         sections.append(rows_section(files[:2], names, describe, {}))
     sections.append(facts_section([("method", result.method), *facts]))
     left_out = [f"Left out: {name}: {reason}." for name, reason in result.left_out.items()]
-    return Report(
-        f"A blend of {len(result.members)} files of answers",
-        "\n\n".join([_verdict(result, names), *left_out]),
-        tuple(section for section in sections if section.tables or section.charts),
-        OFFLINE,
-        MAX_PAGE,
-    )
+    title = f"A blend of {len(result.members)} files of answers"
+    return whole_page(title, [_verdict(result, names), *left_out], sections)
 
 
 def _verdict(result: EnsembleResult, names: Mapping[str, str]) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorica.commands.eval_report import estimate_dict, pair_dict
+from lorica.commands.eval_report import pair_dict
 from lorica.metrics.bootstrap import Estimate
 from lorica.pipeline.compare import PairComparison
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.short_names import short_paths
 from lorica.reports.text_table import plain_table
-
-_NAME_WIDTH = 40
 
 
 @dataclass(frozen=True)
@@ -51,22 +48,22 @@ class EnsembleResult:
 
 
 def ensemble_dict(result: EnsembleResult) -> dict[str, Any]:
-    """The result as plain values; what is undefined is null."""
+    """The result as values of JSON."""
     return {
         "method": result.method,
         "members": [
             {
                 "file": name,
                 "weight": result.weights.get(name),
-                "estimate": estimate_dict(result.estimates[name]) if name in result.estimates else None,
+                "estimate": result.estimates.get(name),
                 "adds": pair_dict(result.over_without[name]) if name in result.over_without else None,
             }
             for name in result.members
         ],
-        "left_out": dict(result.left_out),
-        "correlations": [[None if math.isnan(value) else value for value in row] for row in result.correlations],
+        "left_out": result.left_out,
+        "correlations": result.correlations,
         "metric": result.metric or None,
-        "blend": next((estimate_dict(estimate) for estimate in result.estimates.values()), None),
+        "blend": next(iter(result.estimates.values()), None),
         "best": result.best or None,
         "over_best": None if result.over_best is None else pair_dict(result.over_best),
         "verdict": result.verdict or None,
@@ -75,7 +72,7 @@ def ensemble_dict(result: EnsembleResult) -> dict[str, Any]:
 
 def ensemble_text(result: EnsembleResult) -> str:
     """Tables and sentences for a terminal."""
-    names = short_paths(result.members, _NAME_WIDTH)
+    names = short_paths(result.members)
     paragraphs = [f"left out: {name}: {reason}" for name, reason in result.left_out.items()]
     if result.estimates:
         blend_estimate = next(iter(result.estimates.values()))

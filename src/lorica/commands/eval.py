@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from lorica.commands.arguments import emit, parser, resolve, split_words
 from lorica.commands.eval_page import evaluation_page
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict, evaluation_text
 from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
 from lorica.commands.page_files import (
+    WriteTable,
     add_html_option,
     describe_rows,
     evaluated_file,
@@ -59,10 +59,7 @@ def _measure(options: argparse.Namespace, config: Config, run_log: RunFolder | N
         result = {"files": {name: evaluation_dict(evaluation) for name, evaluation in evaluations.items()}}
         result |= comparison_dict(comparison)
         text = comparison_text(comparison, evaluations, gold.task.metric_names)
-    reports = []
-    if options.html is not None or run_log is not None:
-        page, write_table = _page(options, gold, judged_sets, evaluations, comparison)
-        reports = write_pages(page, options.html, run_log, write_table)
+    reports = write_pages(lambda: _page(options, gold, judged_sets, evaluations, comparison), options.html, run_log)
     if run_log is not None:
         _record(run_log, evaluations, reports)
     emit(result | {"reading": reading}, as_json=options.json, text=text)
@@ -86,7 +83,7 @@ def _page(
     judged_sets: Mapping[str, Sequence[JudgedAnswer]],
     evaluations: Mapping[str, Evaluation],
     comparison: FileComparison | None,
-) -> tuple[Report, Callable[[Path], None]]:
+) -> tuple[Report, WriteTable]:
     """The page, and what writes all rows beside it."""
     files = [
         evaluated_file(gold, name, judged, evaluations[name], options.normalisation)

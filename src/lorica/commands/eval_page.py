@@ -14,21 +14,19 @@ from lorica.commands.eval_page_scores import ranking_section, scores_section
 from lorica.commands.eval_report import metric_title
 from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.commands.page_parts import (
-    OFFLINE,
     PAIRS_NOTE,
     estimates_plot,
     facts_section,
     pair_sentence,
     pairs_table,
     sample_text,
+    whole_page,
 )
 from lorica.metrics.bootstrap import RESAMPLES
 from lorica.pipeline.compare import FileComparison
 from lorica.reports.page import Cell, Report, ReportTable, Section
-from lorica.reports.page_size import MAX_PAGE
 from lorica.reports.short_names import short_names, short_paths
 
-_NAME_WIDTH = 40
 # Pairs of files that the verdict speaks of one by one, and groups that a chart shows.
 _FEW_PAIRS = 6
 _FEW_GROUPS = 40
@@ -59,12 +57,10 @@ def evaluation_page(
     page = _page(files)
     shown = list(page.names.values())
     others = f" and {len(shown) - 3} others" if len(shown) > 3 else ""
-    return Report(
-        title="Evaluation of " + ", ".join(shown[:3]) + others,
-        summary="\n\n".join([*_verdict(page, comparison), *_warnings(page)]),
-        sections=(*evaluation_sections(files, describe, by, comparison), facts_section(facts)),
-        footer=OFFLINE,
-        max_bytes=MAX_PAGE,
+    return whole_page(
+        "Evaluation of " + ", ".join(shown[:3]) + others,
+        [*_verdict(page, comparison), *_warnings(page)],
+        [*evaluation_sections(files, describe, by, comparison), facts_section(facts)],
     )
 
 
@@ -74,7 +70,7 @@ def evaluation_sections(
     by: Mapping[str, Mapping[str, str]],
     comparison: FileComparison | None,
 ) -> list[Section]:
-    """Every section about the answers, as `evaluation_page` takes them; without those that have nothing to show."""
+    """Every section about the answers, as `evaluation_page` takes them."""
     page = _page(files)
     sections = [_metrics(page)]
     if comparison is not None:
@@ -84,12 +80,11 @@ def evaluation_sections(
         sections += [ranking_section(files, page.names), scores_section(files, page.names)]
     sections += [adapters_section(files, page.names), answers_section(files, page.names)]
     sections += [latency_section(files, page.names), rows_section(files, page.names, describe, by)]
-    sections.append(configuration_section(files, page.names))
-    return [section for section in sections if section.tables or section.charts]
+    return [*sections, configuration_section(files, page.names)]
 
 
 def _page(files: Sequence[EvaluatedFile]) -> _Pages:
-    names = short_paths([file.name for file in files], _NAME_WIDTH)
+    names = short_paths([file.name for file in files])
     return _Pages(files, names, next(iter(files[0].evaluation.metrics)))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -12,11 +10,11 @@ import numpy as np
 
 from lorica.commands.evaluated_file import EvaluatedFile, certainty, row_kinds
 from lorica.commands.page_parts import MAX_ROWS, MAX_TEXT
-from lorica.data.write import atomic_file
 from lorica.records import Row
 from lorica.reports.interactive import VALUE_SEPARATOR
-from lorica.reports.page import Cell, ReportTable, Section, without_formula
+from lorica.reports.page import Cell, ReportTable, Section
 from lorica.reports.page_size import shorten
+from lorica.reports.write_report import write_csv
 from lorica.tasks.base import Task
 
 _SURE_MISTAKES, _UNCERTAIN, _SLOWEST = 800, 300, 100
@@ -196,20 +194,17 @@ def gold_text(task: Task, row: Row) -> str:
 
 
 def write_rows(path: Path, files: Sequence[EvaluatedFile], describe: Describe) -> None:
-    """All rows, with every file's answer, score, stage, flags and whether it is right, as CSV; cells that a spreadsheet
-    would run are spelled so that it shows them."""
+    """All rows, with every file's answer, score, stage, flags and whether it is right, as CSV. Raises DataError."""
     own = ("answer", "score", "adapter", "stage", "flags", "seconds", "right")
     heads = [f"{file.name}: {column}" for file in files for column in own]
-    with atomic_file(path) as output_file:
-        lines = io.TextIOWrapper(output_file, "utf-8", newline="", write_through=True)
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(["id", "row", "gold", *heads])
-        for index, judged in enumerate(files[0].judged):
-            cells: list[Cell] = [judged.row.id, *describe(judged.row)]
-            for file in files:
-                answer = file.judged[index].answer
-                kinds = VALUE_SEPARATOR.join(row_kinds(file.judged[index])[1:])
-                cells += [answer.answer or "", answer.score, answer.adapter, answer.stage, kinds]
-                cells += [file.seconds.get(answer.id), "yes" if file.right[index] else "no"]
-            writer.writerow([without_formula(cell) for cell in cells])
-        lines.detach()
+
+    def cells(index: int, row: Row) -> Iterator[Cell]:
+        yield from (row.id, *describe(row))
+        for file in files:
+            answer = file.judged[index].answer
+            kinds = VALUE_SEPARATOR.join(row_kinds(file.judged[index])[1:])
+            yield from (answer.answer, answer.score, answer.adapter, answer.stage, kinds)
+            yield from (file.seconds.get(answer.id), "yes" if file.right[index] else "no")
+
+    rows = (tuple(cells(index, judged.row)) for index, judged in enumerate(files[0].judged))
+    write_csv(path, ("id", "row", "gold", *heads), rows)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 import msgspec
 
+from lorica.commands.page_parts import p_text
 from lorica.metrics.bootstrap import RESAMPLES, Estimate
-from lorica.metrics.health import ScoreHealth
-from lorica.metrics.operating_points import OperatingPoint
 from lorica.pipeline.compare import FileComparison, PairComparison
 from lorica.pipeline.evaluate import Evaluation, Grouping
 from lorica.reports.page import Cell, ReportTable
@@ -22,21 +21,21 @@ from lorica.reports.text_table import plain_table
 _NAMED = 5
 # Notes and names of groups are read to their ends.
 _WIDEST = 200
-_NAME_WIDTH = 40
 
 
 def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """The evaluation as plain values; what is undefined is null."""
+    """The evaluation as values of JSON (`names.json_values`)."""
 
     def estimates(metric_estimates: dict[str, Estimate]) -> dict[str, Any]:
         return {
-            name: estimate_dict(estimate) | _compared(evaluation, name) for name, estimate in metric_estimates.items()
+            name: msgspec.structs.asdict(estimate) | _compared(evaluation, name)
+            for name, estimate in metric_estimates.items()
         }
 
-    return {
-        "n": evaluation.n,
+    values = {field.name: getattr(evaluation, field.name) for field in fields(evaluation)}
+    del values["normalisations"]
+    return values | {
         "metrics": estimates(evaluation.metrics),
-        "groups": {group_name: estimate_dict(estimate) for group_name, estimate in evaluation.groups.items()},
         "by": {
             column_name: {
                 "groups": {
@@ -47,45 +46,12 @@ def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
             }
             for column_name, grouping in evaluation.by.items()
         },
-        "no_answer": {"count": len(evaluation.no_answer), "ids": list(evaluation.no_answer)},
+        "no_answer": {"count": len(evaluation.no_answer), "ids": evaluation.no_answer},
         "unreadable": {
             "count": len(evaluation.unreadable),
             "rows": [{"id": row_id, "problem": problem} for row_id, problem in evaluation.unreadable.items()],
         },
-        "contradictory": {"count": len(evaluation.contradictory), "ids": list(evaluation.contradictory)},
-        "unscored": evaluation.unscored,
-        "stages": evaluation.stages,
-        "flags": evaluation.flags,
-        "truncated": evaluation.truncated,
-        "retried": evaluation.retried,
-        "bootstrap_groups": evaluation.bootstrap_groups,
-        "effective_n": evaluation.effective_n,
-        "abstentions": None if evaluation.abstentions is None else asdict(evaluation.abstentions),
-        "operating_points": [_plain(point) for point in evaluation.operating_points],
-        "reliability": msgspec.to_builtins(evaluation.reliability),
-        "choice_mass": msgspec.to_builtins(evaluation.choice_mass),
-        "health": None if evaluation.health is None else _plain(evaluation.health),
-    }
-
-
-def estimate_dict(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as plain values; NaN becomes None."""
-    return {
-        "value": _number(estimate.value),
-        "low": _number(estimate.low),
-        "high": _number(estimate.high),
-        "n": estimate.n,
-        "groups": estimate.groups,
-        "note": estimate.note,
-    }
-
-
-def _plain(record: ScoreHealth | OperatingPoint) -> dict[str, Any]:
-    """A record of numbers as plain values; what is not finite becomes None."""
-    plain_values = {field_name: getattr(record, field_name) for field_name in record.__struct_fields__}
-    return {
-        field_name: None if isinstance(field_value, float) and not math.isfinite(field_value) else field_value
-        for field_name, field_value in plain_values.items()
+        "contradictory": {"count": len(evaluation.contradictory), "ids": evaluation.contradictory},
     }
 
 
@@ -231,12 +197,8 @@ def _compared(evaluation: Evaluation, metric_name: str) -> dict[str, str]:
     return {"normalisation": evaluation.normalisations[metric_name]} if metric_name in evaluation.normalisations else {}
 
 
-def _number(number: float) -> float | None:
-    return None if math.isnan(number) else number
-
-
 def comparison_dict(comparison: FileComparison) -> dict[str, Any]:
-    """The comparison of several files as plain values; what is undefined is null."""
+    """The comparison of several files as values of JSON."""
     return {
         "metric": comparison.metric,
         "ranks": comparison.ranks,
@@ -245,16 +207,14 @@ def comparison_dict(comparison: FileComparison) -> dict[str, Any]:
 
 
 def pair_dict(pair: PairComparison) -> dict[str, Any]:
-    """Two files of answers as plain values; what is undefined is null."""
+    """Two files of answers as values of JSON."""
     return {
         "first": pair.first,
         "second": pair.second,
         "n": pair.n,
-        "difference": estimate_dict(pair.test.difference),
-        "p_value": _number(pair.test.p_value),
-        "p_corrected": _number(pair.p_corrected),
-        "detectable": _number(pair.test.detectable),
-        "mcnemar": msgspec.to_builtins(pair.mcnemar),
+        **msgspec.structs.asdict(pair.test),
+        "p_corrected": pair.p_corrected,
+        "mcnemar": pair.mcnemar,
         "better": pair.better or None,
     }
 
@@ -263,7 +223,7 @@ def comparison_text(
     comparison: FileComparison, evaluations: Mapping[str, Evaluation], metric_names: Sequence[str]
 ) -> str:
     """Ranks, with these metrics of each file, pairs, and what of the rows was no clean answer, for a terminal."""
-    names = short_paths(evaluations, _NAME_WIDTH)
+    names = short_paths(evaluations)
     first_evaluation = next(iter(evaluations.values()))
     titles = tuple(metric_title(first_evaluation, name) for name in metric_names)
     ranked = sorted(evaluations, key=lambda name: comparison.ranks[name])
@@ -275,9 +235,9 @@ def comparison_text(
         (
             f"{names[pair.first]} - {names[pair.second]}",
             f"{pair.test.difference}",
-            _p_text(pair.p_corrected),
-            _p_text(pair.test.detectable),
-            f"{pair.mcnemar.only_first} : {pair.mcnemar.only_second}, p {_p_text(pair.mcnemar.p_value)}",
+            p_text(pair.p_corrected),
+            p_text(pair.test.detectable),
+            f"{pair.mcnemar.only_first} : {pair.mcnemar.only_second}, p {p_text(pair.mcnemar.p_value)}",
             names[pair.better] if pair.better else "neither: not shown by these rows",
         )
         for pair in comparison.pairs
@@ -296,9 +256,3 @@ def comparison_text(
             "\n".join(counts_of_files),
         ]
     )
-
-
-def _p_text(number: float) -> str:
-    if math.isnan(number):
-        return "undefined"
-    return "< 0.0001" if number < 1e-4 else f"{number:.4f}"

@@ -23,7 +23,7 @@ from lorica.data.digest import file_digest
 from lorica.data.journal import check_same_run
 from lorica.data.write import atomic_file
 from lorica.errors import DataError, ResumeError, UsageError
-from lorica.names import visible_values
+from lorica.names import json_values, visible_values
 from lorica.pipeline.judged_answers import bootstrap_clusters, correctness_metric
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RECORD_NAME, RunRecord, read_record
@@ -210,7 +210,7 @@ def _result(
 
 def _write(run_log: RunFolder, result: FrontierResult) -> None:
     with atomic_file(run_log.path / RESULT_NAME) as result_file:
-        result_file.write(json.dumps(visible_values(frontier_dict(result)), indent=2, ensure_ascii=False).encode())
+        result_file.write(json.dumps(json_values(frontier_dict(result)), indent=2, ensure_ascii=False).encode())
     metrics = {f"accuracy.{point.name}": point.accuracy for point in result.front}
     metrics |= {f"latency.{point.name}": point.latency for point in result.front}
     best = result.points[0].name

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorica.commands.eval_report import estimate_dict
 from lorica.commands.frontier_points import PointStore
+from lorica.commands.score_result import run_figures
 from lorica.metrics.base import Column
 from lorica.metrics.run_scores import RunScore, ScoreRules, score_runs
 from lorica.reports.page import Cell, ReportTable
@@ -67,9 +67,9 @@ def scored_points(
 
 
 def frontier_dict(result: FrontierResult) -> dict[str, Any]:
-    """The result as plain values."""
+    """The result as values of JSON."""
     return {
-        "folder": str(result.folder),
+        "folder": result.folder,
         "metric": result.metric,
         "rows": result.rows,
         "total_rows": result.total_rows,
@@ -78,21 +78,14 @@ def frontier_dict(result: FrontierResult) -> dict[str, Any]:
         "tried": result.tried,
         "front": [_point_dict(point) | {"command": result.commands[point.name]} for point in result.front],
         "points": [_point_dict(point) for point in result.points],
-        "sampled": dict(result.sampled),
-        "invalid": dict(result.invalid),
-        "unmeasured": list(result.unmeasured),
+        "sampled": result.sampled,
+        "invalid": result.invalid,
+        "unmeasured": result.unmeasured,
     }
 
 
 def _point_dict(point: RunScore) -> dict[str, Any]:
-    return {
-        "point": point.name,
-        "rank": point.rank,
-        "score": estimate_dict(point.score),
-        "accuracy": estimate_dict(point.accuracy),
-        "latency": estimate_dict(point.latency),
-        "dominated_by": list(point.dominated_by),
-    }
+    return {"point": point.name, **run_figures(point)}
 
 
 def frontier_text(result: FrontierResult) -> str:

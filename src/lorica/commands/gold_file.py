@@ -17,6 +17,7 @@ from lorica.data.group_columns import GroupColumns
 from lorica.data.read_log import ReadLog
 from lorica.data.write import read_answers
 from lorica.errors import CellError, DataError
+from lorica.metrics.normalise import LORICA
 from lorica.pipeline.compare import FileComparison, compare
 from lorica.pipeline.evaluate import Evaluation, evaluate_judged
 from lorica.pipeline.judged_answers import JudgedAnswer, judge_answers
@@ -57,7 +58,13 @@ class GoldFile:
         """The answers of one file, `name`, as the task reads them. Raises DataError for a row without an answer."""
         return judge_answers(self.task, self.rows, answers, str(self.path), name, self.weights)
 
-    def evaluate(self, judged: Sequence[JudgedAnswer], *, normalisation: str, max_fprs: Sequence[float]) -> Evaluation:
+    def evaluate(
+        self,
+        judged: Sequence[JudgedAnswer],
+        *,
+        normalisation: str = LORICA.name,
+        max_fprs: Sequence[float] = DEFAULT_FPRS,
+    ) -> Evaluation:
         """Measure the answers of one file."""
         return evaluate_judged(self.task, judged, by=self.by, max_fprs=max_fprs, normalisation=normalisation)
 
@@ -105,7 +112,7 @@ def evaluate_answers(
     answers_by_id = gold.read_answers(answers)
     gold.list_skipped(answers if isinstance(answers, Path) else gold_file)
     judged = gold.judge(answers_by_id, name)
-    return gold.evaluate(judged, normalisation=normalisation, max_fprs=DEFAULT_FPRS)
+    return gold.evaluate(judged, normalisation=normalisation)
 
 
 def compare_answers(

@@ -26,7 +26,7 @@ from lorica.commands.arguments import (
 from lorica.commands.judge_answers import JudgeRequest, judge_answer_files
 from lorica.commands.judge_page import judge_page, write_judged_rows
 from lorica.commands.judge_report import judge_dict, judge_metrics, judge_text, write_verdicts
-from lorica.commands.page_files import add_html_option, file_facts, write_pages
+from lorica.commands.page_files import WriteTable, add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
 from lorica.errors import EngineError, UsageError
@@ -35,6 +35,7 @@ from lorica.judging.chat_reply import StructuredOutput
 from lorica.judging.endpoint import EndpointSettings
 from lorica.judging.rubrics import RUBRICS
 from lorica.names import shell_word
+from lorica.reports.page import Report
 from lorica.runs.run_folder import RunFolder
 
 API_KEY = "LORICA_JUDGE_API_KEY"
@@ -87,8 +88,12 @@ def _judge(
     emit(judge_dict(result), as_json=options.json, text=judge_text(result))
     for warning in result.warnings:
         warn(warning)
-    page = judge_page(result, file_facts([*options.answers, options.gold]))
-    reports = write_pages(page, options.html, run_log, lambda path: write_judged_rows(path, result))
+
+    def page() -> tuple[Report, WriteTable]:
+        facts = file_facts([*options.answers, options.gold])
+        return judge_page(result, facts), lambda path: write_judged_rows(path, result)
+
+    reports = write_pages(page, options.html, run_log)
     if run_log is not None:
         run_log.write_metrics(judge_metrics(result), main="mean")
         run_log.update(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,14 +9,14 @@ from pathlib import Path
 from random import Random
 
 from lorica.commands.judge_report import FAILURE_REASONS
-from lorica.commands.page_parts import MAX_ROWS, MAX_TEXT, OFFLINE, estimates_plot, facts_section
-from lorica.data.write import atomic_file
+from lorica.commands.page_parts import MAX_ROWS, MAX_TEXT, estimates_plot, facts_section, whole_page
 from lorica.judging.agreement import Agreement
 from lorica.judging.judge_result import JudgeResult
 from lorica.judging.rubrics import JudgeItem
 from lorica.judging.verdicts import RowVerdict
-from lorica.reports.page import Cell, Report, ReportTable, Section, without_formula
-from lorica.reports.page_size import MAX_PAGE, shorten
+from lorica.reports.page import Cell, Report, ReportTable, Section
+from lorica.reports.page_size import shorten
+from lorica.reports.write_report import write_csv
 
 _NO_ITEM = JudgeItem("", "", ())
 
@@ -41,13 +39,7 @@ def judge_page(result: JudgeResult, facts: Sequence[tuple[str, Cell]]) -> Report
         _rows(result),
         facts_section([*identity, *rubric, *calls, *facts]),
     ]
-    return Report(
-        f"Verdicts of a judge: {result.rubric}",
-        "\n\n".join(_summary(result)),
-        tuple(section for section in sections if section.tables),
-        OFFLINE,
-        MAX_PAGE,
-    )
+    return whole_page(f"Verdicts of a judge: {result.rubric}", _summary(result), sections)
 
 
 def _summary(result: JudgeResult) -> list[str]:
@@ -171,9 +163,4 @@ def _row_columns(
 def write_judged_rows(path: Path, result: JudgeResult) -> None:
     """All rows with their verdicts as CSV. Raises DataError."""
     columns = _row_columns(result.items, result.rows, max_characters=sys.maxsize)
-    content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([without_formula(cell) for cell in row] for row in zip(*columns.values(), strict=True))
-    with atomic_file(path) as output_file:
-        output_file.write(content.getvalue().encode("utf-8"))
+    write_csv(path, tuple(columns), zip(*columns.values(), strict=True))

@@ -8,9 +8,8 @@ from typing import Any
 
 import msgspec
 
-from lorica.commands.eval_report import estimate_dict
 from lorica.data.write import atomic_file
-from lorica.judging.agreement import Agreement, Consistency
+from lorica.judging.agreement import Agreement
 from lorica.judging.calls import FAILURES
 from lorica.judging.judge_result import JudgeResult
 from lorica.judging.verdicts import NOT_ASKED, RowVerdict
@@ -24,41 +23,41 @@ FAILURE_REASONS = {**FAILURES, NOT_ASKED: "not asked: a limit ended the run befo
 
 
 def judge_dict(result: JudgeResult) -> dict[str, Any]:
-    """The result as plain values, without the rows; what is undefined is null."""
+    """The result without the rows, as values of JSON."""
     mean = result.mean
     return {
-        "answers": list(result.answer_files),
+        "answers": result.answer_files,
         "gold": result.gold_file,
-        "judge": dict(result.judge),
+        "judge": result.judge,
         "rubric": {"name": result.rubric, "digest": result.rubric_digest},
         "rows": result.row_count,
         "sampled": result.sampled,
         "believable": {
-            "order_swapped": _consistency_dict(result.swap),
-            "asked_again": _consistency_dict(result.repetition),
-            "first_letter_rate": _number(result.letter_rate),
+            "order_swapped": result.swap,
+            "asked_again": result.repetition,
+            "first_letter_rate": result.letter_rate,
             "agreement": [_agreement_dict(entry) for entry in result.agreements],
-            "warnings": list(result.warnings),
+            "warnings": result.warnings,
         },
         "n": mean.n,
         "judged": mean.judged,
         "failed": result.failed,
         "no_answer": result.no_answer,
-        "failures": dict(result.failures),
-        "mean": estimate_dict(mean.mean),
-        "mean_score": None if mean.score is None else estimate_dict(mean.score),
-        "mean_if_failed_count": {"lowest": _number(mean.lowest), "highest": _number(mean.highest)},
-        "labels": dict(result.labels),
+        "failures": result.failures,
+        "mean": mean.mean,
+        "mean_score": mean.score,
+        "mean_if_failed_count": {"lowest": mean.lowest, "highest": mean.highest},
+        "labels": result.labels,
         "label_mass": None
         if result.label_mass is None
         else dict(zip(("lowest", "mean"), result.label_mass, strict=True)),
-        "models": list(result.models),
+        "models": result.models,
         "calls": result.calls,
         "journaled": result.journaled,
         "retried": result.retried,
         "prompt_tokens": result.prompt_tokens,
         "completion_tokens": result.completion_tokens,
-        "control_tokens": list(result.control_tokens),
+        "control_tokens": result.control_tokens,
         "over_budget": result.over_budget,
         "stopped": result.stopped or None,
     }
@@ -177,7 +176,7 @@ def _verdict_dict(verdict: RowVerdict) -> dict[str, Any]:
     return {
         "id": verdict.row_id,
         "verdict": verdict.label or None,
-        "score": _number(verdict.score),
+        "score": verdict.score,
         "probabilities": dict(verdict.probabilities) or None,
         "as_asked": verdict.orders[0] or None,
         "swapped": verdict.orders[1] or None,
@@ -188,30 +187,10 @@ def _verdict_dict(verdict: RowVerdict) -> dict[str, Any]:
     }
 
 
-def _consistency_dict(entry: Consistency) -> dict[str, Any]:
-    return {
-        "n": entry.n,
-        "same": entry.same,
-        "rate": estimate_dict(entry.rate),
-        "largest_change": _number(entry.largest_change),
-    }
-
-
 def _agreement_dict(entry: Agreement) -> dict[str, Any]:
-    return {
-        "with": entry.reference,
-        "n": entry.n,
-        "accuracy": estimate_dict(entry.accuracy),
-        "kappa": estimate_dict(entry.kappa),
-        "label": entry.label,
-        "base_rate": _number(entry.base_rate),
-        "judge_rate": _number(entry.judge_rate),
-        "confusion": [
-            {"reference": reference, "verdict": verdict, "rows": count}
-            for (reference, verdict), count in entry.confusion.items()
-        ],
-    }
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    confusion = [
+        {"reference": reference, "verdict": verdict, "rows": count}
+        for (reference, verdict), count in entry.confusion.items()
+    ]
+    values = {name: getattr(entry, name) for name in ("n", "accuracy", "kappa", "label", "base_rate", "judge_rate")}
+    return {"with": entry.reference, **values, "confusion": confusion}

@@ -6,8 +6,6 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from lorica.commands.arguments import as_base, as_path, emit, inform, parser, warn
 from lorica.commands.row_progress import row_progress
 from lorica.errors import UsageError
@@ -140,23 +138,23 @@ def _report(options: argparse.Namespace, result: BuildResult, done: str) -> int:
 def _as_dict(result: BuildResult) -> dict[str, Any]:
     manifest = result.manifest
     return {
-        "index": str(result.folder),
+        "index": result.folder,
         "subject": manifest.subject,
         "digest": manifest.digest,
         "files": manifest.document_files,
         "files_read": result.read,
         "files_reused": result.reused,
-        "files_removed": list(result.removed),
+        "files_removed": result.removed,
         "chunks": manifest.chunks,
         "equal_chunks": manifest.equal_chunks,
         "near_duplicates": manifest.near_duplicates,
         "passages": manifest.passages,
         "passages_encoded": result.encoded,
         "unchanged": result.unchanged,
-        "left_out": [msgspec.structs.asdict(bad) for bad in result.bad],
-        "notes": list(result.notes),
-        "splitting": msgspec.to_builtins(manifest.splitting),
-        "encoder": msgspec.to_builtins(manifest.encoder),
+        "left_out": result.bad,
+        "notes": result.notes,
+        "splitting": manifest.splitting,
+        "encoder": manifest.encoder,
     }
 
 

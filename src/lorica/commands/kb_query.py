@@ -50,7 +50,7 @@ def run_query(arguments: Sequence[str]) -> int:
             "subject": index.subject,
             "index": index.digest,
             "mode": index.mode,
-            "passages": [msgspec.to_builtins(passage) for passage in passages],
+            "passages": passages,
         }
     emit(result, as_json=options.json, text=_passages_text(passages, unknown_tags))
     return 0
@@ -102,7 +102,7 @@ def _entry(folder: Path, name: str) -> dict[str, Any]:
                 "chunks": manifest.chunks,
                 "equal_chunks": manifest.equal_chunks,
                 "near_duplicates": manifest.near_duplicates,
-                "splitting": msgspec.to_builtins(manifest.splitting),
+                "splitting": manifest.splitting,
                 "encoder": msgspec.to_builtins(manifest.encoder),
                 "tags": index.tag_counts(),
             }

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve, split_words
 from lorica.commands.build_retrieval import open_indexes
-from lorica.commands.eval_report import estimate_dict, pair_dict
-from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
+from lorica.commands.eval_report import pair_dict
+from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.infer import infer_file
 from lorica.commands.kb_test_page import kb_test_page
 from lorica.commands.page_files import (
+    WriteTable,
     add_html_option,
     describe_rows,
     evaluated_file,
@@ -28,7 +29,6 @@ from lorica.config.retrieval_section import ALL_SUBJECTS, RetrievalConfig
 from lorica.data.group_columns import EMPTY
 from lorica.errors import ConfigError, UsageError
 from lorica.metrics.bootstrap import Estimate
-from lorica.metrics.normalise import LORICA
 from lorica.names import shell_word
 from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain, retrieval_gain
 from lorica.records import Answer
@@ -71,10 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         )
         gain = measure_gain(answered)
         words = configuration(gain, resolved.config.retrieval)
-        reports = []
-        if options.html is not None or run_log is not None:
-            page, write_table = _page(answered, gain, words)
-            reports = write_pages(page, options.html, run_log, write_table)
+        reports = write_pages(lambda: _page(answered, gain, words), options.html, run_log)
         if run_log is not None:
             run_log.write_metrics(gain_metrics(gain), main=_MAIN if gain.overall is not None else "")
             run_log.update(
@@ -134,17 +131,14 @@ def measure_gain(answered: RowsAnsweredTwice) -> RetrievalGain:
     return retrieval_gain(gold.task, gold.rows, answered.with_passages, answered.without, documents=answered.documents)
 
 
-def _page(
-    answered: RowsAnsweredTwice, gain: RetrievalGain, words: Sequence[str]
-) -> tuple[Report, Callable[[Path], None]]:
+def _page(answered: RowsAnsweredTwice, gain: RetrievalGain, words: Sequence[str]) -> tuple[Report, WriteTable]:
     """The page, and what writes all rows beside it."""
     gold = replace(answered.gold, by={})  # documents are too many to group by
     files = []
     for name, answers in (("with", answered.with_passages), ("without", answered.without)):
         path = str(answered.folder / ANSWER_FILES[name])
         judged = gold.judge(answers, path)
-        evaluation = gold.evaluate(judged, normalisation=LORICA.name, max_fprs=DEFAULT_FPRS)
-        files.append(evaluated_file(gold, path, judged, evaluation))
+        files.append(evaluated_file(gold, path, judged, gold.evaluate(judged)))
     facts = file_facts([gold.path, *(Path(file.name) for file in files)])
     return kb_test_page(gain, files, describe_rows(gold), words, facts), rows_table(files, gold)
 
@@ -188,7 +182,7 @@ def configuration(gain: RetrievalGain, section: RetrievalConfig) -> list[str]:
 
 
 def gain_dict(gain: RetrievalGain) -> dict[str, Any]:
-    """The comparison as plain values; what is undefined is null."""
+    """The comparison as values of JSON."""
     return {
         "metric": gain.metric,
         "subjects": [_subject_dict(subject_gain) for subject_gain in gain.subjects],
@@ -201,8 +195,8 @@ def gain_dict(gain: RetrievalGain) -> dict[str, Any]:
 def _subject_dict(gain: SubjectGain) -> dict[str, Any]:
     plain_counts = ("subject", "rows", "shown", "failed", "documents", "own_shown", "switch", "verdict")
     return {name: getattr(gain, name) for name in plain_counts} | {
-        "with_passages": estimate_dict(gain.with_passages),
-        "without": estimate_dict(gain.without),
+        "with_passages": gain.with_passages,
+        "without": gain.without,
         "comparison": pair_dict(gain.pair),
     }
 

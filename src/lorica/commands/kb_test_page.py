@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from lorica.commands.eval_page import evaluation_sections
 from lorica.commands.eval_page_rows import Describe
 from lorica.commands.evaluated_file import EvaluatedFile
-from lorica.commands.page_parts import OFFLINE, difference_text, facts_section, p_text
+from lorica.commands.page_parts import difference_text, facts_section, p_text, whole_page
 from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Report, ReportTable, Section
-from lorica.reports.page_size import MAX_PAGE
 from lorica.reports.short_names import short_names
 
 _FEW_SUBJECTS = 40
@@ -26,13 +25,7 @@ def kb_test_page(
     """The whole page. files: the answers with passages and without. describe: as `evaluation_page` takes it. words:
     that switch on what is proposed. facts: for the end."""
     sections = [_subjects(gain), *evaluation_sections(files, describe, {}, None), facts_section(facts)]
-    return Report(
-        "Do passages of the knowledge base help?",
-        "\n\n".join(_verdict(gain, words)),
-        tuple(section for section in sections if section.tables or section.charts),
-        OFFLINE,
-        MAX_PAGE,
-    )
+    return whole_page("Do passages of the knowledge base help?", _verdict(gain, words), sections)
 
 
 def _verdict(gain: RetrievalGain, words: Sequence[str]) -> list[str]:

@@ -29,17 +29,22 @@ def add_html_option(command: argparse.ArgumentParser, *, beside: str = "") -> No
     command.add_argument("--html", type=as_report, metavar="FILE", help=f"write a page (.html or .md){also}")
 
 
+WriteTable = Callable[[Path], None]
+"""Writes all rows of a page to a file of CSV."""
+
+
 def write_pages(
-    page: Report,
-    html_path: Path | None,
-    run_log: RunFolder | None,
-    write_table: Callable[[Path], None] | None = None,
+    make_page: Callable[[], tuple[Report, WriteTable | None]], html_path: Path | None, run_log: RunFolder | None
 ) -> list[RunFile]:
-    """Write the page with its table to the file of `--html` (the table to `FILE.csv`: blend.html.csv, for blend.csv may
-    be answers) and into the run's folder; what of it is an output of the run. Raises DataError."""
+    """Make the page if it goes anywhere, and write it with its table to the file of `--html` (the table to `FILE.csv`:
+    blend.html.csv, for blend.csv may be answers) and into the run's folder; what of it is an output of the run. Raises
+    DataError."""
     targets = [] if html_path is None else [(html_path, html_path.with_name(f"{html_path.name}.csv"))]
     if run_log is not None:
         targets.append((run_log.path / REPORT_NAME, run_log.path / REPORT_ROWS_NAME))
+    if not targets:
+        return []
+    page, write_table = make_page()
     outputs = []
     for path, table_path in targets:
         written = [path]
@@ -62,7 +67,7 @@ def describe_rows(gold: GoldFile) -> Describe:
     return describe
 
 
-def rows_table(files: Sequence[EvaluatedFile], gold: GoldFile) -> Callable[[Path], None]:
+def rows_table(files: Sequence[EvaluatedFile], gold: GoldFile) -> WriteTable:
     """What writes all rows of these files."""
 
     def write(path: Path) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from lorica import __version__
 from lorica.metrics.bootstrap import Estimate
 from lorica.pipeline.compare import PairComparison
-from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, ReportTable, Section
+from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Report, ReportTable, Section
+from lorica.reports.page_size import MAX_PAGE
 
-OFFLINE = "One file that opens from a disk and asks for nothing from a network."
+_OFFLINE = "One file that opens from a disk and asks for nothing from a network."
 MAX_TEXT = 1500
 """Characters of a text of the user's that a page shows."""
 
@@ -94,6 +95,12 @@ def estimates_plot(metric: str, estimates: Mapping[str, Estimate]) -> IntervalPl
     )
     chance = _CHANCE.get(metric)
     return IntervalPlot(metric, points, reference=chance, reference_label="guessing" if chance is not None else "")
+
+
+def whole_page(title: str, summary: Iterable[str], sections: Iterable[Section]) -> Report:
+    """A page of the sections that have something to show, as large as mail still takes. summary: its paragraphs."""
+    shown = tuple(section for section in sections if section.tables or section.charts)
+    return Report(title, "\n\n".join(summary), shown, _OFFLINE, MAX_PAGE)
 
 
 def facts_section(facts: Sequence[tuple[str, Cell]]) -> Section:

@@ -47,12 +47,7 @@ def list_text(runs: Sequence[StoredRun], unusable: Sequence[UnusableRun], read_c
 def run_dict(run: StoredRun) -> dict[str, Any]:
     """A run as plain values: the record, its metrics and the status that its process tells."""
     record: dict[str, Any] = msgspec.to_builtins(run.record)
-    return {
-        "run": run.name,
-        **record,
-        "status": run.status,
-        "metrics": {name: msgspec.to_builtins(metric) for name, metric in run.metrics.items()},
-    }
+    return {"run": run.name, **record, "status": run.status, "metrics": run.metrics}
 
 
 def show_text(run: StoredRun, messages: Sequence[str], file_states: dict[str, str]) -> str:
@@ -117,18 +112,12 @@ def comparison_text(comparison: RunComparison) -> str:
 
 
 def comparison_dict(comparison: RunComparison) -> dict[str, Any]:
-    """The comparison as plain values."""
+    """The comparison as values of JSON."""
     return {
         "runs": comparison.names,
-        "differences": [
-            {"group": difference.group, "key": difference.key, "values": difference.values}
-            for difference in comparison.differences
-        ],
+        "differences": comparison.differences,
         "notes": comparison.notes,
-        "metrics": {
-            name: [None if metric is None else msgspec.to_builtins(metric) for metric in metrics]
-            for name, metrics in comparison.metrics.items()
-        },
+        "metrics": comparison.metrics,
         "commands": comparison.commands,
     }
 

@@ -20,7 +20,7 @@ from lorica.commands.arguments import (
     split_words,
 )
 from lorica.commands.gold_file import GoldFile
-from lorica.commands.page_files import add_html_option, file_facts, write_pages
+from lorica.commands.page_files import WriteTable, add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run
 from lorica.commands.score_page import score_page
 from lorica.commands.score_result import RunFacts, ScoreResult, Unit, score_dict, score_text, write_leaderboard
@@ -44,6 +44,7 @@ from lorica.metrics.run_scores import (
     score_runs,
 )
 from lorica.pipeline.judged_answers import bootstrap_clusters, correctness_metric, is_right
+from lorica.reports.page import Report
 
 _EXAMPLES = """  lorica score fast.csv slow.csv
   lorica score a.csv.run b.csv.run examples/rules/test.csv
@@ -61,8 +62,12 @@ def run(arguments: Sequence[str]) -> int:
         write_leaderboard(options.csv, result)
         inform(f"leaderboard: {options.csv}")
     with recorded_run(options.run, "score", arguments, resolve({"task": result.task}), inputs) as run_log:
-        page = score_page(result, file_facts([*inputs["answers"], *inputs["gold"]]))
-        reports = write_pages(page, options.html, run_log, lambda path: write_leaderboard(path, result))
+
+        def page() -> tuple[Report, WriteTable]:
+            facts = file_facts([*inputs["answers"], *inputs["gold"]])
+            return score_page(result, facts), lambda path: write_leaderboard(path, result)
+
+        reports = write_pages(page, options.html, run_log)
         if run_log is not None:
             scores = {f"score.{run.name}": run.score for run in result.runs}
             run_log.write_metrics(scores, main=f"score.{result.runs[0].name}")

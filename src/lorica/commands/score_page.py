@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lorica.commands.page_parts import OFFLINE, difference_text, estimates_plot, facts_section, p_text
+from lorica.commands.page_parts import difference_text, estimates_plot, facts_section, p_text, whole_page
 from lorica.commands.score_result import ScoreResult, leaderboard, notes, subject_table
 from lorica.reports.page import Cell, Report, ReportTable, ScatterPlot, ScatterPoint, Section
-from lorica.reports.page_size import MAX_PAGE
 from lorica.reports.short_names import short_paths
-
-_NAME_WIDTH = 40
 
 
 def score_page(result: ScoreResult, facts: Sequence[tuple[str, Cell]]) -> Report:
     """The whole page. facts: for the end."""
-    names = short_paths([run.name for run in result.runs], _NAME_WIDTH)
+    names = short_paths([run.name for run in result.runs])
     sections = [
         Section(
             "Leaderboard",
@@ -34,13 +31,7 @@ def score_page(result: ScoreResult, facts: Sequence[tuple[str, Cell]]) -> Report
         _measured(result, names),
         facts_section([("machine", result.machine), *facts]),
     ]
-    return Report(
-        f"Accuracy and latency of {len(names)} runs",
-        result.verdict,
-        tuple(section for section in sections if section.tables or section.charts),
-        OFFLINE,
-        MAX_PAGE,
-    )
+    return whole_page(f"Accuracy and latency of {len(names)} runs", [result.verdict], sections)
 
 
 def _front(result: ScoreResult, names: dict[str, str]) -> ScatterPlot:

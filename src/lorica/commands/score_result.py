@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lorica.commands.eval_report import estimate_dict
-from lorica.data.write import atomic_file
 from lorica.metrics.bootstrap import Estimate
 from lorica.metrics.run_scores import RunScore, ScorePair, ScoreRules
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
+from lorica.reports.write_report import write_csv
 
 Unit = Literal["row", "token"]
 
@@ -79,7 +76,7 @@ class ScoreResult:
 
 
 def score_dict(result: ScoreResult) -> dict[str, Any]:
-    """The result as plain values; what is undefined is null."""
+    """The result as values of JSON."""
     rules = result.rules
     return {
         "task": result.task,
@@ -92,71 +89,38 @@ def score_dict(result: ScoreResult) -> dict[str, Any]:
         "machine": result.machine,
         "gold": result.gold,
         "verdict": result.verdict,
-        "runs": [_run_dict(run) | _facts_dict(result.facts[run.name]) for run in result.runs],
-        "pairs": [
-            {
-                "first": pair.first,
-                "second": pair.second,
-                "difference": estimate_dict(pair.difference),
-                "p_corrected": None if math.isnan(pair.p_corrected) else pair.p_corrected,
-                "better": pair.better or None,
-            }
-            for pair in result.pairs
-        ],
+        "runs": [{"run": run.name, **run_figures(run), **_facts_dict(result.facts[run.name])} for run in result.runs],
+        "pairs": [{**asdict(pair), "better": pair.better or None} for pair in result.pairs],
         "front": [run.name for run in result.front],
-        "subjects": {subject: [_run_dict(run) for run in runs] for subject, runs in result.subjects.items()},
+        "subjects": {
+            subject: [{"run": run.name, **run_figures(run)} for run in runs]
+            for subject, runs in result.subjects.items()
+        },
     }
 
 
-def _run_dict(run: RunScore) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "rank": run.rank,
-        "score": estimate_dict(run.score),
-        "accuracy": estimate_dict(run.accuracy),
-        "latency": estimate_dict(run.latency),
-        "latency_score": estimate_dict(run.latency_score),
-        "dominated_by": list(run.dominated_by),
-    }
+def run_figures(run: RunScore) -> dict[str, Any]:
+    """All of a score but whose it is."""
+    return {field.name: getattr(run, field.name) for field in fields(run) if field.name != "name"}
 
 
 def _facts_dict(facts: RunFacts) -> dict[str, Any]:
-    return {
-        "seconds": facts.seconds,
-        "prompt_tokens": facts.prompt_tokens,
-        "generated_tokens": facts.generated_tokens,
-        "seconds_per_token": None if math.isnan(facts.seconds_per_token) else facts.seconds_per_token,
-        "parts": facts.parts,
-        "warmup_rows": facts.warmup_rows,
-        "settings": dict(facts.settings),
-    }
+    return {**vars(facts), "seconds_per_token": facts.seconds_per_token}
 
 
 def write_leaderboard(path: Path, result: ScoreResult) -> None:
     """The leaderboard with all intervals as CSV. Raises DataError."""
     measured = ("score", "accuracy", "latency", "latency_score")
     bounds = [f"{name}{suffix}" for name in measured for suffix in ("", "_low", "_high")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "rank", *bounds, "on_front", "seconds", "prompt_tokens", "generated_tokens", "parts"])
+    rows: list[tuple[Cell, ...]] = []
     for run in result.runs:
         estimates: list[Estimate] = [getattr(run, name) for name in measured]
         numbers = [bound for estimate in estimates for bound in (estimate.value, estimate.low, estimate.high)]
         facts = result.facts[run.name]
-        writer.writerow(
-            [
-                run.name,
-                run.rank or "",
-                *("" if math.isnan(number) else repr(number) for number in numbers),
-                int(not run.dominated_by),
-                repr(facts.seconds),
-                facts.prompt_tokens,
-                facts.generated_tokens,
-                facts.parts,
-            ]
-        )
-    with atomic_file(path) as csv_file:
-        csv_file.write(text.getvalue().encode())
+        counts = (facts.seconds, facts.prompt_tokens, facts.generated_tokens, facts.parts)
+        rows.append((run.name, run.rank, *numbers, int(not run.dominated_by), *counts))
+    columns = ("run", "rank", *bounds, "on_front", "seconds", "prompt_tokens", "generated_tokens", "parts")
+    write_csv(path, columns, rows)
 
 
 def score_text(result: ScoreResult) -> str:

@@ -149,12 +149,6 @@ def cell_text(cell: Cell) -> str:
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}"
 
 
-def without_formula(cell: Cell) -> Cell:
-    """A cell of a CSV file that no spreadsheet takes for a formula."""
-    is_formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{cell}" if is_formula else cell
-
-
 def interval_text(interval_point: IntervalPoint) -> str:
     """0.953 [0.940, 0.965], as far as it is defined."""
     if math.isnan(interval_point.value):

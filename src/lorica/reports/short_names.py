@@ -12,15 +12,17 @@ CUT = "…"
 _WORD = 12
 _WORDS = re.compile(r"[^\W_]+|[\W_]+")
 
+_PATH_WIDTH = 40
+
 Width = Callable[[str], int]
 
 
-def short_paths(paths: Iterable[str], max_width: int) -> dict[str, str]:
+def short_paths(paths: Iterable[str]) -> dict[str, str]:
     """Path -> its file's name where no two files have the same, else the path; as `short_names` shows it."""
     path_list = list(paths)
     file_names = [path.rsplit("/", 1)[-1] for path in path_list]
     titles = file_names if len(set(file_names)) == len(set(path_list)) else path_list
-    shown = short_names(titles, max_width)
+    shown = short_names(titles, _PATH_WIDTH)
     return {path: shown[title] for path, title in zip(path_list, titles, strict=True)}
 
 

@@ -25,7 +25,7 @@ from lorica.data.write import atomic_file
 from lorica.errors import DataError, LoricaError, ResumeError
 from lorica.locks import FolderLock, lock_folder
 from lorica.metrics.bootstrap import Estimate
-from lorica.names import shell_word, visible_values
+from lorica.names import json_values, shell_word
 from lorica.runs.former_run import OF_ONE_RUN, drop_former, former_record, keep_former, restore_former
 from lorica.runs.machine import machine_facts, run_versions
 from lorica.runs.redaction import Redactor
@@ -110,10 +110,10 @@ class RunFolder:
             "time": _now(),
             "seconds": round(time.perf_counter() - self._started, 3),
             "event": event,
-            **visible_values(self._redactor.values(values)),
+            **self._redactor.values(values),
         }
         with contextlib.suppress(OSError), (self.path / LOG_NAME).open("ab") as log_file:
-            log_file.write(json.dumps(log_line, ensure_ascii=False).encode() + b"\n")
+            log_file.write(json.dumps(json_values(log_line), ensure_ascii=False).encode() + b"\n")
 
     def progress(self, row_count: int) -> None:
         """Count rows that were done; now and then the log says how many."""

@@ -13,7 +13,7 @@ import msgspec
 from lorica.adapters.json_document import read_capped, read_json, short_text
 from lorica.errors import DataError
 from lorica.metrics.bootstrap import Estimate
-from lorica.names import visible_values
+from lorica.names import json_values
 
 RECORD_NAME = "run.json"
 METRICS_NAME = "metrics.json"
@@ -116,8 +116,7 @@ def to_metric(measured: Estimate | RunMetric | float) -> RunMetric:
 
 def record_json(content: object) -> bytes:
     """A record, or metrics by name, as the bytes of its file."""
-    plain_values = visible_values(_without_nan(msgspec.to_builtins(content, enc_hook=str)))
-    return json.dumps(plain_values, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return json.dumps(json_values(content), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -168,11 +167,3 @@ def _converted(json_path: Path, values: Mapping[str, Any], content_type: type[_C
 
 def _finite(number: float) -> float | None:
     return float(number) if math.isfinite(number) else None
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(nested_value) for key, nested_value in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(nested_value) for nested_value in value]
-    return _finite(value) if isinstance(value, float) else value
