@@ -177,6 +177,11 @@ def _bytes_of(escape_run: str) -> bytes:
     return bytes(ord(letter) - 0xDC00 for letter in escape_run)
 
 
+def shell_line(*words: str) -> str:
+    """A command as a user types it in a shell."""
+    return " ".join(map(shell_word, words))
+
+
 def _shell_byte(byte_value: int) -> str:
     letter = chr(byte_value)
     return letter if 0x20 <= byte_value < 0x7F and letter not in "\\'" else f"\\x{byte_value:02x}"

@@ -12,7 +12,7 @@ import msgspec
 from lorica.adapters.passport import BaseFacts, Passport, RowsFacts
 from lorica.adapters.passport_facts import plain_name
 from lorica.adapters.registry import TRAINING_RECORD
-from lorica.data.digest import ids_digest
+from lorica.data.digest import bytes_digest, ids_digest
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
 from lorica.pipeline.label_balance import count_answers
@@ -55,7 +55,7 @@ def base_facts(base: BaseFolder, *, model_name: str, revision: str = "", with_di
             for setting_name in _SIZES
             if type(size_settings.get(setting_name)) is int
         },
-        config="sha256:" + hashlib.sha256(base.config_bytes).hexdigest(),
+        config=bytes_digest(base.config_bytes),
         weights=base.weights_digest,
         digest=base.digest,
         files=file_facts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from lorica.adapters.json_document import read_capped, read_object
 from lorica.adapters.passport import Digest, RowsFacts
 from lorica.calibration.calibration_maps import CalibrationMap, PlattScaling, method_name
 from lorica.calibration.figures import CalibrationFigures
+from lorica.data.digest import bytes_digest
 from lorica.data.write import atomic_file
 from lorica.errors import AdapterError
 
@@ -69,7 +69,7 @@ class SavedCalibration(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def digest(self) -> str:
         """sha256 of all that it says."""
-        return "sha256:" + hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        return bytes_digest(msgspec.json.encode(self, order="deterministic"))
 
     def mismatches(self, adapter_digest: str, used_with: Mapping[str, str]) -> list[str]:
         """Why it is not for this adapter as it is used: differences in words, empty where it is."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lorica.commands import arguments_of_api as argument
+from lorica.commands.api_settings import PathLike, Settings, all_settings
 from lorica.commands.arguments import resolve
 from lorica.errors import ConfigError
 from lorica.records import Answer
@@ -14,8 +14,6 @@ from lorica.records import Answer
 if TYPE_CHECKING:
     from lorica.judging.endpoint import EndpointSettings
     from lorica.judging.judge_result import JudgeResult
-
-PathLike = str | Path
 
 
 def judge(
@@ -31,7 +29,7 @@ def judge(
     sample: int | None = None,
     repeat: int = 20,
     journal: PathLike | None = None,
-    settings: Mapping[str, object] | None = None,
+    settings: Settings = None,
 ) -> JudgeResult:
     """Have a model judge answers to the rows of `gold`, each in both orders of the choices.
 
@@ -49,19 +47,16 @@ def judge(
     """
     from lorica.commands.judge_answers import JudgeRequest, judge_answer_files
 
-    keys = argument.checked_settings(settings)
-    task_name = argument.task_name(task)
     if endpoint is not None and (base is not None or adapter is not None):
         raise ConfigError("endpoint and base or adapter are given; allowed: one judge", fix="leave one of them out")
-    if base is not None:
-        keys["model.path"] = argument.path_text(base, "base")
+    keys = all_settings({"task": argument.task_name(task)}, base, settings)
     if adapter is not None:
         keys |= {"adapters.paths": {"judge": argument.path_text(adapter, "adapter")}, "adapters.use": "judge"}
     files: Iterable[object] = (answers,)
     if isinstance(answers, tuple) and len(answers) == 2 and not isinstance(answers[0], Answer):
         files = answers
     return judge_answer_files(
-        resolve({**keys, "task": task_name}).config,
+        resolve(keys).config,
         [argument.given_answers(file) for file in files],
         argument.local_file(gold, "gold"),
         JudgeRequest(

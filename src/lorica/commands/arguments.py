@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lorica.config.paths import local_path
 from lorica.errors import ConfigError, UsageError
-from lorica.names import json_values, shell_word
+from lorica.names import json_values, shell_line
 from lorica.streams import carries_unicode
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def going_on(command: str, arguments: Sequence[str], override: str) -> str:
     """The command that resumes the one of `arguments`: the same with `override`, for a shell."""
     config_key = override.partition("=")[0]
     other_words = [argument for argument in arguments if not argument.startswith(f"{config_key}=")]
-    return " ".join(["lorica", command, *map(shell_word, [*other_words, override])])
+    return f"lorica {command} {shell_line(*other_words, override)}"
 
 
 def parse_weights(weights_text: str) -> list[float]:

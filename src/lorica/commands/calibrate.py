@@ -24,7 +24,7 @@ from lorica.calibration.saved import (
     SavedCalibration,
     write_calibration,
 )
-from lorica.commands.answers_record import answered_with, record_of_answers
+from lorica.commands.answers_record import answered_with
 from lorica.commands.arguments import Overrides, as_path, emit, inform, parser, resolve, split_words, warn
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.data.write import check_place
@@ -35,6 +35,7 @@ from lorica.records import Answer, Row
 from lorica.reports.page import ReportTable
 from lorica.reports.text_table import plain_table
 from lorica.runs.run_record import RunRecord
+from lorica.runs.stored_run import record_of_answers
 from lorica.tasks.base import Task
 from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.sources import find_sources

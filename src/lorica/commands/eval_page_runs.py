@@ -11,14 +11,13 @@ import numpy as np
 
 from lorica.commands.arguments import inform
 from lorica.commands.evaluated_file import AnsweringRun, EvaluatedFile
-from lorica.commands.run_log import run_folder_of
-from lorica.data.digest import file_digest
 from lorica.data.row_timings import read_timings
 from lorica.errors import DataError
 from lorica.reports.page import Cell, Line, LineChart, ReportTable, Section
 from lorica.reports.short_names import short_names
-from lorica.runs.run_record import RECORD_NAME, TIMINGS_NAME, RunRecord, read_record
+from lorica.runs.run_record import TIMINGS_NAME, RunRecord, run_folder_of
 from lorica.runs.select_runs import flatten
+from lorica.runs.stored_run import record_of_answers
 
 _SLOWEST_ROWS = 20
 _DRAWN = 6
@@ -29,17 +28,14 @@ _QUANTILES = {"median": 0.5, "90% within": 0.9, "99% within": 0.99}
 def answering_run(answers_path: Path) -> AnsweringRun | None:
     """The run beside a file of answers; None, with a message where there is one, if it does not tell of this file."""
     folder = run_folder_of(answers_path)
-    if not (folder / RECORD_NAME).exists():
-        return None
     try:
-        record = read_record(folder)
-        if file_digest(answers_path) not in {output.digest for output in record.outputs}:
-            inform(f"{folder} is of other bytes than {answers_path}: the page shows nothing of that run")
+        record = record_of_answers(answers_path)
+        if record is None:
             return None
         timings_path = folder / TIMINGS_NAME
         timings = read_timings(timings_path) if timings_path.exists() else []
     except DataError as error:
-        inform(f"the page shows nothing of the run in {folder}: {error}")
+        inform(f"the page shows nothing of that run: {error}")
         return None
     return AnsweringRun(record, {timing.id: timing for timing in timings if not timing.warmup})
 

@@ -179,7 +179,7 @@ def _result(
     total_rows: int,
     unmeasured: Sequence[str],
 ) -> FrontierResult:
-    row_count, points = scored_points(store, total_rows, clusters)
+    row_count, points = scored_points(store, clusters)
     if not points:
         first = next(iter(store.problems.values()), f"{plan.resolved.config.minutes:g} minutes are too short for one")
         raise DataError(f"no point could be measured: {first}", path=plan.input_path, fix="raise minutes, or see above")

@@ -17,7 +17,7 @@ from lorica.engines.base import resolve_device
 from lorica.errors import ConfigError, UsageError
 from lorica.hardware import this_machine
 from lorica.models.base_folder import BaseFolder
-from lorica.names import shell_word
+from lorica.names import shell_line
 from lorica.precision_choice import slow_answers
 
 ADAPTERS = "adapters"
@@ -77,7 +77,7 @@ def point_command(overrides: Overrides, point: Point, output: Path) -> str:
     """The `lorica infer` that answers the file as this point does, for a shell."""
     settings = point_overrides(overrides, point)
     words = [f"{key}={value}" for key, value in settings.items()] if isinstance(settings, Mapping) else settings
-    return " ".join(["lorica", "infer", *map(shell_word, [*words, f"output={output}"])])
+    return shell_line("lorica", "infer", *words, f"output={output}")
 
 
 def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[str]]) -> list[Point]:

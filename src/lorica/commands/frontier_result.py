@@ -11,7 +11,7 @@ from typing import Any
 from lorica.commands.frontier_points import PointStore
 from lorica.commands.score_result import run_figures
 from lorica.metrics.base import Column
-from lorica.metrics.run_scores import RunScore, ScoreRules, score_runs
+from lorica.metrics.run_scores import RunScore, ScoreRules, on_front, score_runs
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 
@@ -42,8 +42,7 @@ class FrontierResult:
     @property
     def front(self) -> tuple[RunScore, ...]:
         """The points that no other one matches in accuracy and latency, the fastest first."""
-        on_front = [point for point in self.points if not point.dominated_by]
-        return tuple(sorted(on_front, key=lambda point: (point.latency.value, point.name)))
+        return on_front(self.points)
 
     @property
     def tried(self) -> int:
@@ -51,11 +50,9 @@ class FrontierResult:
         return len(self.points) + len(self.sampled)
 
 
-def scored_points(
-    store: PointStore, total_rows: int, clusters: Sequence[str] | None
-) -> tuple[int, tuple[RunScore, ...]]:
+def scored_points(store: PointStore, clusters: Sequence[str] | None) -> tuple[int, tuple[RunScore, ...]]:
     """The points to compare, scored: those on the most rows that two points or more were measured on, and on how many.
-    clusters: [total_rows] of the search's order, what is drawn together."""
+    clusters: [rows] of the search's order, what is drawn together."""
     row_counts = sorted({point.rows for point in store.usable().values()}, reverse=True)
     for row_count in row_counts:
         measured = store.on_rows(row_count)

@@ -17,7 +17,7 @@ from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
 from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
-from lorica.commands.run_log import count_gold, logged_messages, recorded_configuration, run_folder_of, told_too
+from lorica.commands.run_log import count_gold, logged_messages, recorded_configuration, told_too
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
@@ -34,7 +34,14 @@ from lorica.pipeline.infer import Summary, answer_file
 from lorica.pipeline.retrieve import RETRIEVAL_FAILED
 from lorica.runs.former_run import finished_record, former_record, restore_former
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import FORMER_RECORD_SUFFIX, RECORD_NAME, TIMINGS_NAME, RunFile, RunRecord
+from lorica.runs.run_record import (
+    FORMER_RECORD_SUFFIX,
+    RECORD_NAME,
+    TIMINGS_NAME,
+    RunFile,
+    RunRecord,
+    run_folder_of,
+)
 
 SKIPPED_SUFFIX = ".skipped.jsonl"
 _MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked

@@ -34,7 +34,7 @@ from lorica.judging.calls import Scoring
 from lorica.judging.chat_reply import StructuredOutput
 from lorica.judging.endpoint import EndpointSettings
 from lorica.judging.rubrics import RUBRICS
-from lorica.names import shell_word
+from lorica.names import shell_line
 from lorica.reports.page import Report
 from lorica.runs.run_folder import RunFolder
 
@@ -80,7 +80,7 @@ def _judge(
     try:
         result = judge_answer_files(config, options.answers, options.gold, request)
     except KeyboardInterrupt as stop:
-        signals.say(stop, f"verdicts so far are kept; go on: {' '.join(['lorica judge', *map(shell_word, arguments)])}")
+        signals.say(stop, f"verdicts so far are kept; go on: {shell_line('lorica', 'judge', *arguments)}")
         raise
     if options.output is not None:
         write_verdicts(options.output, result)

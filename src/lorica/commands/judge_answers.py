@@ -204,7 +204,7 @@ def _result(gold: GoldFile, rows: _JudgedRows, run: JudgeRun, labels: Mapping[st
         labels=count_labels(verdicts, run),
         failures=count_failures(verdicts),
         no_answer=sum(verdict.by_rule for verdict in verdicts),
-        swap=order_consistency(verdicts, run, row_groups),
+        swap=order_consistency(verdicts, row_groups),
         repetition=repetition_consistency(run),
         letter_rate=first_letter_rate(run),
         label_mass=label_masses(run),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from lorica.commands.judge_report import FAILURE_REASONS
+from lorica.commands.judge_report import FAILURE_REASONS, belief_table, confusion_table, letter_sentence, rates_sentence
 from lorica.commands.page_parts import MAX_ROWS, MAX_TEXT, estimates_plot, facts_section, whole_page
 from lorica.judging.agreement import Agreement
 from lorica.judging.judge_result import JudgeResult
@@ -61,33 +61,20 @@ def _summary(result: JudgeResult) -> list[str]:
 
 
 def _belief(result: JudgeResult) -> Section:
-    rows = tuple(
-        (name, f"{entry.same:,} of {entry.n:,}", str(entry.rate), entry.largest_change)
-        for name, entry in (("the order of the choices swapped", result.swap), ("asked again", result.repetition))
-    )
-    columns = ("same verdict with", "rows", "share", "largest change of a probability")
-    notes = []
-    if not math.isnan(result.letter_rate):
-        notes.append(f"It chose the first letter in {result.letter_rate:.0%} of its replies, whatever stood behind it.")
+    notes = [letter_sentence(result)] if letter_sentence(result) else []
     if result.label_mass is not None:
         lowest, average = result.label_mass
         notes.append(f"The letters had {average:.1%} of the model's probability in the mean, {lowest:.1%} at least.")
     if result.control_tokens:
         notes.append(f"{len(result.control_tokens):,} rows hold text that a server may take for its control tokens.")
-    return Section("Can the judge be believed?", tables=(ReportTable(columns, rows),), notes=tuple(notes))
+    return Section("Can the judge be believed?", tables=(belief_table(result),), notes=tuple(notes))
 
 
 def _agreement(entry: Agreement) -> Section:
-    names = list(dict.fromkeys(name for pair in entry.confusion for name in pair))
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (f"{reference} by {entry.reference}", *(entry.confusion.get((reference, name), 0) for name in names))
-        for reference in names
-    )
     return Section(
         f"Against {entry.reference}",
-        f"On {entry.n:,} rows. {entry.label}: {entry.base_rate:.1%} by {entry.reference} (base rate), "
-        f"{entry.judge_rate:.1%} by the judge.",
-        tables=(ReportTable(("", *(f"judged {name}" for name in names)), rows),),
+        f"On {entry.n:,} rows. {rates_sentence(entry)}",
+        tables=(confusion_table(entry),),
         charts=(estimates_plot("agreement and kappa", {"agreement": entry.accuracy, "Cohen's kappa": entry.kappa}),),
     )
 

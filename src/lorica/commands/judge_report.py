@@ -65,7 +65,8 @@ def judge_dict(result: JudgeResult) -> dict[str, Any]:
 
 def judge_text(result: JudgeResult) -> str:
     """Tables and sentences for a terminal."""
-    paragraphs = [_judge_line(result), _belief_table(result)]
+    beliefs = filter(None, [plain_table(belief_table(result)), letter_sentence(result)])
+    paragraphs = [_judge_line(result), "\n".join(beliefs)]
     paragraphs += [_agreement_table(entry) for entry in result.agreements if entry.n]
     paragraphs.append(_mean_sentences(result))
     if result.failed:
@@ -106,33 +107,47 @@ def _judge_line(result: JudgeResult) -> str:
     return line + (f"\nthe endpoint calls itself {', '.join(other_names)}" if other_names else "")
 
 
-def _belief_table(result: JudgeResult) -> str:
-    rows: list[tuple[Cell, ...]] = []
-    for name, entry in (("order swapped", result.swap), ("asked again", result.repetition)):
-        change = "" if math.isnan(entry.largest_change) else f"{entry.largest_change:.3g}"
-        rows.append((f"same verdict, {name}", f"{entry.same} of {entry.n}", str(entry.rate), change))
-    table = plain_table(
-        ReportTable(
-            ("Can the judge be believed?", "rows", "share [95%]", "largest change of a probability"), tuple(rows)
-        )
+def belief_table(result: JudgeResult) -> ReportTable:
+    """How far the judge stays with its verdicts."""
+    rows = tuple(
+        (f"same verdict, {name}", f"{entry.same:,} of {entry.n:,}", str(entry.rate), _change_text(entry.largest_change))
+        for name, entry in (("order swapped", result.swap), ("asked again", result.repetition))
     )
+    return ReportTable(("Can the judge be believed?", "rows", "share [95%]", "largest change of a probability"), rows)
+
+
+def _change_text(change: float) -> str:
+    return "" if math.isnan(change) else f"{change:.3g}"
+
+
+def letter_sentence(result: JudgeResult) -> str:
+    """How often it chose the first letter; "" without a reply."""
     if math.isnan(result.letter_rate):
-        return table
-    return f"{table}\nIt chose the first letter in {result.letter_rate:.0%} of its replies, whatever stood behind it."
+        return ""
+    return f"It chose the first letter in {result.letter_rate:.0%} of its replies, whatever stood behind it."
+
+
+def confusion_table(entry: Agreement) -> ReportTable:
+    """Rows by the label of the reference, and that of the judge."""
+    names = list(dict.fromkeys(name for pair in entry.confusion for name in pair))
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (reference, *(entry.confusion.get((reference, verdict), 0) for verdict in names)) for reference in names
+    )
+    return ReportTable((f"by {entry.reference}", *(f"judged {name}" for name in names)), rows)
+
+
+def rates_sentence(entry: Agreement) -> str:
+    """How often the reference, and the judge, gave the best label."""
+    return (
+        f"{entry.label}: {entry.base_rate:.1%} by {entry.reference} (base rate), {entry.judge_rate:.1%} by the judge."
+    )
 
 
 def _agreement_table(entry: Agreement) -> str:
     heading = (f"against {entry.reference}", "n", "agreement [95%]", "Cohen's kappa [95%]")
     row = ("the judge", entry.n, str(entry.accuracy), str(entry.kappa))
-    names = list(dict.fromkeys(name for pair in entry.confusion for name in pair))
-    rows: list[tuple[Cell, ...]] = [
-        (f"{reference}", *(entry.confusion.get((reference, verdict), 0) for verdict in names)) for reference in names
-    ]
-    confusion = plain_table(ReportTable((f"by {entry.reference}", *(f"judged {name}" for name in names)), tuple(rows)))
-    rates = (
-        f"{entry.label}: {entry.base_rate:.1%} by {entry.reference} (base rate), {entry.judge_rate:.1%} by the judge."
-    )
-    return "\n".join((plain_table(ReportTable(heading, (row,))), rates, confusion))
+    tables = (ReportTable(heading, (row,)), confusion_table(entry))
+    return "\n".join((plain_table(tables[0]), rates_sentence(entry), plain_table(tables[1])))
 
 
 def _mean_sentences(result: JudgeResult) -> str:

@@ -29,7 +29,7 @@ from lorica.config.retrieval_section import ALL_SUBJECTS, RetrievalConfig
 from lorica.data.group_columns import EMPTY
 from lorica.errors import ConfigError, UsageError
 from lorica.metrics.bootstrap import Estimate
-from lorica.names import shell_word
+from lorica.names import shell_line
 from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain, retrieval_gain
 from lorica.records import Answer
 from lorica.reports.page import Report, ReportTable
@@ -214,7 +214,7 @@ def gain_text(gain: RetrievalGain, section: RetrievalConfig) -> str:
         paragraphs.append(f"rows of subjects without an index, asked without passages both times: {listed}")
     words = configuration(gain, section)
     paragraphs.append(
-        "proposed: " + " ".join(map(shell_word, words))
+        "proposed: " + shell_line(*words)
         if words
         else "no evidence that passages help: leave retrieval.enabled as it is, off"
     )

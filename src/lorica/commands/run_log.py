@@ -12,7 +12,7 @@ from lorica.commands.arguments import MESSAGE_LISTENER, as_path, inform
 from lorica.data.digest import file_digest
 from lorica.records import Row
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import RUN_SUFFIX, RunFile, RunRecord
+from lorica.runs.run_record import RunFile, RunRecord
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -27,11 +27,6 @@ class RecordedConfiguration(TypedDict):
     task: str
     config: dict[str, Any]
     origins: dict[str, str]
-
-
-def run_folder_of(output_path: Path) -> Path:
-    """Where `infer` keeps the run of this output."""
-    return output_path.with_name(output_path.name + RUN_SUFFIX)
 
 
 def recorded_configuration(resolved: Resolved) -> RecordedConfiguration:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorica.metrics.bootstrap import Estimate
-from lorica.metrics.run_scores import RunScore, ScorePair, ScoreRules
+from lorica.metrics.run_scores import RunScore, ScorePair, ScoreRules, on_front
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 from lorica.reports.write_report import write_csv
@@ -57,9 +57,7 @@ class ScoreResult:
     @property
     def front(self) -> tuple[RunScore, ...]:
         """The runs that no other one dominates, the fastest first."""
-        return tuple(
-            sorted((run for run in self.runs if not run.dominated_by), key=lambda run: (run.latency.value, run.name))
-        )
+        return on_front(self.runs)
 
     @property
     def verdict(self) -> str:

@@ -13,12 +13,19 @@ import msgspec
 
 from lorica.commands.arguments import resolve
 from lorica.commands.gold_file import GoldFile, read_gold
-from lorica.commands.run_log import run_folder_of
 from lorica.data.digest import file_digest
 from lorica.data.row_timings import read_timings
 from lorica.errors import DataError, UsageError
 from lorica.records import RowTiming
-from lorica.runs.run_record import RECORD_NAME, RUN_SUFFIX, TIMINGS_NAME, RunFile, RunRecord, read_record
+from lorica.runs.run_record import (
+    RECORD_NAME,
+    TIMINGS_NAME,
+    RunFile,
+    RunRecord,
+    output_of,
+    read_record,
+    run_folder_of,
+)
 
 # How the file of rows is read that was answered: what a gold file is read by, too.
 _READING_KEYS = ("columns", "constants", "positive_labels", "negative_labels", "answer_numbers")
@@ -71,7 +78,7 @@ def open_run(path: Path) -> FinishedRun:
             fix="finish it: the same command with inference.resume=true",
         )
     answers_file = _file_of_role(record.outputs, "answers", folder)
-    answers_path = folder.with_name(folder.name.removesuffix(RUN_SUFFIX))
+    answers_path = output_of(folder)
     _check_unchanged(answers_path, answers_file)
     timings_path = folder / TIMINGS_NAME
     if not timings_path.exists():
@@ -196,12 +203,7 @@ def _file_of_role(files: Sequence[RunFile], role: str, folder: Path) -> RunFile:
 
 
 def _check_unchanged(path: Path, recorded: RunFile) -> None:
-    try:
-        digest = file_digest(path)
-    except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror or error})", path=path, fix="answer the rows again"
-        ) from error
+    digest = file_digest(path)
     if digest != recorded.digest:
         raise DataError(
             f"was changed since the run: its digest is {digest[:19]}…, and the record has {recorded.digest[:19]}…",

@@ -1,4 +1,4 @@
-"""SHA-256 digests of files and of row ids."""
+"""SHA-256 digests of files, of bytes and of row ids."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def file_digest(path: Path | str) -> str:
             return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"the file cannot be read ({error.strerror})", path=file_path, fix="check the path") from error
+
+
+def bytes_digest(content: bytes) -> str:
+    """ "sha256:<64 hex digits>" of bytes."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def ids_digest(ids: Iterable[str]) -> str:

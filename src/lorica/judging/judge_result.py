@@ -122,7 +122,7 @@ def mean_of_verdicts(verdicts: Sequence[RowVerdict], run: JudgeRun, groups: Sequ
     )
 
 
-def order_consistency(verdicts: Sequence[RowVerdict], run: JudgeRun, row_groups: Mapping[str, str]) -> Consistency:
+def order_consistency(verdicts: Sequence[RowVerdict], row_groups: Mapping[str, str]) -> Consistency:
     """Of the rows that were asked: whether both orders gave the same label. row_groups: row id -> name of its group;
     empty where rows stand for themselves."""
     asked = [verdict for verdict in verdicts if verdict.is_judged and not verdict.by_rule]

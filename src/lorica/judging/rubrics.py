@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from lorica.data.digest import bytes_digest
 from lorica.errors import DataError
 from lorica.names import did_you_mean
 from lorica.records import Message
@@ -49,7 +50,7 @@ class Rubric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def digest(self) -> str:
         """ "sha256:..." of all that the judge is told."""
-        return "sha256:" + hashlib.sha256(msgspec.json.encode(self) + _DATA_NOTICE.encode()).hexdigest()
+        return bytes_digest(msgspec.json.encode(self) + _DATA_NOTICE.encode())
 
     @property
     def best(self) -> RubricLabel:

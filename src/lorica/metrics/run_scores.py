@@ -10,7 +10,7 @@ each run by a factor of its own, log-normal with the standard deviation `run_noi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -113,6 +113,12 @@ def score_runs(
         for index, name in enumerate(names)
     ]
     return tuple(sorted(scored, key=lambda run: (run.rank is None, -run.score.value, run.name))), pairs
+
+
+def on_front(scored: Iterable[RunScore]) -> tuple[RunScore, ...]:
+    """The runs that no other one dominates, the fastest first."""
+    front = [run for run in scored if not run.dominated_by]
+    return tuple(sorted(front, key=lambda run: (run.latency.value, run.name)))
 
 
 def _resample(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lorica.data.digest import bytes_digest
 from lorica.errors import ModelError, PromptError
 from lorica.file_signatures import LFS_FIX, Content, recognise
 from lorica.gguf.file_header import is_gguf
@@ -67,8 +67,8 @@ def read_components(
         ),
         end_of_text=_end_of_text(folder, vocabulary, named_tokens, stop_tokens),
         more_stop_tokens=stop_tokens,
-        template_digest=f"sha256:{hashlib.sha256(template_bytes).hexdigest()}",
-        tokenizer_digest=f"sha256:{hashlib.sha256(tokenizer_bytes).hexdigest()}",
+        template_digest=bytes_digest(template_bytes),
+        tokenizer_digest=bytes_digest(tokenizer_bytes),
     )
 
 

@@ -5,7 +5,6 @@ The index that results depends on the documents and settings alone: an update ha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lorica.data.digest import file_digest
+from lorica.data.digest import bytes_digest, file_digest
 from lorica.data.write import atomic_file, sync_folder
 from lorica.errors import RetrievalError
 from lorica.locks import lock_folder
@@ -287,7 +286,7 @@ def _by_name(file: SourceFile) -> str:
 
 def _documents_digest(files: Sequence[SourceFile]) -> str:
     values = [[file.name, file.format, file.digest, file.tags, file.skipped] for file in files]
-    return "sha256:" + hashlib.sha256(json.dumps(values).encode()).hexdigest()
+    return bytes_digest(json.dumps(values).encode())
 
 
 def _open_current(folder: Path, subject: str) -> _Current:

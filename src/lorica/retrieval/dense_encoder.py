@@ -6,7 +6,6 @@ bytes of a new build.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lorica.data.digest import file_digest
+from lorica.data.digest import bytes_digest, file_digest
 from lorica.errors import MissingExtraError, RetrievalError
 from lorica.models.packaged_model import PACKAGE
 from lorica.retrieval.split_tokenizer import SplitTokenizer, open_tokenizer
@@ -86,7 +85,7 @@ class TransformerEncoder:
         weights = sorted(folder.glob("*.safetensors"))
         parts = [self._tokenizer.digest, self._pooling, str(self._window)]
         parts += [file_digest(folder / "config.json"), *map(file_digest, weights)]
-        self.digest = "sha256:" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        self.digest = bytes_digest(json.dumps(parts).encode())
 
     def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None) -> Vectors:
         """See `DenseEncoder`."""

@@ -107,11 +107,6 @@ class Index:
         """How many passages it holds."""
         return self.manifest.passages
 
-    @property
-    def has_vectors(self) -> bool:
-        """Whether it can be asked by meaning."""
-        return self._vectors is not None
-
     def query(self, text: str, top_k: int, *, tags: Sequence[str] = ()) -> list[Passage]:
         """The passages nearest to a question, best first, equal scores by id; none for an empty question.
 

@@ -6,13 +6,12 @@ one whole index, the old or the new.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lorica.data.digest import file_digest
+from lorica.data.digest import bytes_digest, file_digest
 from lorica.errors import DataError, RetrievalError
 from lorica.names import did_you_mean, subject_key, visible
 
@@ -83,8 +82,7 @@ class IndexManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [self.passages_file] + ([self.vectors_file] if self.vectors_file else [])
 
     def _own_digest(self) -> str:
-        body = msgspec.json.encode(msgspec.structs.replace(self, digest=""), order="sorted")
-        return "sha256:" + hashlib.sha256(body).hexdigest()
+        return bytes_digest(msgspec.json.encode(msgspec.structs.replace(self, digest=""), order="sorted"))
 
 
 def index_folder(folder: Path, subject: str) -> Path:

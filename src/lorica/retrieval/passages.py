@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
+
+from lorica.data.digest import bytes_digest
 
 ID_DIGITS = 16
 
@@ -60,7 +60,7 @@ class IndexedPassage(msgspec.Struct, frozen=True):
 
 def text_digest(text: str) -> str:
     """The SHA-256 of a passage's text, "sha256:<64 hex digits>"."""
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return bytes_digest(text.encode())
 
 
 def passage_id(text: str) -> str:

@@ -3,12 +3,12 @@ becomes a special token."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from lorica.data.digest import bytes_digest
 from lorica.errors import LoricaError, RetrievalError
 from lorica.models.locate import EMBEDDED, locate_model
 
@@ -29,7 +29,7 @@ class SplitTokenizer:
         plain, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
         at = next((index for index in range(len(whole)) if whole[index : index + len(plain)] == plain), 0)
         self._around = (whole[:at], whole[at + len(plain) :])
-        self.digest = "sha256:" + hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        self.digest = bytes_digest(tokenizer.to_str().encode())
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """(start, end) of each token in the text's characters; long texts are encoded in blocks that end at a space."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.names import shell_word
-from lorica.runs.run_record import RUN_SUFFIX, RunFile, RunMetric
+from lorica.names import shell_line
+from lorica.runs.run_record import RunFile, RunMetric, output_of
 from lorica.runs.select_runs import RunValue, flatten
 from lorica.runs.stored_run import StoredRun
 
@@ -128,14 +128,14 @@ def _commands(runs: Sequence[StoredRun]) -> list[str]:
     if len(answer_files) < 2 or len({run.record.task for run in runs}) > 1:
         return []
     words = [*answer_files, complete[0][1].path, f"task={runs[0].record.task}", *_reading_overrides(runs[0])]
-    return ["lorica eval " + " ".join(map(shell_word, words))]
+    return [shell_line("lorica", "eval", *words)]
 
 
 def _answers_and_gold(run: StoredRun) -> tuple[list[str], RunFile] | None:
     """The paths of the answers that a run wrote or measured, and the rows with gold that they answer."""
     record = run.record
     answers = [file.path for file in (*record.outputs, *record.inputs) if file.role == "answers"]
-    beside = run.path.with_name(run.path.name.removesuffix(RUN_SUFFIX))
+    beside = output_of(run.path)
     if record.command == "infer" and beside != run.path and beside.is_file():
         answers = [str(beside)]  # wherever the run was started, and whereto its files were moved since
     gold = [file for file in record.inputs if file.role == "gold" or (file.role == "rows" and file.gold)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ from importlib import metadata
 from importlib.util import find_spec
 
 from lorica import __version__
+from lorica.data.digest import bytes_digest
 from lorica.errors import ConfigError
 from lorica.runs.run_record import MachineFacts
 
@@ -60,5 +60,5 @@ def machine_facts() -> MachineFacts:
 def _stated(facts: dict[str, object], *, threads: int = 0, kernels: str = "") -> MachineFacts:
     facts = {"system": platform.system(), "cores": os.cpu_count() or 1, "memory_bytes": 0, **facts}
     deciding = {name: value for name, value in facts.items() if name != "memory_bytes"}
-    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
-    return MachineFacts(**facts, digest=f"sha256:{digest}", threads=threads, kernels=kernels)  # type: ignore[arg-type]
+    digest = bytes_digest(json.dumps(deciding, sort_keys=True).encode())
+    return MachineFacts(**facts, digest=digest, threads=threads, kernels=kernels)  # type: ignore[arg-type]

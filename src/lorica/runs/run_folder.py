@@ -25,7 +25,7 @@ from lorica.data.write import atomic_file
 from lorica.errors import DataError, LoricaError, ResumeError
 from lorica.locks import FolderLock, lock_folder
 from lorica.metrics.bootstrap import Estimate
-from lorica.names import json_values, shell_word
+from lorica.names import json_values, shell_line
 from lorica.runs.former_run import OF_ONE_RUN, drop_former, former_record, keep_former, restore_former
 from lorica.runs.machine import machine_facts, run_versions
 from lorica.runs.redaction import Redactor
@@ -91,8 +91,8 @@ class RunFolder:
                     (folder / file_name).unlink(missing_ok=True)
             redactor = Redactor(words, os.environ)
             if words:
-                shown_words = " ".join(map(shell_word, redactor.words(words)))
-                record = msgspec.structs.replace(record, command_line=f"lorica {record.command} {shown_words}")
+                command_line = f"lorica {record.command} {shell_line(*redactor.words(words))}"
+                record = msgspec.structs.replace(record, command_line=command_line)
             run_folder = cls(folder, _begun(record, former if resume else None, redactor), redactor, new_lock)
             run_folder._write()
         except BaseException as error:

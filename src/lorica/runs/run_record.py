@@ -34,6 +34,16 @@ _Content = TypeVar("_Content")
 Status = Literal["running", "finished", "interrupted", "failed"]
 
 
+def run_folder_of(output_path: Path) -> Path:
+    """Where `infer` keeps the run of this output."""
+    return output_path.with_name(output_path.name + RUN_SUFFIX)
+
+
+def output_of(run_folder: Path) -> Path:
+    """The output of `infer` that this run folder is of, wherever both were moved."""
+    return run_folder.with_name(run_folder.name.removesuffix(RUN_SUFFIX))
+
+
 class RunFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A file that a run read or wrote. role: "rows", "answers", "gold", ... digest: "sha256:...". rows: in it, and how
     many of them have a gold answer; None where nobody counted."""

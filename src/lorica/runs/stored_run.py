@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorica.data.digest import file_digest
 from lorica.errors import DataError
 from lorica.locks import lock_owner
+from lorica.runs.former_run import finished_record
 from lorica.runs.run_record import (
     FORMER_RECORD_SUFFIX,
     LOG_NAME,
@@ -20,6 +22,7 @@ from lorica.runs.run_record import (
     Status,
     read_metrics,
     read_record,
+    run_folder_of,
 )
 
 MAX_DEPTH = 6
@@ -60,6 +63,22 @@ def load_run(path: Path | str) -> StoredRun:
     if status == "running" and lock_owner(folder) is None:
         status = "interrupted"
     return StoredRun(str(folder), folder, record, status, metrics)
+
+
+def record_of_answers(answers_path: Path) -> RunRecord | None:
+    """The record of the run that left these answers; None where there is none. Raises DataError for a damaged one and
+    for answers that were changed since."""
+    folder = run_folder_of(answers_path)
+    record = finished_record(folder)
+    if record is None:
+        return None
+    if file_digest(answers_path) not in {output.digest for output in record.outputs if output.role == "answers"}:
+        raise DataError(
+            f"it was changed since its run, as {folder} tells",
+            path=answers_path,
+            fix="answer the rows again, or move the run folder away",
+        )
+    return record
 
 
 def find_runs(folders: Sequence[Path], *, max_depth: int = MAX_DEPTH) -> tuple[list[StoredRun], list[UnusableRun]]:
@@ -116,7 +135,7 @@ def _folder_of(path: Path) -> Path:
     """The run folder that a path means: itself, `OUTPUT.run` for an output, the folder of a `run.json`."""
     if path.name == RECORD_NAME and path.is_file():
         return path.parent
-    beside = path.with_name(path.name + RUN_SUFFIX)
+    beside = run_folder_of(path)
     if not path.is_dir() and beside.is_dir():
         return beside
     if not path.is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import msgspec
 
 from lorica.adapters.config import AdapterConfig
 from lorica.config.schema import TrainingConfig
+from lorica.data.digest import bytes_digest
 from lorica.errors import ResumeError
 from lorica.names import visible_values
 from lorica.training.batches import digest_examples
@@ -92,4 +92,4 @@ def make_manifest(
 
 def run_digest(manifest: Mapping[str, str]) -> str:
     """What tells a run's files from those of another run."""
-    return "sha256:" + hashlib.sha256(to_json(manifest)).hexdigest()
+    return bytes_digest(to_json(manifest))

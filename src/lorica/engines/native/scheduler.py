@@ -8,7 +8,6 @@ one prefix node, are always contiguous.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -17,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from lorica.data.digest import bytes_digest
 from lorica.engines.native.token_tree import choice_tree
 from lorica.records import Request, ScoreChoices
 
@@ -84,7 +84,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     def digest(self) -> str:
         """`sha256:...` over requests, prefix nodes and batches: equal digests mean equal work."""
-        return "sha256:" + hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+        return bytes_digest(msgspec.json.encode(self))
 
     def computed_tokens(self) -> int:
         """Tokens that pass through the decoder, those of shared prefixes once."""
