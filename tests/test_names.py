@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lorica.names import closest_file, spellings, subject_key
@@ -46,5 +48,9 @@ def test_other_subjects_stay_apart() -> None:
         ("a", [], ""),
     ],
 )
-def test_a_file_is_not_like_another_by_its_suffix_alone(name: str, siblings: list[str], near: str) -> None:
-    assert closest_file(name, siblings) == near
+def test_a_file_is_not_like_another_by_its_suffix_alone(
+    name: str, siblings: list[str], near: str, tmp_path: Path
+) -> None:
+    for sibling in siblings:
+        (tmp_path / sibling).touch()
+    assert closest_file(tmp_path / name) == near

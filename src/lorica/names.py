@@ -66,13 +66,16 @@ def closest(
     return spelling or next(iter(difflib.get_close_matches(wanted_name, candidate_names, n=1, cutoff=least_ratio)), "")
 
 
-def closest_file(file_name: str, siblings: Iterable[str]) -> str:
-    """The file or folder among `siblings` whose name without its suffixes is most like that of `file_name`, ""
-    where none is like it: equal suffixes alone do not make two files alike."""
-    siblings = list(siblings)
-    closest_stem = closest(_SUFFIXES.sub("", file_name), {_SUFFIXES.sub("", sibling) for sibling in siblings})
+def closest_file(missing_path: Path) -> str:
+    """The file or folder beside `missing_path` whose name without its suffixes is most like its own, "" where none is
+    like it: equal suffixes alone do not make two files alike."""
+    try:
+        siblings = sorted(entry.name for entry in missing_path.parent.iterdir())
+    except OSError:
+        siblings = []
+    closest_stem = closest(_SUFFIXES.sub("", missing_path.name), {_SUFFIXES.sub("", sibling) for sibling in siblings})
     similar_files = [sibling for sibling in siblings if closest_stem and _SUFFIXES.sub("", sibling) == closest_stem]
-    return closest(file_name, similar_files, least_ratio=0.0)
+    return closest(missing_path.name, similar_files, least_ratio=0.0)
 
 
 def did_you_mean(

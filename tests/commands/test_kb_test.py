@@ -165,7 +165,7 @@ def test_the_command(material: tuple[Path, Path], tmp_path: Path, capsys: pytest
     assert "9 of 9" in page
     for heading in ("By subject", "Rows to read", "Latency", "Configuration and digests"):
         assert f">{heading}</h2>" in page
-    assert len(list(csv.reader(io.StringIO((tmp_path / "gain.csv").read_text("utf-8"))))) == 12 + 1
+    assert len(list(csv.reader(io.StringIO((tmp_path / "gain.html.csv").read_text("utf-8"))))) == 12 + 1
     assert (tmp_path / "run" / "report.html").read_text("utf-8") == page
     assert main(command) == 0
     text = capsys.readouterr().out

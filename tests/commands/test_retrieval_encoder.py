@@ -31,7 +31,7 @@ def test_an_encoder_is_loaded_once_and_finds_by_meaning(dense_kb: Path, monkeypa
         opened.append(name)
         return open_encoder(name)
 
-    monkeypatch.setattr("lorica.retrieval.index.open_encoder", counting)
+    monkeypatch.setattr("lorica.retrieval.dense_encoder.open_encoder", counting)
     words = {"engine.name": "fake", "retrieval.dir": dense_kb, "retrieval.enabled": True}
     scores = {}
     for search in ("dense", "fused", "bm25"):

@@ -139,22 +139,14 @@ def _as_dict(result: BuildResult) -> dict[str, Any]:
     manifest = result.manifest
     return {
         "index": result.folder,
-        "subject": manifest.subject,
-        "digest": manifest.digest,
-        "files": manifest.document_files,
+        **manifest.facts(),
         "files_read": result.read,
         "files_reused": result.reused,
         "files_removed": result.removed,
-        "chunks": manifest.chunks,
-        "equal_chunks": manifest.equal_chunks,
-        "near_duplicates": manifest.near_duplicates,
-        "passages": manifest.passages,
         "passages_encoded": result.encoded,
         "unchanged": result.unchanged,
         "left_out": result.bad,
         "notes": result.notes,
-        "splitting": manifest.splitting,
-        "encoder": manifest.encoder,
     }
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from lorica.commands.arguments import as_base, as_path, emit, parser
 from lorica.errors import DataError, RetrievalError, UsageError
 from lorica.reports.page import ReportTable
@@ -82,7 +80,7 @@ def _entries_table(entries: Sequence[dict[str, Any]]) -> ReportTable:
             entry["subject"],
             entry.get("passages"),
             entry.get("files"),
-            (entry.get("encoder") or {}).get("dimension", 0) if "digest" in entry else None,
+            _dimension(entry),
             entry.get("digest", "cannot be used")[:19],
         )
         for entry in entries
@@ -90,22 +88,16 @@ def _entries_table(entries: Sequence[dict[str, Any]]) -> ReportTable:
     return ReportTable(("subject", "passages", "files", "dimension", "digest"), rows)
 
 
+def _dimension(entry: dict[str, Any]) -> int | None:
+    if "digest" not in entry:
+        return None
+    return 0 if entry["encoder"] is None else int(entry["encoder"].dimension)
+
+
 def _entry(folder: Path, name: str) -> dict[str, Any]:
     try:
         with Index.open(folder, name, mode="bm25") as index:
-            manifest = index.manifest
-            return {
-                "subject": manifest.subject,
-                "digest": manifest.digest,
-                "files": manifest.document_files,
-                "passages": manifest.passages,
-                "chunks": manifest.chunks,
-                "equal_chunks": manifest.equal_chunks,
-                "near_duplicates": manifest.near_duplicates,
-                "splitting": manifest.splitting,
-                "encoder": msgspec.to_builtins(manifest.encoder),
-                "tags": index.tag_counts(),
-            }
+            return index.manifest.facts() | {"tags": index.tag_counts()}
     except RetrievalError as error:
         return {"subject": name, "problem": str(error)}
 

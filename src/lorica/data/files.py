@@ -214,8 +214,7 @@ def _require_file(table_path: Path) -> None:
         raise DataError(
             "this is not a regular file (rows may have to be read twice)", path=table_path, fix="save it first"
         )
-    siblings = [byte_stream.name for byte_stream in table_path.parent.iterdir()] if table_path.parent.is_dir() else []
-    closest_name = closest_file(table_path.name, siblings)
+    closest_name = closest_file(table_path)
     folder_note = "" if table_path.parent.is_dir() else f"; the folder {str(table_path.parent)!r} does not exist either"
     raise DataError(
         f"there is no such file{folder_note}",

@@ -21,8 +21,9 @@ from lorica.data.write import atomic_file, sync_folder
 from lorica.errors import RetrievalError
 from lorica.locks import lock_folder
 from lorica.retrieval.deduplicate import Deduplicated, deduplicate
-from lorica.retrieval.dense_encoder import DenseEncoder, Vectors, open_encoder
+from lorica.retrieval.dense_encoder import DenseEncoder, Vectors, open_encoder, stamped_encoder
 from lorica.retrieval.encoded_passages import PREFIX, encode_passages
+from lorica.retrieval.index import open_files
 from lorica.retrieval.index_manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -31,15 +32,14 @@ from lorica.retrieval.index_manifest import (
     FileStamp,
     IndexManifest,
     SplitSettings,
-    check_files,
     index_folder,
     read_manifest,
 )
-from lorica.retrieval.passage_store import PassageStore, write_store
+from lorica.retrieval.passage_store import write_store
 from lorica.retrieval.passages import IndexedPassage, SourceFile
 from lorica.retrieval.read_sources import BadDocument, Progress, SourceReader
 from lorica.retrieval.split_tokenizer import DEFAULT_TOKENIZER
-from lorica.retrieval.vectors import open_vectors, write_vectors
+from lorica.retrieval.vectors import write_vectors
 
 # Finished or not, and the manifest's own drafts.
 _DATA_FILE = re.compile(r"(passages|vectors)-[0-9a-f]{16}\.(sqlite|npy)|\.building-.*|\.index\.json\..*\.tmp")
@@ -197,20 +197,14 @@ class _IndexBuilder:
 
     def _encoder(self, stamp: EncoderStamp | None) -> DenseEncoder:
         encoder = self._options.encoder
-        if encoder == "" and stamp is not None and stamp.package:
-            encoder = f"package:{stamp.package}"
-        if encoder == "":
+        if stamp is not None:
+            return stamped_encoder(self._place, stamp, encoder)
+        if self._current is not None:
             raise RetrievalError(
-                f"{self._place}: new passages need the encoder that the index was built with", fix="--encoder FOLDER"
+                f"{self._place}: was built without vectors",
+                fix="leave --encoder out, or build it again: lorica kb build --force",
             )
-        opened = open_encoder(encoder) if isinstance(encoder, str) else encoder
-        if self._current is not None and (stamp is None or stamp.digest != opened.digest):
-            built = "without vectors" if stamp is None else f"with the encoder {stamp.digest[:19]}..."
-            raise RetrievalError(
-                f"{self._place}: was built {built}, and this encoder is {opened.digest[:19]}...",
-                fix="name the encoder that it was built with, or build it again: lorica kb build --force",
-            )
-        return opened
+        return open_encoder(encoder) if isinstance(encoder, str) else encoder
 
     def _write(
         self,
@@ -292,10 +286,7 @@ def _documents_digest(files: Sequence[SourceFile]) -> str:
 def _open_current(folder: Path, subject: str) -> _Current:
     manifest = read_manifest(folder, subject)
     try:
-        paths = check_files(folder, subject, manifest)
-        store = PassageStore(paths[manifest.passages_file.name], manifest.passages)
-        stamp = manifest.vectors_file
-        vectors = None if stamp is None else open_vectors(paths[stamp.name], manifest)
+        store, vectors = open_files(folder, subject, manifest)
     except FileNotFoundError as error:
         raise RetrievalError(f"{error.args[0]}: is missing", fix="build it again: lorica kb build --force") from error
     rows = {identity: row for row, identity in enumerate(store.ids())}

@@ -14,6 +14,14 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 _HYPHENATED = re.compile(r"(?<=[a-zà-ÿ])[-\u2010]\n(?=[a-zà-ÿ])")
 
 
+class UnreadableError(Exception):
+    """A document that is none of its format, is damaged, or holds no text. line: where, from 1."""
+
+    def __init__(self, message: str, fix: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.message, self.fix, self.line = message, fix, line
+
+
 def clean_text(text: str) -> str:
     """The text in NFC without soft hyphens, zero-width and control characters; lines without white space around them
     or runs of it within, and at most one blank line between two."""

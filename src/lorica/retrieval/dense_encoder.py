@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lorica.data.digest import bytes_digest, file_digest
-from lorica.errors import MissingExtraError, RetrievalError
+from lorica.errors import MissingExtraError, ModelError, RetrievalError
+from lorica.models.families import read_json_object
 from lorica.models.packaged_model import PACKAGE
+from lorica.retrieval.index_manifest import EncoderStamp
 from lorica.retrieval.split_tokenizer import SplitTokenizer, open_tokenizer
 
 Vectors = npt.NDArray[np.float32]
@@ -51,6 +53,28 @@ def open_encoder(name: str) -> DenseEncoder:
     encoder = TransformerEncoder(folder, package)
     check_encoder(encoder, str(folder))
     return encoder
+
+
+def stamped_encoder(folder: Path, stamp: EncoderStamp, encoder: DenseEncoder | str) -> DenseEncoder:
+    """The encoder that made the vectors of an index: as `open_encoder` takes it, one that is open, or "" for the
+    installed package that made them. folder: of the index. Raises RetrievalError for "" without such a package and for
+    another encoder."""
+    if encoder == "":
+        if not stamp.package:
+            raise RetrievalError(
+                f"{folder}: its vectors need the encoder that they were made with ({stamp.digest[:19]}..., "
+                f"{stamp.dimension} numbers each)",
+                fix="name its folder: --encoder FOLDER, or retrieval.encoder=FOLDER; to look up by bm25 needs none",
+            )
+        encoder = PACKAGE + stamp.package
+    opened = open_encoder(encoder) if isinstance(encoder, str) else encoder
+    if opened.digest != stamp.digest:
+        raise RetrievalError(
+            f"{folder}: its vectors were made by the encoder {stamp.digest[:19]}..., and this one is "
+            f"{opened.digest[:19]}...",
+            fix="name the encoder that the index was built with, or build it again: lorica kb build --force",
+        )
+    return opened
 
 
 def check_encoder(encoder: DenseEncoder, origin: str) -> None:
@@ -192,9 +216,6 @@ def _window(folder: Path, config: dict[str, Any], tokenizer: SplitTokenizer) -> 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RetrievalError(f"{path}: cannot be read ({error})", fix="download the encoder's folder again") from error
-    if not isinstance(values, dict):
-        raise RetrievalError(f"{path}: is no JSON object", fix="download the encoder's folder again")
-    return values
+        return read_json_object(path)
+    except ModelError as error:
+        raise RetrievalError(error.message, fix="download the encoder's folder again") from error

@@ -144,7 +144,6 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _missing(path: Path) -> DataError:
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    closest_name = closest_file(path.name, siblings)
+    closest_name = closest_file(path)
     fix = f"did you mean {closest_name!r}?" if closest_name else "check the path"
     return DataError("there is no such file or folder of documents", path=path, fix=fix)

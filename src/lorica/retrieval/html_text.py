@@ -8,6 +8,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+from lorica.retrieval.clean_text import UnreadableError
+
 _SILENT = frozenset({"script", "style", "template", "svg", "noscript", "head", "iframe", "object", "select"})
 _PARAGRAPHS = re.compile(r"article|blockquote|div|dl|figure|h[1-6]|ol|p|pre|section|table|ul")
 _LINES = re.compile(r"address|aside|br|d[dt]|details|fig\w+|footer|form|header|hr|li|main|nav|summary|t\w+")
@@ -18,21 +20,13 @@ _CODECS = re.compile(
 )
 
 
-class HtmlError(Exception):
-    """A page that cannot be read."""
-
-    def __init__(self, message: str, fix: str, line: int | None = None) -> None:
-        super().__init__(message)
-        self.message, self.fix, self.line = message, fix, line
-
-
 def read_html(path: Path) -> tuple[str, str]:
-    """(title, text) of a page, also with .gz. Raises HtmlError."""
+    """(title, text) of a page, also with .gz. Raises UnreadableError."""
     raw_bytes = path.read_bytes()
     if path.name.lower().endswith(".gz"):
         raw_bytes = gzip.decompress(raw_bytes)
     if raw_bytes.startswith((b"%PDF-", b"PK\x03\x04", b"\x89PNG", b"\x1f\x8b")) or b"\0" in raw_bytes[:1024]:
-        raise HtmlError("the suffix says HTML, the content is binary", "name the file what it is", 1)
+        raise UnreadableError("the suffix says HTML, the content is binary", "name the file what it is", 1)
     return html_to_text(_decode(raw_bytes))
 
 
@@ -105,4 +99,4 @@ def _decode(raw_bytes: bytes) -> str:
         line = raw_bytes.count(b"\n", 0, error.start) + 1
         claim = f", and it says it is {name!r}" if name else " and it names no charset"
         message = f"byte 0x{raw_bytes[error.start]:02X} at byte {error.start} of the file is not UTF-8{claim}"
-        raise HtmlError(message, "convert it: iconv -f WINDOWS-1252 -t UTF-8", line) from None
+        raise UnreadableError(message, "convert it: iconv -f WINDOWS-1252 -t UTF-8", line) from None

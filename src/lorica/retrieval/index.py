@@ -7,13 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from lorica.errors import RetrievalError
 from lorica.names import visible
-from lorica.retrieval.dense_encoder import DenseEncoder, open_encoder
-from lorica.retrieval.index_manifest import IndexManifest, check_files, list_subjects, read_manifest
+from lorica.retrieval.dense_encoder import DenseEncoder, Vectors, stamped_encoder
+from lorica.retrieval.index_manifest import IndexManifest, check_files, index_folder, list_subjects, read_manifest
 from lorica.retrieval.passage_store import PassageStore
 from lorica.retrieval.passages import IndexedPassage, Passage, text_digest
 from lorica.retrieval.vectors import nearest, open_vectors
@@ -46,7 +43,7 @@ class Index:
         self,
         manifest: IndexManifest,
         store: PassageStore,
-        vectors: npt.NDArray[np.float32] | None,
+        vectors: Vectors | None,
         encoder: DenseEncoder | None,
         mode: Mode,
     ) -> None:
@@ -75,10 +72,7 @@ class Index:
         for tries_left in reversed(range(_OPEN_TRIES)):
             manifest = read_manifest(place, subject)
             try:
-                paths = check_files(place, subject, manifest)
-                stamp = manifest.vectors_file
-                vectors = None if stamp is None else open_vectors(paths[stamp.name], manifest)
-                store = PassageStore(paths[manifest.passages_file.name], manifest.passages)
+                store, vectors = open_files(place, subject, manifest)
                 break
             except FileNotFoundError as error:  # an update replaced it just now, or it was deleted
                 if not tries_left:
@@ -161,6 +155,15 @@ class Index:
         return nearest(self._vectors, question, count, self._store.tagged(tags) if tags else None)
 
 
+def open_files(folder: Path, subject: str, manifest: IndexManifest) -> tuple[PassageStore, Vectors | None]:
+    """The passages and vectors of a subject's index, after every digest was found right. Raises FileNotFoundError for a
+    file that is missing, RetrievalError for one that was changed."""
+    paths = check_files(folder, subject, manifest)
+    stamp = manifest.vectors_file
+    vectors = None if stamp is None else open_vectors(paths[stamp.name], manifest)
+    return PassageStore(paths[manifest.passages_file.name], manifest.passages), vectors
+
+
 def fuse_ranks(rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:
     """Reciprocal rank fusion: (number, sum of reciprocal ranks) of all passages of the lists, best first, equal ones by
     number, in the order of ids."""
@@ -177,25 +180,9 @@ def _encoder_for(folder: Path, manifest: IndexManifest, mode: Mode, encoder: Den
         raise RetrievalError(f"mode {mode!r}; allowed: {', '.join(MODES)}", fix="mode=auto")
     if mode == "bm25":
         return None
-    stamp = manifest.encoder
-    if stamp is None:
+    if manifest.encoder is None:
         raise RetrievalError(
             f"{folder}: the index of {manifest.subject!r} has no vectors, which mode {mode} needs",
             fix="use mode bm25, or build it with --encoder FOLDER",
         )
-    if encoder == "":
-        if not stamp.package:
-            raise RetrievalError(
-                f"{folder}: the vectors of {manifest.subject!r} need the encoder that they were made with "
-                f"({stamp.digest[:19]}..., {stamp.dimension} numbers each)",
-                fix="name its folder: --encoder FOLDER, or retrieval.encoder=FOLDER; or use bm25, which needs none",
-            )
-        encoder = f"package:{stamp.package}"
-    opened = open_encoder(encoder) if isinstance(encoder, str) else encoder
-    if opened.digest != stamp.digest:
-        raise RetrievalError(
-            f"{folder}: the vectors of {manifest.subject!r} were made by the encoder {stamp.digest[:19]}..., and this "
-            f"one is {opened.digest[:19]}...",
-            fix="name the encoder that the index was built with, or build it again: lorica kb build --force",
-        )
-    return opened
+    return stamped_encoder(index_folder(folder, manifest.subject), manifest.encoder, encoder)

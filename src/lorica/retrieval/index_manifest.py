@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from lorica.adapters.json_document import read_capped
 from lorica.data.digest import bytes_digest, file_digest
 from lorica.errors import DataError, RetrievalError
 from lorica.names import did_you_mean, subject_key, visible
@@ -77,6 +78,12 @@ class IndexManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The bytes of the file."""
         return msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=2) + b"\n"
 
+    def facts(self) -> dict[str, object]:
+        """What it says of documents and passages, as values of JSON."""
+        counts = ("digest", "chunks", "equal_chunks", "near_duplicates", "passages", "splitting", "encoder")
+        named = {"subject": self.subject, "files": self.document_files}
+        return named | {name: getattr(self, name) for name in counts}
+
     def data_files(self) -> list[FileStamp]:
         """The files beside the manifest."""
         return [self.passages_file] + ([self.vectors_file] if self.vectors_file else [])
@@ -107,12 +114,9 @@ def read_manifest(folder: Path, subject: str) -> IndexManifest:
     """The manifest of a subject's index. Raises RetrievalError for one that is missing, edited or foreign."""
     place = index_folder(folder, subject)
     manifest_path = place / MANIFEST_NAME
-    if not manifest_path.is_file():
-        raise _no_index(folder, subject)
     try:
-        with manifest_path.open("rb") as stream:
-            raw_bytes = stream.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
+        raw_bytes = read_capped(manifest_path, _MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise _no_index(folder, subject) from None
     except OSError as error:
         raise RetrievalError(f"{manifest_path}: cannot be read ({error.strerror})", fix="check its rights") from error

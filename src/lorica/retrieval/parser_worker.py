@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lorica.retrieval.html_text import HtmlError, read_html
-from lorica.retrieval.pdf_text import PdfError, read_pdf
+from lorica.retrieval.clean_text import UnreadableError
+from lorica.retrieval.html_text import read_html
+from lorica.retrieval.pdf_text import read_pdf
 
 
 def serve() -> None:
@@ -27,7 +28,7 @@ def serve() -> None:
 def _answer(path: Path, document_format: str) -> dict[str, Any]:
     try:
         title, text = read_html(path) if document_format == "html" else read_pdf(path)
-    except (HtmlError, PdfError) as error:
+    except UnreadableError as error:
         return {"error": error.message, "fix": error.fix, "line": error.line}
     except ImportError as error:
         return {"missing": error.name or "pypdf"}

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from lorica.errors import RetrievalError
+from lorica.retrieval.dense_encoder import Vectors
 from lorica.retrieval.index_manifest import IndexManifest
 
 _BLOCK = 1 << 16  # rows that are multiplied together
 
 
-def write_vectors(path: Path, vectors: npt.NDArray[np.float32]) -> None:
+def write_vectors(path: Path, vectors: Vectors) -> None:
     """Write vectors [passages, dimension]. Raises RetrievalError where the disk is full."""
     try:
         with path.open("xb") as stream:
@@ -26,11 +26,11 @@ def write_vectors(path: Path, vectors: npt.NDArray[np.float32]) -> None:
         raise RetrievalError(f"{path}: cannot be written ({error.strerror})", fix="free some space") from error
 
 
-def open_vectors(path: Path, manifest: IndexManifest) -> npt.NDArray[np.float32]:
+def open_vectors(path: Path, manifest: IndexManifest) -> Vectors:
     """The vectors [passages, dimension] of an index, mapped. Raises FileNotFoundError, and RetrievalError where they do
     not fit the manifest."""
     try:
-        vectors: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, EOFError) as error:
@@ -46,8 +46,8 @@ def open_vectors(path: Path, manifest: IndexManifest) -> npt.NDArray[np.float32]
 
 
 def nearest(
-    vectors: npt.NDArray[np.float32],
-    question: npt.NDArray[np.float32],
+    vectors: Vectors,
+    question: Vectors,
     count: int,
     numbers: Sequence[int] | None = None,
 ) -> list[tuple[int, float]]:

@@ -300,11 +300,7 @@ def _numbered(source: AdapterSource, number: int) -> str:
 
 def _missing(user_path: Path) -> AdapterError:
     parent = user_path.parent
-    try:
-        beside = [entry.name for entry in entries_of(parent)]
-    except OSError:
-        beside = []
-    closest_name = closest_file(user_path.name, beside)
+    closest_name = closest_file(user_path)
     suggested_fix = f"did you mean {parent / closest_name}?" if closest_name else "correct the path"
     if not closest_name and re.fullmatch(r"[\w.-]+/[\w.-]+", str(user_path)):
         cached = _hub_cache() / f"models--{str(user_path).replace('/', '--')}"
