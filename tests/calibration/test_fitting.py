@@ -193,6 +193,7 @@ SCORES, LABELS = np.linspace(0.1, 0.9, 60), np.array([0, 1, 1] * 20)
         (_rows(SCORES, np.ones(60, dtype=np.int64)), "platt", "at least 5 rows of label 0 .* there are 0 and 60"),
         (_rows(SCORES, np.array([0] * 4 + [1] * 56)), "auto", "at least 5 rows"),
         (_rows(np.full(60, 0.3), LABELS), "platt", "all 60 rows have the same scores"),
+        (_rows(SCORES * 1e-15, LABELS), "auto", "all 60 rows have the same scores"),  # beyond what has a logarithm
         (_rows(SCORES, (SCORES < 0.5).astype(np.int64)), "platt", "the higher the score, the rarer label 1"),
         (_rows(SCORES, LABELS, ["a", "b", "c"] * 20), "platt", "belong to 3 groups, and 5 folds"),
         (_rows(SCORES, (SCORES > 0.5).astype(np.int64)), "temperature", "the likeliest choice is right in every row"),

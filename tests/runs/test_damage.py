@@ -86,6 +86,11 @@ UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
     "machine as text": (_set("machine", "big"), "machine"),
     "metrics damaged": (_write(b"{", "metrics.json"), "metrics.json: is not JSON"),
     "metrics of another program": (_write(b'{"accuracy": 0.9}', "metrics.json"), "metrics.json: damaged"),
+    "seconds beyond numbers": (_write(b'{"schema": "lorica.run/1", "command": "infer", "seconds": 1e400}'), "finite"),
+    "a metric beyond numbers": (
+        _write(b'{"accuracy": {"value": 1e400}}', "metrics.json"),
+        "metrics.json: damaged: inf",
+    ),
     "a pipe": (_pipe, "pipe"),
     "a folder": (_folder, "cannot be read"),
     "a link to nothing": (_dangling, "no such file"),
@@ -145,11 +150,19 @@ def test_a_damaged_log_is_passed_over(log: bytes, make_run: MakeRun) -> None:
     assert main(["runs", "show", str(folder)]) == 0
 
 
+def test_a_log_that_is_a_pipe_is_not_waited_for(make_run: MakeRun) -> None:
+    folder = make_run("run")
+    (folder / "log.jsonl").unlink(missing_ok=True)
+    os.mkfifo(folder / "log.jsonl")
+    assert main(["runs", "show", str(folder)]) == 0
+
+
 def test_terminal_codes_of_a_record_reach_no_terminal(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run("run", task="\x1b[31mred", status="failed", error="\x1b]0;title\x07 no", started="\x1b[2J")
     assert main(["runs", str(folder.parent)]) == 0
     assert main(["runs", "show", str(folder)]) == 0
-    assert main(["runs", "compare", str(folder), str(make_run("other"))]) == 0
+    assert main(["runs", "compare", str(folder), str(make_run("other \x1b[31m", rows=10**400))]) == 0
+    assert main(["runs", str(folder.parent), "--sort", "rows"]) == 0
     assert "\x1b" not in capsys.readouterr().out
 
 

@@ -149,12 +149,30 @@ def test_a_finished_run_whose_output_is_still_there_is_kept_until_another_has_fi
     assert not (tmp_path / ".former").exists()
 
 
-@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "api_key", "judge.api-key", "--api-key", "HF_TOKEN", "db.password"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("OPENAI_API_KEY", "api_key", "judge.api-key", "--api-key", "HF_TOKEN", "db.password", "openaiApiKey"),
+        *(
+            "PGPASSWORD",
+            "MYSQL_PWD",
+            "DB_PASS",
+            "GITHUB_PAT",
+            "AZURE_OPENAI_KEY",
+            "NPM_AUTH",
+            "SSH_PASSPHRASE",
+            "cookie",
+        ),
+    ],
+)
 def test_names_of_secrets(name: str) -> None:
     assert is_secret(name)
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "tokenizer", "inference.batch_tokens", "key", "task.columns.key"])
+@pytest.mark.parametrize(
+    "name",
+    ["max_tokens", "tokenizer", "inference.batch_tokens", "key", "task.columns.key", "bypass", "format", "author"],
+)
 def test_names_of_no_secrets(name: str) -> None:
     assert not is_secret(name)
 
@@ -183,7 +201,30 @@ def test_secrets_are_in_no_file_of_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert "n=1" in written
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "https://me:hunter@2222@host/v1",
+        "https://me:hunter/2222@host/v1",
+        "postgres://me:hunter2222@host/db",
+        "https://host/v1?n=1;token=hunter2222",
+        "https://host/v1#access_token=hunter2222",
+        "Authorization: Bearer hunter2222",
+        "--header=X-Api-Key: hunter2222",
+        'judge={"api_key": "hunter2222"}',
+        "judge={api_key: hunter2222}",
+    ],
+)
+def test_secrets_within_a_word_are_hidden(word: str) -> None:
+    hidden = Redactor([], {}).text(word)
+    assert "hunter" not in hidden
+    assert "2222" not in hidden
+    assert "***" in hidden
+
+
 def test_words_that_are_no_secrets_stay_as_typed() -> None:
+    words = ["http://host:8000/a@b", "https://host/Talk:a@b", "bearer tokens", "basic authentication"]
+    assert Redactor(words, {}).words(words) == words
     words = ["task=rules", "inference.max_new_tokens=20", "input=a@b.csv", "adapters.dir=runs/skills", "--json"]
     assert Redactor(words, {}).words(words) == words
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from lorica.calibration.calibration_maps import CalibrationMap, PlattScaling, Probabilities
+from lorica.calibration.calibration_maps import PROBABILITY_FLOOR, CalibrationMap, PlattScaling, Probabilities
 from lorica.calibration.fitting import MIN_ROWS, CalibrationRows, allowed_methods, cross_fit, fit_method
 from lorica.errors import TrainingError
 from lorica.metrics.bootstrap import RESAMPLES, Estimate, draw_weights, percentile_interval
@@ -96,7 +96,8 @@ def _check(rows: CalibrationRows) -> None:
         raise TrainingError(
             f"{len(rows.gold)} rows to fit on; at least {MIN_ROWS} are needed", fix="give more rows with gold"
         )
-    filled = np.nan_to_num(rows.probabilities, nan=-1.0)
+    clipped = np.clip(rows.probabilities, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)  # as every method sees them
+    filled = np.nan_to_num(clipped, nan=-1.0)
     if bool((filled == filled[0]).all()):
         raise TrainingError(
             f"all {len(rows.gold)} rows have the same scores: there is nothing to calibrate",

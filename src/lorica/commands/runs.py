@@ -173,7 +173,7 @@ def _messages(folder: Path) -> list[str]:
     """What was said in the last call of a run. A torn last line of a killed process is left out, and so is whatever is
     no line of a log."""
     try:
-        log_lines = (folder / LOG_NAME).read_bytes().splitlines()
+        log_lines = (folder / LOG_NAME).read_bytes().splitlines() if (folder / LOG_NAME).is_file() else []
     except OSError:
         return []
     messages: list[str] = []

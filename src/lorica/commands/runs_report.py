@@ -92,7 +92,7 @@ def show_text(run: StoredRun, messages: Sequence[str], file_states: dict[str, st
 def comparison_text(comparison: RunComparison) -> str:
     """Differences first, then what they mean for the metrics, then the metrics."""
     columns = tuple(f"{letter} " for letter in _letters(len(comparison.names)))
-    blocks = ["\n".join(f"{column}= {name}" for column, name in zip(columns, comparison.names, strict=True))]
+    blocks = ["\n".join(f"{column}= {cell_text(name)}" for column, name in zip(columns, comparison.names, strict=True))]
     if comparison.differences:
         rows = tuple(
             (difference.group, difference.key, *map(_cell, difference.values)) for difference in comparison.differences
@@ -101,7 +101,7 @@ def comparison_text(comparison: RunComparison) -> str:
     else:
         blocks.append("nothing differs in configuration, inputs, base, adapters, versions and machine")
     if comparison.notes:
-        blocks.append("\n".join(comparison.notes))
+        blocks.append("\n".join(map(cell_text, comparison.notes)))
     if comparison.metrics:
         metric_rows = tuple((name, *map(metric_text, metrics)) for name, metrics in comparison.metrics.items())
         blocks.append(plain_table(ReportTable(("metric", *columns), metric_rows), max_cell=40))

@@ -12,13 +12,24 @@ HIDDEN = "***"
 
 # Names of options, keys and variables whose value is secret: the last word, or "key" after a word that makes it one.
 _SECRET_NAME = re.compile(
-    r"(?:^|[-_.])(?:(?:api|access|private|secret|auth)[-_]?key|apikey|token|secret|password|passwd|credentials?"
-    r"|authorization|bearer)$",
+    r"(?:^|[-_.])(?:(?:api|access|private|secret|auth|openai|llm)[-_]?keys?|secrets?|token|credentials?|pass|pat|jwt"
+    r"|authorization|auth|auth[-_]header|bearer|cookie)$|(?:api-?key|password|passwd|passphrase|pwd)$",
     re.IGNORECASE,
 )
 # Forms of keys that services hand out.
 _KEY_FORM = re.compile(r"\b(?:sk|pk|hf|ghp|gho|xoxb|xoxp|glpat|AKIA)[-_]?[A-Za-z0-9][A-Za-z0-9_\-]{14,}")
-_IN_URL = re.compile(r"(?<=://)[^/\s@]+(?=@)|(?<=[?&])((?:[\w-]*(?:key|token|secret|password|sig))=)[^&\s#'\"]+", re.I)
+# The user of an address, also with @ in the password, or / behind a name; what names of secrets hold in its query.
+_IN_URL = re.compile(
+    r"(?<=://)(?:[^/\s]+|[^/\s:@\"']+:(?!\d{1,5}/)[^\s\"']*)(?=@)"
+    r"|((?<=[?&;#])[\w-]*(?:key|token|secret|password|sig)=)[^&;\s#'\"]+",
+    re.IGNORECASE,
+)
+# Headers and JSON within a word.
+_STATED = re.compile(
+    r"(\bbearer\s+(?=\S*\d)|(?:api[-_]?key|authorization|password|secret)[\"']?\s*[:=]\s*[\"']?(?:bearer\s+|basic\s+)?)"
+    r"[A-Za-z0-9._~+/=-]{6,}",
+    re.IGNORECASE,
+)
 _LEAST_CHARACTERS = 6  # of a secret that is looked for in other texts: a shorter one would hide common words
 
 
@@ -42,6 +53,7 @@ class Redactor:
         for secret in self._secrets:
             plain_text = plain_text.replace(secret, HIDDEN)
         plain_text = _IN_URL.sub(lambda match: (match[1] or "") + HIDDEN, plain_text)
+        plain_text = _STATED.sub(lambda match: match[1] + HIDDEN, plain_text)
         return _KEY_FORM.sub(HIDDEN, plain_text)
 
     def words(self, words: Sequence[str]) -> list[str]:

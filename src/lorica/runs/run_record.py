@@ -103,6 +103,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     machine: MachineFacts | None = None
     summary: dict[str, Any] = {}
 
+    def __post_init__(self) -> None:
+        _require_finite(self.seconds)
+
 
 class RunMetric(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `metrics.json`; None where it is undefined or has no interval."""
@@ -111,6 +114,10 @@ class RunMetric(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None = None
     high: float | None = None
     n: int | None = None
+
+    def __post_init__(self) -> None:
+        for number in (self.value, self.low, self.high):
+            _require_finite(number)
 
 
 def to_metric(measured: Estimate | RunMetric | float) -> RunMetric:
@@ -173,6 +180,11 @@ def _converted(json_path: Path, values: Mapping[str, Any], content_type: type[_C
         return msgspec.convert(values, content_type)
     except msgspec.ValidationError as error:
         raise DataError(f"damaged: {error}", path=json_path, fix="run the command again") from error
+
+
+def _require_finite(number: float | None) -> None:
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"{number} is no finite number")
 
 
 def _finite(number: float) -> float | None:

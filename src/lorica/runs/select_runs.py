@@ -173,7 +173,7 @@ def _as_number(value: RunValue) -> float | None:
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
