@@ -21,6 +21,7 @@ StructuredOutput = Literal["json_schema", "json_object", "none"]
 
 _SHOWN = 120  # characters of a reply in a message
 _VALUE = re.compile(r'\{\s*"verdict"\s*:\s*"')
+_VERDICT_KEY = re.compile(r'"verdict"\s*:')
 _AROUND_LETTER = ' ":}\n'  # what a token may hold beside the letter
 _EXTRA_TOKENS_TEXT = 64  # characters of end-of-turn tokens that some servers list beyond the content
 
@@ -61,10 +62,17 @@ class ChatReply(msgspec.Struct):
     choices: list[_Choice]
     model: str = ""
     usage: _Usage | None = None
+    error: Any = None
 
 
 class _LetterReply(msgspec.Struct, forbid_unknown_fields=True):
     verdict: str
+
+
+# Of several servers and proxies; what else they call a finished reply (stop, eos, null) is left alone.
+_BROKEN_OFF = frozenset({"error", "abort", "aborted", "cancelled", "insufficient_system_resource"})
+_TOO_LONG = frozenset({"length", "max_tokens", "model_length"})
+_SAME_LOGPROB = 0.01  # a token's own log-probability, and that of its entry among the alternatives
 
 
 def decode_reply(body: bytes, content_type: str) -> ChatReply:
@@ -82,15 +90,19 @@ def decode_reply(body: bytes, content_type: str) -> ChatReply:
     if len(reply.choices) != 1:
         raise CallError("no_completion", f"{len(reply.choices)} choices, and one was asked for")
     choice = reply.choices[0]
+    if reply.error:
+        raise CallError("no_completion", f"an error beside the choices: {_excerpt(str(reply.error))}")
+    if choice.finish_reason in _BROKEN_OFF:
+        raise CallError("no_completion", f"finish_reason {choice.finish_reason}")
     if choice.message.refusal:
         raise CallError("refusal", _excerpt(choice.message.refusal))
     if choice.finish_reason == "content_filter":
         raise CallError("refusal", "finish_reason content_filter")
     if choice.message.tool_calls:
         raise CallError("no_verdict", "a tool call, though no tool was offered")
-    if choice.finish_reason == "length":
+    if choice.finish_reason in _TOO_LONG:
         fix = "raise --max-tokens where the model thinks before it replies"
-        raise CallError("cut_off", f"finish_reason length after {_excerpt(choice.message.content or '')}; {fix}")
+        raise CallError("cut_off", f"finish_reason {choice.finish_reason} after {_excerpt(choice.message.content or '')}; {fix}")
     if not choice.message.content:
         raise CallError("no_verdict", "no content")
     return reply
@@ -131,6 +143,8 @@ def _letter(content: str, names: Collection[str], structured: StructuredOutput) 
             letter = msgspec.json.decode(content, type=_LetterReply).verdict
         except (msgspec.DecodeError, RecursionError) as error:
             raise CallError("no_verdict", f"{error}: {_excerpt(content)}") from error
+        if len(_VERDICT_KEY.findall(content)) > 1:
+            raise CallError("no_verdict", f"more than one verdict: {_excerpt(content)}")
     if letter not in names:
         raise CallError("no_verdict", f"{_excerpt(letter)} is none of {', '.join(names)}")
     return letter
@@ -143,6 +157,11 @@ def _probabilities(
     if logprobs is None or not logprobs.content:
         raise CallError("no_probabilities", "the reply has no logprobs")
     token = _token_at(logprobs.content, content, _letter_position(content, structured))
+    if any(
+        entry.token == token.token and not abs(entry.logprob - token.logprob) <= _SAME_LOGPROB
+        for entry in token.top_logprobs
+    ):
+        raise CallError("no_probabilities", f"the token {token.token!r} has two log-probabilities")
     by_letter: dict[str, float] = {}
     for spelling, logprob in {entry.token: entry.logprob for entry in (*token.top_logprobs, token)}.items():
         candidate = spelling.strip(_AROUND_LETTER)
