@@ -173,3 +173,18 @@ def test_huge_and_hostile_rows_make_a_small_page_that_opens(tmp_path: Path) -> N
         assert (result["wide"], result["faint"], result["requests"]) == ([], [], [])
         assert result["pageWidth"] == result["width"]
         assert result["ready"] >= 4
+
+
+def test_answers_that_do_not_know_are_counted_on_the_page(tmp_path: Path) -> None:
+    gold = [
+        {"id": "1", "question": "Who?", "answer": "unanswerable"},
+        {"id": "2", "question": "Where?", "answer": "Rome"},
+    ]
+    answers = [{"id": row["id"], "answer": "I don't know."} for row in gold]
+    for name, rows in (("gold", gold), ("answers", answers)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = tmp_path / "page.md"
+    words = [str(tmp_path / "answers.jsonl"), str(tmp_path / "gold.jsonl"), "task=saq", "--html", str(page)]
+    assert main(["eval", *words]) == 0
+    table = next(line for line in page.read_text().splitlines() if line.startswith("| answers.jsonl | 2 |"))
+    assert [cell.strip() for cell in table.strip("|").split("|")][1:] == ["2", "1", "1"]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import lorica
@@ -22,9 +23,10 @@ from lorica.commands.arguments import inform
 from lorica.commands.frontier import parse_vary
 from lorica.commands.frontier_grid import ADAPTERS, BASE_ALONE, Point, point_overrides
 from lorica.commands.frontier_points import Measurement, PointStore, promising
-from lorica.commands.frontier_search import rungs, search
+from lorica.commands.frontier_search import PointMeter, rungs, search
 from lorica.errors import LoricaError
 from lorica.pipeline.answer import Pipeline
+from lorica.records import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 90
@@ -169,6 +171,28 @@ def test_the_deadline_is_kept(seconds: float, tmp_path: Path, monkeypatch: pytes
         assert max(point.rows for point in store.best.values()) == 720
 
 
+class SlowPipeline:
+    """Answers after `row_seconds` each, of a clock that only this moves."""
+
+    def __init__(self, row_seconds: float) -> None:
+        self.now, self.row_seconds = 0.0, row_seconds
+
+    def warm_up(self, rows: Sequence[Row]) -> None:
+        self.now += self.row_seconds * len(rows)
+
+
+@pytest.mark.parametrize("row_seconds", [30.0, 100.0])
+def test_a_base_too_slow_for_the_deadline_is_given_up_after_a_row(
+    row_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow: Any = SlowPipeline(row_seconds)
+    monkeypatch.setattr("lorica.commands.frontier_search.time.perf_counter", lambda: slow.now)
+    monkeypatch.setattr(PointMeter, "_load", lambda self, config: slow)
+    meter = PointMeter(["engine=fake"], [Row(str(number), msgspec.Struct()) for number in range(40)])
+    assert meter.measure(Point(()), 40, 60.0) is None
+    assert slow.now == row_seconds
+
+
 def test_halving_finds_the_front_in_less_time_than_all_rows_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +248,11 @@ def test_the_base_alone_has_no_adapters() -> None:
         (["--vary", "model.dtype"], "--vary model.dtype; needed", 2),
         (["--vary", "model.dtype=int8,int8"], "different values", 2),
         (["--vary", "task.style=plain,structured", "task.style=plain"], "contradict each other", 2),
-        (["--vary", "a.b=1,2"], "no point could be measured", 3),
+        (["--vary", "model.dtpye=int8,float32"], "did you mean model.dtype?", 2),
+        (["--vary", "a.b=1,2"], "unknown configuration key 'a.b'", 2),
+        (["--vary", "minutes=1,2"], "all points of a search share it", 2),
+        (["--vary", "output=a.csv,b.csv"], "all points of a search share it", 2),
+        (["--vary", "task=rules,mcq"], "all points of a search share it", 2),
         (["input=missing.csv"], "missing.csv", 3),
         (["input=unlabelled.csv"], "gold", 3),
         (["input=empty.csv"], "empty.csv", 3),

@@ -7,6 +7,7 @@ import html
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from lorica.commands import scored_run
 from lorica.data.digest import file_digest
 from lorica.engines import fake
 from lorica.errors import LoricaError
+from lorica.metrics.run_scores import score_runs
 from lorica.pipeline.answer import Pipeline
 from tests.pipeline.test_row_timer import Clock
 
@@ -49,6 +51,16 @@ def copied(runs: Path, tmp_path: Path) -> Path:
     for record_path in (tmp_path / "runs").glob("*.run/run.json"):
         record_path.write_text(record_path.read_text().replace(str(runs), str(tmp_path / "runs")))
     return tmp_path / "runs"
+
+
+def test_the_record_counts_the_seconds_of_scoring(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_score(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.3)
+        return score_runs(*arguments, **options)
+
+    monkeypatch.setattr("lorica.commands.score.score_runs", slow_score)
+    assert main(["score", str(runs / "a.csv"), str(runs / "b.csv"), "--run", str(tmp_path / "scored")]) == 0
+    assert json.loads((tmp_path / "scored" / "run.json").read_text())["seconds"] >= 0.3
 
 
 def timings_of(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def _median_score(answered: Sequence[JudgedAnswer], label: int) -> float | None:
 
 
 def answers_section(files: Sequence[EvaluatedFile], names: Mapping[str, str]) -> Section:
-    """Rows by parse stage and flag with the share that is right, truncation, and confusion."""
+    """Rows by parse stage and flag with the share that is right, truncation, abstentions, and confusion."""
     drawn = best_files(files)
     tables = [_kinds_table(files, names)]
     truncation = [_truncation(file) for file in files]
@@ -56,6 +56,19 @@ def answers_section(files: Sequence[EvaluatedFile], names: Mapping[str, str]) ->
         )
         heads = ("answers", "truncated rows", "tokens cut, median", "most", "share right", "share right of the others")
         tables.append(ReportTable(heads, rows, caption="Prompts that were truncated"))
+    abstentions = [file.evaluation.abstentions for file in files]
+    if any(counts is not None and (counts.answers or counts.unanswerable) for counts in abstentions):
+        tables.append(
+            ReportTable(
+                ("answers", "say that they do not know", "of them right", "rows that gold calls not answerable"),
+                tuple(
+                    (names[file.name], counts.answers, counts.right, counts.unanswerable)
+                    for file, counts in zip(files, abstentions, strict=True)
+                    if counts is not None
+                ),
+                caption="Answers that say they do not know",
+            )
+        )
     confusions = (_confusion(file, f"Confusion of {names[file.name]}") for file in drawn)
     tables += [table for table in confusions if table is not None]
     which = "" if len(drawn) == len(files) else f"Confusion is shown of the {len(drawn)} best of {len(files)} files."

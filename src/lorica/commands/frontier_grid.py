@@ -11,6 +11,8 @@ from lorica.commands import build
 from lorica.commands.arguments import Overrides, inform, resolve
 from lorica.commands.dtypes import answer_dtype, count_parameters
 from lorica.config.compose import Resolved
+from lorica.config.fields import find
+from lorica.config.presets import GROUPS
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
 from lorica.engines.base import resolve_device
@@ -31,6 +33,8 @@ _TORCH_DTYPES = ("float32", "bfloat16")
 _SET_BY_USER = ("command line", "argument")  # origins of keys that are not varied
 # Keys of the search itself, which no run of a point takes.
 _SEARCH_KEYS = ("minutes", "run_dir", "output", "inference.resume")
+# What all points share: answers to other rows, or of another task, are not compared.
+_SHARED_KEYS = (*_SEARCH_KEYS, "input", "task", "task.name")
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def point_command(overrides: Overrides, point: Point, output: Path) -> str:
 def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[str]]) -> list[Point]:
     """All combinations, the configured one first. vary: key -> values, in place of the default ones of that key.
 
-    A key that the user set is not varied. What is left out because it is slow here is said on standard error.
+    A key that the user set is not varied. Raises ConfigError for a key that is none, UsageError for one that cannot be
+    varied. What is left out because it is slow here is said on standard error.
     """
     config = resolved.config
     task = build.build_task(config)
@@ -102,11 +107,19 @@ def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[
 
     dimensions = {key: values for key, values in dimensions.items() if len(values) > 1 and not is_set(key)}
     for key, values in vary.items():
+        _check_varied(key)
         if is_set(key):
             raise UsageError(f"--vary {key} and {key}= contradict each other", fix="leave one of them out")
         dimensions[key] = values
     combinations = itertools.product(*([(key, value) for value in values] for key, values in dimensions.items()))
     return [Point(combination) for combination in combinations]
+
+
+def _check_varied(key: str) -> None:
+    if key in _SHARED_KEYS:
+        raise UsageError(f"--vary {key}: all points of a search share it", fix="run a search of its own for each")
+    if key != ADAPTERS and key not in GROUPS:
+        find(key, location="--vary: ")
 
 
 def _adapter_values(config: Config) -> list[str]:

@@ -38,19 +38,22 @@ class PointMeter:
         self._loaded: tuple[Config, Pipeline] | None = None
         self._told: set[str] = set()
         self._loading = 0.0  # seconds that the slowest load took
+        self._row_seconds: dict[str, float] = {}  # of points that were warmed up
 
     def measure(self, point: Point, row_count: int, seconds_left: float) -> Measurement | None:
         """The point on the first rows; None where the time that is left is too short for that. A combination that
         cannot be is measured as that."""
         started = time.perf_counter()
-        if _MARGIN * self._loading >= seconds_left:
+        expected = self._loading + self._row_seconds.get(point.name, 0.0) * row_count
+        if _MARGIN * expected >= seconds_left:
             return None
         try:
             pipeline = self._load(resolve_point(self._overrides, point))
-            loading = time.perf_counter() - started
-            self._loading = max(self._loading, loading)
-            pipeline.warm_up(self._rows[:_PROBE_ROWS])
-            a_row = (time.perf_counter() - started - loading) / min(_PROBE_ROWS, len(self._rows))
+            self._loading = max(self._loading, time.perf_counter() - started)
+            a_row = self._warm_up(pipeline, started + seconds_left)
+            if a_row is None:
+                return None
+            self._row_seconds[point.name] = a_row
             if _MARGIN * a_row * row_count > seconds_left - (time.perf_counter() - started):
                 return None
             rows = self._rows[:row_count]
@@ -65,6 +68,18 @@ class PointMeter:
             return Measurement(point=point.name, wall=time.perf_counter() - started, problem=problem)
         marks = "".join("01"[row_is_right] for row_is_right in right)
         return Measurement(point=point.name, right=marks, seconds=seconds, wall=time.perf_counter() - started)
+
+    def _warm_up(self, pipeline: Pipeline, deadline: float) -> float | None:
+        """Seconds that a row takes. One row first, so that a slow base shows before more are begun; None where they do
+        not fit."""
+        a_row = 0.0
+        for probe in (self._rows[:1], self._rows[:_PROBE_ROWS]):
+            started = time.perf_counter()
+            if started + a_row * len(probe) >= deadline:
+                return None
+            pipeline.warm_up(probe)
+            a_row = (time.perf_counter() - started) / len(probe)
+        return a_row
 
     def _load(self, config: Config) -> Pipeline:
         """The pipeline of this configuration; the one that is loaded, if it is that one's."""

@@ -55,13 +55,15 @@ _EXAMPLES = """  lorica score fast.csv slow.csv
 def run(arguments: Sequence[str]) -> int:
     """Rank, print and write."""
     options = _parse(arguments)
-    result = score_files(options.runs, options.gold, rules=options.rules, unit=options.per)
-    inputs = {"answers": [open_run(path).answers_path for path in options.runs], "gold": [Path(result.gold)]}
+    runs, gold = _open_runs(options.runs, options.gold)
+    inputs = {"answers": [finished.answers_path for finished in runs], "gold": [gold.path]}
     if options.csv is not None:
         check_not_read({"--csv": options.csv}, [*inputs["answers"], *inputs["gold"]])
-        write_leaderboard(options.csv, result)
-        inform(f"leaderboard: {options.csv}")
-    with recorded_run(options.run, "score", arguments, resolve({"task": result.task}), inputs) as run_log:
+    with recorded_run(options.run, "score", arguments, resolve({"task": gold.task.name}), inputs) as run_log:
+        result = _score_runs(runs, gold, rules=options.rules, unit=options.per)
+        if options.csv is not None:
+            write_leaderboard(options.csv, result)
+            inform(f"leaderboard: {options.csv}")
 
         def page() -> tuple[Report, WriteTable]:
             facts = file_facts([*inputs["answers"], *inputs["gold"]])
@@ -82,10 +84,17 @@ def score_files(paths: Sequence[Path], gold_path: Path | None, *, rules: ScoreRu
     Raises DataError for a run that cannot be used and for runs that cannot be put on one scale, UsageError for one that
     is there twice.
     """
+    return _score_runs(*_open_runs(paths, gold_path), rules=rules, unit=unit)
+
+
+def _open_runs(paths: Sequence[Path], gold_path: Path | None) -> tuple[list[FinishedRun], GoldFile]:
     runs = [open_run(path) for path in paths]
     check_comparable(runs)
+    return runs, read_runs_gold(runs, gold_path)
+
+
+def _score_runs(runs: Sequence[FinishedRun], gold: GoldFile, *, rules: ScoreRules, unit: Unit) -> ScoreResult:
     rules = replace(rules, run_noise=max(rules.run_noise, measured_noise(runs)))
-    gold = read_runs_gold(runs, gold_path)
     columns = {finished.name: _columns(finished, gold, unit) for finished in runs}
     groups = bootstrap_clusters(gold.rows)
     scored, pairs = score_runs(columns, rules, groups=groups)

@@ -102,7 +102,9 @@ def decode_reply(body: bytes, content_type: str) -> ChatReply:
         raise CallError("no_verdict", "a tool call, though no tool was offered")
     if choice.finish_reason in _TOO_LONG:
         fix = "raise --max-tokens where the model thinks before it replies"
-        raise CallError("cut_off", f"finish_reason {choice.finish_reason} after {_excerpt(choice.message.content or '')}; {fix}")
+        raise CallError(
+            "cut_off", f"finish_reason {choice.finish_reason} after {_excerpt(choice.message.content or '')}; {fix}"
+        )
     if not choice.message.content:
         raise CallError("no_verdict", "no content")
     return reply
