@@ -42,7 +42,7 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
         "frontier": ("lorica.commands.frontier:run", "which settings are worth their time, within given minutes"),
         "calibrate": (
             "lorica.commands.calibrate:run",
-            "probabilities that come true as often as they say, fitted on held-out rows, beside the adapter",
+            "scores that come true as often as they say, saved with the adapter",
         ),
         "ensemble": ("lorica.commands.ensemble:run", "one file of answers out of several, and whether that helps"),
         "judge": ("lorica.commands.judge:run", "a model's verdicts on answers, and how far it can be believed"),
@@ -132,7 +132,7 @@ def _help() -> str:
         "\n".join(
             [
                 f"{stage}:",
-                *(f"  {command_name:<8} {description}" for command_name, (_, description) in commands.items()),
+                *(f"  {command_name:<9} {description}" for command_name, (_, description) in commands.items()),
             ]
         )
         for stage, commands in STAGES.items()

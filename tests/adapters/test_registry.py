@@ -82,7 +82,7 @@ def test_errors_name_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"'algebra': no adapter_config\.json in .*gone nor in .*best"):
         find_adapters(None, {"algebra": str(tmp_path / "gone")})
     adapter = make(tmp_path / "one")
-    with pytest.raises(AdapterError, match=r"itself an adapter(.|\n)*adapters\.paths\.one="):
+    with pytest.raises(AdapterError, match=r"itself an adapter(.|\n)*adapters\.paths\.NAME="):
         find_adapters(adapter, {})
 
 

@@ -111,3 +111,33 @@ def test_output_into_a_closed_pipe_is_no_error() -> None:
     )
     assert done.stderr == ""
     assert done.stdout.startswith("# presets")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval", "a.csv", "b.csv", "--htm", "x.html"], "did you mean --html?"),
+        (["kb", "info", "--kbb", "kb"], "lorica kb info: "),
+        (["infer", "--input", "rows.csv"], "it is a key: input=...; see `lorica infer --help`"),
+        (["infer", "--run-dir=x"], "it is a key: run_dir=...;"),
+        (["score", "a.csv", "--task", "rules"], "see `lorica score --help`"),
+    ],
+)
+def test_a_mistaken_option_is_told_the_right_one(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_prompts_leave_out_is_no_concern_of_eval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, answers = tmp_path / "rows.csv", tmp_path / "answers.csv"
+    rows.write_text("row_id,body,rule,positive_example_1,rule_violation\n1,a,r,p,1\n2,b,r,p,0\n")
+    answers.write_text("id,score\n1,0.4\n2,0.6\n")
+    assert main(["eval", str(answers), str(rows), "task=rules"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "nan" not in shown.out
+    assert "inf " not in shown.out
+    assert main(["infer", "task=rules", f"input={rows}", f"output={tmp_path / 'out.csv'}", "engine=fake"]) == 0
+    assert "left out of prompts by task.style=plain" in capsys.readouterr().err

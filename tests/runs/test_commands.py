@@ -36,7 +36,7 @@ def test_eval_leaves_its_metrics_and_inputs(
     record, metrics = read_record(tmp_path / "run"), read_metrics(tmp_path / "run")
     assert (record.command, record.task, record.status, record.rows) == ("eval", "rules", "finished", 12)
     assert [(file.role, file.path) for file in record.inputs] == [("answers", files[0]), ("gold", files[2])]
-    assert [file.path for file in record.outputs] == [str(tmp_path / "p.html"), str(tmp_path / "p.csv")]
+    assert [file.path for file in record.outputs] == [str(tmp_path / "p.html"), str(tmp_path / "p.html.csv")]
     assert record.main_metric == "roc_auc"
     stated = json.loads(plain)["metrics"]
     assert {name: metric.value for name, metric in metrics.items()} == {name: stated[name]["value"] for name in stated}

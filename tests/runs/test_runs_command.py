@@ -116,7 +116,7 @@ def test_the_table_says_what_was_measured_and_where(three: Path, capsys: pytest.
     table = capsys.readouterr().out
     assert "roc_auc 0.900 [0.850, 0.950]" in table
     assert "failed" in table
-    assert "2 runs, 1 others do not match" in table
+    assert "runs: 2; that do not match: 1" in table
 
 
 def test_show_prints_the_whole_run(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

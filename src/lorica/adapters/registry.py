@@ -79,7 +79,8 @@ def _search_folder(base_dir: Path) -> dict[str, Path]:
     if (base_dir / CONFIG_NAME).is_file():
         raise AdapterError(
             f"{base_dir} is itself an adapter, not a folder of adapters",
-            fix=f"set adapters.paths.{base_dir.name}={base_dir}",
+            fix="name it after the task or subject whose rows it answers, adapters.paths.NAME="
+            f"{base_dir}; for all rows add adapters.use=NAME",
         )
     if (base_dir / TRAINING_RECORD).is_file():
         _refuse_unfinished(base_dir)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lorica.config.paths import local_path
 from lorica.errors import ConfigError, UsageError
-from lorica.names import json_values, shell_line
+from lorica.names import did_you_mean, json_values, shell_line
 from lorica.streams import carries_unicode
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ MESSAGE_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("MESSAGE
 # Configuration as a command line writes it, `lora.r=8`, or as Python does, {"lora.r": 8}.
 Overrides = Sequence[str] | Mapping[str, object]
 
+# Keys of one word, which are taken for options.
+_BARE_KEYS = ("task", "model", "input", "output", "run_dir", "engine", "training", "lora", "config", "minutes")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 _OVERRIDES = "configuration as key=value; `lorica config` prints every key, docs/configuration.md explains them"
 
@@ -36,7 +38,20 @@ class _Parser(argparse.ArgumentParser):
         return self.parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"lorica {self.prog.split()[-1]}: {message}", fix=f"see `{self.prog} --help`")
+        help_command = f"see `{self.prog} --help`"
+        mistaken = re.match(r"unrecognized arguments: (--?)([\w-]+)", message)
+        if mistaken is None:
+            raise UsageError(f"{self.prog}: {message}", fix=help_command)
+        dashes, name = mistaken.groups()
+        options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        takes_keys = any("key=value" in str(action.metavar) for action in self._actions)
+        if takes_keys and name.replace("-", "_") in _BARE_KEYS:
+            raise UsageError(
+                f"{self.prog}: {message}", fix=f"it is a key: {name.replace('-', '_')}=...; {help_command}"
+            )
+        raise UsageError(
+            f"{self.prog}: {message}", fix=did_you_mean(name, options, form=f"{dashes}{{}}", then=help_command)
+        )
 
 
 def parser(command: str, description: str, examples: str, *, overrides: bool = True) -> argparse.ArgumentParser:

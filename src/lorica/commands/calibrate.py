@@ -301,6 +301,8 @@ def calibration_text(result: CalibrationResult) -> str:
         lines.append(f"{calibration.left_out} rows without an answer were left out")
     if calibration.trained_rows:
         lines.append(f"WARNING: the adapter was trained on {calibration.trained_rows} of these rows; the file says so")
+    if change.high >= 0:
+        lines.append("these rows show no gain: answer with the scores as they are, or calibrate on more rows")
     lines.append(f"-> {result.path}; `lorica infer ... adapters.calibration=auto` applies it")
     return "\n".join(lines)
 

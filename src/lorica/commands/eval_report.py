@@ -152,10 +152,17 @@ def _operating_table(evaluation: Evaluation) -> str:
         (f"{point.max_fpr:g}", point.threshold, point.fpr, point.tpr, point.precision)
         for point in evaluation.operating_points
     ]
-    table_rows = tuple((rate, *(f"{number:.4f}" for number in numbers)) for rate, *numbers in rates)
+    table_rows = tuple(
+        (rate, "none" if math.isinf(threshold) else f"{threshold:.4f}", *map(_number_text, numbers))
+        for rate, threshold, *numbers in rates
+    )
     return plain_table(
         ReportTable(("false-positive rate", "score from", "reached", "true-positive rate", "precision"), table_rows)
     )
+
+
+def _number_text(number: float) -> str:
+    return "undefined" if math.isnan(number) else f"{number:.4f}"
 
 
 def row_counts(evaluation: Evaluation) -> dict[str, int]:

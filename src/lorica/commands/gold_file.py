@@ -82,7 +82,8 @@ def read_gold(config: Config, gold_file: Path, group_columns: Sequence[str], *, 
     schemas = (*task.schemas, *filter(None, map(gold_only, task.schemas)))
     column_names = list(dict.fromkeys(filter(None, group_columns)))
     columns_to_read = GroupColumns(schemas, list(dict.fromkeys(filter(None, (*column_names, weight_column)))))
-    read_log = reading_log(config)
+    # Nothing is asked here: what prompts leave out is no concern.
+    read_log = reading_log(config, unsaid=() if task.row_examples is None else (task.row_examples.unused,))
     rows = list(
         open_rows(config, task, gold_file, schemas=columns_to_read.schemas, read_log=read_log, check_row=_need_gold)
     )

@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one subcommand."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
-        return 0
+        raise SystemExit(0)  # as every command's --help ends
     name = arguments[0]
     if name not in SUBCOMMANDS:
         raise UsageError(
@@ -40,7 +40,7 @@ def _help() -> str:
         "usage: lorica kb SUBCOMMAND ...\n\n"
         "Knowledge bases for retrieval: one index per subject, built from documents, all on this machine.\n\n"
         f"{lines}\n\n"
-        "  lorica kb SUBCOMMAND --help    what it takes, with examples\n\n"
+        "  lorica kb SUBCOMMAND --help    what it takes, with examples; all take --json\n\n"
         "examples:\n"
         "  lorica kb build --subject algebra --out kb docs/algebra\n"
         '  lorica kb query --subject algebra --kb kb "How is a quadratic equation solved?"\n'

@@ -25,7 +25,8 @@ def run_query(arguments: Sequence[str]) -> int:
     command = parser(
         "kb query",
         "The passages of a subject's index that are nearest to a question, best first: by their terms (BM25), by\n"
-        "meaning (vectors of the encoder that it was built with), or by both lists fused (sums of reciprocal ranks).",
+        "meaning (vectors of the encoder that it was built with), or by both lists fused (sums of reciprocal ranks).\n"
+        "The score is that of the mode: it ranks the passages of one question, and says nothing across questions.",
         _QUERY_EXAMPLES,
         overrides=False,
     )
@@ -80,18 +81,18 @@ def _entries_table(entries: Sequence[dict[str, Any]]) -> ReportTable:
             entry["subject"],
             entry.get("passages"),
             entry.get("files"),
-            _dimension(entry),
+            _vectors_text(entry),
             entry.get("digest", "cannot be used")[:19],
         )
         for entry in entries
     )
-    return ReportTable(("subject", "passages", "files", "dimension", "digest"), rows)
+    return ReportTable(("subject", "passages", "files", "vectors", "digest"), rows)
 
 
-def _dimension(entry: dict[str, Any]) -> int | None:
+def _vectors_text(entry: dict[str, Any]) -> str | None:
     if "digest" not in entry:
         return None
-    return 0 if entry["encoder"] is None else int(entry["encoder"].dimension)
+    return "none" if entry["encoder"] is None else f"of {entry['encoder'].dimension} numbers"
 
 
 def _entry(folder: Path, name: str) -> dict[str, Any]:
@@ -117,5 +118,7 @@ def _passages_text(passages: Sequence[Passage], unknown_tags: Sequence[str]) -> 
     for rank, passage in enumerate(passages, 1):
         title = f" · {passage.title}" if passage.title else ""
         tags = f" · {', '.join(passage.tags)}" if passage.tags else ""
-        blocks.append(f"{rank}. {passage.score:.4f} · {passage.id} · {passage.source}{title}{tags}\n{passage.text}")
+        blocks.append(
+            f"{rank}. score {passage.score:.4g} · {passage.id} · {passage.source}{title}{tags}\n{passage.text}"
+        )
     return "\n\n".join(blocks)

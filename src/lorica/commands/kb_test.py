@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -235,7 +236,7 @@ def _cells(gain: SubjectGain) -> tuple[str, ...]:
         str(mcnemar.only_first),
         f"{mcnemar.p_value:.3g}",
         f"{gain.pair.p_corrected:.3g}",
-        f"{test.detectable:.4f}",
+        "undefined" if math.isnan(test.detectable) else f"{test.detectable:.4f}",
         own_shown,
         gain.verdict,
     )

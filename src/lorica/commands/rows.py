@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,9 @@ def table_options(config: Config) -> TableOptions:
     return TableOptions(config.reading.quoting, config.reading.delimiter, config.reading.sheet)
 
 
-def reading_log(config: Config) -> ReadLog:
-    """What takes the rows that are left out, where the configuration wants them left out."""
-    return ReadLog(skip=config.reading.bad_rows == "skip")
+def reading_log(config: Config, *, unsaid: Collection[str] = ()) -> ReadLog:
+    """What takes the rows that are left out, where the configuration wants them left out. unsaid: notes not to keep."""
+    return ReadLog(skip=config.reading.bad_rows == "skip", unsaid=unsaid)
 
 
 def tell(read_log: ReadLog) -> None:

@@ -37,7 +37,7 @@ def list_text(runs: Sequence[StoredRun], unusable: Sequence[UnusableRun], read_c
         rows = tuple(_list_row(run) for run in runs)
         blocks.append(plain_table(ReportTable(_COLUMNS, rows), max_cell=48, names=("run",)))
     hidden = read_count - len(runs)
-    blocks.append(f"{len(runs)} runs" + (f", {hidden} others do not match" if hidden else ""))
+    blocks.append(f"runs: {len(runs)}" + (f"; that do not match: {hidden}" if hidden else ""))
     if unusable:
         reasons = "\n".join(f"  {line}" for run in unusable for line in _safe_lines(f"{run.name}: {run.reason}"))
         blocks.append(f"{len(unusable)} cannot be read:\n{reasons}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ class BadRow(msgspec.Struct, frozen=True):
 
 
 class ReadLog:
-    """Takes what one or several readings leave out. skip: rows that cannot be used are left out, not raised."""
+    """Takes what one or several readings leave out. skip: rows that cannot be used are left out, not raised. unsaid:
+    notes of rows that are not kept."""
 
-    def __init__(self, *, skip: bool = False) -> None:
+    def __init__(self, *, skip: bool = False, unsaid: Collection[str] = ()) -> None:
         self.skip = skip
+        self.unsaid = unsaid
         self.skipped: list[BadRow] = []
         self.remarks: list[str] = []
         self._files: dict[str, tuple[ColumnMapping, LateKeys]] = {}
@@ -47,6 +49,8 @@ class ReadLog:
     def add_notes(self, table_path: Path, row: Row) -> None:
         """Keep what a row says of its reading: each thing once a file, with its first row and how many say it."""
         for row_note in row.notes:
+            if row_note in self.unsaid:
+                continue
             location = f"{table_path}:{row.line} (row {row.id!r})" if row.line else f"row {row.id!r}"
             first_location, row_count = self._noted.get((str(table_path), row_note), (location, 0))
             self._noted[str(table_path), row_note] = (first_location, row_count + 1)

@@ -174,6 +174,11 @@ def _decode(manifest_path: Path, raw_bytes: bytes) -> IndexManifest:
 
 
 def _no_index(folder: Path, subject: str) -> RetrievalError:
+    if not folder.is_dir():
+        return RetrievalError(
+            f"{folder}: there is no such folder, so it holds no index of the subject {subject!r}",
+            fix=f"check the path, or build it: lorica kb build --subject {subject} --out {folder} DOCUMENTS",
+        )
     names = list_subjects(folder)
     hint = did_you_mean(subject, names, key=subject_key, otherwise=f"subjects there: {', '.join(names) or 'none'};")
     return RetrievalError(

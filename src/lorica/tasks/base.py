@@ -63,10 +63,12 @@ class CanaryRecord(msgspec.Struct, frozen=True):
 
 class RowExamples(msgspec.Struct, frozen=True):
     """Labelled examples that rows bring along. styles: those whose prompts show them. swap: the row with its positive
-    and negative examples exchanged; None where it has none of either."""
+    and negative examples exchanged; None where it has none of either. unused: the note of a row whose prompt leaves
+    them out, of no concern where nothing is asked."""
 
     styles: tuple[str, ...]
     swap: Callable[[Row], Row | None]
+    unused: str
 
 
 class ProbeSet(msgspec.Struct, frozen=True):

@@ -97,7 +97,7 @@ class RulesTask:
     styles = ("plain", "structured", "contrastive")
     answer_type: AnswerType = "score"
     generated_choices = ("1.0", "0.0")
-    row_examples = RowExamples(("structured", "contrastive"), _with_swapped_examples)
+    row_examples = RowExamples(("structured", "contrastive"), _with_swapped_examples, _EXAMPLES_UNUSED)
     metric_names = ("roc_auc", "accuracy", "f1")
     probes = ProbeSet("rules", partial(labelled_records, "rules"), rule_canaries)
 
