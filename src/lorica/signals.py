@@ -8,7 +8,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class Stopped(KeyboardInterrupt):
@@ -76,9 +76,7 @@ class Deferred:
             self._before = {number: signal.signal(number, self._first) for number in numbers}
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._restore()
 
     def stop(self) -> KeyboardInterrupt:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -109,9 +108,7 @@ class TensorReader:
             raise AdapterError(f"{self._path}: cannot be read ({error.strerror})") from error
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def raw_blocks(self, tensor_info: TensorInfo, max_values: int = BLOCK_VALUES) -> Iterator[Bytes]:

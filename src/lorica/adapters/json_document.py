@@ -6,8 +6,11 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import msgspec
 
 from lorica.adapters.header import foreign_format
 from lorica.errors import AdapterError
@@ -17,6 +20,8 @@ MAX_DEPTH = 64
 # Objects, lists, texts and values that are counted before parsing, so that a small file cannot make the parser build
 # hundreds of megabytes.
 MAX_VALUES = 500_000
+
+Document = TypeVar("Document")
 
 Problem = Literal[
     "foreign", "too large", "not UTF-8", "not JSON", "nested", "not an object", "duplicate", "constant", "text",
@@ -58,6 +63,42 @@ def read_object(json_bytes: bytes, most_bytes: int) -> tuple[dict[str, Any] | No
     if parsed_values is None and not problems:
         problems.append(DocumentError("not an object", "holds a JSON null, not an object"))
     return parsed_values, problems
+
+
+def read_document(
+    document_path: Path, max_bytes: int, convert: Callable[[Any], Document], *, fix: str
+) -> Document | None:
+    """The JSON object in a file as `convert` makes a document of it; None where there is no file. Raises AdapterError
+    for a broken one. fix: what to do with one that is."""
+    try:
+        content = read_capped(document_path, max_bytes + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise AdapterError(f"{document_path}: cannot be read ({error.strerror})") from error
+    try:
+        values, problems = read_object(content, max_bytes)
+        if problems:
+            raise AdapterError(problems[0].message, fix=problems[0].fix or fix)
+        return convert(values)
+    except AdapterError as error:
+        raise AdapterError(f"{document_path}: {error.message}", fix=error.fix) from None
+
+
+def convert_document(
+    values: Any, document_type: type[Document], *, title: str, format_number: int, fix: str
+) -> Document:
+    """Parsed JSON as a document of this format. title: what it is called. Raises AdapterError naming the first place
+    that is wrong."""
+    version = values.get("format") if isinstance(values, dict) else None
+    if type(version) is int and version > format_number:
+        raise AdapterError(
+            f"a {title} of format {version}; this version reads {format_number}", fix="install a newer Lorica"
+        )
+    try:
+        return msgspec.convert(values, document_type)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise AdapterError(f"not a {title}: {ascii(str(error))[1:-1][:200]}", fix=fix) from None
 
 
 def read_json(json_bytes: bytes, most_bytes: int, *, allow_nan: bool = False) -> tuple[Any, list[DocumentError]]:

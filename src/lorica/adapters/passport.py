@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lorica.adapters.json_document import read_capped, read_object
+from lorica.adapters.json_document import convert_document, read_document
 from lorica.errors import AdapterError
 from lorica.names import visible_values
 
@@ -205,36 +205,12 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_passport(folder: Path) -> Passport | None:
     """The passport of an adapter's folder; None when it has none. Raises AdapterError for a broken one."""
-    passport_path = Path(folder) / PASSPORT_NAME
-    try:
-        passport_data = read_capped(passport_path, MAX_PASSPORT_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise AdapterError(f"{passport_path}: cannot be read ({error.strerror})") from error
-    try:
-        return parse_passport(passport_data)
-    except AdapterError as error:
-        raise AdapterError(f"{passport_path}: {error.message}", fix=error.fix) from None
-
-
-def parse_passport(passport_data: bytes) -> Passport:
-    """The bytes of a lorica.json as a passport. Raises AdapterError saying what is wrong with it."""
-    values, problems = read_object(passport_data, MAX_PASSPORT_BYTES)
-    if problems:
-        raise AdapterError(problems[0].message, fix=problems[0].fix or _AGAIN)
-    return to_passport(values)
+    return read_document(Path(folder) / PASSPORT_NAME, MAX_PASSPORT_BYTES, to_passport, fix=_AGAIN)
 
 
 def to_passport(values: Any) -> Passport:
     """Parsed JSON as a passport. Raises AdapterError naming the first place that is wrong."""
-    version = values.get("format") if isinstance(values, dict) else None
-    if type(version) is int and version > FORMAT:
-        raise AdapterError(f"a passport of format {version}; this version reads {FORMAT}", fix="install a newer Lorica")
-    try:
-        passport = msgspec.convert(values, Passport)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise AdapterError(f"not a passport: {ascii(str(error))[1:-1][:200]}", fix=_AGAIN) from None
+    passport = convert_document(values, Passport, title="passport", format_number=FORMAT, fix=_AGAIN)
     if len({canary.id for canary in passport.canaries.items}) < len(passport.canaries.items):
         raise AdapterError("not a passport: two canaries have one id", fix=_AGAIN)
     return passport

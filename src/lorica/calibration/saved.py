@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lorica.adapters.json_document import read_capped, read_object
+from lorica.adapters.json_document import convert_document, read_document
 from lorica.adapters.passport import Digest, RowsFacts
 from lorica.calibration.calibration_maps import CalibrationMap, PlattScaling, method_name
 from lorica.calibration.figures import CalibrationFigures
 from lorica.data.digest import bytes_digest
 from lorica.data.write import atomic_file
-from lorica.errors import AdapterError
 
 CALIBRATION_NAME = "calibration.json"
 FORMAT: Literal[1] = 1
@@ -84,33 +83,12 @@ class SavedCalibration(msgspec.Struct, frozen=True, kw_only=True):
 
 def to_calibration(values: Any) -> SavedCalibration:
     """Parsed JSON as a calibration. Raises AdapterError naming the first place that is wrong."""
-    version = values.get("format") if isinstance(values, dict) else None
-    if type(version) is int and version > FORMAT:
-        raise AdapterError(
-            f"a calibration of format {version}; this version reads {FORMAT}", fix="install a newer Lorica"
-        )
-    try:
-        return msgspec.convert(values, SavedCalibration)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise AdapterError(f"not a calibration: {ascii(str(error))[1:-1][:200]}", fix=_AGAIN) from None
+    return convert_document(values, SavedCalibration, title="calibration", format_number=FORMAT, fix=_AGAIN)
 
 
 def read_calibration(folder: Path) -> SavedCalibration | None:
     """The calibration in an adapter's folder; None when it has none. Raises AdapterError for a broken one."""
-    path = folder / CALIBRATION_NAME
-    try:
-        content = read_capped(path, MAX_CALIBRATION_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror})") from error
-    values, problems = read_object(content, MAX_CALIBRATION_BYTES)
-    if problems:
-        raise AdapterError(f"{path}: {problems[0].message}", fix=problems[0].fix or _AGAIN)
-    try:
-        return to_calibration(values)
-    except AdapterError as error:
-        raise AdapterError(f"{path}: {error.message}", fix=error.fix) from None
+    return read_document(folder / CALIBRATION_NAME, MAX_CALIBRATION_BYTES, to_calibration, fix=_AGAIN)
 
 
 def write_calibration(folder: Path, calibration: SavedCalibration) -> Path:

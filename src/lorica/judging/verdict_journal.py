@@ -6,7 +6,6 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
@@ -71,9 +70,7 @@ class VerdictJournal:
     def __enter__(self) -> VerdictJournal:
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._database.close()
         self._lock.release()
 

@@ -12,7 +12,6 @@ import select
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 
 from lorica.errors import DataError, MissingExtraError
 from lorica.retrieval.table_documents import RawDocument
@@ -58,9 +57,7 @@ class ParserProcess:
     def __enter__(self) -> ParserProcess:
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _ask(self, request: dict[str, object]) -> dict[str, str] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 import torch
@@ -43,9 +42,7 @@ class WorkerPool(Generic[Result]):
             self._executor = ThreadPoolExecutor(self._count, "batch", torch.set_num_threads, (threads_per_worker,))
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             # Some libraries count threads for the whole process, and the workers have set their own number.
