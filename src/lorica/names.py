@@ -57,7 +57,7 @@ def closest(
     key: Callable[[str], str] = str,
 ) -> str:
     """Another spelling of `wanted_name` among `candidate_names` (one of equal `key`), else the one that is
-    most like it, "" where none is. cutoff: difflib's ratio, 0 to 1."""
+    most like it, "" where none is. least_ratio: difflib's, 0 to 1."""
     candidate_names = list(candidate_names)
     spelling = next(
         (candidate for candidate in candidate_names if key(candidate) == key(wanted_name) != ""),

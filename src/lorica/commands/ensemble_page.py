@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lorica.commands.ensemble_report import EnsembleResult
+from lorica.commands.ensemble_report import EnsembleResult, correlation_table
 from lorica.commands.eval_page_rows import Describe, rows_section
 from lorica.commands.eval_page_scores import ranking_section, scores_section
 from lorica.commands.evaluated_file import EvaluatedFile
@@ -18,7 +18,7 @@ from lorica.commands.page_parts import (
     sample_text,
     whole_page,
 )
-from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Report, ReportTable, Section
+from lorica.reports.page import Cell, Report, ReportTable, Section
 from lorica.reports.short_names import short_paths
 
 
@@ -67,7 +67,9 @@ def _members(result: EnsembleResult, names: Mapping[str, str]) -> Section:
         "The blend and its members",
         f"The best member is chosen on the same rows, which favours it a little. {PAIRS_NOTE}",
         tables=(ReportTable(("answers", "weight", result.metric, "rows"), measured), *against),
-        charts=(estimates_plot(result.metric, {names[name]: estimate for name, estimate in result.estimates.items()}),),
+        charts=(
+            estimates_plot(result.metric, ((names[name], estimate) for name, estimate in result.estimates.items())),
+        ),
     )
 
 
@@ -75,8 +77,7 @@ def _added(result: EnsembleResult, names: Mapping[str, str]) -> Section:
     """What each member adds: the blend minus the blend without it."""
     differences = {names[name]: pair.test.difference for name, pair in result.over_without.items()}
     rows = tuple((name, difference_text(difference)) for name, difference in differences.items())
-    points = tuple(IntervalPoint(name, value.value, value.low, value.high) for name, value in differences.items())
-    plot = IntervalPlot(f"{result.metric} that a member adds", points, reference=0.0, reference_label="nothing")
+    plot = estimates_plot(f"{result.metric} that a member adds", differences.items(), zero="nothing")
     return Section(
         "What each member adds",
         "The blend minus the blend without the member, on the same bootstrap samples.",
@@ -88,13 +89,8 @@ def _added(result: EnsembleResult, names: Mapping[str, str]) -> Section:
 def _correlations(result: EnsembleResult, names: Mapping[str, str]) -> Section:
     if len(result.members) < 2 or not result.correlations:
         return Section("Rank correlation")
-    heads = tuple(f"({number})" for number in range(1, len(result.members) + 1))
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (f"{head} {names[name]}", *(round(value, 3) for value in values))
-        for head, name, values in zip(heads, result.members, result.correlations, strict=True)
-    )
     return Section(
         "Rank correlation",
         "Spearman's, of every two members. Members that rank alike (near 1) have little to add to each other.",
-        tables=(ReportTable(("member", *heads), rows),),
+        tables=(correlation_table(result, names),),
     )

@@ -90,11 +90,16 @@ def ensemble_text(result: EnsembleResult) -> str:
             plain_table(ReportTable(("answers", "weight", result.metric, "adds to the blend"), tuple(rows)))
         )
     if len(result.members) > 1 and result.correlations:
-        heads = tuple(f"({number})" for number in range(1, len(result.members) + 1))
-        correlation_rows = tuple(
-            (f"{head} {names[name]}", *(f"{value:.3f}" for value in values))
-            for head, name, values in zip(heads, result.members, result.correlations, strict=True)
-        )
-        paragraphs.append(plain_table(ReportTable(("rank correlation", *heads), correlation_rows)))
+        paragraphs.append(plain_table(correlation_table(result, names)))
     paragraphs.append(result.verdict or f"{len(result.members)} files were blended; --gold says whether that helps.")
     return "\n\n".join(paragraphs)
+
+
+def correlation_table(result: EnsembleResult, names: Mapping[str, str]) -> ReportTable:
+    """How alike every two members rank. names: member -> how it is shown."""
+    heads = tuple(f"({number})" for number in range(1, len(result.members) + 1))
+    rows = tuple(
+        (f"{head} {names[name]}", *(f"{value:.3f}" for value in values))
+        for head, name, values in zip(heads, result.members, result.correlations, strict=True)
+    )
+    return ReportTable(("rank correlation", *heads), rows)

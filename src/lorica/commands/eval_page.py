@@ -151,7 +151,7 @@ def _metrics(page: _Pages) -> Section:
         "Metrics",
         f"Brackets are 95% intervals from {RESAMPLES:,} bootstrap samples of {drawn}.",
         tables=(ReportTable(columns, rows),),
-        charts=(estimates_plot(page.title, estimates),),
+        charts=(estimates_plot(page.title, estimates.items()),),
     )
 
 
@@ -196,7 +196,11 @@ def _groups(page: _Pages) -> Section:
         for group, estimate in page.files[0].evaluation.groups.items()
         if not math.isnan(estimate.value)
     }
-    plots = (estimates_plot(page.title, defined),) if len(page.files) == 1 and 1 < len(defined) <= _FEW_GROUPS else ()
+    plots = (
+        (estimates_plot(page.title, defined.items()),)
+        if len(page.files) == 1 and 1 < len(defined) <= _FEW_GROUPS
+        else ()
+    )
     return Section("By group", tables=(table,) if rows else (), charts=plots)
 
 

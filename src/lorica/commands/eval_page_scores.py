@@ -82,7 +82,9 @@ def scores_section(files: Sequence[EvaluatedFile], names: Mapping[str, str]) -> 
             shown = short_names(row_counts, 40)
             for adapter, count in row_counts.most_common(DRAWN):
                 title = f"{names[file.name]}, adapter {shown[adapter] or '(none)'}: {count:,} rows"
-                charts.append(_histogram(title, [each for each in scored if each.answer.adapter == adapter], ends))
+                charts.append(
+                    _histogram(title, [judged for judged in scored if judged.answer.adapter == adapter], ends)
+                )
     reliability_lines = [
         Line(names[file.name], tuple((bin_.mean_probability, bin_.share) for bin_ in file.evaluation.reliability))
         for file in drawn

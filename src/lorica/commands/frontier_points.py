@@ -58,10 +58,10 @@ class PointStore:
         self.best: dict[str, Measurement] = {}
         self.wall = 0.0
         content = self.path.read_bytes() if self.path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):  # a kill cut the last line short: it is measured again
-            os.truncate(self.path, len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
+        whole_lines = content[: content.rfind(b"\n") + 1]
+        if len(whole_lines) < len(content):  # a kill cut the last line short: it is measured again
+            os.truncate(self.path, len(whole_lines))
+        for number, line in enumerate(whole_lines.splitlines(), 1):
             try:
                 measurement = msgspec.json.decode(line, type=Measurement)
             except msgspec.MsgspecError as error:

@@ -17,7 +17,7 @@ from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
 from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
-from lorica.commands.run_log import count_gold, logged_messages, recorded_configuration, told_too
+from lorica.commands.run_log import count_gold, counted, logged_messages, recorded_configuration
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
@@ -209,7 +209,7 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
                 output,
                 window_rows=config.inference.window_rows,
                 csv_guard=config.inference.csv_guard,
-                on_done=told_too(advance, run_log),
+                on_done=counted(advance, run_log),
                 warmup_rows=sample_rows[:_MASS_ROWS] if config.inference.warmup else (),
             )
         result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))

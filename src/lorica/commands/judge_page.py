@@ -54,10 +54,10 @@ def _summary(result: JudgeResult) -> list[str]:
         beliefs.append("Beware: nothing was there to hold the judge against; --labels names rows that people labelled.")
     mean = result.mean
     sampled = f", a sample of {result.row_count:,}" if result.sampled else ""
-    found = f"Mean verdict {mean.mean} over the {mean.judged:,} judged of {mean.n:,} rows{sampled}."
+    sentence = f"Mean verdict {mean.mean} over the {mean.judged:,} judged of {mean.n:,} rows{sampled}."
     if result.failed:
-        found += f" Between {mean.lowest:.3f} and {mean.highest:.3f} with the {result.failed:,} that failed."
-    return [*beliefs, found]
+        sentence += f" Between {mean.lowest:.3f} and {mean.highest:.3f} with the {result.failed:,} that failed."
+    return [*beliefs, sentence]
 
 
 def _belief(result: JudgeResult) -> Section:
@@ -75,7 +75,9 @@ def _agreement(entry: Agreement) -> Section:
         f"Against {entry.reference}",
         f"On {entry.n:,} rows. {rates_sentence(entry)}",
         tables=(confusion_table(entry),),
-        charts=(estimates_plot("agreement and kappa", {"agreement": entry.accuracy, "Cohen's kappa": entry.kappa}),),
+        charts=(
+            estimates_plot("agreement and kappa", (("agreement", entry.accuracy), ("Cohen's kappa", entry.kappa))),
+        ),
     )
 
 
@@ -128,12 +130,12 @@ def _marks(verdict: RowVerdict) -> tuple[str, ...]:
 def _row_columns(
     items: Mapping[str, JudgeItem], verdicts: Sequence[RowVerdict], *, max_characters: int
 ) -> dict[str, list[Cell]]:
-    asked = [items.get(verdict.row_id, _NO_ITEM) for verdict in verdicts]
-    answer_count = max((len(item.answers) for item in asked), default=0)
-    texts = {"question": [item.question for item in asked], "gold": [item.reference for item in asked]}
+    row_items = [items.get(verdict.row_id, _NO_ITEM) for verdict in verdicts]
+    answer_count = max((len(item.answers) for item in row_items), default=0)
+    texts = {"question": [item.question for item in row_items], "gold": [item.reference for item in row_items]}
     for number in range(answer_count):
         head = "answer" if answer_count == 1 else f"answer {number + 1}"
-        texts[head] = [item.answers[number] if item.answers else "" for item in asked]
+        texts[head] = [item.answers[number] if item.answers else "" for item in row_items]
     columns: dict[str, list[Cell]] = {"id": [verdict.row_id for verdict in verdicts]}
     columns |= {head: [shorten(text, max_characters) for text in column] for head, column in texts.items()}
     return columns | {

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from lorica.commands.eval_page import evaluation_sections
 from lorica.commands.eval_page_rows import Describe
 from lorica.commands.evaluated_file import EvaluatedFile
-from lorica.commands.page_parts import difference_text, facts_section, p_text, whole_page
+from lorica.commands.page_parts import difference_text, estimates_plot, facts_section, p_text, whole_page
 from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain
-from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Report, ReportTable, Section
+from lorica.reports.page import Cell, Report, ReportTable, Section
 from lorica.reports.short_names import short_names
 
 _FEW_SUBJECTS = 40
@@ -61,18 +61,14 @@ def _subjects(gain: RetrievalGain) -> Section:
         interactive=True,
         choose=("verdict",),
     )  # fmt: skip
-    points = tuple(
-        IntervalPoint(shown[subject_gain.subject], difference.value, difference.low, difference.high)
-        for subject_gain in gains
-        for difference in (subject_gain.pair.test.difference,)
-    )
-    plot = IntervalPlot(f"{gain.metric}: with minus without", points, reference=0.0, reference_label="no difference")
+    differences = [(shown[subject_gain.subject], subject_gain.pair.test.difference) for subject_gain in gains]
+    plot = estimates_plot(f"{gain.metric}: with minus without", differences, zero="no difference")
     return Section(
         "By subject",
         "With passages minus without, on the same rows. A subject is proposed only where the interval lies above 0, "
         "and p, corrected for the number of subjects, below 0.05.",
         tables=(table,) if gains else (),
-        charts=(plot,) if 0 < len(points) <= _FEW_SUBJECTS else (),
+        charts=(plot,) if 0 < len(gains) <= _FEW_SUBJECTS else (),
     )
 
 

@@ -88,13 +88,14 @@ def sample_text(estimates: Sequence[Estimate]) -> str:
     return f"{rows} in {range_text(groups)} groups" if max(groups) else rows
 
 
-def estimates_plot(metric: str, estimates: Mapping[str, Estimate]) -> IntervalPlot:
-    """Estimates (by what they are of) below one another, with what guessing gives."""
-    points = tuple(
-        IntervalPoint(label, estimate.value, estimate.low, estimate.high) for label, estimate in estimates.items()
+def estimates_plot(title: str, estimates: Iterable[tuple[str, Estimate]], *, zero: str = "") -> IntervalPlot:
+    """Estimates with their labels below one another, and what guessing gives of a metric of this name, or 0 under the
+    name `zero`."""
+    points = tuple(IntervalPoint(label, value.value, value.low, value.high) for label, value in estimates)
+    reference = 0.0 if zero else _CHANCE.get(title)
+    return IntervalPlot(
+        title, points, reference=reference, reference_label=zero or ("" if reference is None else "guessing")
     )
-    chance = _CHANCE.get(metric)
-    return IntervalPlot(metric, points, reference=chance, reference_label="guessing" if chance is not None else "")
 
 
 def whole_page(title: str, summary: Iterable[str], sections: Iterable[Section]) -> Report:

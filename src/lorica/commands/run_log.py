@@ -85,8 +85,8 @@ def logged_messages(run_log: RunFolder) -> Iterator[None]:
         run_log.log("ended")
 
 
-def told_too(advance: Callable[[int], None], run_log: RunFolder) -> Callable[[int], None]:
-    """A progress bar's function that tells the run's log, too."""
+def counted(advance: Callable[[int], None], run_log: RunFolder) -> Callable[[int], None]:
+    """A progress bar's function that counts the rows in the run's log, too."""
 
     def advance_both(row_count: int) -> None:
         advance(row_count)

@@ -18,7 +18,7 @@ def score_page(result: ScoreResult, facts: Sequence[tuple[str, Cell]]) -> Report
         Section(
             "Leaderboard",
             tables=(leaderboard(result),),
-            charts=(estimates_plot("score", {names[run.name]: run.score for run in result.runs}),),
+            charts=(estimates_plot("score", ((names[run.name], run.score) for run in result.runs)),),
             notes=tuple(notes(result)),
         ),
         Section(

@@ -85,8 +85,8 @@ def decode_reply(body: bytes, content_type: str) -> ChatReply:
     try:
         reply = msgspec.json.decode(body, type=ChatReply)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        said = f"{error}: {_excerpt(body.decode('utf-8', 'replace'))}"
-        raise CallError("no_completion", f"{content_type or 'no content type'}, {said}") from error
+        problem = f"{error}: {_excerpt(body.decode('utf-8', 'replace'))}"
+        raise CallError("no_completion", f"{content_type or 'no content type'}, {problem}") from error
     if len(reply.choices) != 1:
         raise CallError("no_completion", f"{len(reply.choices)} choices, and one was asked for")
     choice = reply.choices[0]

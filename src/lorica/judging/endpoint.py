@@ -145,8 +145,8 @@ class EndpointJudge:
 
     def ask(self, rubric: Rubric, calls: Sequence[JudgeCall], on_record: OnRecord) -> None:
         """Make all calls, `concurrency` at a time. Raises EngineError where the endpoint refuses the key, the model or
-        the form of the request, and after failures in a row without any
-        verdict: 20, or 5 where nothing came whole."""
+        the form of the request, and after
+        failures in a row without any verdict: 20, or 5 where nothing came whole."""
         waiting = iter(calls)
 
         async def work(client: httpx2.AsyncClient) -> None:
@@ -302,10 +302,7 @@ class EndpointJudge:
         if status in _RETRIED:
             return
         if not self._has_verdict and status in (400, 415, 422, 501):
-            raise EngineError(
-                message,
-                fix=_FORM_HINT,
-            )
+            raise EngineError(message, fix=_FORM_HINT)
         raise CallError("refused_request" if status < 500 else "server_error", f"status {status}: {_text(reply)}")
 
     def _without_key(self, message: str) -> str:

@@ -125,12 +125,12 @@ def mean_of_verdicts(verdicts: Sequence[RowVerdict], run: JudgeRun, groups: Sequ
 def order_consistency(verdicts: Sequence[RowVerdict], row_groups: Mapping[str, str]) -> Consistency:
     """Of the rows that were asked: whether both orders gave the same label. row_groups: row id -> name of its group;
     empty where rows stand for themselves."""
-    asked = [verdict for verdict in verdicts if verdict.is_judged and not verdict.by_rule]
+    unruled = [verdict for verdict in verdicts if verdict.is_judged and not verdict.by_rule]
     return consistency(
-        [verdict.orders[0] for verdict in asked],
-        [verdict.orders[1] for verdict in asked],
+        [verdict.orders[0] for verdict in unruled],
+        [verdict.orders[1] for verdict in unruled],
         changes=(),
-        groups=[row_groups[verdict.row_id] for verdict in asked] if row_groups else None,
+        groups=[row_groups[verdict.row_id] for verdict in unruled] if row_groups else None,
     )
 
 

@@ -101,15 +101,15 @@ def build_index(
     """Build a subject's index of files and folders of documents. force: in place of one that is there.
 
     Raises RetrievalError, DataError for a document that cannot be used, ResumeError while another process writes it."""
-    place = index_folder(Path(folder), subject)
-    with lock_folder(place, doing="building an index", fix="wait until it has ended"):
-        _remove_unnamed(place)
-        if (place / MANIFEST_NAME).exists() and not force:
+    index_path = index_folder(Path(folder), subject)
+    with lock_folder(index_path, doing="building an index", fix="wait until it has ended"):
+        _remove_unnamed(index_path)
+        if (index_path / MANIFEST_NAME).exists() and not force:
             raise RetrievalError(
-                f"{place}: there is an index of {subject!r} already",
+                f"{index_path}: there is an index of {subject!r} already",
                 fix="change it with `lorica kb update`, or build it anew with --force",
             )
-        return _IndexBuilder(place, subject, options or BuildOptions(), None, progress).run(documents)
+        return _IndexBuilder(index_path, subject, options or BuildOptions(), None, progress).run(documents)
 
 
 def update_index(
@@ -125,20 +125,20 @@ def update_index(
     what is gone goes. add: documents that are not named stay. options: must be those of the build.
 
     Raises what `build_index` raises, and RetrievalError where tokenizer, encoder or settings are others."""
-    place = index_folder(Path(folder), subject)
+    index_path = index_folder(Path(folder), subject)
     read_manifest(Path(folder), subject)  # before a lock makes a folder
-    with lock_folder(place, doing="updating an index", fix="wait until it has ended"):
-        _remove_unnamed(place)
+    with lock_folder(index_path, doing="updating an index", fix="wait until it has ended"):
+        _remove_unnamed(index_path)
         current = _open_current(Path(folder), subject)
-        builder = _IndexBuilder(place, current.manifest.subject, options or BuildOptions(), current, progress)
+        builder = _IndexBuilder(index_path, current.manifest.subject, options or BuildOptions(), current, progress)
         return builder.run(documents, add=add)
 
 
 class _IndexBuilder:
     def __init__(
-        self, place: Path, subject: str, options: BuildOptions, current: _Current | None, progress: Progress | None
+        self, index_path: Path, subject: str, options: BuildOptions, current: _Current | None, progress: Progress | None
     ) -> None:
-        self._place = place
+        self._index_path = index_path
         self._subject = subject
         self._options = options
         self._current = current
@@ -151,7 +151,7 @@ class _IndexBuilder:
         )
         settings = reader.settings(options.near_duplicates)
         if current is not None:
-            _check_settings(self._place, current.manifest.splitting, settings)
+            _check_settings(self._index_path, current.manifest.splitting, settings)
         files = reader.read(documents, current.files if current else (), self._progress)
         named = {file.name for file in files}
         if current is not None and add:
@@ -164,8 +164,8 @@ class _IndexBuilder:
             distinct = deduplicate(files, keep_near=options.near_duplicates)
         if not distinct.passages:
             raise RetrievalError(
-                f"{self._place}: no document is left to build an index of",
-                fix=f"name documents that can be used; to remove the index, delete the folder {self._place}",
+                f"{self._index_path}: no document is left to build an index of",
+                fix=f"name documents that can be used; to remove the index, delete the folder {self._index_path}",
             )
         stamp, vectors, encoded = self._encode(distinct.passages)
         manifest = self._write(files, distinct, settings, stamp, vectors)
@@ -192,16 +192,16 @@ class _IndexBuilder:
         if new and encoder is not None:
             with self._progress(len(new), "passages encoded") as advance:
                 new_passages = [passages[row] for row in new]
-                vectors[new], encoded = encode_passages(self._place, encoder, new_passages, advance)
+                vectors[new], encoded = encode_passages(self._index_path, encoder, new_passages, advance)
         return stamp, vectors, encoded
 
     def _encoder(self, stamp: EncoderStamp | None) -> DenseEncoder:
         encoder = self._options.encoder
         if stamp is not None:
-            return stamped_encoder(self._place, stamp, encoder)
+            return stamped_encoder(self._index_path, stamp, encoder)
         if self._current is not None:
             raise RetrievalError(
-                f"{self._place}: was built without vectors",
+                f"{self._index_path}: was built without vectors",
                 fix="leave --encoder out, or build it again: lorica kb build --force",
             )
         return open_encoder(encoder) if isinstance(encoder, str) else encoder
@@ -215,7 +215,7 @@ class _IndexBuilder:
         vectors: Vectors | None,
     ) -> IndexManifest:
         """Write the data files under the names of their contents, then the manifest, then remove what it replaced."""
-        draft = self._place / f".building-{secrets.token_hex(4)}"
+        draft = self._index_path / f".building-{secrets.token_hex(4)}"
         try:
             with self._progress(len(distinct.passages), "passages indexed") as advance:
                 write_store(draft, files, distinct.passages, advance)
@@ -224,7 +224,7 @@ class _IndexBuilder:
             if vectors is not None:
                 write_vectors(draft, vectors)
                 vectors_file = _named_by_content(draft, "vectors", ".npy")
-            sync_folder(self._place)
+            sync_folder(self._index_path)
             manifest = IndexManifest(
                 format=FORMAT,
                 version=VERSION,
@@ -240,16 +240,16 @@ class _IndexBuilder:
                 passages_file=passages_file,
                 vectors_file=vectors_file,
             ).stamped()
-            with atomic_file(self._place / MANIFEST_NAME) as stream:
+            with atomic_file(self._index_path / MANIFEST_NAME) as stream:
                 stream.write(manifest.encoded())
-            for encoded_file in self._place.glob(PREFIX + "*"):
+            for encoded_file in self._index_path.glob(PREFIX + "*"):
                 encoded_file.unlink()
         except OSError as error:
             raise RetrievalError(
-                f"{self._place}: cannot be written ({error.strerror})", fix="free some space"
+                f"{self._index_path}: cannot be written ({error.strerror})", fix="free some space"
             ) from error
         finally:
-            _remove_unnamed(self._place)
+            _remove_unnamed(self._index_path)
         return manifest
 
     def _result(
@@ -263,7 +263,7 @@ class _IndexBuilder:
     ) -> BuildResult:
         return BuildResult(
             manifest,
-            self._place,
+            self._index_path,
             reader.read_count,
             reader.reused_count,
             removed,
@@ -295,7 +295,7 @@ def _open_current(folder: Path, subject: str) -> _Current:
     return _Current(manifest, files, rows, vectors)
 
 
-def _check_settings(place: Path, built: SplitSettings, wanted: SplitSettings) -> None:
+def _check_settings(index_path: Path, built: SplitSettings, wanted: SplitSettings) -> None:
     differences = [
         f"{field} is {getattr(wanted, field)!r} and was {getattr(built, field)!r}"
         for field in SplitSettings.__struct_fields__
@@ -303,7 +303,7 @@ def _check_settings(place: Path, built: SplitSettings, wanted: SplitSettings) ->
     ]
     if differences:
         raise RetrievalError(
-            f"{place}: was built with other settings: {'; '.join(differences)}",
+            f"{index_path}: was built with other settings: {'; '.join(differences)}",
             fix="use those, or build it again: lorica kb build --force",
         )
 
@@ -321,12 +321,12 @@ def _named_by_content(draft: Path, stem: str, suffix: str) -> FileStamp:
     return FileStamp(name, digest)
 
 
-def _remove_unnamed(place: Path) -> None:
+def _remove_unnamed(index_path: Path) -> None:
     """Remove the data files that the manifest does not name, and what killed builds left."""
     try:
-        raw_bytes = (place / MANIFEST_NAME).read_bytes()
+        raw_bytes = (index_path / MANIFEST_NAME).read_bytes()
     except OSError:
         raw_bytes = b""
-    for entry in place.iterdir():
+    for entry in index_path.iterdir():
         if _DATA_FILE.fullmatch(entry.name) and entry.name.encode() not in raw_bytes:
             entry.unlink(missing_ok=True)

@@ -67,11 +67,11 @@ class Index:
         mode: bm25, dense, fused, or auto: fused where the index has vectors, else bm25. encoder: the folder of the
         encoder that the vectors were made with, `package:NAME`, or one that is open already; where an installed package
         made them, it is found without. Raises RetrievalError, and MissingExtraError where an encoder needs it."""
-        place = Path(folder)
+        kb_folder = Path(folder)
         for tries_left in reversed(range(_OPEN_TRIES)):
-            manifest = read_manifest(place, subject)
+            manifest = read_manifest(kb_folder, subject)
             try:
-                store, vectors = open_files(place, subject, manifest)
+                store, vectors = open_files(kb_folder, subject, manifest)
                 break
             except FileNotFoundError as error:  # an update replaced it just now, or it was deleted
                 if not tries_left:
@@ -80,7 +80,7 @@ class Index:
                     ) from None
         resolved: Mode = ("bm25" if vectors is None else "fused") if mode == "auto" else mode
         try:
-            return cls(manifest, store, vectors, _encoder_for(place, manifest, resolved, encoder), resolved)
+            return cls(manifest, store, vectors, _encoder_for(kb_folder, manifest, resolved, encoder), resolved)
         except BaseException:
             store.close()
             raise

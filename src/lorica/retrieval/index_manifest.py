@@ -112,8 +112,8 @@ def list_subjects(folder: Path) -> list[str]:
 
 def read_manifest(folder: Path, subject: str) -> IndexManifest:
     """The manifest of a subject's index. Raises RetrievalError for one that is missing, edited or foreign."""
-    place = index_folder(folder, subject)
-    manifest_path = place / MANIFEST_NAME
+    index_path = index_folder(folder, subject)
+    manifest_path = index_path / MANIFEST_NAME
     try:
         raw_bytes = read_capped(manifest_path, _MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -121,9 +121,9 @@ def read_manifest(folder: Path, subject: str) -> IndexManifest:
     except OSError as error:
         raise RetrievalError(f"{manifest_path}: cannot be read ({error.strerror})", fix="check its rights") from error
     manifest = _decode(manifest_path, raw_bytes)
-    if subject_key(manifest.subject) != place.name:
+    if subject_key(manifest.subject) != index_path.name:
         raise RetrievalError(
-            f"{place}: holds the index of the subject {manifest.subject!r}, and is called {place.name!r}",
+            f"{index_path}: holds the index of the subject {manifest.subject!r}, and is called {index_path.name!r}",
             fix=f"rename the folder to {subject_key(manifest.subject)!r}, or build one for this subject",
         )
     if manifest.stamped().digest != manifest.digest:

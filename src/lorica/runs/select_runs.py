@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lorica.runs.stored_run import StoredRun
 RunValue = str | int | float | bool | None
 
 _CONDITION = re.compile(r"\s*(?P<key>[^=<>!]+?)\s*(?P<operator>!=|<=|>=|==|=|<|>)\s*(?P<wanted>.*?)\s*", re.DOTALL)
+_ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _AGO = re.compile(r"(\d+)([dhm])")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 # Of the record, what is no list and no table, in the order of `lorica runs`.
@@ -53,8 +55,8 @@ class Condition:
                 fix=f"--where '{self.key}{self.operator}0.5'",
             )
         if number is not None and wanted_number is not None:
-            return _is_ordered(number, self.operator, wanted_number)
-        return _is_ordered(_as_text(run_value), self.operator, self.wanted)
+            return bool(_ORDERS[self.operator](number, wanted_number))
+        return bool(_ORDERS[self.operator](_as_text(run_value), self.wanted))
 
 
 def parse_condition(condition_text: str) -> Condition:
@@ -76,12 +78,11 @@ def parse_since(since_text: str, *, now: datetime) -> datetime:
         except OverflowError:
             return datetime.min.replace(tzinfo=UTC)
     try:
-        since = datetime.fromisoformat(since_text)
+        return _in_utc(since_text)
     except ValueError as error:
         raise UsageError(
             f"--since {since_text}: {error}", fix="a date or time as 2026-11-30T06:00, or 2d, 3h, 30m ago"
         ) from error
-    return since if since.tzinfo is not None else since.replace(tzinfo=UTC)
 
 
 def run_values(run: StoredRun) -> dict[str, RunValue]:
@@ -162,10 +163,15 @@ def check_key(key: str, values_by_run: Sequence[Mapping[str, RunValue]], *, opti
 
 def _started(run: StoredRun) -> datetime:
     try:
-        started = datetime.fromisoformat(run.record.started)
+        return _in_utc(run.record.started)
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
-    return started if started.tzinfo is not None else started.replace(tzinfo=UTC)
+
+
+def _in_utc(time_text: str) -> datetime:
+    """A time as ISO 8601 has it; UTC where no zone is named. Raises ValueError."""
+    time = datetime.fromisoformat(time_text)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def _as_number(value: RunValue) -> float | None:
@@ -184,7 +190,3 @@ def _as_text(value: object) -> str:
 def _sort_key(value: RunValue) -> tuple[int, float, str]:
     number = _as_number(value)
     return (0, number, "") if number is not None else (1, 0.0, _as_text(value))
-
-
-def _is_ordered(first: Any, operator: str, second: Any) -> bool:
-    return bool({"<": first < second, "<=": first <= second, ">": first > second, ">=": first >= second}[operator])
