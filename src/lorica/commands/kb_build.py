@@ -154,9 +154,7 @@ def _as_text(options: argparse.Namespace, result: BuildResult, done: str) -> str
     manifest = result.manifest
     size = f"{manifest.passages:,} passages of {manifest.document_files:,} files"
     if result.unchanged:
-        return (
-            f"{result.folder}: nothing has changed; {manifest.passages:,} passages of {manifest.document_files:,} files"
-        )
+        return f"{result.folder}: nothing has changed; {size}"
     lines = [
         f"{result.folder}: {done}: {size}",
         f"  files read {result.read:,}, the same as before {result.reused:,}, gone {len(result.removed):,}"

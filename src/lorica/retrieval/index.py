@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
+from lorica.config.retrieval_section import PassageSearch
 from lorica.errors import RetrievalError
 from lorica.names import visible
 from lorica.retrieval.dense_encoder import DenseEncoder, Vectors, stamped_encoder
@@ -14,8 +15,8 @@ from lorica.retrieval.passage_store import PassageStore
 from lorica.retrieval.passages import IndexedPassage, Passage, text_digest
 from lorica.retrieval.vectors import nearest, open_vectors
 
-Mode = Literal["auto", "bm25", "dense", "fused"]
-MODES: tuple[Mode, ...] = ("auto", "bm25", "dense", "fused")
+MODES: tuple[PassageSearch, ...] = get_args(PassageSearch)
+"""How an index is asked; see `retrieval.search` of the configuration."""
 
 RANK_CONSTANT = 60
 """Fusion by reciprocal ranks: a passage gets 1 / (RANK_CONSTANT + rank) from each list (Cormack et al., 2009)."""
@@ -44,7 +45,7 @@ class Index:
         store: PassageStore,
         vectors: Vectors | None,
         encoder: DenseEncoder | None,
-        mode: Mode,
+        mode: PassageSearch,
     ) -> None:
         """For `open` only."""
         self.manifest = manifest
@@ -59,7 +60,7 @@ class Index:
         folder: Path | str,
         subject: str,
         *,
-        mode: Mode = "auto",
+        mode: PassageSearch = "auto",
         encoder: DenseEncoder | str = "",
     ) -> Index:
         """Open the index of a subject in a folder of indexes, after every digest was found right.
@@ -78,7 +79,7 @@ class Index:
                     raise RetrievalError(
                         f"{error.args[0]}: is missing, and index.json names it", fix="build the index again"
                     ) from None
-        resolved: Mode = ("bm25" if vectors is None else "fused") if mode == "auto" else mode
+        resolved: PassageSearch = ("bm25" if vectors is None else "fused") if mode == "auto" else mode
         try:
             return cls(manifest, store, vectors, _encoder_for(kb_folder, manifest, resolved, encoder), resolved)
         except BaseException:
@@ -171,7 +172,9 @@ def fuse_ranks(rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[in
     return sorted(sums.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def _encoder_for(folder: Path, manifest: IndexManifest, mode: Mode, encoder: DenseEncoder | str) -> DenseEncoder | None:
+def _encoder_for(
+    folder: Path, manifest: IndexManifest, mode: PassageSearch, encoder: DenseEncoder | str
+) -> DenseEncoder | None:
     """The checked encoder that a mode needs. Raises RetrievalError where it is not the one of the vectors."""
     if mode not in MODES:
         raise RetrievalError(f"mode {mode!r}; allowed: {', '.join(MODES)}", fix="mode=auto")
