@@ -51,6 +51,10 @@ class StubEncoder:
 
     digest, dimension, package = "sha256:stub", 384, ""
 
+    def unknown_share(self, text: str) -> float:
+        """See `DenseEncoder`."""
+        return 0.0
+
     def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None) -> Vectors:
         """See `DenseEncoder`."""
         vectors: Vectors = np.empty((len(texts), self.dimension), dtype=np.float32)

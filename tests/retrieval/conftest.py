@@ -24,6 +24,10 @@ class CountingEncoder:
         self.digest = "sha256:" + hashlib.sha256(salt.encode()).hexdigest()
         self.texts: list[str] = []
 
+    def unknown_share(self, text: str) -> float:
+        """See `DenseEncoder`: it knows no hiragana."""
+        return sum("\u3041" <= char <= "\u309f" for char in text) / max(len(text), 1)
+
     def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None) -> Vectors:
         """See `DenseEncoder`."""
         self.texts.extend(texts)

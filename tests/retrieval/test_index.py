@@ -118,6 +118,21 @@ def test_tags_filter_before_the_best_are_taken(tmp_path: Path, documents: Path, 
             assert index.tag_counts() == {"all": 5, "chapter=1": 1, "chapter=2": 1, "easy": 1}
 
 
+def test_vectors_of_a_language_that_the_encoder_does_not_know_do_not_count(
+    tmp_path: Path, encoder: CountingEncoder
+) -> None:
+    (tmp_path / "docs.jsonl").write_text(
+        "".join(json.dumps({"id": word, "text": word}, ensure_ascii=False) + "\n" for word in ("ねこがねる", "cat")),
+        "utf-8",
+    )
+    build_index(tmp_path / "kb", "pets", [tmp_path / "docs.jsonl"], BuildOptions(encoder=encoder))
+    with Index.open(tmp_path / "kb", "pets", mode="fused", encoder=encoder) as index:
+        assert index.query("the cat", 2)[0].source == "cat"
+        assert "the cat" in encoder.texts
+        assert [passage.source for passage in index.query("ねこ", 2)] == ["ねこがねる"]
+        assert "ねこ" not in encoder.texts
+
+
 def test_reciprocal_ranks_are_added_and_ties_go_by_number() -> None:
     fused = fuse_ranks([[(7, 9.0), (3, 8.0)], [(3, 0.5), (7, 0.4)], [(1, 0.1)]])
     assert fused == [(3, 1 / 61 + 1 / 62), (7, 1 / 61 + 1 / 62), (1, 1 / 61)]

@@ -43,6 +43,9 @@ class DenseEncoder(Protocol):
     def encode(self, texts: Sequence[str], advance: Callable[[int], None] = ...) -> Vectors:
         """Vectors [texts, dimension] of length 1. advance: is told of texts that are done."""
 
+    def unknown_share(self, text: str) -> float:
+        """The share of a text's tokens that stand for what the encoder's vocabulary lacks, 0 to 1."""
+
 
 def open_encoder(name: str) -> DenseEncoder:
     """The encoder in a folder, or in the installed package of `package:NAME`, after it was seen to work.
@@ -118,6 +121,11 @@ class TransformerEncoder:
             vectors[row] = self._encode(text)
             advance(1)
         return vectors
+
+    def unknown_share(self, text: str) -> float:
+        """See `DenseEncoder`."""
+        ids = self._tokenizer.ids(text)
+        return ids.count(self._tokenizer.unknown_id) / len(ids) if ids else 0.0
 
     def _encode(self, text: str) -> Vectors:
         import torch

@@ -18,7 +18,8 @@ _LONGEST = 32  # characters that count as one token at most
 
 
 class SplitTokenizer:
-    """Token spans of a text. digest: over all that decides them."""
+    """Token spans of a text. digest: over all that decides them. unknown_id: of the token that stands for what the
+    vocabulary lacks; -1 where nothing is lacking."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """tokenizer: is changed: nothing is cut, padded or read as a special token."""
@@ -29,6 +30,8 @@ class SplitTokenizer:
         plain, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
         at = next((index for index in range(len(whole)) if whole[index : index + len(plain)] == plain), 0)
         self._around = (whole[:at], whole[at + len(plain) :])
+        unknown_token = getattr(tokenizer.model, "unk_token", None)
+        self.unknown_id = -1 if unknown_token is None else tokenizer.token_to_id(unknown_token)
         self.digest = bytes_digest(tokenizer.to_str().encode())
 
     def spans(self, text: str) -> list[tuple[int, int]]:
