@@ -6,7 +6,7 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lorica.retrieval.clean_text import clean_text, join_hyphenated
@@ -33,6 +33,7 @@ def test_cleaning_leaves_one_form_of_a_text() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(alphabet="ab .。!\n水é\t", max_size=600), st.integers(8, 40))
+@example(" 。a水é. \t。.\t\né\n。水。。水a", 8)  # the last word before the limit began before the passage
 def test_without_overlap_the_passages_are_the_text(tokenizer: SplitTokenizer, text: str, length: int) -> None:
     chunks = split_text(text, tokenizer, length=length, overlap=0)
     assert "".join("".join(chunks).split()) == "".join(text.split())

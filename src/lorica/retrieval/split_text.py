@@ -26,8 +26,9 @@ def split_text(text: str, tokenizer: SplitTokenizer, *, length: int, overlap: in
     words = [index for index, start in enumerate(starts) if text[start].isspace() or text[start - 1].isspace()]
     chunks, begin = [], 0
     while True:
-        end = _last(sentences, begin + length // 2, begin + length) if begin + length < len(spans) else len(spans)
-        end = end or _last(words, begin + length - _WORD_SEARCH, begin + length) or begin + length
+        middle, limit = begin + length // 2, begin + length
+        end = _last(sentences, middle, limit) if limit < len(spans) else len(spans)
+        end = end or _last(words, max(middle, limit - _WORD_SEARCH), limit) or limit
         last = end >= len(spans)
         chunk = text[starts[begin] if begin else 0 : len(text) if last else starts[end]].strip()
         if chunk:
