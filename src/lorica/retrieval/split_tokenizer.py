@@ -30,8 +30,8 @@ class SplitTokenizer:
         plain, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
         at = next((index for index in range(len(whole)) if whole[index : index + len(plain)] == plain), 0)
         self._around = (whole[:at], whole[at + len(plain) :])
-        unknown_token = getattr(tokenizer.model, "unk_token", None)
-        self.unknown_id = -1 if unknown_token is None else tokenizer.token_to_id(unknown_token)
+        unknown_id = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "")
+        self.unknown_id = -1 if unknown_id is None else unknown_id
         self.digest = bytes_digest(tokenizer.to_str().encode())
 
     def spans(self, text: str) -> list[tuple[int, int]]:
