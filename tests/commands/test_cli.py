@@ -120,6 +120,7 @@ def test_output_into_a_closed_pipe_is_no_error() -> None:
         (["kb", "info", "--kbb", "kb"], "lorica kb info: "),
         (["infer", "--input", "rows.csv"], "it is a key: input=...; see `lorica infer --help`"),
         (["infer", "--run-dir=x"], "it is a key: run_dir=...;"),
+        (["runs", "shw", "a.csv"], "did you mean `lorica runs show`?"),
         (["score", "a.csv", "--task", "rules"], "see `lorica score --help`"),
     ],
 )

@@ -18,6 +18,7 @@ from lorica.commands.runs_report import (
 )
 from lorica.data.digest import file_digest
 from lorica.errors import DataError, UsageError
+from lorica.names import closest
 from lorica.runs.compare_runs import compare_runs
 from lorica.runs.run_record import LOG_NAME, Status
 from lorica.runs.select_runs import parse_condition, parse_since, select_runs, sort_runs
@@ -37,6 +38,12 @@ def run(arguments: Sequence[str]) -> int:
     subcommands: dict[str, Callable[[Sequence[str]], int]] = {"show": _show, "compare": _compare, "mirror": _mirror}
     if arguments and arguments[0] in subcommands:
         return subcommands[arguments[0]](arguments[1:])
+    closest_name = closest(arguments[0], subcommands) if arguments else ""
+    if closest_name and not Path(arguments[0]).exists():
+        raise UsageError(
+            f"lorica runs: no subcommand and no folder is called {arguments[0]!r}",
+            fix=f"did you mean `lorica runs {closest_name}`? see `lorica runs --help`",
+        )
     return _list(arguments)
 
 
