@@ -26,6 +26,7 @@ Every answer is printed and written to answers.jsonl. What a deployment sets, it
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -48,13 +49,14 @@ MINI_BATCH: list[dict[str, Any]] = [
 def read_questions(path: Path) -> list[dict[str, Any]]:
     """One JSON object a line; empty lines are skipped. Raises SystemExit naming the line that is none."""
     questions = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            question = json.loads(line)
-        except ValueError as error:
-            raise SystemExit(f"run.py: {path}, line {number}: no JSON: {error}") from None
+            question = json.loads(line.decode("utf-8"), parse_constant=_refuse)
+            json.dumps(question, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        except (ValueError, RecursionError) as error:
+            raise SystemExit(f"run.py: {path}, line {number}: no JSON in UTF-8: {error}") from None
         if not isinstance(question, dict):
             raise SystemExit(f"run.py: {path}, line {number}: a JSON object is needed, such as {MINI_BATCH[0]}")
         questions.append(question)
@@ -63,11 +65,17 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     return questions
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON; write null for a missing value")
+
+
 def main(arguments: list[str]) -> int:
     """Answer the file of the first argument, or the mini batch, into that of the second."""
     if len(arguments) > 2 or any(argument.startswith("-") for argument in arguments):
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack characters that answers.jsonl has
     output = Path(arguments[1] if len(arguments) == 2 else "answers.jsonl")
     try:
         questions = read_questions(Path(arguments[0])) if arguments else MINI_BATCH

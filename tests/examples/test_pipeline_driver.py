@@ -51,6 +51,8 @@ def test_a_file_is_answered_where_it_is_said(tmp_path: Path) -> None:
     ("content", "environment", "problem"),
     [
         ("{}\nno json\n", {}, "line 2: no JSON"),
+        ('{"question": NaN}\n', {}, "line 1: no JSON in UTF-8: NaN"),
+        ('{"question": "\\ud800"}\n', {}, "line 1: no JSON in UTF-8"),
         ("[1]\n", {}, "line 1: a JSON object is needed"),
         ("\n", {}, "holds no question"),
         ('{"questionID": "1", "question": "Who?"}\n', {"MODEL_NAME": "no/model"}, "'no/model' is not on this machine"),
@@ -68,6 +70,19 @@ def test_what_cannot_be_answered(
     assert problem in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "answers.jsonl").exists()
+
+
+def test_files_of_other_programs_are_read(tmp_path: Path) -> None:
+    question = '{"questionID": "q", "question": "Which\u2028line?"}'
+    (tmp_path / "questions.jsonl").write_bytes(b"\xef\xbb\xbf" + question.encode() + b"\r\n")
+    done = drive(tmp_path, "questions.jsonl", MAX_NEW_TOKENS="2", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "answers.jsonl").read_text("utf-8"))["question"] == "Which\u2028line?"
+    (tmp_path / "questions.jsonl").write_bytes(question.encode("utf-16"))
+    refused = drive(tmp_path, "questions.jsonl")
+    assert refused.returncode == 1
+    assert "line 1: no JSON in UTF-8" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_its_help_names_the_environment(tmp_path: Path) -> None:
