@@ -28,6 +28,7 @@ from lorica.commands.judge_page import judge_page, write_judged_rows
 from lorica.commands.judge_report import judge_dict, judge_metrics, judge_text, write_verdicts
 from lorica.commands.page_files import WriteTable, add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
+from lorica.config.presets import preset_names
 from lorica.config.schema import Config
 from lorica.errors import EngineError, UsageError
 from lorica.judging.calls import Scoring
@@ -63,7 +64,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     overrides = list(options.overrides)
     if options.judge_model is not None and request.endpoint is None:
-        overrides.append(f"model.path={options.judge_model}")
+        key = "model" if options.judge_model in preset_names("model") else "model.path"
+        overrides.append(f"{key}={options.judge_model}")
     resolved = resolve(overrides)
     inputs = {"answers": options.answers, "gold": [options.gold], "labels": filter(None, [options.labels])}
     with recorded_run(options.run, "judge", arguments, resolved, inputs) as run_log:
@@ -130,7 +132,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--rubric", default="reference", help=f"{rubric_names}, or a .toml file of your own (%(default)s)"
     )
     command.add_argument(
-        "--judge-model", metavar="MODEL", help="the judge: model.path of a local one, or its name at the endpoint"
+        "--judge-model",
+        metavar="MODEL",
+        help="the judge: model.path or preset of a local one, or its name at the endpoint",
     )
     command.add_argument(
         "--labels", type=as_path, metavar="FILE", help="rows that people labelled: columns id and label"

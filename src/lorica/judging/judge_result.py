@@ -171,8 +171,8 @@ def compare_labels(
     run: JudgeRun,
     row_groups: Mapping[str, str],
 ) -> Agreement:
-    """Verdicts against labels by row id, over the rows that have both."""
-    judged = [verdict for verdict in verdicts if verdict.is_judged and verdict.row_id in labels]
+    """Verdicts against labels by row id, over the rows that have both; those by rule say nothing of the judge."""
+    judged = [verdict for verdict in verdicts if verdict.is_judged and not verdict.by_rule and verdict.row_id in labels]
     return agreement(
         reference,
         [labels[verdict.row_id] for verdict in judged],
