@@ -174,6 +174,12 @@ def test_what_an_index_was_built_with_must_be_what_asks_it(
         "was built without vectors": lambda: update_index(
             tmp_path / "kb", "without", [documents / "lakes.txt"], BuildOptions(encoder=encoder)
         ),
+        "its vectors were made by": lambda: update_index(  # though no document has changed
+            tmp_path / "kb", "with vectors", [documents], BuildOptions(encoder=CountingEncoder("other"))
+        ),
+        "kb.without: was built without vectors": lambda: update_index(
+            tmp_path / "kb", "without", [documents], BuildOptions(encoder=encoder)
+        ),
         "were made by the encoder": lambda: update_index(
             tmp_path / "kb", "with vectors", [documents / "lakes.txt"], BuildOptions(encoder=CountingEncoder("other"))
         ),

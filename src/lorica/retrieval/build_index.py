@@ -159,6 +159,8 @@ class _IndexBuilder:
             named = {file.name for file in files}
         removed = tuple(file.name for file in current.files if file.name not in named) if current else ()
         if current is not None and current.manifest.documents == _documents_digest(files):
+            if options.encoder:
+                self._encoder(current.manifest.encoder)  # another one is refused, whatever there is to encode
             return self._result(current.manifest, reader, removed, encoded=0, unchanged=True)
         with self._progress(None, "passages compared"):
             distinct = deduplicate(files, keep_near=options.near_duplicates)
