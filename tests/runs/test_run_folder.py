@@ -98,7 +98,7 @@ def test_another_commands_run_and_another_programs_files_are_left_alone(tmp_path
         RunFolder.create(tmp_path / "a", RunRecord(command="eval"))
     assert (tmp_path / "a/run.json").read_bytes() == before
     assert lock_owner(tmp_path / "a") is None
-    for name, content in (("run.json", "{}"), ("metrics.json", "{}"), ("log.jsonl", "")):
+    for name, content in (("run.json", "{}"), ("metrics.json", "{}"), ("log.jsonl", ""), ("posts.csv", "id")):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(content)
         with pytest.raises(DataError, match=re.escape(name)):

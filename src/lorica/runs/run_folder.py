@@ -204,11 +204,13 @@ def _former(folder: Path, command: str, *, owned: bool) -> RunRecord | None:
     """The run that is there already. owned: whether the folder is the command's own. Raises ResumeError
     for another command's run, DataError for another program's files."""
     if not (folder / RECORD_NAME).exists():
-        for file_name in (LOG_NAME, *OF_ONE_RUN):
-            if (folder / file_name).exists() and not owned:
-                raise DataError(
-                    f"holds {file_name} and no {RECORD_NAME}: it is no run of Lorica", path=folder, fix="name another"
-                )
+        file_name = min((entry.name for entry in folder.iterdir() if not entry.name.startswith(".")), default="")
+        if file_name and not owned:
+            raise DataError(
+                f"holds {file_name} and no {RECORD_NAME}: it is no run of Lorica",
+                path=folder,
+                fix="name a new or empty folder",
+            )
         return None
     try:
         former = read_record(folder)
