@@ -267,7 +267,7 @@ def test_what_an_instruction_comes_with_is_refused_by_name(name: str) -> None:
     [
         ({"text": ["Oslo", "Oslo city"], "answer_start": [0, 0]}, ("Oslo", "Oslo city")),
         ("{'text': ['Oslo'], 'answer_start': [0]}", ("Oslo",)),
-        ({"text": [], "answer_start": []}, None),
+        ({"text": [], "answer_start": []}, ("unanswerable",)),  # as SQuAD 2.0 means it
         (["Oslo", "Oslo city"], ("Oslo", "Oslo city")),
         ([{"text": "Oslo", "answer_start": 0}], ("Oslo",)),
         ("Oslo", ("Oslo",)),
