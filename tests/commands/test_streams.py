@@ -69,7 +69,7 @@ def test_a_working_folder_that_was_removed_is_named(tmp_path: Path) -> None:
     done = shell(
         "mkdir gone; cd gone; rmdir ../gone; lorica config; echo $?; lorica --version; lorica check x", tmp_path
     )
-    assert done.stdout.split()[0] == "2"
+    assert done.stdout.split()[0] == "2", done.stderr
     assert done.returncode == 2
     assert "lorica: the working folder was removed\n  -> cd to a folder that exists" in done.stderr
     assert "Traceback" not in done.stderr
