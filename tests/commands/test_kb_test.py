@@ -139,18 +139,13 @@ def material(tmp_path: Path) -> tuple[Path, Path]:
     return path, tmp_path / "kb"
 
 
-def test_the_command(material: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _command(material: tuple[Path, Path], run_folder: Path) -> list[str]:
     path, kb = material
-    command = [
-        "kb",
-        "test",
-        str(path),
-        "task=saq",
-        "engine=fake",
-        f"retrieval.dir={kb}",
-        "--run",
-        str(tmp_path / "run"),
-    ]
+    return ["kb", "test", str(path), "task=saq", "engine=fake", f"retrieval.dir={kb}", "--run", str(run_folder)]
+
+
+def test_the_command(material: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = _command(material, tmp_path / "run")
     page_words = ["--html", str(tmp_path / "gain.html")]
     assert main([*command, "retrieval.source_column=module", "--json", *page_words]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -176,17 +171,7 @@ def test_the_command(material: tuple[Path, Path], tmp_path: Path, capsys: pytest
 def test_a_test_that_is_stopped_goes_on(
     material: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, kb = material
-    command = [
-        "kb",
-        "test",
-        str(path),
-        "task=saq",
-        "engine=fake",
-        f"retrieval.dir={kb}",
-        "--run",
-        str(tmp_path / "run"),
-    ]
+    command = _command(material, tmp_path / "run")
 
     def stopping(pipeline: Any, *arguments: Any, **options: Any) -> Any:
         if pipeline.retriever is not None:

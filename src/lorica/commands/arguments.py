@@ -105,12 +105,17 @@ def parse_weights(weights_text: str) -> list[float]:
         weights = [float(weight_text) for weight_text in weights_text.split(",")]
     except ValueError:
         weights = []
-    if not weights or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+    if not are_shares(weights):
         total = f" (their sum is {sum(weights):g})" if weights else ""
         raise UsageError(
             f"--weights {weights_text}{total}; allowed: numbers from 0 on whose sum is 1", fix="0.5,0.3,0.2"
         )
     return weights
+
+
+def are_shares(weights: Sequence[float]) -> bool:
+    """Whether these are numbers from 0 on whose sum is 1."""
+    return bool(weights) and min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6
 
 
 def as_path(path_text: str) -> Path:

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from lorica.commands.arguments import are_shares
 from lorica.config.paths import local_path
 from lorica.errors import ConfigError
 from lorica.metrics.normalise import NORMALISATIONS
@@ -181,7 +182,7 @@ def weights(value: object) -> list[float]:
     """Numbers from 0 on whose sum is 1."""
     allowed = "numbers from 0 on whose sum is 1"
     shares = [number(share, "weights") for share in several(value, "weights", allowed=allowed)]
-    if not shares or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if not are_shares(shares):
         raise _refusal("weights", value, allowed)
     return shares
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from lorica.errors import DataError
-from lorica.metrics.run_scores import RunColumns
+from lorica.metrics.run_scores import RunColumns, dominates
 
 POINTS_NAME = "points.jsonl"
 
@@ -121,9 +121,4 @@ def promising(measured: Mapping[str, Measurement]) -> list[str]:
 
 
 def _is_dominated(point: Measurement, others: Mapping[str, Measurement]) -> bool:
-    return any(
-        other.accuracy >= point.accuracy
-        and other.latency <= point.latency
-        and (other.accuracy > point.accuracy or other.latency < point.latency)
-        for other in others.values()
-    )
+    return any(dominates((other.accuracy, other.latency), (point.accuracy, point.latency)) for other in others.values())

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lorica.commands.arguments import (
+    are_shares,
     as_output,
     check_not_read,
     emit,
@@ -217,7 +218,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def score_rules(weights: Sequence[float], minimum_accuracy: float, run_noise: float) -> ScoreRules:
     """Checked rules. Raises UsageError."""
-    if len(weights) != 2 or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+    if len(weights) != 2 or not are_shares(weights):
         raise UsageError(
             f"weights {', '.join(map(str, weights))}; needed: two, of accuracy and latency, whose sum is 1",
             fix="--weights 0.6,0.4",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lorica.judging.calls import CallRecord
 from lorica.judging.rubrics import Rubric
 
-NO_ANSWER, NOT_ASKED = "no_answer", "not_asked"
+NOT_ASKED = "not_asked"
 _EQUAL = 1e-12  # a difference of probabilities that rounding makes
 
 

@@ -54,7 +54,7 @@ def estimate(
     user, one question). stratified: each gold value keeps its number of rows. weights: [n] from 0 on, how much each row
     counts wherever it is drawn. ValueError for groups and stratified at once and for bad input.
     """
-    drawn = metric_resamples(
+    (drawn,) = metric_resamples(
         metric,
         gold_values,
         predictions,
@@ -83,22 +83,28 @@ class MetricResamples(msgspec.Struct, frozen=True):
 def metric_resamples(
     metric: Metric,
     gold_values: Column,
-    predictions: Column,
-    *,
+    *predictions: Column,
     resamples: int = RESAMPLES,
     seed: int = 0,
     groups: Column | None = None,
     stratified: bool = False,
     weights: Floats | None = None,
-) -> MetricResamples:
-    """The metric on all rows and on rows drawn again; see `estimate`. For the same gold, groups and seed the same rows
-    are drawn, whatever the predictions."""
-    evaluator = weighted_evaluator(metric.prepare(gold_values, predictions), weights, len(gold_values))
-    value = float(evaluator(np.ones((1, len(gold_values))))[0])
-    if math.isnan(value):
-        return MetricResamples(value, np.empty(0))
+) -> list[MetricResamples]:
+    """The metric of each prediction [n] on all rows and on the same rows drawn again; see `estimate`. For the same
+    gold, groups and seed the same rows are drawn in another call, too. Nothing is drawn where a value is nan."""
+    evaluators = [
+        weighted_evaluator(metric.prepare(gold_values, prediction), weights, len(gold_values))
+        for prediction in predictions
+    ]
+    values = [float(evaluator(np.ones((1, len(gold_values))))[0]) for evaluator in evaluators]
+    if any(map(math.isnan, values)):
+        return [MetricResamples(value, np.empty(0)) for value in values]
     weight_blocks = draw_weights(gold_values, resamples, seed, groups, stratified)
-    return MetricResamples(value, np.concatenate([evaluator(counts) for counts in weight_blocks]))
+    blocks = [[evaluator(counts) for evaluator in evaluators] for counts in weight_blocks]
+    return [
+        MetricResamples(value, np.concatenate(resampled))
+        for value, resampled in zip(values, zip(*blocks, strict=True), strict=True)
+    ]
 
 
 def with_groups(interval: Estimate, groups: Column | None) -> Estimate:
@@ -136,18 +142,16 @@ def paired_difference(
 
     An interval that excludes 0 means that the two differ by more than the choice of rows explains.
     """
-    first, second = (
-        metric_resamples(
-            metric,
-            gold_values,
-            predictions,
-            resamples=resamples,
-            seed=seed,
-            groups=groups,
-            stratified=stratified,
-            weights=weights,
-        )
-        for predictions in (a, b)
+    first, second = metric_resamples(
+        metric,
+        gold_values,
+        a,
+        b,
+        resamples=resamples,
+        seed=seed,
+        groups=groups,
+        stratified=stratified,
+        weights=weights,
     )
     difference = first.minus(second)
     interval = percentile_interval(metric, difference.value, difference.resampled, len(gold_values), confidence)

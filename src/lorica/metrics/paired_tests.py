@@ -58,11 +58,8 @@ def paired_bootstrap(
 ) -> PairedTest:
     """metric(gold, first) - metric(gold, second), tested on rows (whole groups, where given) drawn again; both [n].
     weights: [n], see `estimate`."""
-    first_drawn, second_drawn = (
-        metric_resamples(
-            metric, gold_values, predictions, resamples=resamples, seed=seed, groups=groups, weights=weights
-        )
-        for predictions in (first, second)
+    first_drawn, second_drawn = metric_resamples(
+        metric, gold_values, first, second, resamples=resamples, seed=seed, groups=groups, weights=weights
     )
     return paired_test(metric, first_drawn.minus(second_drawn), len(gold_values), groups)
 

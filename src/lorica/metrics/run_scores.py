@@ -96,6 +96,7 @@ def score_runs(
     scores[~is_ranked] = 0.0
     pairs = _compare(names, scores, is_ranked, row_count)
     beaten = [pair.second if pair.better == pair.first else pair.first for pair in pairs if pair.better]
+    points = [*zip(accuracies[:, 0], latencies[:, 0], strict=True)]
     scored = [
         RunScore(
             name,
@@ -105,14 +106,17 @@ def score_runs(
             _estimate(scores[index], row_count),
             1 + beaten.count(name) if is_ranked[index] else None,
             tuple(
-                names[other_index]
-                for other_index in range(len(names))
-                if _dominates(accuracies[:, 0], latencies[:, 0], other_index, index)
+                names[other_index] for other_index in range(len(names)) if dominates(points[other_index], points[index])
             ),
         )
         for index, name in enumerate(names)
     ]
     return tuple(sorted(scored, key=lambda run: (run.rank is None, -run.score.value, run.name))), pairs
+
+
+def dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether the first (accuracy, latency) is no worse in both than the second, and better in one."""
+    return first != second and first[0] >= second[0] and first[1] <= second[1]
 
 
 def on_front(scored: Iterable[RunScore]) -> tuple[RunScore, ...]:
@@ -165,8 +169,3 @@ def _compare(
         )
         for (first, second), difference, p_value in zip(indices, differences, corrected, strict=True)
     )
-
-
-def _dominates(accuracy: Floats, latency: Floats, first: int, second: int) -> bool:
-    no_worse = accuracy[first] >= accuracy[second] and latency[first] <= latency[second]
-    return bool(no_worse and (accuracy[first] > accuracy[second] or latency[first] < latency[second]))

@@ -109,7 +109,7 @@ class _Drawer:
         # By the rows, too: in another pair other rows may have no score.
         key = (name, tuple(row.id for row in columns.rows))
         if key not in self.drawn:
-            self.drawn[key] = metric_resamples(
+            (self.drawn[key],) = metric_resamples(
                 self.metric,
                 columns.gold,
                 columns.predicted,
