@@ -19,7 +19,8 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("lorica.commands.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
         "convert": ("lorica.commands.convert:run", "a PyTorch pickle or an MLX adapter as PEFT's folder; runs no code"),
         "average": ("lorica.commands.average:run", "one adapter whose update is the mean of several"),
-        "train": ("lorica.commands.train:run", "train LoRA adapters: per task, or one per subject"),
+        "train": ("lorica.commands.train:run", "train LoRA adapters: per task, per subject, or by folds"),
+        "folds": ("lorica.commands.folds:run", "the folds' average, their ensemble or the best fold: which is better"),
     },
     "check and diagnose": {
         "check": (

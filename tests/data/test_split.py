@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lorica.data.split import components_of, folds, split
+from lorica.data.split import components_of, split
 from lorica.errors import ConfigError, DataError
 from lorica.records import Row
 
@@ -70,21 +70,6 @@ def test_split_keeps_rows_and_components_whole(rows: list[Row], ratio: float, se
     assert split(rows, ratio=ratio, seed=seed, text=_text) == (train, held)
 
 
-@settings(max_examples=80, deadline=None)
-@given(rows=ROWS, k=st.integers(2, 5), seed=st.integers(0, 3))
-def test_folds_hold_out_every_row_once(rows: list[Row], k: int, seed: int) -> None:
-    assume(len(components_of(rows, _text)) >= k)
-    parts = folds(rows, k, seed=seed, text=_text)
-    assert len(parts) == k
-    assert sorted(int(row.id) for _, held in parts for row in held) == list(range(len(rows)))
-    for train, held in parts:
-        assert train
-        assert held
-        assert sorted(int(row.id) for row in train + held) == list(range(len(rows)))
-        assert not _crosses(rows, held)
-    assert folds(rows, k, seed=seed, text=_text) == parts
-
-
 def test_groups_and_near_duplicates_join_across_steps() -> None:
     rows = _rows(
         [
@@ -102,8 +87,6 @@ def test_ratio_and_classes_are_met_when_rows_stand_alone() -> None:
     train, held = split(rows, ratio=0.15, seed=0, text=_text)
     assert Counter(row.gold for row in held) == {0: 135, 1: 15}
     assert split(rows, ratio=0.15, seed=1, text=_text) != (train, held)
-    for _, part in folds(rows, 5, seed=0, text=_text):
-        assert Counter(row.gold for row in part) == {0: 180, 1: 20}
 
 
 def test_large_groups_still_come_near_the_ratio() -> None:
@@ -126,12 +109,8 @@ def test_what_cannot_be_divided_is_explained() -> None:
         split(rows, ratio=0.5, seed=0, text=_text)
     with pytest.raises(DataError, match="cannot be divided into a training"):
         split([], ratio=0.5, seed=0, text=_text)
-    with pytest.raises(DataError, match="cannot be divided into 3 folds"):
-        folds(_rows([("one thing", "", 0), ("another", "", 1)]), 3, seed=0, text=_text)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         split(rows, ratio=1.0, seed=0, text=_text)
-    with pytest.raises(ConfigError, match="at least 2"):
-        folds(rows, 1, seed=0, text=_text)
 
 
 def test_a_refusal_names_the_rows_and_the_way_without_a_split() -> None:
@@ -141,8 +120,6 @@ def test_a_refusal_names_the_rows_and_the_way_without_a_split() -> None:
     ) as caught:
         split(rows, ratio=0.5, seed=0, text=_text, source="posts.csv")
     assert caught.value.path == Path("posts.csv")
-    with pytest.raises(DataError, match=r"^posts\.csv: 2 rows(.|\n)*fewer folds"):
-        folds(rows, 2, seed=0, text=_text, source="posts.csv")
     with pytest.raises(DataError, match=r"^<rows>: 2 rows"):
         split(rows, ratio=0.5, seed=0, text=_text)
 

@@ -92,6 +92,9 @@ class NliTask:
     def text(self, row: Row) -> str:
         return f"{_case(row).premise}\n{_case(row).hypothesis}"
 
+    def stratum(self, row: Row) -> str:
+        return row.subject
+
     def retrieval_query(self, row: Row) -> str:
         return _case(row).hypothesis
 

@@ -133,7 +133,7 @@ class MetricsFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Metric -> figure of the base alone and with the adapter on the same rows. on: which rows. note: what to know
     before quoting the figures, or why there are none."""
 
-    on: Literal["validation", "given", "none"]
+    on: Literal["validation", "held_out", "given", "none"]
     rows: Count = 0
     base: dict[str, Measured] | None = None
     adapter: dict[str, Measured] | None = None

@@ -134,7 +134,7 @@ def measure_on_rows(
     rows: Sequence[Row],
     settings: AnswerSettings,
     *,
-    row_source: Literal["validation", "given"],
+    row_source: Literal["validation", "held_out", "given"],
     retriever: Retriever | None = None,
 ) -> MetricsFacts:
     """The task's metrics of base and adapter on the same rows, as `lorica infer` and `lorica eval` would give them.

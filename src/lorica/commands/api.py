@@ -48,6 +48,7 @@ def train(
     task: str,
     base: PathLike | None = None,
     per_subject: bool = False,
+    folds: int = 0,
     resume: bool = False,
     settings: Settings = None,
 ) -> TrainingRun:
@@ -56,6 +57,7 @@ def train(
     rows: a file of rows with gold answers, for one adapter named after the task; or subject -> file, for one adapter
     each and `general` on all rows. task: `rules`, `mcq`, `saq` or `qa`. base: a base model's folder, Hugging Face id in
     the local cache or `embedded:lorica_tiny`. per_subject: one adapter for each subject of the file, and `general`.
+    folds: so many adapters of one file, with out-of-fold scores of all rows, which `folds` of the result is about.
     resume: go on with an interrupted run in `run_dir`. Losses in the result are in nats per answer token.
 
     Raises DataError for rows that cannot be used, ModelError for the base, TrainingError for a loss that is not finite,
@@ -72,6 +74,7 @@ def train(
         "run_dir": argument.path_text(run_dir, "run_dir"),
         "training.per_subject": argument.switch(per_subject, "per_subject") or None,
         "training.resume": argument.switch(resume, "resume") or None,
+        "folds.count": argument.whole_number(folds, "folds") or None,
         **({"data": by_subject} if by_subject else {"input": argument.rows_text(rows)}),
     }
     return train_files(resolve(all_settings(arguments, base, settings)), resume_command=_AGAIN)

@@ -29,6 +29,7 @@ from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve
 from lorica.commands.build_retrieval import training_passages
 from lorica.commands.dtypes import TrainingPrecision, training_precision
+from lorica.commands.fold_report import FoldsResult, folds_dict, folds_text
 from lorica.commands.rows import list_skipped, reading_log, tell
 from lorica.commands.train_log import RecordedTraining
 from lorica.commands.train_plan import plan_jobs
@@ -59,40 +60,54 @@ SKIPPED_SUFFIX = ".skipped.jsonl"
 @dataclass(frozen=True)
 class TrainingRun:
     """The adapters that one training made. adapters: name -> what training it gave, with its folder. examples: name ->
-    the first row it learned from, with the part that carried loss. reading: what of the files was not read."""
+    the first row it learned from, with the part that carried loss. reading: what of the files was not read. folds: what
+    their out-of-fold scores are worth, where folds were trained."""
 
     adapters: dict[str, TrainResult]
     examples: dict[str, LossExample]
     reading: dict[str, Any]
+    folds: FoldsResult | None = None
 
 
 def run(arguments: Sequence[str]) -> int:
     """Train, and say where the adapters are."""
-    options = parser(
+    command = parser(
         "train",
         "Train LoRA adapters: one named after the task from input=FILE, or one per subject and `general` from\n"
-        "data.SUBJECT=FILE. Each ends in run_dir/NAME in PEFT's folder format.",
+        "data.SUBJECT=FILE. Each ends in run_dir/NAME in PEFT's folder format. With folds=5 one adapter is trained\n"
+        "for each fold of input=FILE, after an audit of the folds, and answers the rows that it did not see.",
         "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
         "  lorica train task=saq data.algebra=algebra.jsonl data.history=history.jsonl run_dir=runs/saq\n"
-        "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.resume=true",
-    ).parse_args(list(arguments))
+        "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.resume=true\n"
+        "  lorica train --audit task=rules input=posts.csv folds=5 folds.group_column=community\n"
+        "  lorica train task=rules input=posts.csv folds=5 run_dir=runs/folds",
+    )
+    command.add_argument(
+        "--audit", action="store_true", help="show duplicates, contradictions and leaks of the folds; train nothing"
+    )
+    options = command.parse_args(list(arguments))
     resolved = resolve(options.overrides)
+    if options.audit:
+        from lorica.commands.train_folds import show_audit  # which trains by this module
+
+        return show_audit(resolved.config, as_json=options.json)
     trained = train_files(
         resolved, words=arguments, resume_command=going_on("train", arguments, "training.resume=true")
     )
-    emit(
-        {
-            adapter_name: {
-                **asdict(result),
-                "folder": str(result.folder),
-                "reading": trained.reading,
-                "example": asdict(trained.examples[adapter_name]),
-            }
-            for adapter_name, result in trained.adapters.items()
-        },
-        as_json=options.json,
-        text="\n".join(_line(adapter_name, result) for adapter_name, result in trained.adapters.items()),
-    )
+    plain_values: dict[str, Any] = {
+        adapter_name: {
+            **asdict(result),
+            "folder": str(result.folder),
+            "reading": trained.reading,
+            "example": asdict(trained.examples[adapter_name]),
+        }
+        for adapter_name, result in trained.adapters.items()
+    }
+    paragraphs = ["\n".join(_line(adapter_name, result) for adapter_name, result in trained.adapters.items())]
+    if trained.folds is not None:
+        plain_values["folds"] = folds_dict(trained.folds)
+        paragraphs.append(folds_text(trained.folds, resolved.config.input, resolved.config.task.name))
+    emit(plain_values, as_json=options.json, text="\n\n".join(paragraphs))
     useless = [result for result in trained.adapters.values() if result.outcome == "diverged" and not result.useful]
     return TrainingError.exit_code if useless else 0
 
@@ -104,11 +119,15 @@ def train_files(resolved: Resolved, *, words: Sequence[str] = (), resume_command
     once something is saved carries it as a note.
     """
     config = resolved.config
+    if config.folds.wanted:
+        from lorica.commands.train_folds import train_fold_files  # which trains by this module
+
+        return train_fold_files(resolved, words=words, resume_command=resume_command)
     task = build.build_task(config)
     read_log = reading_log(config)
     jobs = plan_jobs(config, task, read_log)
     tell(read_log)
-    with _nothing_lost(jobs, resume_command), locked(jobs) as locks:
+    with nothing_lost(jobs, resume_command), locked(jobs) as locks:
         reading = list_skipped(read_log, jobs[0].folder.with_name(task.name + SKIPPED_SUFFIX))
         examples: dict[str, LossExample] = {}
         results = train_locked(
@@ -125,7 +144,7 @@ def train_files(resolved: Resolved, *, words: Sequence[str] = (), resume_command
 
 
 @contextmanager
-def _nothing_lost(jobs: Sequence[TrainJob], resume_command: str) -> Iterator[None]:
+def nothing_lost(jobs: Sequence[TrainJob], resume_command: str) -> Iterator[None]:
     """Whatever ends the block but a mistake that must be mended first: say what is kept and how to go on."""
     try:
         yield
@@ -290,9 +309,9 @@ def _passport(
             encoder,
             engine,
             job.name,
-            split_rows.validation,
+            job.held_out or split_rows.validation,
             answering,
-            row_source="validation",
+            row_source="held_out" if job.held_out else "validation",
             retriever=None if passages is None else passages.retriever,
         ),
         data=data_facts(job, split_rows),

@@ -36,7 +36,9 @@ class RecordedTraining:
         config = resolved.config
         files = [config.input] if config.input else list(dict.fromkeys(config.data.values()))
         row_counts = {
-            job.source: len(job.rows) for job in jobs if job.source in files and not config.training.per_subject
+            job.source: len(job.rows) + len(job.held_out)
+            for job in jobs
+            if job.source in files and not config.training.per_subject
         }
         record = RunRecord(
             command="train",

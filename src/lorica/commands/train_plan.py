@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,11 +28,8 @@ LAST = "last"
 _LONGEST = 255 - len(".") - len(".12345678.tmp")  # bytes
 
 
-def plan_jobs(config: Config, task: Task, read_log: ReadLog) -> list[TrainJob]:
-    """Which adapters to train from which rows; `read_log` takes what is not read.
-
-    Raises ConfigError without a training file, with both `input` and `data`, and for a name that no folder can have.
-    """
+def training_root(config: Config, task: Task) -> Path:
+    """The folder of all that is trained. Raises ConfigError for a file, and for an engine that trains nothing."""
     root = Path(config.run_dir or f"runs/{task.name}")
     if root.exists() and not root.is_dir():
         raise ConfigError(f"run_dir={root} is a file", fix="name a folder")
@@ -40,11 +37,20 @@ def plan_jobs(config: Config, task: Task, read_log: ReadLog) -> list[TrainJob]:
         raise ConfigError(
             f"engine={config.engine.name} cannot train", fix="leave engine=native; the adapters run on every engine"
         )
+    return root
+
+
+def plan_jobs(config: Config, task: Task, read_log: ReadLog) -> list[TrainJob]:
+    """Which adapters to train from which rows; `read_log` takes what is not read.
+
+    Raises ConfigError without a training file, with both `input` and `data`, and for a name that no folder can have.
+    """
+    root = training_root(config, task)
     if bool(config.input) == bool(config.data):
         complaint = "both input and data.* are set" if config.input else "no training file is set"
         raise ConfigError(complaint, fix="give input=FILE for one adapter, or data.SUBJECT=FILE for one per subject")
     if config.input:
-        training_rows = _read(config, task, config.input, read_log)
+        training_rows, _ = read_training_rows(config, task, config.input, read_log)
         if config.training.per_subject:
             return by_subject(training_rows, config.input, root)
         return [TrainJob(task.name, training_rows, config.input, root / task.name)]
@@ -54,7 +60,8 @@ def plan_jobs(config: Config, task: Task, read_log: ReadLog) -> list[TrainJob]:
         adapter_folder = (
             _unused_folder(root, GENERAL) if subject == GENERAL else _adapter_folder(root, subject, f"data.{subject}")
         )
-        training_rows = [_of_subject(row, subject, data_file) for row in _read(config, task, data_file, read_log)]
+        file_rows, _ = read_training_rows(config, task, data_file, read_log)
+        training_rows = [_of_subject(row, subject, data_file) for row in file_rows]
         jobs.append(TrainJob(subject, training_rows, data_file, adapter_folder))
         all_rows += training_rows
     if len(jobs) > 1 and GENERAL not in config.data:
@@ -142,11 +149,14 @@ def _of_subject(row: Row, subject: str, data_file: str) -> Row:
     return msgspec.structs.replace(row, subject=subject)
 
 
-def _read(config: Config, task: Task, data_file: str, read_log: ReadLog) -> list[Row]:
-    """The rows of a training file, with their documents where passages are trained with."""
+def read_training_rows(
+    config: Config, task: Task, data_file: str, read_log: ReadLog, columns: Sequence[str] = ()
+) -> tuple[list[Row], Mapping[str, Mapping[str, str]]]:
+    """The rows of a training file, with their documents where passages are trained with; and further `columns` of it:
+    name -> row id -> text, EMPTY for none. Raises what reading raises, and DataError for a column that is not there."""
     rows_file, retrieval = Path(data_file), config.retrieval
     document_columns = [retrieval.source_column] if retrieval.train and retrieval.source_column else []
-    columns_to_read = GroupColumns(task.schemas, document_columns)
+    columns_to_read = GroupColumns(task.schemas, list(dict.fromkeys((*document_columns, *columns))))
     rows = list(
         open_rows(config, task, rows_file, schemas=columns_to_read.schemas, read_log=read_log, check_row=task.target)
     )
@@ -157,4 +167,4 @@ def _read(config: Config, task: Task, data_file: str, read_log: ReadLog) -> list
             msgspec.structs.replace(row, document="" if documents[row.id] == EMPTY else documents[row.id])
             for row in rows
         ]
-    return rows
+    return rows, columns_to_read.values

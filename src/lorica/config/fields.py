@@ -15,6 +15,9 @@ from lorica.config.schema import Config
 from lorica.errors import ConfigError
 from lorica.names import closest
 
+SHORT_KEYS = {"folds": "folds.count"}
+"""Sections that a value may be written for: the key that it sets."""
+
 
 @dataclass(frozen=True)
 class KeySpec:
@@ -154,6 +157,7 @@ def find(dotted_key: str, *, location: str = "") -> tuple[KeySpec, str]:
     Raises ConfigError for an unknown key, with the closest known ones.
     """
     specs_by_key = key_specs()
+    dotted_key = SHORT_KEYS.get(dotted_key, dotted_key)
     if dotted_key in specs_by_key:
         return specs_by_key[dotted_key], ""
     for key_spec in specs_by_key.values():

@@ -28,6 +28,7 @@ counts.
 | `lora.r=8` | set a key |
 | `training.learning_rate=2e-4` `training.bf16=true` | set a number, or true or false |
 | `input=my file (1),a.csv` | set a text as it stands; only your shell may want quotes |
+| `folds=5` | set `folds.count` |
 | `lora.target_modules=[q_proj,v_proj]` | set a list |
 | `lora.target_modules=all-linear` | set a word that stands for a list |
 | `data.algebra=algebra.jsonl` `data.history=history.jsonl` | add entries to a table; no `+` is needed |

@@ -8,7 +8,7 @@ from enum import IntEnum
 from pathlib import PurePath
 from typing import Any
 
-from lorica.config.fields import KeySpec, find, key_specs, sections
+from lorica.config.fields import SHORT_KEYS, KeySpec, find, key_specs, sections
 from lorica.config.parse_values import parse, unquote
 from lorica.config.presets import GROUPS, check_preset, preset_names
 from lorica.config.retrieval_section import ALL_SUBJECTS
@@ -173,7 +173,8 @@ def flatten(
     """The settings in nested values, as YAML files hold them. Raises ConfigError for unknown keys."""
     for key_segment, tree_value in value_tree.items():
         config_key = f"{key_prefix}{key_segment}"
-        if config_key not in sections() or config_key in key_specs():
+        is_short = config_key in SHORT_KEYS and isinstance(tree_value, int)
+        if config_key not in sections() or config_key in key_specs() or is_short:
             key_spec, entry_name = find(config_key, location=location)
             yield from spread(key_spec, entry_name, tree_value, precedence=precedence, origin=origin, location=location)
         elif isinstance(tree_value, Mapping):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from lorica.config.folds_section import FoldsConfig
 from lorica.config.reading_section import ReadingConfig
 from lorica.config.retrieval_section import RetrievalConfig
 from lorica.config.value_types import LocalPath, NotNegative, Positive, Probability, Seed, Share
@@ -357,6 +358,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     adapters: AdaptersConfig = field(default_factory=AdaptersConfig)

@@ -36,6 +36,7 @@ def check(config: Config, origins: Mapping[str, str]) -> None:
     _check_task(config, facts)
     _check_model(config, facts)
     _check_training(config, facts)
+    _check_folds(config, facts)
     _check_inference(config, facts)
     _check_spellings("data", config.data)
     _check_spellings("adapters.paths", config.adapters.paths)
@@ -125,6 +126,26 @@ def _check_training(config: Config, facts: _Facts) -> None:
             f"{facts['training.per_subject']} divides one file, and data.{subject}={config.data[subject]} is a file of "
             "one subject already",
             fix="give input=FILE with training.per_subject=true, or data.SUBJECT=FILE without it",
+        )
+
+
+def _check_folds(config: Config, facts: _Facts) -> None:
+    folds = config.folds
+    if folds.count == 1:
+        raise ConfigError(f"{facts['folds.count']}; rows are divided into 2 folds or more", fix="folds=5")
+    if folds.count and folds.column:
+        raise ConfigError(
+            f"{facts['folds.count']} and {facts['folds.column']} both say what the folds are", fix="set one of them"
+        )
+    if folds.wanted and config.training.per_subject:
+        raise ConfigError(
+            f"{facts['training.per_subject']} and folds both divide the rows",
+            fix="train the folds of one subject's rows at a time",
+        )
+    if folds.wanted and config.data:
+        subject = next(iter(config.data))
+        raise ConfigError(
+            f"folds are made of one file, and data.{subject}={config.data[subject]} is set", fix="input=FILE folds=5"
         )
 
 

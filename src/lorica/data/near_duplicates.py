@@ -47,6 +47,16 @@ def normalise_text(text: str) -> str:
     return " ".join(spaced.split()) or text.strip()
 
 
+def text_digest(text: str) -> str:
+    """What texts have in common that are equal after normalisation; "" for an empty one."""
+    normalised = normalise_text(text)
+    return _digest(normalised).hex() if normalised else ""
+
+
+def _digest(normalised: str) -> bytes:
+    return hashlib.blake2b(normalised.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 def shingles(text: str) -> _Hashes:
     """Sorted distinct hashes [n] of the 5-character pieces of a normalised text (of the whole when it is
     shorter)."""
@@ -77,8 +87,7 @@ def join_near_duplicates(texts: Sequence[str], union_find: UnionFind) -> None:
         normalised = normalise_text(text)
         if not normalised:
             continue
-        digest = hashlib.blake2b(normalised.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        earlier = index_by_digest.setdefault(digest, text_index)
+        earlier = index_by_digest.setdefault(_digest(normalised), text_index)
         if earlier != text_index:
             union_find.join(earlier, text_index)
         else:

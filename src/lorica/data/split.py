@@ -1,4 +1,4 @@
-"""Train/validation splits and folds without leakage: nothing held out was, in effect, seen in training.
+"""Train/validation splits without leakage: nothing held out was, in effect, seen in training.
 
 Rows of one group, and rows whose texts are equal or nearly equal (see `near_duplicates`), form one component, also
 across steps (a ~ b and b ~ c put a, b, c together). Components are never divided; the classes' shares are
@@ -39,7 +39,9 @@ def split(
         )
     components = _shuffled(rows, text, seed)
     split_sides = "a training and a held-out side"
-    _require(rows, components, 2, split_sides, source, "training.val_ratio=0 trains on all rows")
+    require_components(
+        rows, len(components), 2, split_sides, source=source, otherwise="training.val_ratio=0 trains on all rows"
+    )
     targets = {class_name: ratio * class_count for class_name, class_count in _classes(components).items()}
     held_out_counts = Counter[str]()
     chosen: list[_Component] = []
@@ -64,45 +66,6 @@ def split(
     )
 
 
-def folds(
-    rows: Sequence[Row], k: int, *, seed: int, text: Callable[[Row], str], source: str = "<rows>"
-) -> list[tuple[list[Row], list[Row]]]:
-    """k pairs (rows to train on, rows held out); every row is held out exactly once. Rules as for `split`.
-
-    Raises ConfigError for k < 2, and DataError when there are fewer than k components.
-    """
-    if k < 2:
-        raise ConfigError(f"the number of folds must be at least 2, got {k}")
-    components = _shuffled(rows, text, seed)
-    _require(rows, components, k, f"{k} folds", source, "ask for fewer folds")
-    class_totals = _classes(components)
-    fold_sizes = [0] * k
-    class_counts = [Counter[str]() for _ in range(k)]
-    fold_of = [0] * len(rows)
-    for component in sorted(components, key=lambda candidate: -len(candidate.members)):
-        # The fold where these classes are rarest; an empty fold costs nothing, so none stays empty.
-        fold_costs = [
-            sum(
-                class_count * class_counts[fold_index][class_name] / class_totals[class_name]
-                for class_name, class_count in component.classes.items()
-            )
-            + fold_sizes[fold_index] / len(rows)
-            for fold_index in range(k)
-        ]
-        cheapest_fold = fold_costs.index(min(fold_costs))
-        fold_sizes[cheapest_fold] += len(component.members)
-        class_counts[cheapest_fold].update(component.classes)
-        for row_index in component.members:
-            fold_of[row_index] = cheapest_fold
-    return [
-        (
-            [row for row, row_fold in zip(rows, fold_of, strict=True) if row_fold != held_out_fold],
-            [row for row, row_fold in zip(rows, fold_of, strict=True) if row_fold == held_out_fold],
-        )
-        for held_out_fold in range(k)
-    ]
-
-
 def components_of(rows: Sequence[Row], text_of_row: Callable[[Row], str]) -> list[list[int]]:
     """The indices of rows that must stay together, each list ascending, the lists by their first index."""
     union_find = UnionFind(len(rows))
@@ -121,14 +84,15 @@ def _shuffled(rows: Sequence[Row], text_of_row: Callable[[Row], str], seed: int)
     """Components in an order that only the rows and the seed decide; single rows last, for they even the rest
     out."""
     components = [
-        _Component(members, dict(Counter(_class(rows[row_index]) for row_index in members)))
+        _Component(members, dict(Counter(label_text(rows[row_index]) for row_index in members)))
         for members in components_of(rows, text_of_row)
     ]
     random.Random(seed).shuffle(components)
     return sorted(components, key=lambda component: len(component.members) == 1)
 
 
-def _class(row: Row) -> str:
+def label_text(row: Row) -> str:
+    """The label of a row whose gold answer is one, "" of any other."""
     return str(row.gold) if isinstance(row.gold, int) else ""
 
 
@@ -148,20 +112,16 @@ def _gain(component: _Component, held_out_counts: Counter[str], targets: dict[st
     return total_gain
 
 
-def _require(
-    rows: Sequence[Row],
-    components: Sequence[_Component],
-    component_minimum: int,
-    sides: str,
-    source: str,
-    otherwise: str,
+def require_components(
+    rows: Sequence[Row], component_count: int, minimum: int, sides: str, *, source: str, otherwise: str
 ) -> None:
-    if len(components) >= component_minimum:
+    """Raise DataError for too few sets of rows that can be told apart to make these sides."""
+    if component_count >= minimum:
         return
     groups = len({row.group for row in rows if row.group})
     raise DataError(
         f"{len(rows)} rows in {groups} groups cannot be divided into {sides}: rows of one group and "
-        f"near-duplicate texts stay together, which leaves {len(components)} that can be told apart",
+        f"near-duplicate texts stay together, which leaves {component_count} that can be told apart",
         path=source,
         fix=f"add rows that differ, or group them less coarsely; {otherwise}",
     )

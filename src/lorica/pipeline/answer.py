@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import msgspec
@@ -120,6 +121,12 @@ class Pipeline:
         self.calibrations = calibrations
         if settings.stop_texts and isinstance(engine, StopStringEngine):
             engine.set_detokenizer(encoder.decode)
+
+    def fixed_to(self, adapter: str) -> Pipeline:
+        """This pipeline, on the same engine, with one adapter that answers every row."""
+        pipeline = copy.copy(self)
+        pipeline.settings = replace(self.settings, fixed_adapter=adapter)
+        return pipeline
 
     def maybe_merge(self, uses: Mapping[str | None, int], rows: Iterable[Row]) -> MergeDecision:
         """Let the engine decide whether the run's adapter is merged; see `MergingEngine`. rows: the first ones."""

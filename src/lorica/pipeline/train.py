@@ -24,18 +24,20 @@ from lorica.training.publish import Issue
 from lorica.training.types import Example, Listener, TrainResult
 
 # Below this many rows a validation part says nothing and costs training rows.
-_FEWEST_TO_SPLIT = 20
+FEWEST_TO_SPLIT = 20
 _LIMIT_KEY = "training.max_seq_length"
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """One adapter to train: its name, its rows, where they came from and where it goes."""
+    """One adapter to train: its name, its rows, where they came from and where it goes. held_out: other rows, which
+    nothing is trained or chosen on; the passport's metrics are those of these."""
 
     name: str
     rows: Sequence[Row]
     source: str
     folder: Path
+    held_out: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def loss_example(encoder: Encoder, example: Example) -> LossExample:
 
 def train_val_split(train_job: TrainJob, task: Task, *, val_ratio: float, seed: int) -> TrainVal:
     """Hold rows out, unless there are too few of them. Raises what `split` raises."""
-    if val_ratio > 0 and len(train_job.rows) >= _FEWEST_TO_SPLIT:
+    if val_ratio > 0 and len(train_job.rows) >= FEWEST_TO_SPLIT:
         return TrainVal(*split(train_job.rows, ratio=val_ratio, seed=seed, text=task.text, source=train_job.source))
     return TrainVal(list(train_job.rows), [])
 

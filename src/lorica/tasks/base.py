@@ -171,6 +171,11 @@ class Task(Protocol):
         """The row's own text, for near-duplicate search."""
         ...
 
+    def stratum(self, row: Row) -> str:
+        """What the row's text is asked about, over whose values folds are spread evenly: its rule, its subject; "" for
+        none."""
+        ...
+
     def retrieval_query(self, row: Row) -> str:
         """What passages of a knowledge base are looked up by."""
         ...

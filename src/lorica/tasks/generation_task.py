@@ -96,6 +96,10 @@ class GenerationTask:
         """The question, or all of a chat."""
         return row.case.text if isinstance(row.case, ChatCase) else question_case(row).question
 
+    def stratum(self, row: Row) -> str:
+        """The subject."""
+        return row.subject
+
     def retrieval_query(self, row: Row) -> str:
         """The question; of a chat what the user said last."""
         return row.case.question if isinstance(row.case, ChatCase) else question_case(row).question

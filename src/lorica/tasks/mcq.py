@@ -145,6 +145,10 @@ class McqTask:
         mcq_case = _case(row)
         return mcq_case.question if mcq_case.listed else "\n".join((mcq_case.question, *mcq_case.options))
 
+    def stratum(self, row: Row) -> str:
+        """The subject."""
+        return row.subject
+
     def retrieval_query(self, row: Row) -> str:
         """The question and its options."""
         return self.text(row)

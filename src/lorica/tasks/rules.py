@@ -226,6 +226,10 @@ class RulesTask:
         """The post, or all of a chat."""
         return row.case.text if isinstance(row.case, ChatCase) else _case(row).body
 
+    def stratum(self, row: Row) -> str:
+        """The rule; the subject of a chat."""
+        return row.case.rule if isinstance(row.case, RulesCase) else row.subject
+
     def retrieval_query(self, row: Row) -> str:
         """Rule and post; of a chat what the user said last."""
         return row.case.question if isinstance(row.case, ChatCase) else self.baseline_text(row)

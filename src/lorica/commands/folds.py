@@ -1,0 +1,312 @@
+"""`lorica folds`: the folds' average, their ensemble or the best fold: which is better on rows that none has seen?"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.folder import open_adapter
+from lorica.commands import build
+from lorica.commands.arguments import as_path, emit, parser, resolve, split_words, warn
+from lorica.commands.average import AverageResult, average_folders
+from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict
+from lorica.commands.fold_files import FoldsState, read_state, trained_texts
+from lorica.commands.gold_file import GoldFile, read_gold
+from lorica.commands.row_progress import row_progress
+from lorica.commands.run_log import add_run_option, recorded_run, run_file
+from lorica.config.schema import Config
+from lorica.data.digest import file_digest, ids_digest
+from lorica.data.journal import Journal
+from lorica.data.near_duplicates import text_digest
+from lorica.data.write import write_answers
+from lorica.ensemble.blends import blend_scores, to_answers, vote
+from lorica.ensemble.members import EnsembleMember, degenerate_reasons
+from lorica.errors import AdapterError, ConfigError, DataError, ResumeError, UsageError
+from lorica.pipeline.answer_by_adapter import answer_by_adapter
+from lorica.pipeline.compare import FileComparison, compare
+from lorica.pipeline.evaluate import Evaluation
+from lorica.records import Answer
+from lorica.runs.run_folder import RunFolder
+
+AVERAGE, ENSEMBLE = "average", "ensemble"
+
+_EXAMPLES = """  lorica folds runs/folds test.csv task=rules
+  lorica folds runs/folds test.csv --rank 16 task=rules model=qwen3_0_6b
+  lorica folds runs/folds test.csv --leave-out-trained task=rules --json"""
+
+
+@dataclass(frozen=True)
+class FoldsComparison:
+    """The average of the folds, their ensemble and the best fold on the same rows.
+
+    best: the fold whose own held-out rows were answered best: the test rows did not choose it. average: None where the
+    folds have none, and `no_average` says why. files: name -> answers, those of every fold among them. trained_on: ids
+    of test rows that were left out, since folds were trained on their texts. metric_names: the task's, the main one
+    first.
+    """
+
+    best: str
+    average: AverageResult | None
+    no_average: str
+    files: Mapping[str, Path]
+    trained_on: tuple[str, ...]
+    evaluations: Mapping[str, Evaluation]
+    comparison: FileComparison
+    metric_names: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What to use, in a sentence."""
+        better = {frozenset((pair.first, pair.second)): pair.better for pair in self.comparison.pairs}
+        ensemble_over_best = better[frozenset((ENSEMBLE, self.best))]
+        if self.average is not None:
+            average_over_best = better[frozenset((AVERAGE, self.best))]
+            if better[frozenset((AVERAGE, ENSEMBLE))] == ENSEMBLE:
+                return "The ensemble beats the average by more than the choice of rows explains: answer with all folds."
+            if average_over_best == AVERAGE:
+                return "The average beats the best fold, and the ensemble is not shown to beat it: use the average."
+            if average_over_best == self.best:
+                return f"The average is WORSE than {self.best} alone: answer with that, or with the ensemble."
+        if ensemble_over_best == ENSEMBLE:
+            return f"The ensemble beats {self.best}, the best fold: answer with all folds."
+        return (
+            f"Nothing here is shown to beat {self.best}, the best fold: answer with one adapter, or judge on more rows."
+        )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Answer, compare, print and write."""
+    options = _parse(arguments)
+    resolved = resolve(options.overrides)
+    with recorded_run(options.run, "folds", arguments, resolved, {"gold": [options.test]}) as run_log:
+        result = compare_folds(
+            resolved.config,
+            options.run_dir,
+            options.test,
+            output=options.output,
+            rank=options.rank,
+            leave_out_trained=options.leave_out_trained,
+        )
+        if run_log is not None:
+            _record(result, run_log)
+    emit(_plain_values(result), as_json=options.json, text=_text(result, options.test))
+    return 0
+
+
+def compare_folds(
+    config: Config,
+    run_dir: Path,
+    test: Path,
+    *,
+    output: Path | None = None,
+    rank: int = 0,
+    leave_out_trained: bool = False,
+) -> FoldsComparison:
+    """Average the folds in `run_dir`, answer the rows of `test` (with gold) by all of them, and compare.
+
+    output: folder of the answers, `run_dir`/on-TEST where it is None. rank: of the average, 0 for the exact one.
+    leave_out_trained: judge without the rows that folds were trained on. Raises DataError where there are any and it is
+    off, for folds that did not finish, and for rows without gold.
+    """
+    state = read_state(run_dir)
+    folders = _fold_folders(run_dir, state, config.task.name)
+    gold, trained_on = _without_trained(read_gold(config, test, []), run_dir, leave_out=leave_out_trained)
+    average, no_average = _average(run_dir, list(folders.values()), rank)
+    answered_by = dict(folders) if average is None else {**folders, AVERAGE: average.output}
+    answers = _answer(config, gold, answered_by, state, output or run_dir / f"on-{test.stem}")
+    members = [EnsembleMember(name, answers[name]) for name in folders]
+    answers[ENSEMBLE] = {answer.id: answer for answer in _blend(gold, members)}
+    files = _write(config, answers, output or run_dir / f"on-{test.stem}")
+    compared = [name for name in (AVERAGE, ENSEMBLE, state.best) if name in answers]
+    judged_sets = {name: gold.judge(answers[name], str(files[name])) for name in compared}
+    return FoldsComparison(
+        state.best,
+        average,
+        no_average,
+        files,
+        trained_on,
+        {name: gold.evaluate(judged) for name, judged in judged_sets.items()},
+        compare(gold.task, judged_sets),
+        tuple(gold.task.metric_names),
+    )
+
+
+def _fold_folders(run_dir: Path, state: FoldsState, task_name: str) -> dict[str, Path]:
+    """The folders of the folds' adapters, which are those that the scores in `run_dir` are of."""
+    if not state.out_of_fold:
+        raise DataError("its folds did not finish", path=run_dir, fix="go on with training.resume=true")
+    if state.manifest.get("task") != task_name:
+        raise ConfigError(
+            f"{run_dir} holds folds of the task {state.manifest.get('task')}, and task={task_name}",
+            fix=f"task={state.manifest.get('task')}, with the other settings that they were trained with",
+        )
+    folders = {name: run_dir / name for name in state.adapters}
+    for name, adapter in build.open_adapters(folders).items():
+        if adapter.digest != state.adapters[name]:
+            raise DataError(
+                "is not the adapter that these folds trained",
+                path=folders[name],
+                fix="put it back, or train them again",
+            )
+    return folders
+
+
+def _without_trained(gold: GoldFile, run_dir: Path, *, leave_out: bool) -> tuple[GoldFile, tuple[str, ...]]:
+    """The rows that no fold was trained on, and the ids of the others."""
+    trained = trained_texts(run_dir)
+    twins = {row.id: trained[digest] for row in gold.rows if (digest := text_digest(gold.task.text(row))) in trained}
+    if twins and not leave_out:
+        first, twin = next(iter(twins.items()))
+        raise DataError(
+            f"{len(twins)} of {len(gold.rows)} rows have the text of a row that folds were trained on, here of "
+            f"{twin!r}: average and ensemble know them",
+            path=gold.path,
+            row_id=first,
+            fix="give rows that no fold has seen, or --leave-out-trained to judge on the others",
+        )
+    unseen = [row for row in gold.rows if row.id not in twins]
+    if not unseen:
+        raise DataError("folds were trained on every row", path=gold.path, fix="give rows that no fold has seen")
+    if twins:
+        warn(f"{len(twins)} of {len(gold.rows)} rows of {gold.path} are left out: folds were trained on their texts")
+    return replace(gold, rows=unseen), tuple(twins)
+
+
+def _average(run_dir: Path, folders: Sequence[Path], rank: int) -> tuple[AverageResult | None, str]:
+    """The mean of the folds' adapters, in `run_dir`/average; or why there is none. One that is there is made again and
+    must be equal."""
+    target = run_dir / (f"{AVERAGE}-r{rank}" if rank else AVERAGE)
+    staged = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        average = average_folders(folders, staged, rank=rank)
+    except AdapterError as error:
+        return None, error.message
+    if not (target / CONFIG_NAME).exists():
+        staged.rename(target)
+    elif open_adapter(target).digest == open_adapter(staged).digest:
+        shutil.rmtree(staged)
+    else:
+        shutil.rmtree(staged)
+        raise ResumeError(f"{target}: is not the average of these folds", fix="delete it, and give the command again")
+    return replace(average, output=target), ""
+
+
+def _answer(
+    config: Config, gold: GoldFile, folders: Mapping[str, Path], state: FoldsState, output: Path
+) -> dict[str, dict[str, Answer]]:
+    """Adapter -> row id -> answer. A kill costs one batch: the next call goes on."""
+    base, adapters = build.base_folder(config), build.open_adapters(folders)
+    pipeline = build.build_pipeline(config, base, adapters)
+    requested = [(name, row) for name in folders for row in gold.rows]
+    rows_digest = ids_digest(row.id for row in gold.rows)
+    identity = {"plan": state.manifest["plan"], "input": file_digest(gold.path), "rows": rows_digest}
+    manifest = build.manifest(config, base, adapters, pipeline, identity)
+    answers: dict[str, dict[str, Answer]] = {name: {} for name in folders}
+    with Journal.open(output / "answers.partial", manifest, resume=True) as journal:
+        with row_progress(len(requested)) as advance:
+            for name, answer in answer_by_adapter(
+                pipeline, requested, journal, window_rows=config.inference.window_rows, on_done=advance
+            ):
+                answers[name][answer.id] = answer
+        journal.remove()
+    return answers
+
+
+def _blend(gold: GoldFile, members: Sequence[EnsembleMember]) -> list[Answer]:
+    """The mean of the folds' scores: they are of one kind; where answers are no scores, a vote."""
+    row_ids, weights = [row.id for row in gold.rows], [1 / len(members)] * len(members)
+    if gold.task.answer_type != "score":
+        return vote(members, weights, row_ids)
+    columns = [member.scores(row_ids) for member in members]
+    for member, scores in zip(members, columns, strict=True):
+        if reasons := degenerate_reasons(scores):
+            warn(f"{member.name}: {reasons}; it is in the ensemble all the same")
+    return to_answers(row_ids, blend_scores(columns, weights, "mean"))
+
+
+def _write(config: Config, answers: Mapping[str, Mapping[str, Answer]], output: Path) -> dict[str, Path]:
+    """A file of answers for each adapter and for the ensemble."""
+    files = {name: output / f"{name}.csv" for name in answers}
+    for name, path in files.items():
+        write_answers(path, answers[name].values(), csv_guard=config.inference.csv_guard)
+    return files
+
+
+def _record(result: FoldsComparison, run_log: RunFolder) -> None:
+    metric = result.comparison.metric
+    run_log.write_metrics(
+        {f"{name}: {metric}": evaluation.metrics[metric] for name, evaluation in result.evaluations.items()},
+        main=f"{next(iter(result.evaluations))}: {metric}",
+    )
+    outputs = [run_file("answers", path) for path in result.files.values()]
+    run_log.update(rows=next(iter(result.evaluations.values())).n, outputs=outputs)
+
+
+def _plain_values(result: FoldsComparison) -> dict[str, Any]:
+    average = result.average
+    return {
+        "best_fold": result.best,
+        "average": None
+        if average is None
+        else {"path": average.output, "rank": average.rank, "error": average.error, "digests": average.digests},
+        "no_average": result.no_average or None,
+        "files": {name: evaluation_dict(evaluation) for name, evaluation in result.evaluations.items()},
+        **comparison_dict(result.comparison),
+        "answers": result.files,
+        "left_out": result.trained_on,
+        "verdict": result.verdict,
+    }
+
+
+def _text(result: FoldsComparison, test: Path) -> str:
+    average = result.average
+    cost = "" if average is None else f"{average.error:.2%} of the update is lost" if average.error else "exact"
+    fold_count = sum(name not in (AVERAGE, ENSEMBLE) for name in result.files)
+    notes = [
+        f"{AVERAGE}: none: {result.no_average}"
+        if average is None
+        else f"{AVERAGE}: {average.output}, rank {average.rank}, {cost}; one pass for a row",
+        f"{ENSEMBLE}: of {fold_count} folds, {fold_count} passes for a row",
+        f"{result.best}: the fold whose own held-out rows were answered best; {test} did not choose it",
+    ]
+    if result.trained_on:
+        notes.append(f"left out: {len(result.trained_on)} rows whose texts folds were trained on")
+    return "\n\n".join(
+        [comparison_text(result.comparison, result.evaluations, result.metric_names), "\n".join(notes), result.verdict]
+    )
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    command = parser(
+        "folds",
+        "After `lorica train folds=K`: average the folds' adapters into one, answer the rows of TEST (with gold) by\n"
+        "it, by every fold and by their ensemble, and compare average, ensemble and best fold pair by pair. No fold\n"
+        "may have been trained on a row of TEST: its training rows are no test of an average. Give the settings that\n"
+        "the folds were trained with.",
+        _EXAMPLES,
+        overrides=False,
+    )
+    command.add_argument("words", nargs="*", metavar="RUN_DIR TEST [key=value ...]", help="the folds; rows with gold")
+    command.add_argument("--rank", type=int, default=0, help="cut the average to this rank (0: exact)")
+    command.add_argument("--output", type=as_path, metavar="DIR", help="where answers are written (RUN_DIR/on-TEST)")
+    command.add_argument(
+        "--leave-out-trained", action="store_true", help="leave out rows of TEST whose texts folds were trained on"
+    )
+    add_run_option(command)
+    options = command.parse_args(list(arguments))
+    paths, options.overrides = split_words(options.words)
+    if len(paths) != 2:
+        raise UsageError(
+            f"lorica folds needs two paths, the folds and rows with gold; got {len(paths)}",
+            fix="lorica folds RUN_DIR TEST task=...",
+        )
+    options.run_dir, options.test = paths
+    if options.rank < 0:
+        raise UsageError(f"--rank {options.rank}; allowed: 0 (exact) or more", fix="--rank 16")
+    return options

@@ -1,0 +1,34 @@
+"""The keys of `folds`; `config.schema` says how keys are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lorica.config.value_types import NotNegative
+
+
+@dataclass(frozen=True)
+class FoldsConfig:
+    """Cross-validation: `lorica train` with one adapter for each fold, which answers the rows it was not trained on.
+    `folds=5` is short for `folds.count=5`."""
+
+    count: NotNegative = 0
+    """Folds that the training rows are divided into, by label and rule (or subject); 0 trains one adapter on all rows.
+    Near-duplicate texts, and rows of one group, stay together. Unit: folds."""
+
+    group_column: str = ""
+    """A column of the training file whose rows stay together: a user, a community, a functionality; empty for the
+    column `group` where there is one."""
+
+    column: str = ""
+    """A column of the training file that says in which fold each row is held out, in place of `folds.count`; what
+    crosses those folds is found before training."""
+
+    allow_leaks: bool = False
+    """Whether to train where near-duplicates or rows of one group stand on both sides of `folds.column`. The result and
+    the run's record say so."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether folds are trained."""
+        return bool(self.count or self.column)
