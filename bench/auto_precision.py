@@ -41,7 +41,9 @@ from lorica.precision import DTYPE_NAMES  # noqa: E402
 from lorica.precision_choice import for_answers, for_training  # noqa: E402
 from lorica.records import Encoded, Generate, Request, Sampling, ScoreChoices  # noqa: E402
 from lorica.training.batches import make_batch  # noqa: E402
-from lorica.training.step import Learner, choose_precision, make_optimizer, update  # noqa: E402
+from lorica.training.lora_decoder import LoraDecoder  # noqa: E402
+from lorica.training.step import Learner, make_optimizer, update  # noqa: E402
+from lorica.training.trainable import choose_precision  # noqa: E402
 from lorica.training.types import Example  # noqa: E402
 
 ALLOWED = ("float32", "float16", "bfloat16")
@@ -159,8 +161,10 @@ def learn(base: BaseFolder, name: str) -> Work:
         r=16, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
     )
     lora = create_lora("bench", decoder.config, config, seed=0)
-    precision = choose_precision(decoder, fp16=False, bf16=products == "bfloat16")
-    learner = Learner(decoder, lora, make_optimizer(lora, weight_decay=0.0), precision, 1.0, False)
+    precision = choose_precision(decoder.device.type, decoder.dtype, fp16=False, bf16=products == "bfloat16")
+    learner = Learner(
+        LoraDecoder(decoder, lora, config, precision), make_optimizer(lora.to_tensors(), weight_decay=0.0), 1.0
+    )
     chance, vocabulary = random.Random(0), decoder.config.vocab_size
     rows = [
         Example(str(number), Encoded(tuple(chance.randrange(vocabulary) for _ in range(chance.randint(112, 128))), 100))

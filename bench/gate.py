@@ -28,7 +28,7 @@ from lorica.models.families import read_decoder_config
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
 from lorica.tasks import load_task
-from lorica.training.checkpoints import save_weights
+from lorica.training.lora_decoder import save_lora
 
 BASE = locate_model("embedded:lorica_tiny", environ={})
 ROUNDS = 5
@@ -72,7 +72,7 @@ def _make(place: Path, count: int) -> dict[str, Path]:
         lora = create_lora(name, read_decoder_config(BASE), config, seed=number)
         for pair in lora.pairs.values():
             pair.b.data.normal_(std=0.01)
-        save_weights(folder, config, lora)
+        save_lora(folder, config, lora)
         engine.add_adapter(name, open_adapter(folder))
         passport = make_passport(
             open_adapter(folder),

@@ -87,8 +87,9 @@ class Side:
         environment.pop("PYTHONPATH", None)
         if self.source:
             environment["PYTHONPATH"] = str(self.source)
+        peers = PEERS if self.source is None else self.source.parent / "bench" / "peers"
         self.process = subprocess.Popen(
-            [self.python, str(PEERS / self.script), str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [self.python, str(peers / self.script), str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=(folder / f"{self.name}.err").open("w"), text=True, env=environment,
         )  # fmt: skip
         if self._read() is None:

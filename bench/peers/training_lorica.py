@@ -26,6 +26,7 @@ from lorica.models.weights import load_decoder
 from lorica.records import Encoded
 from lorica.training.listeners import SilentListener
 from lorica.training.loop import train
+from lorica.training.lora_decoder import LoraDecoder
 from lorica.training.types import Example, StepReport
 
 
@@ -83,8 +84,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         train(
-            decoder, adapter, rows, [], settings, Path(folder) / "bench", adapter_name="bench",
-            listener=PausingListener(output),
+            LoraDecoder.create("bench", decoder, adapter, settings), rows, [], settings, Path(folder) / "bench",
+            adapter_name="bench", listener=PausingListener(output),
         )  # fmt: skip
 
 

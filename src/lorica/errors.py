@@ -154,6 +154,10 @@ class NotFiniteError(TrainingError):
     """A loss or a gradient became NaN or infinite."""
 
 
+class CollapsedError(TrainingError):
+    """A classifier gives every row the same score."""
+
+
 class BaseNotFiniteError(NotFiniteError):
     """The base model alone gives such a loss, without an adapter: no setting of the training helps."""
 

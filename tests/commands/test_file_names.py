@@ -15,7 +15,7 @@ from lorica.commands.api import load_pipeline
 from lorica.data.write import atomic_file, read_answers
 from lorica.errors import DataError
 from lorica.names import utf8_path
-from lorica.training import checkpoints
+from lorica.training import lora_decoder
 
 ODD = os.fsdecode(b"r\xe8gles")
 ROWS = "id,body,rule,rule_violation\n1,Buy now,No ads,1\n2,Nice day,No ads,0\n"
@@ -76,7 +76,7 @@ def test_an_adapter_from_its_training_to_its_use(
     run = rows.parent / f"{ODD}.run"
     command = ["train", "task=rules", "training=tiny", f"input={rows}", f"run_dir={run}", "training.epochs=2"]
     command.append("training.save_steps=1")
-    publish = checkpoints.save_weights
+    publish = lora_decoder.save_lora
 
     def stopped(place: Path, *given: Any, **more: Any) -> None:
         if place.name == "last":
@@ -84,7 +84,7 @@ def test_an_adapter_from_its_training_to_its_use(
         publish(place, *given, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_weights", stopped)
+        patch.setattr(lora_decoder, "save_lora", stopped)
         assert main(command) == 1
     assert main([*command, "training.resume=true"]) == 0
     assert "going on after 2" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from tests.training.tiny import LORA, Recorder, rows, run, tiny_decoder
+from tests.training.tiny import LORA, Recorder, lora_learner, rows, run, tiny_decoder
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import open_adapter
@@ -17,10 +17,11 @@ from lorica.config.schema import TrainingConfig
 from lorica.errors import ConfigError, TrainingError
 from lorica.models.adapter_weights import create_lora
 from lorica.records import Encoded
-from lorica.training import checkpoints
 from lorica.training import loop as loop_module
 from lorica.training.batches import make_batch
-from lorica.training.step import Learner, choose_precision, evaluate, make_optimizer
+from lorica.training.lora_decoder import LoraDecoder
+from lorica.training.step import evaluate
+from lorica.training.trainable import choose_precision
 from lorica.training.types import Example, StepReport
 
 QUICK = TrainingConfig(
@@ -35,9 +36,9 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 def _loss(folder: Path, examples: list[Example]) -> float:
     decoder = tiny_decoder()
     lora = create_lora("again", decoder.config, LORA, seed=0)
-    checkpoints.load_weights(folder, lora, decoder.config)
-    precision = choose_precision(decoder, fp16=False, bf16=False)
-    learner = Learner(decoder, lora, make_optimizer(lora, weight_decay=0.0), precision, 1.0, False)
+    trainable = LoraDecoder(decoder, lora, LORA, choose_precision("cpu", decoder.dtype, fp16=False, bf16=False))
+    trainable.load(folder)
+    learner = lora_learner(trainable)
     return evaluate(learner, [make_batch(examples, torch.device("cpu"))], step=1)
 
 
@@ -238,14 +239,5 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_cannot_start_leaves_no_trace(tmp_path: Path) -> None:
     config = msgspec.structs.replace(LORA, rank_pattern={"nonsense": 2})
     with pytest.raises(ConfigError, match="nonsense"):
-        loop_module.train(
-            tiny_decoder(),
-            config,
-            rows(4),
-            [],
-            TrainingConfig(epochs=1),
-            tmp_path / "run",
-            adapter_name="x",
-            listener=Recorder(),
-        )
+        run(tmp_path / "run", TrainingConfig(epochs=1), config=config)
     assert not (tmp_path / "run").exists()

@@ -30,8 +30,8 @@ def _blow_up(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     """As if the weights were useless from this update on."""
     real = step_module.evaluate
 
-    def evaluate(learner: Any, batches: Any, *, step: int) -> float:
-        return real(learner, batches, step=step) * (50 if step >= first else 1)
+    def evaluate(learner: Any, batches: Any, *, step: int, warming_up: bool = False) -> float:
+        return real(learner, batches, step=step, warming_up=warming_up) * (50 if step >= first else 1)
 
     monkeypatch.setattr(loop_module, "evaluate", evaluate)
 

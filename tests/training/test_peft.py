@@ -21,6 +21,7 @@ from lorica.models.packed_attention import PackedAttention
 from lorica.models.weights import load_decoder
 from lorica.training.listeners import SilentListener
 from lorica.training.loop import train
+from lorica.training.lora_decoder import LoraDecoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -70,8 +71,7 @@ def test_peft_loads_the_adapter_and_gives_our_logits(build: Any, config: Adapter
     model.save_pretrained(tmp_path / "base")
     decoder = load_decoder(BaseFolder(tmp_path / "base"), dtype=torch.float32)
     train(
-        decoder,
-        config,
+        LoraDecoder.create("a", decoder, config, SETTINGS),
         rows(12),
         rows(3, seed=1),
         SETTINGS,

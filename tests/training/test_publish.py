@@ -27,6 +27,7 @@ from lorica.locks import LOCK_NAME
 from lorica.models.base_folder import BaseFolder
 from lorica.training import checkpoints, publish
 from lorica.training.loop import lock_run, train
+from lorica.training.lora_decoder import LoraDecoder
 from lorica.training.types import StepReport, TrainResult
 
 WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "training.json"
@@ -60,9 +61,8 @@ def issue(folder: Path, result: TrainResult) -> Passport:
 def issued(folder: Path, settings: TrainingConfig = RESUMED, **more: Any) -> TrainResult:
     """A run that publishes a passport, too."""
     given: dict[str, Any] = {"listener": Recorder(), "issue_passport": issue} | more
-    return train(
-        tiny_decoder(), LORA, rows(20), rows(7, seed=1, prefix="held"), settings, folder, adapter_name="tiny", **given
-    )
+    trainable = LoraDecoder.create("tiny", tiny_decoder(), LORA, settings)
+    return train(trainable, rows(20), rows(7, seed=1, prefix="held"), settings, folder, adapter_name="tiny", **given)
 
 
 def whole(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.shapes import TINY
-from tests.training.tiny import LORA, tiny_decoder
+from tests.training.tiny import LORA, lora_learner, of, tiny_decoder
 
 from lorica.models.adapter_weights import create_lora
 from lorica.models.families import DecoderConfig
@@ -17,7 +17,9 @@ from lorica.models.lora import LoraSpan
 from lorica.models.packed_attention import PackedAttention
 from lorica.records import Encoded
 from lorica.training.batches import TrainingBatch, make_batch, regroup_update
-from lorica.training.step import Learner, answer_weight, choose_precision, evaluate, make_optimizer, update
+from lorica.training.lora_decoder import LoraDecoder
+from lorica.training.step import Learner, evaluate, update
+from lorica.training.trainable import choose_precision
 from lorica.training.types import Example
 
 FAMILIES = {
@@ -29,15 +31,15 @@ FAMILIES = {
 }
 
 
-def _learner(shape: DecoderConfig, *, checkpointing: bool = False, bf16: bool = False) -> Learner:
+def _learner(shape: DecoderConfig, *, checkpointing: bool = False, bf16: bool = False) -> Learner[TrainingBatch]:
     decoder = tiny_decoder(shape)
     lora = create_lora("tiny", shape, LORA, seed=1)
     lora.dropout = 0.0
     with torch.no_grad():  # B is zero at first, and A then has no gradient
         for number, pair in enumerate(lora.pairs.values()):
             pair.b.normal_(std=0.1, generator=torch.Generator().manual_seed(number))
-    precision = choose_precision(decoder, fp16=False, bf16=bf16)
-    return Learner(decoder, lora, make_optimizer(lora, weight_decay=0.0), precision, 0.0, checkpointing, True)
+    precision = choose_precision("cpu", decoder.dtype, fp16=False, bf16=bf16)
+    return lora_learner(LoraDecoder(decoder, lora, LORA, precision, checkpointing, share_prefixes=True))
 
 
 def _task_rows(count: int) -> list[Example]:
@@ -57,23 +59,28 @@ def _task_rows(count: int) -> list[Example]:
     return examples
 
 
-def _gradients_of_rows_alone(learner: Learner, examples: list[Example]) -> tuple[float, list[torch.Tensor]]:
+def _gradients_of_rows_alone(
+    learner: Learner[TrainingBatch], examples: list[Example]
+) -> tuple[float, list[torch.Tensor]]:
+    decoder = of(learner).decoder
     """The mean loss over answer tokens and its gradients."""
     losses = []
     for example in examples:
         tokens = torch.tensor(example.encoded.tokens)
-        attention = PackedAttention([len(tokens)], learner.decoder.config)
-        span = LoraSpan(learner.lora, 0, len(tokens))
-        logits = learner.decoder.logits(learner.decoder.hidden(tokens, torch.arange(len(tokens)), attention, (span,)))
+        attention = PackedAttention([len(tokens)], decoder.config)
+        span = LoraSpan(of(learner).lora, 0, len(tokens))
+        logits = decoder.logits(decoder.hidden(tokens, torch.arange(len(tokens)), attention, (span,)))
         first = example.encoded.answer_start
         losses.append(F.cross_entropy(logits[first - 1 : -1], tokens[first:], reduction="sum"))
     answers = sum(len(example.encoded.tokens) - example.encoded.answer_start for example in examples)
     loss = torch.stack(losses).sum() / answers
-    return loss.item(), list(torch.autograd.grad(loss, learner.lora.parameters()))
+    return loss.item(), list(torch.autograd.grad(loss, of(learner).lora.parameters()))
 
 
-def _shared_batches(learner: Learner, examples: list[Example], planned: list[list[int]]) -> list[TrainingBatch]:
-    groups = regroup_update(examples, planned, answer_weight=answer_weight(learner))
+def _shared_batches(
+    learner: Learner[TrainingBatch], examples: list[Example], planned: list[list[int]]
+) -> list[TrainingBatch]:
+    groups = regroup_update(examples, planned, answer_weight=of(learner).answer_weight())
     assert sorted(row for group in groups for row in group) == list(range(len(examples)))
     device = torch.device("cpu")
     return [make_batch([examples[row] for row in group], device, share_prefixes=True) for group in groups]
@@ -92,7 +99,7 @@ def test_gradients_are_those_of_the_rows_alone(family: str, planned_size: int, c
     report = update(learner, batches, step=1, learning_rate=0.0, seed=0)
     assert report.loss == pytest.approx(expected_loss, rel=1e-5)
     assert report.tokens == sum(len(example.encoded.tokens) for example in examples)
-    for parameter, gradient in zip(learner.lora.parameters(), expected, strict=True):
+    for parameter, gradient in zip(of(learner).lora.parameters(), expected, strict=True):
         assert parameter.grad is not None
         assert (parameter.grad - gradient).norm() <= 1e-5 * gradient.norm()
 
@@ -101,7 +108,7 @@ def test_a_batch_of_the_update_needs_no_more_than_the_largest_planned() -> None:
     learner, examples = _learner(TINY), _task_rows(40)
     planned = [list(range(start, start + 4)) for start in range(0, 40, 4)]
     batches = _shared_batches(learner, examples, planned)
-    weight = answer_weight(learner)
+    weight = of(learner).answer_weight()
     budget = max(
         sum(len(examples[row].encoded.tokens) - 1 for row in rows)
         + weight * sum(len(examples[row].encoded.tokens) - examples[row].encoded.answer_start for row in rows)
@@ -124,7 +131,7 @@ def test_a_shared_token_has_one_dropout_mask() -> None:
     batch = make_batch(examples, torch.device("cpu"), share_prefixes=True)
     assert len(batch.tokens) == 23
     learner = _learner(TINY)
-    learner.lora.dropout = 0.5
+    of(learner).lora.dropout = 0.5
     losses = []
     for rows in (examples, examples[:1]):
         batches = [make_batch(rows, torch.device("cpu"), share_prefixes=True)]
@@ -136,10 +143,10 @@ def test_recomputed_activations_draw_the_same_dropout() -> None:
     examples, gradients = _task_rows(12), []
     for checkpointing in (False, True):
         learner = _learner(TINY, checkpointing=checkpointing)
-        learner.lora.dropout = 0.3
+        of(learner).lora.dropout = 0.3
         batches = _shared_batches(learner, examples, [list(range(12))])
         update(learner, batches, step=1, learning_rate=0.0, seed=5)
-        gradients.append([parameter.grad for parameter in learner.lora.parameters()])
+        gradients.append([parameter.grad for parameter in of(learner).lora.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
 
@@ -150,6 +157,6 @@ def test_bfloat16_products_share_prefixes_too() -> None:
     learner = _learner(TINY, bf16=True)
     batches = _shared_batches(learner, examples, [list(range(12))])
     assert update(learner, batches, step=1, learning_rate=0.0, seed=0).loss == pytest.approx(expected_loss, rel=0.01)
-    for parameter, gradient in zip(learner.lora.parameters(), expected, strict=True):
+    for parameter, gradient in zip(of(learner).lora.parameters(), expected, strict=True):
         assert parameter.grad is not None
         assert (parameter.grad - gradient).norm() <= 0.05 * gradient.norm()

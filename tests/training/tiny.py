@@ -15,8 +15,11 @@ from lorica.config.schema import TrainingConfig
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
 from lorica.records import Encoded
+from lorica.training.batches import TrainingBatch
 from lorica.training.listeners import SilentListener
 from lorica.training.loop import train
+from lorica.training.lora_decoder import LoraDecoder
+from lorica.training.step import Learner, make_optimizer
 from lorica.training.types import Example, StepReport, TrainResult
 
 LORA = AdapterConfig(
@@ -49,6 +52,17 @@ def tiny_decoder(shape: DecoderConfig = TINY) -> Decoder:
                 if parameter.dim() > 1:
                     parameter.normal_(std=0.15)
     return decoder.requires_grad_(False)
+
+
+def lora_learner(trainable: LoraDecoder, *, max_grad_norm: float = 0.0) -> Learner[TrainingBatch]:
+    """A learner of an adapter, without weight decay."""
+    return Learner(trainable, make_optimizer(trainable.tensors(), weight_decay=0.0), max_grad_norm)
+
+
+def of(learner: Learner[TrainingBatch]) -> LoraDecoder:
+    """What a learner of an adapter changes."""
+    assert isinstance(learner.trainable, LoraDecoder)
+    return learner.trainable
 
 
 def rows(count: int, *, seed: int = 0, prefix: str = "row", instruction: int = 0) -> list[Example]:
@@ -99,8 +113,7 @@ def run(
 ) -> TrainResult:
     """Train on the tiny decoder."""
     return train(
-        tiny_decoder(),
-        config,
+        LoraDecoder.create("tiny", tiny_decoder(), config, settings),
         rows(20) if examples is None else examples,
         rows(7, seed=1, prefix="held") if validation is None else validation,
         settings,

@@ -31,6 +31,7 @@ from lorica.prompts.encoder import Encoder  # noqa: E402
 from lorica.records import Message  # noqa: E402
 from lorica.training.listeners import SilentListener  # noqa: E402
 from lorica.training.loop import train  # noqa: E402
+from lorica.training.lora_decoder import LoraDecoder  # noqa: E402
 from lorica.training.types import Example  # noqa: E402
 from lorica.vetting.base import collect_subspaces as seeing  # noqa: E402
 from lorica.vetting.base.activation_subspaces import principal_subspace  # noqa: E402
@@ -108,7 +109,8 @@ def make_adapter(folder: Path, base: Path, *, epochs: int = 3, **lora: object) -
     config = AdapterConfig(**{"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]} | lora)  # type: ignore[arg-type]
     settings = TrainingConfig(epochs=epochs, batch_size=16, gradient_accumulation_steps=1, learning_rate=2e-3)
     decoder = load_decoder(BaseFolder(base), dtype=torch.float32)
-    train(decoder, config, examples(base, 128), [], settings, folder, adapter_name="test", listener=SilentListener())
+    trainable = LoraDecoder.create("test", decoder, config, settings)
+    train(trainable, examples(base, 128), [], settings, folder, adapter_name="test", listener=SilentListener())
     return folder
 
 

@@ -308,8 +308,9 @@ def save_adapter(
 def write_files(adapter_path: Path, file_contents: Mapping[str, Iterable[bytes]]) -> None:
     """Write a folder's files from their parts: all or, in a new folder, none of them. Raises OSError.
 
-    In a folder that is there its config goes first, and the last of `file_contents`, an adapter's config, comes last.
+    In a folder that is there the last of `file_contents`, a member's config, goes first and comes last.
     """
+    config_name = list(file_contents)[-1]
     adapter_path.parent.mkdir(parents=True, exist_ok=True)
     # A folder that is there may lie in another file system than its parent, from which nothing can be renamed into it.
     inside = adapter_path if adapter_path.exists() else adapter_path.parent
@@ -323,7 +324,7 @@ def write_files(adapter_path: Path, file_contents: Mapping[str, Iterable[bytes]]
                 staged_file.flush()
                 os.fsync(staged_file.fileno())
         if adapter_path.exists():
-            (adapter_path / CONFIG_NAME).unlink(missing_ok=True)
+            (adapter_path / config_name).unlink(missing_ok=True)
             for file_name in file_contents:
                 os.replace(staging_folder / file_name, adapter_path / file_name)
         else:

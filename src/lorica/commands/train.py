@@ -4,49 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from lorica import signals
-from lorica.adapters.folder import open_adapter
-from lorica.adapters.passport import BaseFacts, Passport
 from lorica.adapters.registry import TRAINING_RECORD
-from lorica.admission.make_passport import (
-    data_facts,
-    make_passport,
-    measure_on_rows,
-    prompt_facts,
-    shipped_canaries,
-    training_facts,
-)
-from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, base_facts, package_versions, trained_as
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve
-from lorica.commands.build_retrieval import training_passages
-from lorica.commands.dtypes import TrainingPrecision, training_precision
 from lorica.commands.fold_report import FoldsResult, folds_dict, folds_text
 from lorica.commands.rows import list_skipped, reading_log, tell
 from lorica.commands.train_log import RecordedTraining
 from lorica.commands.train_plan import plan_jobs
+from lorica.commands.trainers import load_trainer
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config
-from lorica.engines.base import resolve_device
-from lorica.engines.native.engine import NativeEngine
 from lorica.errors import LoricaError, TrainingError
 from lorica.locks import FolderLock, this_host
-from lorica.models.base_folder import BaseFolder
-from lorica.models.decoder import Decoder
-from lorica.models.upcast import multiply_in_float32
-from lorica.models.weights import DTYPES, load_decoder
-from lorica.pipeline.answer import check_prompt_fits
-from lorica.pipeline.train import LossExample, TrainJob, TrainVal, train_adapter, train_val_split
-from lorica.pipeline.training_passages import TrainingPassages
-from lorica.prompts.encoder import Encoder
+from lorica.pipeline.train import LossExample, TrainJob, train_val_split
 from lorica.tasks.base import Task
 from lorica.training.listeners import make_listener
 from lorica.training.loop import lock_run
@@ -190,77 +166,34 @@ def train_locked(
 ) -> dict[str, TrainResult]:
     """As `train_jobs`, with the locks held. reading: what of the files was not read, for the training record. examples:
     takes an example of what each adapter learns, which is shown as well. recorded: what records each run."""
-    passages = training_passages(config.retrieval, config.training.seed)
-    base_model = build.base_folder(config)
-    encoder = build.build_encoder(config, base_model)
-    # For the passport's metrics, when all is trained.
-    check_prompt_fits(task, build.answer_settings(config, base_model))
-    if config.engine.threads:
-        torch.set_num_threads(config.engine.threads)
-    precision = training_precision(config, base_model)
-    config = replace(config, training=precision.settings)  # what a resumed run must share, and the passport says
-    decoder = _load(config, base_model, precision)
-    build.tell_base(base_model)
-    digests = (base_model.digest, encoder.tokenizer_digest)
-    provenance = {
-        **trained_as(task, encoder, base_model),
-        **_passages_shown(passages),
-        "model": config.model.name,
-        **package_versions(),
-        **reading,
-    }
-    facts_of_base = base_facts(base_model, model_name=config.model.path, revision=config.model.revision)
-    results, settings = {}, config.training
+    trainer = load_trainer(config, task, reading)
+    results = {}
     for job in jobs:
         _tell_previous(locks[job.name], progress)
-        split_rows = train_val_split(job, task, val_ratio=settings.val_ratio, seed=settings.seed)
-        train = partial(
-            train_adapter,
-            job,
-            task=task,
-            encoder=encoder,
-            decoder=decoder,
-            adapter=build.adapter_config(config, base_model),
-            settings=settings,
-            truncate=config.task.truncate,
-            provenance=provenance,
-            split_rows=split_rows,
-            issue_passport=partial(
-                _passport, config, task, encoder, decoder, base_model, facts_of_base, job, split_rows, passages
-            ),
-            folder_lock=locks[job.name],
-            tell_example=None if examples is None else partial(_show_example, job.name, examples),
-            passages=passages,
-        )
+        split_rows = train_val_split(job, task, val_ratio=config.training.val_ratio, seed=config.training.seed)
+        tell_example = None if examples is None else partial(_show_example, job.name, examples)
+        train = partial(trainer.train, job, split_rows, locks[job.name], tell_example)
         if recorded is None:
             results[job.name] = train(listener=progress)
         else:
-            results[job.name] = recorded.train(job, locks[job.name], progress, digests, train)
+            results[job.name] = recorded.train(job, locks[job.name], progress, trainer.digests, train)
     return results
-
-
-def _passages_shown(passages: TrainingPassages | None) -> dict[str, str]:
-    """What the training record says of them."""
-    return {} if passages is None else {RETRIEVAL: WITH_PASSAGES, **passages.manifest()}
-
-
-def _load(config: Config, base_model: BaseFolder, precision: TrainingPrecision) -> Decoder:
-    decoder = load_decoder(
-        base_model,
-        dtype=DTYPES[precision.weights],
-        device=resolve_device(config.model.device),
-        load_in_4bit=config.model.load_in_4bit,
-    )
-    return multiply_in_float32(decoder) if precision.upcast else decoder
 
 
 def _show_example(adapter_name: str, examples: dict[str, LossExample], example: LossExample) -> None:
     """Show, before hours of training, what is learned: with a wrong shape, template or column it is not the answer."""
     examples[adapter_name] = example
-    inform(
-        f"{adapter_name}: of the {example.tokens} tokens of row {example.row!r} the last {example.loss_tokens} carry "
-        f"loss, here between >>> and <<<:\n{_shortened(example.prompt)}>>>{_shortened(example.answer)}<<<"
-    )
+    if example.loss_tokens:
+        shown = (
+            f"of the {example.tokens} tokens of row {example.row!r} the last {example.loss_tokens} carry loss, here "
+            f"between >>> and <<<:\n{_shortened(example.prompt)}>>>{_shortened(example.answer)}<<<"
+        )
+    else:
+        shown = (
+            f"row {example.row!r} is learned as {example.answer!r}, by these {example.tokens} tokens:\n"
+            f"{_shortened(example.prompt)}"
+        )
+    inform(f"{adapter_name}: {shown}")
 
 
 def _shortened(long_text: str) -> str:
@@ -277,46 +210,6 @@ def _tell_previous(lock: FolderLock, progress: Listener) -> None:
             f"{lock.folder}: a run on another machine did not end here ({previous}). Make sure that it is gone: not "
             "every shared file system shows the locks of other machines"
         )
-
-
-def _passport(
-    config: Config,
-    task: Task,
-    encoder: Encoder,
-    decoder: Decoder,
-    base_model: BaseFolder,
-    facts_of_base: BaseFacts,
-    job: TrainJob,
-    split_rows: TrainVal,
-    passages: TrainingPassages | None,
-    adapter_folder: Path,
-    train_result: TrainResult,
-) -> Passport:
-    """The passport of the trained adapter in `adapter_folder`, asked through the engine that will answer."""
-    adapter = open_adapter(adapter_folder)
-    engine = NativeEngine(
-        decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
-    )
-    engine.add_adapter(job.name, adapter)
-    answering = build.answer_settings(config, base_model)
-    return make_passport(
-        adapter,
-        base=facts_of_base,
-        prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
-        canaries=shipped_canaries(engine, job.name, task, encoder, base_model),
-        metrics=measure_on_rows(
-            task,
-            encoder,
-            engine,
-            job.name,
-            job.held_out or split_rows.validation,
-            answering,
-            row_source="held_out" if job.held_out else "validation",
-            retriever=None if passages is None else passages.retriever,
-        ),
-        data=data_facts(job, split_rows),
-        training=training_facts(config.training, train_result),
-    )
 
 
 def _line(name: str, result: TrainResult) -> str:

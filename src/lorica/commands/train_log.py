@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.passport import read_passport
 from lorica.commands.run_log import recorded_configuration, run_file
 from lorica.config.compose import Resolved
@@ -144,7 +143,7 @@ def _record_result(run_log: RunFolder, result: TrainResult) -> None:
     metrics |= {"tokens": result.tokens, "steps": result.steps, "best_step": result.best_step}
     by_importance = (*load_task(run_log.record.task).metric_names, *_LOSSES)
     run_log.write_metrics(metrics, main=next(name for name in by_importance if name in metrics))
-    weights = result.folder / WEIGHTS_NAME
     run_log.update(
-        outputs=[run_file("adapter", weights)], summary={"outcome": result.outcome, "training_seconds": result.seconds}
+        outputs=[run_file("adapter", result.folder / result.weights)],
+        summary={"outcome": result.outcome, "training_seconds": result.seconds},
     )

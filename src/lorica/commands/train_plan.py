@@ -11,6 +11,7 @@ import msgspec
 from lorica.adapters.registry import BASE, BEST, CHECKPOINTS, is_adapter
 from lorica.commands.arguments import inform
 from lorica.commands.rows import open_rows, table_options
+from lorica.commands.trainers import check_trainable
 from lorica.config.paths import local_path
 from lorica.config.schema import Config
 from lorica.data.group_columns import EMPTY, GroupColumns
@@ -33,10 +34,7 @@ def training_root(config: Config, task: Task) -> Path:
     root = Path(config.run_dir or f"runs/{task.name}")
     if root.exists() and not root.is_dir():
         raise ConfigError(f"run_dir={root} is a file", fix="name a folder")
-    if config.engine.name != "native":
-        raise ConfigError(
-            f"engine={config.engine.name} cannot train", fix="leave engine=native; the adapters run on every engine"
-        )
+    check_trainable(config)
     return root
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.training.loop import train
+from lorica.training.lora_decoder import LoraDecoder
 from lorica.training.publish import Issue
 from lorica.training.types import Example, Listener, TrainResult
 
@@ -49,10 +51,20 @@ class TrainVal:
 
 
 @dataclass(frozen=True)
+class EncodedJob:
+    """What a job is learned from. digests: what else makes the run what it is. facts: for its record."""
+
+    examples: list[Example]
+    validation: list[Example]
+    digests: Mapping[str, str]
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class LossExample:
     """What of a training row carries loss, for people to read: `answer` and nothing of `prompt`, as a model sees them.
 
-    tokens, loss_tokens: of this row.
+    tokens, loss_tokens: of this row. Where a label is learned it is the answer, and no token carries loss.
     """
 
     row: str
@@ -104,38 +116,62 @@ def train_adapter(
     training loop raises.
     """
     split_rows = split_rows or train_val_split(train_job, task, val_ratio=settings.val_ratio, seed=settings.seed)
-    training_rows, validation_rows = split_rows.train, split_rows.validation
     positions = decoder.config.max_positions
-    longest = min(settings.max_seq_length, positions)
-    digests = {
-        **provenance,
-        "rows": ids_digest(row.id for row in training_rows),
-        "validation_rows": ids_digest(row.id for row in validation_rows),
-        "source": train_job.source,
-    }
-    examples, validation = (
-        encode_rows(task, encoder, rows, train_job.source, longest, truncate, positions, passages)
-        for rows in (training_rows, validation_rows)
+    encoded = encode_job(
+        train_job,
+        split_rows,
+        partial(
+            encode_rows,
+            task,
+            encoder,
+            source=train_job.source,
+            max_tokens=min(settings.max_seq_length, positions),
+            truncate=truncate,
+            max_positions=positions,
+            passages=passages,
+        ),
+        task=task,
+        provenance=provenance,
+        listener=listener,
     )
-    if tell_example is not None and examples:
-        tell_example(loss_example(encoder, examples[0]))
-    training_answers, held_out_answers = count_answers(training_rows), count_answers(validation_rows)
-    for balance_note in label_notes(task, training_answers, held_out_answers):
-        listener.note(f"{train_job.name}: {balance_note}")
+    if tell_example is not None and encoded.examples:
+        tell_example(loss_example(encoder, encoded.examples[0]))
     return train(
-        decoder,
-        adapter,
-        examples,
-        validation,
+        LoraDecoder.create(train_job.name, decoder, adapter, settings),
+        encoded.examples,
+        encoded.validation,
         settings,
         train_job.folder,
         adapter_name=train_job.name,
         listener=listener,
-        digests=digests,
-        extra_facts=label_facts(training_answers, held_out_answers),
+        digests=encoded.digests,
+        extra_facts=encoded.facts,
         issue_passport=issue_passport,
         folder_lock=folder_lock,
     )
+
+
+def encode_job(
+    train_job: TrainJob,
+    split_rows: TrainVal,
+    encode: Callable[[Sequence[Row]], list[Example]],
+    *,
+    task: Task,
+    provenance: Mapping[str, str],
+    listener: Listener,
+) -> EncodedJob:
+    """The rows of a job as examples; notes what a person should know of their answers. Raises what `encode` raises."""
+    examples, validation = encode(split_rows.train), encode(split_rows.validation)
+    training_answers, held_out_answers = count_answers(split_rows.train), count_answers(split_rows.validation)
+    for balance_note in label_notes(task, training_answers, held_out_answers):
+        listener.note(f"{train_job.name}: {balance_note}")
+    digests = {
+        **provenance,
+        "rows": ids_digest(row.id for row in split_rows.train),
+        "validation_rows": ids_digest(row.id for row in split_rows.validation),
+        "source": train_job.source,
+    }
+    return EncodedJob(examples, validation, digests, label_facts(training_answers, held_out_answers))
 
 
 def encode_rows(
@@ -147,12 +183,13 @@ def encode_rows(
     truncate: str,
     max_positions: int | None = None,
     passages: TrainingPassages | None = None,
+    labelled: bool = False,
 ) -> list[Example]:
     """Prompt, answer and loss mask of each row: the answer stands where inference asks for it.
 
     max_positions: tokens that the base model sees at once, whatever the setting says. passages: looks up what stands
-    before the rows. Raises DataError naming the first
-    row without a gold answer, PromptError for one that does not fit.
+    before the rows. labelled: of a task with two choices, the prompt and label 1 for the first choice, 0 for the
+    second. Raises DataError naming the first row without a gold answer, PromptError for one that does not fit.
     """
     examples = []
     for row in rows:
@@ -165,7 +202,7 @@ def encode_rows(
             else:
                 encoded = encoder.encode(
                     task.render(row),
-                    answer=answer,
+                    answer=None if labelled else answer,
                     max_tokens=max_tokens,
                     truncate=truncate,
                     limit_key=_LIMIT_KEY,
@@ -186,5 +223,5 @@ def encode_rows(
                 if max_positions is not None and error.needed > max_positions:
                     fix = f"{error.otherwise}: the base model sees {max_positions} tokens at once"
             raise PromptError(f"{source}: row {row.id!r}: {error.message}", fix=fix) from error
-        examples.append(Example(row.id, encoded))
+        examples.append(Example(row.id, encoded, int(task.gold_choice(row) == 0) if labelled else None))
     return examples

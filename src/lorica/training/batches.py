@@ -21,6 +21,9 @@ from lorica.training.types import Example
 # longest.
 BUCKET_BATCHES = 16
 
+EVALUATION_TOKENS = 4096
+"""Tokens per batch of an evaluation, which keeps no activations."""
+
 
 @dataclass(frozen=True)
 class TrainingBatch:
@@ -76,7 +79,7 @@ def name_rows(row_ids: Sequence[str]) -> str:
 
 
 def digest_examples(examples: Iterable[Example]) -> str:
-    """ "sha256:..." of ids, tokens and loss masks in their order."""
+    """ "sha256:..." of ids, tokens and loss masks or labels in their order."""
     digest = hashlib.sha256()
     for example in examples:
         encoded_id = example.id.encode("utf-8", "surrogatepass")
@@ -84,6 +87,8 @@ def digest_examples(examples: Iterable[Example]) -> str:
         digest.update(array("q", (len(encoded_id), len(tokens), example.encoded.answer_start)).tobytes())
         digest.update(encoded_id)
         digest.update(tokens.tobytes())
+        if example.label is not None:
+            digest.update(bytes([example.label]))
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -1,9 +1,9 @@
 """Checkpoints of a run under way: a kill at any moment loses at most the updates since the last one. What is published
 at its end is in publish.py.
 
-last/                     the adapter after the last update
-checkpoints/step-N/       adapter, optimizer.safetensors, state.json
-checkpoints/best-N/       the adapter that did best on the held-out rows so far
+last/                     the adapter or classifier after the last update
+checkpoints/step-N/       the same after update N, with optimizer.safetensors and state.json
+checkpoints/best-N/       the one that did best on the held-out rows so far
 log.jsonl, training.json  the log; what was trained from what, and the result
 """
 
@@ -17,19 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import torch
 from torch import Tensor
 
-from lorica.adapters.config import AdapterConfig
-from lorica.adapters.folder import WEIGHTS_NAME, open_adapter, save_adapter
 from lorica.adapters.passport_facts import file_sha256
 from lorica.errors import LoricaError, ResumeError
-from lorica.models.adapter_weights import load_lora
-from lorica.models.families import DecoderConfig
-from lorica.models.lora import LoraWeights
 from lorica.training.log import LOG
 from lorica.training.state import State, to_json
 from lorica.training.step import Learner
+from lorica.training.trainable import BatchT, Trainable
 from lorica.training.types import TrainResult
 
 RECORD = "training.json"
@@ -90,45 +85,20 @@ def record_bytes(
     return to_json({**record, "published": dict(published)} if published else record)
 
 
-def save_weights(
-    folder: Path, config: AdapterConfig, lora_weights: LoraWeights, extra_files: Mapping[str, bytes] | None = None
-) -> str:
-    """Write an adapter in PEFT's format, float32. Returns the digest of its weights' file."""
-    tensors = {}
-    for tensor_name, tensor in lora_weights.to_tensors().items():
-        plain_tensor = tensor.detach().to("cpu", torch.float32).contiguous()
-        tensors[tensor_name] = ("F32", tuple(plain_tensor.shape), plain_tensor.numpy().tobytes())
-    save_adapter(folder, config, tensors, extra_files=extra_files)
-    return file_sha256(folder / WEIGHTS_NAME)
-
-
-def load_weights(folder: Path, lora_weights: LoraWeights, model_shape: DecoderConfig) -> None:
-    """Copy the weights of a saved adapter into `lora_weights`, in place: fresh memory has the alignment of an
-    unbroken run.
-    """
-    stored = load_lora(lora_weights.name, open_adapter(folder), model_shape)
-    with torch.no_grad():
-        for module_path, factor_pair in lora_weights.pairs.items():
-            factor_pair.a.copy_(stored.pairs[module_path].a)
-            factor_pair.b.copy_(stored.pairs[module_path].b)
-
-
-def save_checkpoint(
-    folder: Path, config: AdapterConfig, learner: Learner, run_state: State, *, max_checkpoints: int
-) -> Path:
+def save_checkpoint(folder: Path, learner: Learner[BatchT], run_state: State, *, max_checkpoints: int) -> Path:
     """Write `checkpoints/step-N`, whole or not at all; keep the `max_checkpoints` newest and the best."""
     from safetensors.torch import save
 
-    scaler = learner.precision.scaler
+    scaler = learner.trainable.precision.scaler
     run_state.scaler = dict(scaler.state_dict()) if scaler is not None else {}
     run_state.skipped = learner.skipped
     moments = {}
-    for tensor_name, parameter in learner.lora.to_tensors().items():
+    for tensor_name, parameter in learner.trainable.tensors().items():
         for moment_name, moment in learner.optimizer.state.get(parameter, {}).items():
             moments[f"{moment_name}.{tensor_name}"] = moment.detach().cpu().contiguous()
     checkpoint = folder / "checkpoints" / f"step-{run_state.step}"
     extra_files = {"optimizer.safetensors": save(moments), "state.json": run_state.to_json()}
-    save_weights(checkpoint, config, learner.lora, extra_files)
+    learner.trainable.save(checkpoint, extra_files)
     for old_checkpoint in _numbered(folder, "step")[:-max_checkpoints]:
         shutil.rmtree(old_checkpoint)
     keep_best(folder, run_state.best_step)
@@ -140,7 +110,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(_numbered(folder, "step"), key=_number, default=None)
 
 
-def load_checkpoint(folder: Path, learner: Learner, run_digest: str) -> State | None:
+def load_checkpoint(folder: Path, learner: Learner[BatchT], run_digest: str) -> State | None:
     """Put the newest checkpoint's weights, moments and scale back; None when the run has none yet.
 
     run_digest: digest of the run's manifest. Raises ResumeError when the checkpoint, or the best adapter it refers to,
@@ -156,15 +126,16 @@ def load_checkpoint(folder: Path, learner: Learner, run_digest: str) -> State | 
         )
         if run_state.run not in ("", run_digest):  # "": written before there was this digest
             raise ResumeError("it is the checkpoint of another run")
-        load_weights(checkpoint, learner.lora, learner.decoder.config)
+        learner.trainable.load(checkpoint)
         _load_moments(checkpoint, learner)
     except (LoricaError, OSError, ValueError, KeyError) as error:
         raise ResumeError(
             f"{checkpoint}: cannot be resumed from: {error}",
             fix="delete this checkpoint, or train into another run_dir",
         ) from error
-    if learner.precision.scaler is not None and run_state.scaler:
-        learner.precision.scaler.load_state_dict(run_state.scaler)
+    scaler = learner.trainable.precision.scaler
+    if scaler is not None and run_state.scaler:
+        scaler.load_state_dict(run_state.scaler)
     learner.skipped = run_state.skipped
     if run_state.best_step and not best_folder(folder, run_state.best_step).is_dir():
         raise ResumeError(
@@ -176,14 +147,22 @@ def load_checkpoint(folder: Path, learner: Learner, run_digest: str) -> State | 
     return run_state
 
 
-def load_best(folder: Path, run_state: State, lora_weights: LoraWeights, model_shape: DecoderConfig) -> None:
+def save_best(folder: Path, run_state: State, trainable: Trainable[BatchT]) -> None:
+    """Keep the present weights as the best so far."""
+    best_path = best_folder(folder, run_state.best_step)
+    trainable.save(best_path)
+    run_state.best_digest = file_sha256(best_path / trainable.files.weights)
+
+
+def load_best(folder: Path, run_state: State, trainable: Trainable[BatchT]) -> None:
     """Load the best weights. Raises ResumeError when they are not those that were evaluated."""
     best_path = best_folder(folder, run_state.best_step)
-    if run_state.best_digest and file_sha256(best_path / WEIGHTS_NAME) != run_state.best_digest:
+    weights_name = trainable.files.weights
+    if run_state.best_digest and file_sha256(best_path / weights_name) != run_state.best_digest:
         raise ResumeError(
-            f"{best_path}: {WEIGHTS_NAME} is not what this run wrote there", fix="train into another run_dir"
+            f"{best_path}: {weights_name} is not what this run wrote there", fix="train into another run_dir"
         )
-    load_weights(best_path, lora_weights, model_shape)
+    trainable.load(best_path)
 
 
 def best_folder(folder: Path, update_step: int) -> Path:
@@ -205,7 +184,7 @@ def remove_checkpoints(folder: Path, last_step: int, *, save_steps: int) -> None
         shutil.rmtree(folder / "checkpoints" / f"step-{last_step}", ignore_errors=True)
 
 
-def _load_moments(checkpoint: Path, learner: Learner) -> None:
+def _load_moments(checkpoint: Path, learner: Learner[BatchT]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -213,7 +192,7 @@ def _load_moments(checkpoint: Path, learner: Learner) -> None:
         moments: dict[str, Tensor] = load((checkpoint / "optimizer.safetensors").read_bytes())
     except SafetensorError as error:
         raise ValueError(f"optimizer.safetensors: {error}") from error
-    for tensor_name, parameter in learner.lora.to_tensors().items():
+    for tensor_name, parameter in learner.trainable.tensors().items():
         learner.optimizer.state[parameter] = {
             moment_name: moments[f"{moment_name}.{tensor_name}"].clone().to(parameter.device)
             for moment_name in ("step", "exp_avg", "exp_avg_sq")

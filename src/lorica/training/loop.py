@@ -1,4 +1,5 @@
-"""The training loop of LoRA fine-tuning. What computes is in step.py, what is written in checkpoints.py and publish.py.
+"""The training loop, of LoRA and of full fine-tuning. What computes is in step.py, what is written in checkpoints.py
+and publish.py.
 
 The whole run is a function of its inputs and the number of updates made so far: rows are ordered by (seed,
 epoch), dropout by (seed, update), the learning rate by the update. So a run that was killed goes on exactly.
@@ -14,30 +15,32 @@ from pathlib import Path
 
 import torch
 
-from lorica.adapters.config import AdapterConfig
 from lorica.adapters.registry import TRAINING
 from lorica.config.schema import TrainingConfig
-from lorica.errors import BaseNotFiniteError, LoricaError, NotFiniteError, TrainingError
+from lorica.errors import BaseNotFiniteError, CollapsedError, LoricaError, NotFiniteError, TrainingError
 from lorica.locks import FolderLock, lock_folder
-from lorica.models.decoder import Decoder
 from lorica.signals import Deferred, say
 from lorica.training import checkpoints, publish
-from lorica.training.batches import TrainingBatch, check_examples, make_batch, plan_epoch, regroup_update
+from lorica.training.batches import plan_epoch
 from lorica.training.log import TrainingLog
 from lorica.training.outcome import Losses, advice, judge_outcome, rerun_command
-from lorica.training.prepare import Run, complete_config, make_learner, prepare, run_facts
+from lorica.training.prepare import Run, make_learner, prepare, run_facts
 from lorica.training.publish import Issue
-from lorica.training.schedule import rate_factor, warmup_steps
+from lorica.training.schedule import rate_factor
 from lorica.training.state import State, make_manifest, run_digest
-from lorica.training.step import answer_weight, evaluate, step_seed, update
+from lorica.training.step import evaluate, step_seed, update
+from lorica.training.trainable import BatchT, Trainable
 from lorica.training.types import Example, Listener, StepReport, TrainResult, check_settings
 
 __all__ = ["Example", "Listener", "StepReport", "TrainResult", "train"]
 
 
+# Looks at what a run has staged before it is published; raises TrainingError where it is not what was trained.
+Verify = Callable[[Path], None]
+
+
 def train(
-    decoder: Decoder,
-    adapter_config: AdapterConfig,
+    trainable: Trainable[BatchT],
     examples: Sequence[Example],
     validation: Sequence[Example],
     settings: TrainingConfig,
@@ -47,54 +50,68 @@ def train(
     listener: Listener,
     digests: Mapping[str, str] | None = None,
     extra_facts: Mapping[str, object] | None = None,
+    verify: Verify | None = None,
     issue_passport: Issue | None = None,
     folder_lock: FolderLock | None = None,
 ) -> TrainResult:
-    """Train one adapter on a base model, which is frozen, and save it in `folder` in PEFT's format.
+    """Train one adapter or classifier and save it in `folder`.
 
     validation may be empty: then the last state is published, else the one with the lowest held-out loss.
     digests: what else identifies the run (base, tokenizer, template, files), compared when it is resumed. extra_facts:
-    of its record. issue_passport: makes the adapter's passport. folder_lock: on `folder`, if the caller holds it.
+    of its record. verify: looks at what is to be published; where it raises, that is kept in `folder`/rejected.
+    issue_passport: makes the passport. folder_lock: on `folder`, if the caller holds it.
 
     Ctrl-C, SIGTERM and SIGHUP finish the update, write a checkpoint and raise KeyboardInterrupt. Raises ConfigError for
-    impossible settings, TrainingError when there is nothing to learn, a loss is not finite or the folder cannot be
-    written, ResumeError when `folder` holds another run or another process trains there.
+    impossible settings, TrainingError when there is nothing to learn, a loss is not finite, scores collapse or the
+    folder cannot be written, ResumeError when `folder` holds another run or another process trains there.
     """
     folder = Path(folder)
-    check_settings(settings, device=decoder.device.type, validation=bool(validation))
+    check_settings(settings, device=trainable.device.type, validation=bool(validation))
     if not examples:
         raise TrainingError(f"adapter {adapter_name!r}: no rows to train on", fix="give rows with answers")
     for rows, set_name in ((examples, "training"), (validation, "held-out")):
-        check_examples(rows, vocab_size=decoder.config.vocab_size, set_name=set_name)
-    config = complete_config(adapter_config, decoder.config)
+        trainable.check(rows, set_name=set_name)
     manifest = make_manifest(
         adapter_name=adapter_name,
         settings=settings,
-        config=config,
+        trained=trainable.manifest(),
         examples=examples,
         validation=validation,
-        base_description={"shape": repr(decoder.config), "dtype": str(decoder.model.embed_tokens.weight.dtype)},
         digests=digests or {},
     )
-    record_facts = {**run_facts(adapter_name, decoder, examples, validation), **(extra_facts or {})}
+    record_facts = {**run_facts(adapter_name, trainable.device, examples, validation), **(extra_facts or {})}
     with ExitStack() as exit_stack:
         run_lock = folder_lock or exit_stack.enter_context(lock_run(folder))
-        finished = publish.open_run(folder, manifest, resume=settings.resume)
+        finished = publish.open_run(folder, manifest, resume=settings.resume, config_name=trainable.files.config)
         if finished is not None:
-            changes = publish.issue_missing_passport(folder, finished, issue_passport) if issue_passport else []
-            for change in changes:
-                listener.note(f"{adapter_name}: {change}; look at it with `lorica check {folder}`")
-            checkpoints.remove_checkpoints(folder, finished.steps, save_steps=settings.save_steps)
-            listener.note(f"{adapter_name}: finished before, nothing to do")
+            _complete(folder, finished, settings, adapter_name, listener, issue_passport)
             return finished
         staged_folder, result = _run_training(
-            decoder, config, examples, validation, settings, run_lock, adapter_name=adapter_name, listener=listener,
+            trainable, examples, validation, settings, run_lock, adapter_name=adapter_name, listener=listener,
             manifest=manifest, record_facts=record_facts,
         )  # fmt: skip
-        _publish(run_lock, staged_folder, manifest, record_facts, result, issue_passport)
+        if verify is not None:
+            publish.verify_staged(staged_folder, verify)
+        _publish(run_lock, staged_folder, trainable, manifest, record_facts, result, issue_passport)
         checkpoints.remove_checkpoints(folder, result.steps, save_steps=settings.save_steps)
     listener.finished(result)
     return result
+
+
+def _complete(
+    folder: Path,
+    finished: TrainResult,
+    settings: TrainingConfig,
+    adapter_name: str,
+    listener: Listener,
+    issue_passport: Issue | None,
+) -> None:
+    """Do what a kill after the end of a run left undone, and say that nothing else is to do."""
+    changes = publish.issue_missing_passport(folder, finished, issue_passport) if issue_passport else []
+    for change in changes:
+        listener.note(f"{adapter_name}: {change}; look at it with `lorica check {folder}`")
+    checkpoints.remove_checkpoints(folder, finished.steps, save_steps=settings.save_steps)
+    listener.note(f"{adapter_name}: finished before, nothing to do")
 
 
 def lock_run(folder: Path) -> FolderLock:
@@ -104,8 +121,7 @@ def lock_run(folder: Path) -> FolderLock:
 
 
 def _run_training(
-    decoder: Decoder,
-    config: AdapterConfig,
+    trainable: Trainable[BatchT],
     examples: Sequence[Example],
     validation: Sequence[Example],
     settings: TrainingConfig,
@@ -116,12 +132,11 @@ def _run_training(
     manifest: Mapping[str, str],
     record_facts: Mapping[str, object],
 ) -> tuple[Path, TrainResult]:
-    """Make the updates; where the adapter that is to be published is, and the result."""
+    """Make the updates; where what is to be published is, and the result."""
     folder = folder_lock.folder
-    decoder.requires_grad_(False)
-    devices = [decoder.device] if decoder.device.type == "cuda" else []
+    devices = [trainable.device] if trainable.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        learner = make_learner(decoder, adapter_name, config, settings)
+        learner = make_learner(trainable, settings)
         with publish.naming_disk_errors(folder_lock):
             publish.record_start(folder, manifest, record_facts)  # only now: what cannot start leaves no trace
             run_state = checkpoints.load_checkpoint(folder, learner, run_digest(manifest))
@@ -129,7 +144,7 @@ def _run_training(
                 with TrainingLog(folder, keep_until=None if run_state is None else run_state.step) as training_log:
                     run_state = run_state or State(run=run_digest(manifest))
                     training_run = prepare(
-                        learner, config, examples, validation, settings, folder_lock, listener, training_log, run_state
+                        learner, examples, validation, settings, folder_lock, listener, training_log, run_state
                     )
                     listener.started(adapter_name, training_run.state.step, training_run.total)
                     try:
@@ -140,7 +155,7 @@ def _run_training(
                         else:
                             error.fix += f"; then train into another run_dir, or after deleting {folder}"
                         raise
-                    except NotFiniteError as error:
+                    except (NotFiniteError, CollapsedError) as error:
                         publish.record_start(folder, manifest, {**record_facts, "diverged": error.message})
                         raise _diverged_error(training_run, error) from error
             finally:
@@ -150,25 +165,26 @@ def _run_training(
 def _publish(
     folder_lock: FolderLock,
     staged_folder: Path,
+    trainable: Trainable[BatchT],
     manifest: Mapping[str, str],
     record_facts: Mapping[str, object],
     result: TrainResult,
     issue_passport: Issue | None,
 ) -> None:
-    """Publish the staged adapter with its passport; without one when none can be made, and then say so."""
+    """Publish what is staged with its passport; without one when none can be made, and then say so."""
     passport, problem = None, None
     try:
         passport = issue_passport(staged_folder, result) if issue_passport is not None else None
     except LoricaError as error:
         problem = error
     with publish.naming_disk_errors(folder_lock):
-        publish.publish(folder_lock, staged_folder, manifest, record_facts, result, passport)
+        publish.publish(folder_lock, staged_folder, trainable.files, manifest, record_facts, result, passport)
     if problem is not None:
         problem.message = f"{folder_lock.folder} is saved, without a passport: {problem.message}"
         raise problem
 
 
-def _train_to_end(training_run: Run) -> tuple[Path, TrainResult]:
+def _train_to_end(training_run: Run[BatchT]) -> tuple[Path, TrainResult]:
     """Make the updates that are left, and stage the adapter that is to be published."""
     run_state, settings = training_run.state, training_run.settings
     start_time, earlier_seconds = time.perf_counter(), run_state.seconds
@@ -177,14 +193,14 @@ def _train_to_end(training_run: Run) -> tuple[Path, TrainResult]:
         return earlier_seconds + time.perf_counter() - start_time
 
     if run_state.base_loss is None:
-        run_state.base_loss = evaluate(training_run.learner, training_run.probe, step=0)
+        run_state.base_loss = _reference_loss(training_run, training_run.probe)
         training_run.log.write({"step": 0, "base_loss": run_state.base_loss, "seconds": round(clock(), 3)})
         training_run.listener.evaluated(0, run_state.base_loss, False)
     if run_state.seen_base is None:
         # A checkpoint of an earlier version does not hold it, and the base alone is not at hand any more.
         measured = training_run.validation and run_state.step == 0
         run_state.seen_base = (
-            evaluate(training_run.learner, training_run.training_probe, step=0) if measured else run_state.base_loss
+            _reference_loss(training_run, training_run.training_probe) if measured else run_state.base_loss
         )
     epoch_plan: list[list[list[int]]] = []
     with Deferred() as signals:
@@ -214,23 +230,26 @@ def _train_to_end(training_run: Run) -> tuple[Path, TrainResult]:
     return _stage_best(training_run, clock)
 
 
-def _save_checkpoint(training_run: Run, *, extra_checkpoint: bool) -> None:
+def _reference_loss(training_run: Run[BatchT], batches: Sequence[BatchT]) -> float:
+    """What is to be beaten: the loss before the first update, or that of one answer to every row."""
+    first_loss = evaluate(training_run.learner, batches, step=0, warming_up=True)
+    return min(first_loss, training_run.learner.trainable.constant_loss(batches))
+
+
+def _save_checkpoint(training_run: Run[BatchT], *, extra_checkpoint: bool) -> None:
     """Write a checkpoint; an extra one is none of `save_total_limit`."""
     publish.require_folder(training_run.lock)
     max_checkpoints = training_run.settings.save_total_limit + extra_checkpoint
     checkpoints.save_checkpoint(
-        training_run.folder,
-        training_run.config,
-        training_run.learner,
-        training_run.state,
-        max_checkpoints=max_checkpoints,
+        training_run.folder, training_run.learner, training_run.state, max_checkpoints=max_checkpoints
     )
     training_run.saved_best = training_run.state.best_step
 
 
-def _diverged_error(training_run: Run, error: NotFiniteError) -> NotFiniteError:
+def _diverged_error(training_run: Run[BatchT], error: TrainingError) -> TrainingError:
     """The same error, saying what is kept and how to train anew."""
     run_state, message = training_run.state, error.message
+    reference = training_run.learner.trainable.wording.reference
     message += f" (gradient norm up to {run_state.norm:.3g} in update {run_state.norm_step})" if run_state.norm else ""
     if (
         run_state.best_loss is not None
@@ -239,17 +258,17 @@ def _diverged_error(training_run: Run, error: NotFiniteError) -> NotFiniteError:
     ):
         message += (
             f"; update {run_state.best_step} did best on the held-out rows ({run_state.best_loss:.4f} against "
-            f"{run_state.base_loss:.4f} of the base model): "
+            f"{run_state.base_loss:.4f} of the {reference}): "
             f"{checkpoints.best_folder(training_run.folder, run_state.best_step)}"
         )
     else:
         message += "; nothing worth using is kept"
-    return NotFiniteError(
+    return type(error)(
         message, fix=f"{error.fix}: {rerun_command(training_run.folder, training_run.settings.learning_rate)}"
     )
 
 
-def _plan_epoch(training_run: Run, epoch_index: int) -> list[list[list[int]]]:
+def _plan_epoch(training_run: Run[BatchT], epoch_index: int) -> list[list[list[int]]]:
     return plan_epoch(
         [len(example.encoded.tokens) for example in training_run.examples],
         batch_size=training_run.settings.batch_size,
@@ -259,13 +278,12 @@ def _plan_epoch(training_run: Run, epoch_index: int) -> list[list[list[int]]]:
     )
 
 
-def _train_step(training_run: Run, micro_batches: Sequence[Sequence[int]]) -> None:
+def _train_step(training_run: Run[BatchT], micro_batches: Sequence[Sequence[int]]) -> None:
     """Make one update and report it."""
     start_time = time.perf_counter()
     run_state, settings = training_run.state, training_run.settings
-    batches = _make_batches(training_run, micro_batches)
-    warmup = warmup_steps(training_run.total, settings.warmup_ratio)
-    factor = rate_factor(run_state.step, training_run.total, warmup=warmup, scheduler=settings.scheduler)
+    batches = training_run.learner.trainable.update_batches(training_run.examples, micro_batches)
+    factor = rate_factor(run_state.step, training_run.total, warmup=training_run.warmup, scheduler=settings.scheduler)
     learning_rate = settings.learning_rate * factor
     report = update(
         training_run.learner,
@@ -278,10 +296,10 @@ def _train_step(training_run: Run, micro_batches: Sequence[Sequence[int]]) -> No
     if run_state.norm < report.grad_norm < math.inf:
         run_state.norm, run_state.norm_step = report.grad_norm, run_state.step
     run_state.tokens += report.tokens
-    run_state.epoch_loss += report.loss * report.answer_tokens
-    run_state.epoch_tokens += report.answer_tokens
-    run_state.window_loss += report.loss * report.answer_tokens
-    run_state.window_tokens += report.answer_tokens
+    run_state.epoch_loss += report.loss * report.targets
+    run_state.epoch_tokens += report.targets
+    run_state.window_loss += report.loss * report.targets
+    run_state.window_tokens += report.targets
     training_run.window_seconds += time.perf_counter() - start_time
     training_run.window_all_tokens += report.tokens
     tokens_per_second = training_run.window_all_tokens / max(training_run.window_seconds, 1e-9)
@@ -304,26 +322,19 @@ def _train_step(training_run: Run, micro_batches: Sequence[Sequence[int]]) -> No
         training_run.window_seconds, training_run.window_all_tokens = 0.0, 0
 
 
-def _make_batches(training_run: Run, micro_batches: Sequence[Sequence[int]]) -> list[TrainingBatch]:
-    """The batches of one update, as planned or by the beginnings of their rows."""
-    learner, examples = training_run.learner, training_run.examples
-    if learner.share_prefixes:
-        micro_batches = regroup_update(examples, micro_batches, answer_weight=answer_weight(learner))
-    return [
-        make_batch([examples[row] for row in rows], learner.decoder.device, share_prefixes=learner.share_prefixes)
-        for rows in micro_batches
-    ]
-
-
-def _evaluate(training_run: Run, run_clock: Callable[[], float]) -> None:
+def _evaluate(training_run: Run[BatchT], run_clock: Callable[[], float]) -> None:
     """Evaluate on the held-out rows; keep the adapter when it is the best, or count towards stopping."""
     run_state = training_run.state
-    validation_loss = evaluate(training_run.learner, training_run.probe, step=run_state.step)
+    validation_loss = evaluate(
+        training_run.learner,
+        training_run.probe,
+        step=run_state.step,
+        warming_up=run_state.step <= training_run.warmup,
+    )
     is_best = run_state.best_loss is None or validation_loss < run_state.best_loss
     if is_best:
-        best_path = checkpoints.best_folder(training_run.folder, run_state.step)
-        run_state.best_digest = checkpoints.save_weights(best_path, training_run.config, training_run.learner.lora)
         run_state.best_step, run_state.best_loss, run_state.waiting = run_state.step, validation_loss, 0
+        checkpoints.save_best(training_run.folder, run_state, training_run.learner.trainable)
         # A resume begins at the newest checkpoint and needs the best one of that moment.
         checkpoints.keep_best(training_run.folder, training_run.saved_best, run_state.best_step)
     else:
@@ -335,19 +346,19 @@ def _evaluate(training_run: Run, run_clock: Callable[[], float]) -> None:
     training_run.listener.evaluated(run_state.step, validation_loss, is_best)
 
 
-def _stage_best(training_run: Run, run_clock: Callable[[], float]) -> tuple[Path, TrainResult]:
-    """Write `last/`, stage the adapter itself, and say what was reached."""
-    run_state, lora_weights = training_run.state, training_run.learner.lora
+def _stage_best(training_run: Run[BatchT], run_clock: Callable[[], float]) -> tuple[Path, TrainResult]:
+    """Write `last/`, stage what is to be published, and say what was reached."""
+    run_state, trainable = training_run.state, training_run.learner.trainable
     assert run_state.base_loss is not None
     assert run_state.seen_base is not None
-    checkpoints.save_weights(training_run.folder / "last", training_run.config, lora_weights)
+    trainable.save(training_run.folder / "last")
     seen_last = evaluate(training_run.learner, training_run.training_probe, step=run_state.step)
     if run_state.best_loss is not None:
         trained = run_state.best_loss
-        checkpoints.load_best(training_run.folder, run_state, lora_weights, training_run.learner.decoder.config)
+        checkpoints.load_best(training_run.folder, run_state, trainable)
     else:
         trained = seen_last
-    staged_folder = publish.stage_adapter(training_run.folder, training_run.config, lora_weights)
+    staged_folder = publish.stage(training_run.folder, trainable)
     training_run.log.write({"step": run_state.step, "trained_loss": trained, "base_loss": run_state.base_loss})
     if run_state.stopped_early:
         training_run.listener.note(
@@ -364,6 +375,7 @@ def _stage_best(training_run: Run, run_clock: Callable[[], float]) -> tuple[Path
         norm_step=run_state.norm_step,
         best_step=best_step,
         folder=training_run.folder,
+        wording=trainable.wording,
     )
     if advice_text:
         training_run.listener.note(advice_text)
@@ -383,5 +395,6 @@ def _stage_best(training_run: Run, run_clock: Callable[[], float]) -> tuple[Path
         seen_last=seen_last,
         max_grad_norm=run_state.norm,
         advice=advice_text,
+        weights=trainable.files.weights,
     )
     return staged_folder, result

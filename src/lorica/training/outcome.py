@@ -20,9 +20,23 @@ _SAFE_RATE = 1e-3
 
 
 @dataclass(frozen=True)
+class Wording:
+    """How a person is told of a result. member: what is trained. reference: what it is held against. unit: what has a
+    loss each."""
+
+    member: str
+    reference: str
+    unit: str
+
+
+ADAPTER_WORDING = Wording("adapter", "base model", "answer token")
+
+
+@dataclass(frozen=True)
 class Losses:
-    """Nats per answer token, of base and adapter. seen_*: on training rows, with the last state; base, published: on
-    the held-out rows, or on the training rows when nothing was held out, with the state that is published."""
+    """Nats per answer token (per row, of a classifier), of base and adapter. seen_*: on training rows, with the last
+    state; base, published: on the held-out rows, or on the training rows when nothing was held out, with the state that
+    is published."""
 
     base: float
     published: float
@@ -59,28 +73,29 @@ def advice(
     norm_step: int,
     best_step: int,
     folder: Path,
+    wording: Wording = ADAPTER_WORDING,
 ) -> str:
     """What a person should know of a run that is not simply better; empty for one that is.
 
     gradient_norm: the largest gradient norm, in update norm_step. best_step: the update that is published.
     """
-    compared = f"{losses.published:.4f} against {losses.base:.4f} nats per answer token"
+    compared = f"{losses.published:.4f} against {losses.base:.4f} nats per {wording.unit}"
     if outcome == "better":
         return ""
     if outcome == "diverged":
         useful = losses.published < losses.base
         saved_words = f"what is saved is update {best_step}, " + (
-            f"from before, which is better than the base model ({compared})"
+            f"from before, which is better than the {wording.reference} ({compared})"
             if useful
-            else f"which is no better than the base model ({compared}): do not use it"
+            else f"which is no better than the {wording.reference} ({compared}): do not use it"
         )
         return (
-            f"the training diverged: loss {losses.seen_base:.4f} (base model) -> {losses.seen_last:.4f} on its own "
-            f"training rows, gradient norm up to {gradient_norm:.3g} (update {norm_step}), "
+            f"the training diverged: loss {losses.seen_base:.4f} ({wording.reference}) -> {losses.seen_last:.4f} on "
+            f"its own training rows, gradient norm up to {gradient_norm:.3g} (update {norm_step}), "
             f"learning rate {learning_rate:g}; {saved_words}. "
             f"{_sentence(rerun_command(folder, learning_rate))}"
         )
-    advice_text = f"the adapter is no better than the base model ({compared}): "
+    advice_text = f"the {wording.member} is no better than the {wording.reference} ({compared}): "
     if outcome == "overfitted":
         advice_text += f"it learned its own rows by heart ({losses.seen_base:.4f} -> {losses.seen_last:.4f}): "
         if learning_rate > _SAFE_RATE:  # fewer updates of that size do not help

@@ -13,33 +13,38 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorica.adapters.config import CONFIG_NAME, AdapterConfig
-from lorica.adapters.folder import WEIGHTS_NAME, open_adapter
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.folder import open_adapter
 from lorica.adapters.passport import PASSPORT_NAME, Passport, passport_bytes, read_passport, write_passport
 from lorica.adapters.passport_facts import content_digest, file_changes, file_sha256
 from lorica.data.journal import check_same_run
 from lorica.data.write import DISK_ERRORS, atomic_file, sync_folder
 from lorica.errors import AdapterError, LoricaError, ResumeError, TrainingError
 from lorica.locks import FolderLock
-from lorica.models.lora import LoraWeights
 from lorica.training import checkpoints
+from lorica.training.trainable import BatchT, MemberFiles, Trainable
 from lorica.training.types import TrainResult
 
 # Makes the passport of the adapter in a folder.
 Issue = Callable[[Path, TrainResult], Passport]
 
 _STAGE = ".publish.tmp"
+_REJECTED = "rejected"
 
 
-def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> TrainResult | None:
+def open_run(
+    folder: Path, manifest: Mapping[str, str], *, resume: bool, config_name: str = CONFIG_NAME
+) -> TrainResult | None:
     """Make sure that this run may write here; the result when it is finished already, else None.
+
+    config_name: of the file that makes a folder a member's.
 
     Raises ResumeError when the folder holds a run and `resume` is false, a run with another manifest (naming
     each difference), files that are not those it published, or an adapter or checkpoints that did not come from here.
     """
     record = checkpoints.read_record(folder)
     if record is None:
-        if (folder / CONFIG_NAME).exists():
+        if (folder / config_name).exists():
             raise ResumeError(f"{folder}: holds an adapter already", fix="train into another run_dir")
         if checkpoints.newest_checkpoint(folder) is not None:
             raise ResumeError(
@@ -48,7 +53,7 @@ def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> Trai
             )
         return None
     # The record is there before the config: a run that was killed between the two has not ended.
-    finished = record.result if (folder / CONFIG_NAME).exists() else None
+    finished = record.result if (folder / config_name).exists() else None
     if not resume:
         if record.diverged:
             raise ResumeError(
@@ -63,7 +68,7 @@ def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> Trai
     check_same_run(folder, record.manifest, manifest, otherwise="train into another run_dir")
     checkpoints.remove_partial_files(folder)
     if finished:
-        _require_published(folder, record.published)
+        _require_published(folder / finished.weights, record.published)
     return finished
 
 
@@ -73,42 +78,56 @@ def record_start(folder: Path, manifest: Mapping[str, str], record_facts: Mappin
         open_file.write(checkpoints.record_bytes(manifest, record_facts))
 
 
-def stage_adapter(folder: Path, config: AdapterConfig, lora_weights: LoraWeights) -> Path:
-    """The adapter in a hidden folder within the run's, where its passport is made."""
+def stage(folder: Path, trainable: Trainable[BatchT]) -> Path:
+    """The trained member in a hidden folder within the run's, where its passport is made."""
     staged_folder = folder / _STAGE
     shutil.rmtree(staged_folder, ignore_errors=True)
-    checkpoints.save_weights(staged_folder, config, lora_weights)
+    trainable.save(staged_folder)
     return staged_folder
+
+
+def verify_staged(staged_folder: Path, verify: Callable[[Path], None]) -> None:
+    """Have what is staged looked at. What `verify` raises comes through, with where the files were put aside."""
+    try:
+        verify(staged_folder)
+    except TrainingError as error:
+        rejected_folder = staged_folder.with_name(_REJECTED)
+        shutil.rmtree(rejected_folder, ignore_errors=True)
+        os.replace(staged_folder, rejected_folder)
+        error.message += f"; nothing is published, and the files are kept in {rejected_folder}"
+        raise
 
 
 def publish(
     folder_lock: FolderLock,
     staged_folder: Path,
+    files: MemberFiles,
     manifest: Mapping[str, str],
     record_facts: Mapping[str, Any],
     result: TrainResult,
     passport: Passport | None,
 ) -> None:
-    """Move the staged adapter, its passport and the record into the run's folder, and read them back.
+    """Move all staged files, the passport and the record into the run's folder, and read them back. files: which of
+    them are the member's weights, and its config.
 
     Raises TrainingError when what is read is not what was written.
     """
     folder = folder_lock.folder
-    written = {file_name: file_sha256(staged_folder / file_name) for file_name in (WEIGHTS_NAME, CONFIG_NAME)}
-    published = {**written, "content": content_digest(staged_folder / WEIGHTS_NAME)}
+    written = {path.name: file_sha256(path) for path in sorted(staged_folder.iterdir())}
+    published = {**written, "content": content_digest(staged_folder / files.weights)}
     if passport is not None:
-        if (passport.adapter.weights, passport.adapter.config) != tuple(written.values()):
-            raise _changed(folder, f"{WEIGHTS_NAME} or {CONFIG_NAME} differs from what the passport was made of")
+        if (passport.adapter.weights, passport.adapter.config) != (written[files.weights], written[files.config]):
+            raise _changed(folder, f"{files.weights} or {files.config} differs from what the passport was made of")
         written[PASSPORT_NAME] = _write(staged_folder / PASSPORT_NAME, passport_bytes(passport))
     record = checkpoints.record_bytes(manifest, record_facts, result, published)
     written[checkpoints.RECORD] = _write(staged_folder / checkpoints.RECORD, record)
     require_folder(folder_lock)
-    for file_name in (CONFIG_NAME, PASSPORT_NAME):
+    for file_name in (files.config, PASSPORT_NAME):
         (folder / file_name).unlink(missing_ok=True)
     sync_folder(folder)
-    for file_name in (WEIGHTS_NAME, PASSPORT_NAME, checkpoints.RECORD, CONFIG_NAME):
-        if file_name in written:
-            os.replace(staged_folder / file_name, folder / file_name)
+    # The record is there before the config.
+    for file_name in sorted(written, key=lambda name: (name == files.config, name == checkpoints.RECORD)):
+        os.replace(staged_folder / file_name, folder / file_name)
     sync_folder(folder)
     shutil.rmtree(staged_folder)
     for file_name, digest in written.items():
@@ -167,13 +186,14 @@ def _write(file_path: Path, content: bytes) -> str:
     return file_sha256(file_path)
 
 
-def _require_published(folder: Path, published: Mapping[str, str]) -> None:
+def _require_published(weights: Path, published: Mapping[str, str]) -> None:
     """Records of earlier versions do not say what was published."""
-    weights = folder / WEIGHTS_NAME
     if not weights.is_file():
-        raise ResumeError(f"{folder}: its run has ended, and {WEIGHTS_NAME} is missing", fix=_anew(folder))
-    if file_sha256(weights) != published.get(WEIGHTS_NAME, file_sha256(weights)):
-        raise ResumeError(f"{weights}: is not the file that its run published", fix=_anew(folder))
+        raise ResumeError(
+            f"{weights.parent}: its run has ended, and {weights.name} is missing", fix=_anew(weights.parent)
+        )
+    if file_sha256(weights) != published.get(weights.name, file_sha256(weights)):
+        raise ResumeError(f"{weights}: is not the file that its run published", fix=_anew(weights.parent))
 
 
 def _anew(folder: Path) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.config import AdapterConfig
 from lorica.config.schema import TrainingConfig
 from lorica.data.digest import bytes_digest
 from lorica.errors import ResumeError
@@ -21,8 +20,8 @@ from lorica.training.types import Example, identifying
 
 @dataclass
 class State:
-    """Everything besides weights and moments that the rest of a run depends on. Losses are sums over answer
-    tokens.
+    """Everything besides weights and moments that the rest of a run depends on. Losses are sums over what
+    is learned.
     """
 
     step: int = 0
@@ -67,14 +66,14 @@ def make_manifest(
     *,
     adapter_name: str,
     settings: TrainingConfig,
-    config: AdapterConfig,
+    trained: Mapping[str, str],
     examples: Sequence[Example],
     validation: Sequence[Example],
-    base_description: Mapping[str, str],
     digests: Mapping[str, str],
 ) -> dict[str, str]:
-    """What must be equal for a run to be the same run: dotted key -> text."""
+    """What must be equal for a run to be the same run: dotted key -> text. trained: as `Trainable.manifest` says it."""
     manifest = {
+        **trained,
         "name": adapter_name,
         "examples": digest_examples(examples),
         "validation": digest_examples(validation),
@@ -83,9 +82,6 @@ def make_manifest(
         f"training.{setting_name}": json.dumps(setting_value)
         for setting_name, setting_value in identifying(settings).items()
     }
-    for setting_name, setting_value in json.loads(config.to_json()).items():
-        manifest[f"lora.{setting_name}"] = json.dumps(setting_value, sort_keys=not setting_name.endswith("_pattern"))
-    manifest |= {f"base.{fact_name}": fact for fact_name, fact in base_description.items()}
     manifest |= {f"digest.{digest_name}": digest for digest_name, digest in digests.items()}
     return dict(sorted(visible_values(manifest).items()))
 

@@ -2,104 +2,57 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lorica.errors import BaseNotFiniteError, NotFiniteError
-from lorica.memory_limit import memory_limit
-from lorica.models.cpu.training_decoder import TrainingDecoder
-from lorica.models.decoder import Decoder
-from lorica.models.lora import LoraSpan, LoraWeights
-from lorica.models.nf4 import is_quantized
-from lorica.models.packed_attention import Attention, PackedAttention
-from lorica.models.tree_attention import TreeAttention
-from lorica.training.batches import TrainingBatch, name_rows
+from lorica.errors import BaseNotFiniteError, CollapsedError, NotFiniteError
+from lorica.training.batches import name_rows
+from lorica.training.trainable import BatchT, Trainable
 
 # float16 overflows now and then, and the scaler answers by skipping an update; so many in a row mean
 # something else.
 MAX_SKIPPED = 50
 
-# Of the machine's memory, for copies of the frozen weights in the form that is multiplied fastest. Not of what is free:
-# a resumed run must multiply as it did before.
-_COPIES_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class MixedPrecision:
-    """How numbers are computed: `dtype` None is float32 throughout; `scaler` is there for float16 only."""
-
-    device: str
-    dtype: torch.dtype | None
-    scaler: torch.amp.GradScaler | None
-
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Matrix products in `dtype`, sums and norms in float32."""
-        if self.dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device, dtype=self.dtype)
-
-
-def choose_precision(decoder: Decoder, *, fp16: bool, bf16: bool) -> MixedPrecision:
-    """The precision asked for, else that of the base weights. Adapter weights and their moments are always
-    float32.
-    """
-    device = decoder.device.type
-    dtype = torch.bfloat16 if bf16 else torch.float16 if fp16 else decoder.dtype
-    scaler = torch.amp.GradScaler(device) if dtype == torch.float16 else None
-    return MixedPrecision(device, None if dtype == torch.float32 else dtype, scaler)
-
 
 @dataclass
-class Learner:
-    """The adapter with its optimizer and precision: all that an update changes, and what computes it."""
+class Learner(Generic[BatchT]):
+    """What is learned with its optimizer: all that an update changes, and what computes it."""
 
-    decoder: Decoder
-    lora: LoraWeights
+    trainable: Trainable[BatchT]
     optimizer: torch.optim.Optimizer
-    precision: MixedPrecision
     max_grad_norm: float
-    gradient_checkpointing: bool
-    share_prefixes: bool = False
     skipped: int = 0  # updates skipped in a row (float16 only)
-    _training_decoder: TrainingDecoder | None = None
 
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Where the decoder's products do not have a dtype of their own."""
-        return contextlib.nullcontext() if self.training_decoder() is not None else self.precision.autocast()
-
-    def training_decoder(self) -> TrainingDecoder | None:
-        """The decoder with the adapter for plain layers on a CPU, made when it is first needed; None for others."""
-        dtype = self.precision.dtype or torch.float32
-        if self.decoder.device.type != "cpu" or dtype == torch.float16 or is_quantized(self.decoder):
-            return None
-        if self._training_decoder is None:
-            weights = sum(math.prod(shape) for shape in self.decoder.config.linear_shapes().values())
-            fits = 2 * weights * dtype.itemsize <= _COPIES_SHARE * (memory_limit() or 0)
-            self._training_decoder = TrainingDecoder(self.decoder, self.lora, dtype, prepack=fits)
-        return self._training_decoder
+    def parameters(self) -> list[Tensor]:
+        """What is learned, in the optimizer's order."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """loss: nats per answer token. grad_norm: L2 norm over all adapter weights before clipping."""
+    """loss: nats per target. grad_norm: L2 norm over all that is learned, before clipping."""
 
     loss: float
     grad_norm: float
-    answer_tokens: int
+    targets: int
     tokens: int
 
 
-def make_optimizer(lora_weights: LoraWeights, *, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (https://arxiv.org/abs/1711.05101); the learning rate is set at each update."""
+def make_optimizer(tensors: Mapping[str, Tensor], *, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (https://arxiv.org/abs/1711.05101); the learning rate is set at each update. Vectors (biases, the scales of
+    norms) do not decay, as in transformers' Trainer."""
+    ordered = [tensors[tensor_name] for tensor_name in sorted(tensors)]
+    matrices = [tensor for tensor in ordered if tensor.dim() > 1]
+    vectors = [tensor for tensor in ordered if tensor.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        lora_weights.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=True
+        [group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True
     )
 
 
@@ -110,59 +63,24 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"lorica:{seed}:{step}".encode()).digest()[:7], "little")
 
 
-def answer_weight(learner: Learner) -> float:
-    """Memory of the logits of an answer token, with their softmax and its gradient, in activations of a token."""
-    shape = learner.decoder.config
-    layer = 8 * shape.hidden_size + 5 * shape.intermediate_size
-    activations = shape.layers * shape.hidden_size + layer if learner.gradient_checkpointing else shape.layers * layer
-    return 3 * shape.vocab_size / activations
-
-
-def answer_loss(learner: Learner, batch: TrainingBatch, *, adapter: bool = True) -> Tensor:
-    """Summed cross-entropy in nats over the answer tokens of a batch, scalar; the head meets only their
-    positions. adapter: false for the base model alone.
-    """
-    decoder = learner.decoder
-    token_count = batch.tokens.shape[0]
-    attention: Attention
-    if decoder.device.type == "cpu":
-        attention = TreeAttention(batch.spans, batch.positions, decoder.config.windows)
-    else:
-        lengths = [span.stop - span.start for span in batch.spans]
-        attention = PackedAttention(lengths, decoder.config, batch.tokens.device)
-    checkpoint = learner.gradient_checkpointing and torch.is_grad_enabled()
-    training_decoder = learner.training_decoder() if adapter else None
-    if training_decoder is None:
-        lora_spans = (LoraSpan(learner.lora, 0, token_count),) if adapter else ()
-        hidden = decoder.hidden(
-            batch.tokens, batch.positions, attention, lora_spans, output_rows=batch.outputs, checkpoint=checkpoint
-        )
-        logits = decoder.logits(hidden.index_select(0, batch.sources))
-    else:
-        hidden = training_decoder.hidden(
-            batch.tokens, batch.positions, attention, output_rows=batch.outputs, checkpoint=checkpoint
-        )
-        logits = training_decoder.logits(hidden.index_select(0, batch.sources))
-    return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
-
-
 def update(
-    learner: Learner, batches: Sequence[TrainingBatch], *, step: int, learning_rate: float, seed: int
+    learner: Learner[BatchT], batches: Sequence[BatchT], *, step: int, learning_rate: float, seed: int
 ) -> UpdateReport:
-    """One AdamW update from the mean loss over all answer tokens of all batches, however they are spread.
+    """One AdamW update from the mean loss over all targets of all batches, however they are spread.
 
     step: 1-based, for messages. Raises TrainingError, leaving the weights as they were, when the loss or the
     gradient is not finite.
     """
-    learner.lora.training = True
+    trainable = learner.trainable
+    trainable.set_training(True)
     torch.manual_seed(seed)
     learner.optimizer.zero_grad(set_to_none=True)
     target_count = sum(batch.targets.shape[0] for batch in batches)
-    scaler = learner.precision.scaler
+    scaler = trainable.precision.scaler
     losses: list[Tensor] = []
     for batch in batches:
-        with learner.autocast():
-            loss = answer_loss(learner, batch) / target_count
+        with trainable.autocast():
+            loss = trainable.loss(batch) / target_count
         (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     if scaler is not None:
@@ -182,31 +100,39 @@ def update(
     return UpdateReport(math.fsum(values), length, target_count, tokens)
 
 
-def evaluate(learner: Learner, batches: Sequence[TrainingBatch], *, step: int) -> float:
-    """Mean cross-entropy in nats per answer token, without dropout. Raises TrainingError when it is not
-    finite.
+def evaluate(learner: Learner[BatchT], batches: Sequence[BatchT], *, step: int, warming_up: bool = False) -> float:
+    """Mean loss in nats per target, without dropout. step: updates made, for messages. warming_up: one score for all
+    rows is no failure yet. Raises NotFiniteError when it is not finite, CollapsedError for scores that are all one.
     """
-    learner.lora.training = False
-    loss_sums: list[Tensor] = []
-    with torch.inference_mode(), learner.autocast():
-        loss_sums = [answer_loss(learner, batch) for batch in batches]
-    values = torch.stack(loss_sums).tolist()
+    trainable = learner.trainable
+    trainable.set_training(False)
+    with torch.inference_mode(), trainable.autocast():
+        evaluated = trainable.evaluate(batches)
+    values = torch.stack(evaluated.losses).tolist()
     broken = [batch for batch, loss_value in zip(batches, values, strict=True) if not math.isfinite(loss_value)]
     if broken:
         rows = [row for batch in broken for row in batch.ids]
         message = f"the loss after update {step} is not finite; rows: {name_rows(rows)}"
         raise _base_failure(learner, broken, message) or NotFiniteError(message, fix="lower training.learning_rate")
-    return math.fsum(values) / sum(batch.targets.shape[0] for batch in batches)
+    mean_loss = math.fsum(values) / sum(batch.targets.shape[0] for batch in batches)
+    if evaluated.collapsed and not warming_up:
+        row_count = sum(len(batch.ids) for batch in batches)
+        raise CollapsedError(
+            f"the scores collapsed to one value: after update {step} those of {row_count} rows with both labels differ "
+            f"by {evaluated.spread:.1g} in log-odds (loss {mean_loss:.4f})",
+            fix="lower training.learning_rate or raise training.warmup_ratio",
+        )
+    return mean_loss
 
 
-def _clip(learner: Learner) -> Tensor:
+def _clip(learner: Learner[BatchT]) -> Tensor:
     longest = learner.max_grad_norm or math.inf
-    return torch.nn.utils.clip_grad_norm_(learner.lora.parameters(), longest, foreach=True).to(torch.float32)
+    return torch.nn.utils.clip_grad_norm_(learner.parameters(), longest, foreach=True).to(torch.float32)
 
 
 def _refuse_non_finite(
-    learner: Learner,
-    batches: Sequence[TrainingBatch],
+    learner: Learner[BatchT],
+    batches: Sequence[BatchT],
     losses: Sequence[float],
     gradient_norm: float,
     *,
@@ -215,13 +141,13 @@ def _refuse_non_finite(
 ) -> None:
     finite = all(map(math.isfinite, losses))
     learner.skipped = 0 if math.isfinite(gradient_norm) else learner.skipped + 1
-    if finite and (learner.skipped == 0 or (learner.precision.scaler and learner.skipped <= MAX_SKIPPED)):
+    if finite and (learner.skipped == 0 or (learner.trainable.precision.scaler and learner.skipped <= MAX_SKIPPED)):
         return
     broken = [batch for batch, loss in zip(batches, losses, strict=True) if not math.isfinite(loss)]
     rows = [row for batch in broken or batches for row in batch.ids]
     quantity = "gradient" if finite else "loss"
     repeat_words = f" ({learner.skipped} updates in a row)" if learner.skipped > 1 else ""
-    advice = "training.bf16=true in place of fp16" if learner.precision.scaler else "training.max_grad_norm=1"
+    advice = "training.bf16=true in place of fp16" if learner.trainable.precision.scaler else "training.max_grad_norm=1"
     message = (
         f"the {quantity} is not finite at update {step}{repeat_words}, learning rate {learning_rate:.3g}; "
         f"rows in the batch: {name_rows(rows)}"
@@ -231,10 +157,10 @@ def _refuse_non_finite(
     )
 
 
-def _base_failure(learner: Learner, batches: Sequence[TrainingBatch], message: str) -> BaseNotFiniteError | None:
+def _base_failure(learner: Learner[BatchT], batches: Sequence[BatchT], message: str) -> BaseNotFiniteError | None:
     """The error to raise where the base model alone fails on batches whose loss is not finite; else None."""
-    with torch.inference_mode(), learner.autocast():
-        if all(math.isfinite(answer_loss(learner, batch, adapter=False).item()) for batch in batches):
+    with torch.inference_mode(), learner.trainable.autocast():
+        if not learner.trainable.base_fails(batches):
             return None
     return BaseNotFiniteError(
         message,

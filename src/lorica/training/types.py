@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.config.parse_values import check_section
 from lorica.config.schema import TrainingConfig
 from lorica.errors import ConfigError
@@ -21,10 +22,13 @@ _OF_EXAMPLES = frozenset({"val_ratio", "max_seq_length", "per_subject"})
 
 @dataclass(frozen=True)
 class Example:
-    """One row to learn from: `encoded` holds prompt and answer; only its answer tokens are learned."""
+    """One row to learn from. Where tokens are learned `encoded` holds prompt and answer, and only its answer tokens
+    are; a classifier learns `label`, 0 or 1, from the tokens of a prompt alone.
+    """
 
     id: str
     encoded: Encoded
+    label: int | None = None
 
 
 def identifying(settings: TrainingConfig) -> dict[str, Any]:
@@ -58,15 +62,15 @@ def check_settings(settings: TrainingConfig, *, device: str, validation: bool) -
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run leaves.
+    """What a finished run leaves. Losses are in nats per answer token, of classifiers in nats per row.
 
     best_step: updates behind the published adapter (`steps` when nothing was held out). steps: updates made.
-    train_loss: nats per answer token, mean over the last epoch. eval_loss: the same on the held-out rows for
-    the published adapter, or None. base_loss, trained_loss: the same without and with the published adapter,
-    without dropout, on the held-out rows, or on the first training rows when nothing was held out. tokens:
-    prompt and answer tokens seen. seconds: wall time, over all resumed parts. outcome, advice: what came of it, in a
-    word and for people. seen_base, seen_last: loss on training rows of the base and of the last update. max_grad_norm:
-    the largest before clipping.
+    train_loss: mean over the last epoch. eval_loss: on the held-out rows for the published adapter, or None. base_loss,
+    trained_loss: without and with the published adapter, without dropout, on the held-out rows, or on the first
+    training rows when nothing was held out; for a classifier without is the better of its first state and of one answer
+    to every row. tokens: prompt and answer tokens seen. seconds: wall time, over all resumed parts. outcome, advice:
+    what came of it, in a word and for people. seen_base, seen_last: loss on training rows of the base and of the last
+    update. max_grad_norm: the largest before clipping. weights: name of the file in `folder` that was trained.
     """
 
     best_step: int
@@ -84,6 +88,7 @@ class TrainResult:
     seen_last: float = 0.0
     max_grad_norm: float = 0.0
     advice: str = ""
+    weights: str = WEIGHTS_NAME
 
     @property
     def useful(self) -> bool:
@@ -93,7 +98,7 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One update. loss: nats per answer token. tokens_per_second: since the last log line, evaluation not
+    """One update. loss: nats per answer token, or row. tokens_per_second: since the last log line, evaluation not
     counted.
     """
 

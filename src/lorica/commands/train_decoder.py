@@ -1,0 +1,158 @@
+"""Training LoRA adapters of a decoder: the base loaded once, and each adapter with a passport of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lorica.adapters.folder import open_adapter
+from lorica.adapters.passport import BaseFacts, Passport
+from lorica.admission.make_passport import (
+    data_facts,
+    make_passport,
+    measure_on_rows,
+    prompt_facts,
+    shipped_canaries,
+    training_facts,
+)
+from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, base_facts, package_versions, trained_as
+from lorica.commands import build
+from lorica.commands.build_retrieval import training_passages
+from lorica.commands.dtypes import TrainingPrecision, training_precision
+from lorica.config.schema import Config
+from lorica.engines.base import resolve_device
+from lorica.engines.native.engine import NativeEngine
+from lorica.locks import FolderLock
+from lorica.models.base_folder import BaseFolder
+from lorica.models.decoder import Decoder
+from lorica.models.upcast import multiply_in_float32
+from lorica.models.weights import DTYPES, load_decoder
+from lorica.pipeline.answer import check_prompt_fits
+from lorica.pipeline.train import LossExample, TrainJob, TrainVal, train_adapter
+from lorica.pipeline.training_passages import TrainingPassages
+from lorica.prompts.encoder import Encoder
+from lorica.tasks.base import Task
+from lorica.training.types import Listener, TrainResult
+
+
+@dataclass(frozen=True)
+class DecoderTrainer:
+    """A `pipeline.trainer.Trainer` of LoRA adapters. config: with the precision of its training decided."""
+
+    config: Config
+    task: Task
+    base_model: BaseFolder
+    encoder: Encoder
+    decoder: Decoder
+    passages: TrainingPassages | None
+    provenance: Mapping[str, str]
+    facts_of_base: BaseFacts
+
+    @property
+    def digests(self) -> tuple[str, str]:
+        """Of base and tokenizer."""
+        return self.base_model.digest, self.encoder.tokenizer_digest
+
+    def train(
+        self,
+        job: TrainJob,
+        split_rows: TrainVal,
+        folder_lock: FolderLock,
+        tell_example: Callable[[LossExample], None] | None,
+        *,
+        listener: Listener,
+    ) -> TrainResult:
+        """Train one adapter, and issue its passport."""
+        return train_adapter(
+            job,
+            task=self.task,
+            encoder=self.encoder,
+            decoder=self.decoder,
+            adapter=build.adapter_config(self.config, self.base_model),
+            settings=self.config.training,
+            truncate=self.config.task.truncate,
+            provenance=self.provenance,
+            split_rows=split_rows,
+            issue_passport=partial(self._passport, job, split_rows),
+            folder_lock=folder_lock,
+            tell_example=tell_example,
+            passages=self.passages,
+            listener=listener,
+        )
+
+    def _passport(
+        self, job: TrainJob, split_rows: TrainVal, adapter_folder: Path, train_result: TrainResult
+    ) -> Passport:
+        """The passport of the trained adapter in `adapter_folder`, asked through the engine that will answer."""
+        config, adapter = self.config, open_adapter(adapter_folder)
+        engine = NativeEngine(
+            self.decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
+        )
+        engine.add_adapter(job.name, adapter)
+        return make_passport(
+            adapter,
+            base=self.facts_of_base,
+            prompt=prompt_facts(self.encoder, self.task, build.prompt_settings(config)),
+            canaries=shipped_canaries(engine, job.name, self.task, self.encoder, self.base_model),
+            metrics=measure_on_rows(
+                self.task,
+                self.encoder,
+                engine,
+                job.name,
+                job.held_out or split_rows.validation,
+                build.answer_settings(config, self.base_model),
+                row_source="held_out" if job.held_out else "validation",
+                retriever=None if self.passages is None else self.passages.retriever,
+            ),
+            data=data_facts(job, split_rows),
+            training=training_facts(config.training, train_result),
+        )
+
+
+def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> DecoderTrainer:
+    """Load the base model. Raises ModelError, PromptError, ConfigError and RetrievalError for what cannot be used."""
+    passages = training_passages(config.retrieval, config.training.seed)
+    base_model = build.base_folder(config)
+    encoder = build.build_encoder(config, base_model)
+    # For the passport's metrics, when all is trained.
+    check_prompt_fits(task, build.answer_settings(config, base_model))
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    precision = training_precision(config, base_model)
+    decoder = _load(config, base_model, precision)
+    build.tell_base(base_model)
+    return DecoderTrainer(
+        config=replace(config, training=precision.settings),  # what a resumed run must share, and the passport says
+        task=task,
+        base_model=base_model,
+        encoder=encoder,
+        decoder=decoder,
+        passages=passages,
+        provenance={
+            **trained_as(task, encoder, base_model),
+            **_passages_shown(passages),
+            "model": config.model.name,
+            **package_versions(),
+            **reading,
+        },
+        facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
+    )
+
+
+def _passages_shown(passages: TrainingPassages | None) -> dict[str, str]:
+    """What the training record says of them."""
+    return {} if passages is None else {RETRIEVAL: WITH_PASSAGES, **passages.manifest()}
+
+
+def _load(config: Config, base_model: BaseFolder, precision: TrainingPrecision) -> Decoder:
+    decoder = load_decoder(
+        base_model,
+        dtype=DTYPES[precision.weights],
+        device=resolve_device(config.model.device),
+        load_in_4bit=config.model.load_in_4bit,
+    )
+    return multiply_in_float32(decoder) if precision.upcast else decoder

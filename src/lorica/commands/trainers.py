@@ -1,0 +1,34 @@
+"""Which trainer makes members of a base: that of the engine which answers with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import cast
+
+from lorica.config.schema import Config
+from lorica.engine_table import ENGINES
+from lorica.errors import ConfigError
+from lorica.pipeline.trainer import Trainer
+from lorica.tasks.base import Task
+
+MakeTrainer = Callable[[Config, Task, Mapping[str, str]], Trainer]
+"""The signature of the functions that `engine_table.ENGINES` names as `trainer`: the configuration, its task, and what
+of the training files was not read, for the record. They load what all jobs share."""
+
+
+def check_trainable(config: Config) -> None:
+    """Raise ConfigError for an engine whose members nothing trains."""
+    if not ENGINES[config.engine.name].trainer:
+        raise ConfigError(
+            f"engine={config.engine.name} cannot train", fix="leave engine=native; the adapters run on every engine"
+        )
+
+
+def load_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> Trainer:
+    """The trainer for the configured engine, imported now. Raises ConfigError where there is none, and what loading the
+    base raises."""
+    check_trainable(config)
+    module, function = ENGINES[config.engine.name].trainer.split(":")
+    make_trainer = cast(MakeTrainer, getattr(import_module(module), function))
+    return make_trainer(config, task, reading)
