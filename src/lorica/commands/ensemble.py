@@ -11,11 +11,11 @@ import msgspec
 
 from lorica.commands import build
 from lorica.commands.arguments import as_path, emit, inform, parse_weights, parser, resolve, split_words
-from lorica.commands.ensemble_page import ensemble_page
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
 from lorica.commands.ensemble_request import BlendRequest, check_request
 from lorica.commands.gold_file import GoldFile, read_gold
-from lorica.commands.page_files import (
+from lorica.commands.pages.ensemble_page import ensemble_page
+from lorica.commands.pages.page_files import (
     WriteTable,
     add_html_option,
     describe_rows,

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from lorica.commands.arguments import emit, parser, resolve, split_words
-from lorica.commands.eval_page import evaluation_page
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict, evaluation_text
 from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
-from lorica.commands.page_files import (
+from lorica.commands.pages.eval_page import evaluation_page
+from lorica.commands.pages.page_files import (
     WriteTable,
     add_html_option,
     describe_rows,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.commands.page_parts import p_text
+from lorica.commands.pages.page_parts import p_text
 from lorica.metrics.bootstrap import RESAMPLES, Estimate
 from lorica.pipeline.compare import FileComparison, PairComparison
 from lorica.pipeline.evaluate import Evaluation, Grouping

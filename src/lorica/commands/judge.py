@@ -24,9 +24,9 @@ from lorica.commands.arguments import (
     warn,
 )
 from lorica.commands.judge_answers import JudgeRequest, judge_answer_files
-from lorica.commands.judge_page import judge_page, write_judged_rows
 from lorica.commands.judge_report import judge_dict, judge_metrics, judge_text, write_verdicts
-from lorica.commands.page_files import WriteTable, add_html_option, file_facts, write_pages
+from lorica.commands.pages.judge_page import judge_page, write_judged_rows
+from lorica.commands.pages.page_files import WriteTable, add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.presets import preset_names
 from lorica.config.schema import Config

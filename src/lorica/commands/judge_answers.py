@@ -12,9 +12,9 @@ import msgspec
 
 from lorica.commands import build
 from lorica.commands.arguments import inform
-from lorica.commands.eval_page_rows import gold_text, row_text
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.judge_labels import read_labels
+from lorica.commands.pages.eval_page_rows import gold_text, row_text
 from lorica.commands.row_progress import row_progress
 from lorica.config.schema import Config
 from lorica.errors import AdapterError, UsageError

@@ -13,8 +13,8 @@ from lorica.commands.build_retrieval import open_indexes
 from lorica.commands.eval_report import pair_dict
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.infer import infer_file
-from lorica.commands.kb_test_page import kb_test_page
-from lorica.commands.page_files import (
+from lorica.commands.pages.kb_test_page import kb_test_page
+from lorica.commands.pages.page_files import (
     WriteTable,
     add_html_option,
     describe_rows,

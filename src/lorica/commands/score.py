@@ -21,9 +21,9 @@ from lorica.commands.arguments import (
     split_words,
 )
 from lorica.commands.gold_file import GoldFile
-from lorica.commands.page_files import WriteTable, add_html_option, file_facts, write_pages
+from lorica.commands.pages.page_files import WriteTable, add_html_option, file_facts, write_pages
+from lorica.commands.pages.score_page import score_page
 from lorica.commands.run_log import add_run_option, recorded_run
-from lorica.commands.score_page import score_page
 from lorica.commands.score_result import RunFacts, ScoreResult, Unit, score_dict, score_text, write_leaderboard
 from lorica.commands.scored_run import (
     FinishedRun,

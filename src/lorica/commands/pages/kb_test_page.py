@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorica.commands.eval_page import evaluation_sections
-from lorica.commands.eval_page_rows import Describe
 from lorica.commands.evaluated_file import EvaluatedFile
-from lorica.commands.page_parts import difference_text, estimates_plot, facts_section, p_text, whole_page
+from lorica.commands.pages.eval_page import evaluation_sections
+from lorica.commands.pages.eval_page_rows import Describe
+from lorica.commands.pages.page_parts import difference_text, estimates_plot, facts_section, p_text, whole_page
 from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain
 from lorica.reports.page import Cell, Report, ReportTable, Section
 from lorica.reports.short_names import short_names

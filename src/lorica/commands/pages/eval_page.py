@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lorica.commands.eval_page_answers import adapters_section, answers_section
-from lorica.commands.eval_page_rows import Describe, rows_section
-from lorica.commands.eval_page_runs import configuration_section, latency_section
-from lorica.commands.eval_page_scores import ranking_section, scores_section
 from lorica.commands.eval_report import metric_title
 from lorica.commands.evaluated_file import EvaluatedFile
-from lorica.commands.page_parts import (
+from lorica.commands.pages.eval_page_answers import adapters_section, answers_section
+from lorica.commands.pages.eval_page_rows import Describe, rows_section
+from lorica.commands.pages.eval_page_runs import configuration_section, latency_section
+from lorica.commands.pages.eval_page_scores import ranking_section, scores_section
+from lorica.commands.pages.page_parts import (
     PAIRS_NOTE,
     estimates_plot,
     facts_section,

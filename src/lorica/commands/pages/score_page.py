@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lorica.commands.page_parts import difference_text, estimates_plot, facts_section, p_text, whole_page
+from lorica.commands.pages.page_parts import difference_text, estimates_plot, facts_section, p_text, whole_page
 from lorica.commands.score_result import ScoreResult, leaderboard, notes, subject_table
 from lorica.reports.page import Cell, Report, ReportTable, ScatterPlot, ScatterPoint, Section
 from lorica.reports.short_names import short_paths

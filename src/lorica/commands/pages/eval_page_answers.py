@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lorica.commands.eval_page_scores import best_files
 from lorica.commands.evaluated_file import EvaluatedFile, row_kinds
+from lorica.commands.pages.eval_page_scores import best_files
 from lorica.pipeline.judged_answers import JudgedAnswer
 from lorica.reports.page import Cell, ReportTable, Section
 from lorica.reports.short_names import short_names

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lorica.commands.ensemble_report import EnsembleResult, correlation_table
-from lorica.commands.eval_page_rows import Describe, rows_section
-from lorica.commands.eval_page_scores import ranking_section, scores_section
 from lorica.commands.evaluated_file import EvaluatedFile
-from lorica.commands.page_parts import (
+from lorica.commands.pages.eval_page_rows import Describe, rows_section
+from lorica.commands.pages.eval_page_scores import ranking_section, scores_section
+from lorica.commands.pages.page_parts import (
     PAIRS_NOTE,
     difference_text,
     estimates_plot,

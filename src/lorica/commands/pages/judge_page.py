@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from lorica.commands.judge_report import FAILURE_REASONS, belief_table, confusion_table, letter_sentence, rates_sentence
-from lorica.commands.page_parts import MAX_ROWS, MAX_TEXT, estimates_plot, facts_section, whole_page
+from lorica.commands.pages.page_parts import MAX_ROWS, MAX_TEXT, estimates_plot, facts_section, whole_page
 from lorica.judging.agreement import Agreement
 from lorica.judging.judge_result import JudgeResult
 from lorica.judging.rubrics import JudgeItem

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorica.commands.arguments import as_report, inform
-from lorica.commands.eval_page_rows import Describe, gold_text, row_text, write_rows
-from lorica.commands.eval_page_runs import answering_run
 from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.commands.gold_file import GoldFile
+from lorica.commands.pages.eval_page_rows import Describe, gold_text, row_text, write_rows
+from lorica.commands.pages.eval_page_runs import answering_run
 from lorica.commands.run_log import run_file
 from lorica.data.digest import file_digest
 from lorica.metrics.normalise import LORICA
