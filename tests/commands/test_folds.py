@@ -183,8 +183,24 @@ def test_a_planted_leak_stops_the_training_before_anything_is_loaded(
     assert audit["exact_duplicates"] == 1
     assert main(["train", "--audit", *words, "folds.allow_leaks=true"]) == 0
     assert "LEAKS: 2 sets" in capsys.readouterr().out
-    assert main(["train", "--audit", "task=rules", f"input={rows}", "folds=3", "folds.group_column=user"]) == 0
+    own = ["train", "--audit", "task=rules", f"input={rows}", "folds=3"]
+    assert main([*own, "folds.group_column=user"]) == 0
     assert "leaks: none" in capsys.readouterr().out
+    sets = {}
+    for switch in ("true", "false"):
+        words = [*own, f"folds.near_duplicates={switch}", "folds.allow_leaks=true", "--json"]
+        assert main(words) == 0
+        sets[switch] = json.loads(capsys.readouterr().out)["audit"]["components"]
+    assert sets == {"true": 39, "false": 40}
+
+
+def test_a_set_larger_than_a_fold_is_told(few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [{**record, "user": f"u{max(14, number)}"} for number, record in enumerate(_records(few_posts))]
+    words = ["train", "--audit", "task=rules", f"input={_write(tmp_path / 'rows.csv', records)}", "folds=3"]
+    assert main([*words, "folds.group_column=user"]) == 0
+    assert "UNEVEN: that set is larger than a fold's share of 13 rows" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "UNEVEN" not in capsys.readouterr().out
 
 
 def test_allowed_leaks_stand_in_the_result_and_in_the_record(

@@ -158,6 +158,11 @@ def test_a_planted_leak_and_a_planted_near_duplicate_are_found_in_given_folds() 
     assert str(audit.leaks[1]) == "group 'user 0': row '0' in fold 1, row '1' in fold 2"
     assert (audit.exact_duplicates, audit.near_duplicates, audit.groups) == (1, 1, 2)
     assert audit.contradictions == (("20", "22"),), "one text, two labels"
+    groups_alone = plan_folds(rows, 2, seed=0, text=_text, join_texts=False)
+    assert {leak.link for leak in audit_folds(rows, groups_alone, stratum=_rule).leaks} <= {
+        "exact duplicates", "near-duplicates",
+    }  # fmt: skip
+    assert groups_alone.components[21] == 21
     repaired = plan_folds(rows, 2, seed=0, text=_text)
     assert not audit_folds(rows, repaired, stratum=_rule).leaks
     assert repaired.components[21] == repaired.components[20] == 20

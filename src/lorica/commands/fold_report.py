@@ -41,6 +41,11 @@ def audit_text(audit: FoldAudit, names: Sequence[str] = ()) -> str:
         f"duplicates: {audit.exact_duplicates} rows repeat the text of an earlier one, {audit.near_duplicates} more "
         f"nearly so; {_counted(audit.components, 'set')} of rows stay together, the largest has {audit.largest}",
     ]
+    if audit.largest * len(audit.folds) > audit.rows:
+        lines.append(
+            f"UNEVEN: that set is larger than a fold's share of {audit.rows // len(audit.folds)} rows: group less "
+            "coarsely, or, where near-duplicates tie groups to each other, see folds.near_duplicates"
+        )
     if audit.contradictions:
         named = "; ".join(listed(list(map(repr, row_ids)), 4) for row_ids in audit.contradictions[:_NAMED])
         lines.append(

@@ -117,6 +117,7 @@ def divide_rows(config: Config, task: Task, read_log: ReadLog) -> DividedRows:
             stratum=task.stratum,
             source=config.input,
             need_labels=task.answer_type == "score",
+            join_texts=folds.near_duplicates,
         )
     )
     if config.training.val_ratio:
@@ -205,8 +206,8 @@ def _refuse_leaks(divided: DividedRows, *, allowed: bool) -> None:
             f"{len(leaks)} sets of rows are on both sides of a fold; {leaks[0]}",
             path=divided.source,
             row_id=leaks[0].row_ids[0],
-            fix="mend the column, or let folds=5 divide the rows; folds.allow_leaks=true trains all the same, and the "
-            "result says so",
+            fix="let folds=5 keep them together (without folds.column and folds.near_duplicates=false); "
+            "folds.allow_leaks=true trains all the same, and the result says so",
         )
     warn(f"{len(leaks)} sets of rows are on both sides of a fold, which folds.allow_leaks allows: the result says so")
 
@@ -220,6 +221,7 @@ def _manifest(config: Config, task: Task, divided: DividedRows) -> dict[str, str
         "folds.column": folds.column,
         "folds.group_column": folds.group_column,
         "folds.allow_leaks": str(folds.allow_leaks),
+        "folds.near_duplicates": str(folds.near_duplicates),
         "seed": str(config.training.seed),
         "plan": divided.digest,
     }

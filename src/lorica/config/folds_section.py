@@ -20,13 +20,17 @@ class FoldsConfig:
     """A column of the training file whose rows stay together: a user, a community, a functionality; empty for the
     column `group` where there is one."""
 
+    near_duplicates: bool = True
+    """Whether near-duplicate texts stay together, whatever group they are of. Where that ties too many groups to each
+    other, off leaves it to the groups; what then crosses folds is a leak, and needs `folds.allow_leaks`."""
+
     column: str = ""
     """A column of the training file that says in which fold each row is held out, in place of `folds.count`; what
     crosses those folds is found before training."""
 
     allow_leaks: bool = False
-    """Whether to train where near-duplicates or rows of one group stand on both sides of `folds.column`. The result and
-    the run's record say so."""
+    """Whether to train where near-duplicates or rows of one group stand on both sides of a fold, as `folds.column` or
+    `folds.near_duplicates=false` may put them. The result and the run's record say so."""
 
     @property
     def wanted(self) -> bool:

@@ -73,17 +73,19 @@ def plan_folds(
     stratum: TextOf = _no_stratum,
     source: str = "<rows>",
     need_labels: bool = False,
+    join_texts: bool = True,
 ) -> FoldPlan:
     """Divide rows into `count` folds: components (near-duplicate texts and groups, across steps) stay whole, and every
     label and every label within a stratum (rule, subject) is spread as evenly as that allows. The same rows and seed
     give the same plan.
 
-    source: what a message calls the rows. need_labels: every fold must hold every label. Raises ConfigError for fewer
-    than 2 folds, DataError for too few components, in all or of a label.
+    source: what a message calls the rows. need_labels: every fold must hold every label. join_texts: whether
+    near-duplicates stay together; if not, groups alone do. Raises ConfigError for fewer than 2 folds, DataError for too
+    few components, in all or of a label.
     """
     if count < 2:
         raise ConfigError(f"the number of folds must be at least 2, got {count}", fix="folds=5")
-    components, near_duplicates, texts = _link(rows, text)
+    components, near_duplicates, texts = _link(rows, text, join_texts=join_texts)
     members: dict[int, list[int]] = {}
     for row_index, component in enumerate(components):
         members.setdefault(component, []).append(row_index)
@@ -133,12 +135,16 @@ def _numbers_first(name: str) -> tuple[bool, int, str]:
     return (False, int(name), "") if name.isdecimal() else (True, 0, name)
 
 
-def _link(rows: Sequence[Row], text_of: TextOf) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
+def _link(
+    rows: Sequence[Row], text_of: TextOf, *, join_texts: bool = True
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
     """Components, near-duplicates and text digests, as `FoldPlan` has them."""
     row_texts = [text_of(row) for row in rows]
     union_find = UnionFind(len(rows))
     join_near_duplicates(row_texts, union_find)
     near_duplicates = tuple(map(union_find.find, range(len(rows))))
+    if not join_texts:
+        union_find = UnionFind(len(rows))
     first_by_group: dict[str, int] = {}
     for row_index, row in enumerate(rows):
         if row.group:
