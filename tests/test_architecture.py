@@ -46,6 +46,7 @@ RANKS = {
     "training": 3,
     "runs": 3,  # the folders of runs, with the machine's facts; no torch until a run begins
     "retrieval": 3,  # reads with data, measures with a base's tokenizer, finds models
+    "adaptation": 4,  # labels out of rows, judged by metrics and by what makes scores useless to an ensemble
     "judging": 4,  # asks an engine, or an endpoint, what it makes of answers
     "pipeline": 4,  # the stages in a line
     "admission": 5,  # what an adapter proves in an engine, measured by the stages of the pipeline
@@ -203,7 +204,7 @@ def test_a_mistake_on_the_command_line_does_not_wait_for_torch(command: str) -> 
 def test_the_public_surface_is_explicit() -> None:
     import lorica
 
-    functions = {"average", "blend", "calibrate", "check", "compare", "diagnose", "doctor", "evaluate"}
+    functions = {"adapt", "average", "blend", "calibrate", "check", "compare", "diagnose", "doctor", "evaluate"}
     functions |= {
         "frontier",
         "infer",
@@ -226,7 +227,7 @@ def test_the_public_surface_is_explicit() -> None:
         "Finding",
         "InferResult",
     }
-    results |= {"AverageResult", "CalibrationResult", "DoctorReport", "EnsembleResult", "FileComparison"}
+    results |= {"AdaptResult", "AverageResult", "CalibrationResult", "DoctorReport", "EnsembleResult", "FileComparison"}
     results |= {
         "EndpointSettings",
         "JudgeResult",

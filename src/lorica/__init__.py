@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lorica.commands.adapt_result import AdaptResult as AdaptResult
     from lorica.commands.api import RecordPipeline as RecordPipeline
     from lorica.commands.api import check as check
     from lorica.commands.api import diagnose as diagnose
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lorica.commands.api import load_pipeline as load_pipeline
     from lorica.commands.api import score as score
     from lorica.commands.api import train as train
+    from lorica.commands.api_adapt import adapt as adapt
     from lorica.commands.api_evidence import average as average
     from lorica.commands.api_evidence import blend as blend
     from lorica.commands.api_evidence import calibrate as calibrate
@@ -81,6 +83,8 @@ _PUBLIC = {
         "load_pipeline",
         "RecordPipeline",
     ),
+    "lorica.commands.adapt_result": ("AdaptResult",),
+    "lorica.commands.api_adapt": ("adapt",),
     "lorica.commands.api_judge": ("judge",),
     "lorica.commands.api_retrieval": ("measure_retrieval",),
     "lorica.commands.api_evidence": ("average", "calibrate", "compare", "doctor", "blend"),

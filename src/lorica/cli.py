@@ -21,6 +21,7 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
         "average": ("lorica.commands.average:run", "one adapter whose update is the mean of several"),
         "train": ("lorica.commands.train:run", "train LoRA adapters: per task, per subject, or by folds"),
         "folds": ("lorica.commands.folds:run", "the folds' average, their ensemble or the best fold: which is better"),
+        "adapt": ("lorica.commands.adapt:run", "train at test time: on the rows' own examples, and confident scores"),
     },
     "check and diagnose": {
         "check": (

@@ -15,8 +15,9 @@ from lorica.config.paths import local_path
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
 
-FILES = ("input", "output", "run_dir", "data", "adapters.dir", "adapters.paths")
-KEYS = (*FILES, "model.path", "model.cache_dir", "model.chat_template", "retrieval.dir", "retrieval.encoder")
+FILES = ("input", "train", "output", "run_dir", "data", "adapters.dir", "adapters.paths")
+KEYS = (*FILES, "model.path", "model.cache_dir", "model.chat_template", "retrieval.dir", "retrieval.encoder",
+        "adapt.canaries")  # fmt: skip
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def test_every_key_that_is_a_path_is_marked() -> None:
 def values(config: Config) -> dict[str, str]:
     data, paths = config.data.get("lit", ""), config.adapters.paths.get("lit", "")
     model = config.model
-    found = (config.input, config.output, config.run_dir, data, config.adapters.dir, paths)
-    retrieval = (config.retrieval.dir, config.retrieval.encoder)
+    found = (config.input, config.train, config.output, config.run_dir, data, config.adapters.dir, paths)
+    retrieval = (config.retrieval.dir, config.retrieval.encoder, config.adapt.canaries)
     return dict(zip(KEYS, (*found, model.path, model.cache_dir, model.chat_template, *retrieval), strict=True))
 
 
@@ -50,6 +51,7 @@ def test_the_home_folder_wherever_a_path_is_written(home: Path) -> None:
     (home / "c.yaml").write_text("".join(f"{entry}: ~/a b\n" for key, entry in entries.items() if "." not in entry))
     more = "data: {lit: ~/a b}\nadapters: {dir: ~/a b, paths: {lit: ~/a b}}\n"
     more += "model: {path: ~/a b, cache_dir: ~/a b, chat_template: ~/a b}\nretrieval: {dir: ~/a b, encoder: ~/a b}\n"
+    more += "adapt: {canaries: ~/a b}\n"
     (home / "c.yaml").write_text((home / "c.yaml").read_text() + more)
     assert values(compose(["config=~/c.yaml"], environ={}).config) == wanted
     environ = {

@@ -26,6 +26,7 @@ from lorica.commands.pages.page_files import (
 )
 from lorica.commands.rows import id_names, open_rows, table_options
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
+from lorica.commands.trained_rows import add_trained_option
 from lorica.config.schema import Config
 from lorica.data.group_columns import GroupColumns
 from lorica.data.write import atomic_file, read_answers, write_answers
@@ -137,7 +138,10 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
     """Blend, measure and write what was asked for. Raises UsageError for a request that contradicts itself, DataError
     for files that cannot be blended."""
     check_request(request)
-    gold = None if request.gold is None else read_gold(config, request.gold, [request.within or ""])
+    gold = None
+    if request.gold is not None:
+        allow = request.allow_training_rows
+        gold = read_gold(config, request.gold, [request.within or ""], allow_training_rows=allow)
     members, unlisted = _listed(_read_members(config, request.files, gold), config)
     if request.model is not None:
         answers = _apply_model(request.model, members)
@@ -342,6 +346,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "needs no table to rank in and serves a single row",
     )
     command.add_argument("--model", type=as_path, metavar="FILE.json", help="blend by what --save wrote")
+    add_trained_option(command)
     add_html_option(command, beside="all rows")
     add_run_option(command)
     options = command.parse_args(list(arguments))

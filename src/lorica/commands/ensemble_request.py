@@ -25,6 +25,7 @@ class BlendRequest:
     output: Path | None = None
     save: Path | None = None
     model: Path | None = None
+    allow_training_rows: bool = False
 
 
 def check_request(request: BlendRequest) -> None:

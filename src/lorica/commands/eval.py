@@ -19,6 +19,7 @@ from lorica.commands.pages.page_files import (
     write_pages,
 )
 from lorica.commands.run_log import add_run_option, recorded_run
+from lorica.commands.trained_rows import add_trained_option
 from lorica.config.schema import Config
 from lorica.errors import UsageError
 from lorica.metrics.normalise import LORICA, NORMALISATIONS
@@ -43,7 +44,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def _measure(options: argparse.Namespace, config: Config, run_log: RunFolder | None) -> int:
     group_columns = [column_name.strip() for column_name in ",".join(options.by).split(",")]
-    gold = read_gold(config, options.gold, group_columns, weight_column=options.weight)
+    gold = read_gold(
+        config,
+        options.gold,
+        group_columns,
+        weight_column=options.weight,
+        allow_training_rows=options.allow_training_rows,
+    )
     judged_sets = {str(path): gold.judge(gold.read_answers(path), str(path)) for path in options.answers}
     evaluations = {
         name: gold.evaluate(judged, normalisation=options.normalisation, max_fprs=options.fpr)
@@ -62,6 +69,7 @@ def _measure(options: argparse.Namespace, config: Config, run_log: RunFolder | N
     reports = write_pages(lambda: _page(options, gold, judged_sets, evaluations, comparison), options.html, run_log)
     if run_log is not None:
         _record(run_log, evaluations, reports)
+    result |= {"trained_rows": sorted(gold.trained_rows)} if gold.trained_rows else {}
     emit(result | {"reading": reading}, as_json=options.json, text=text)
     return 0
 
@@ -137,6 +145,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=DEFAULT_FPRS,
         help="false-positive rates, each with the threshold of scores that keeps to it (0.01,0.05,0.1)",
     )
+    add_trained_option(command)
     add_html_option(command, beside="all rows")
     add_run_option(command)
     return _checked(command.parse_args(list(arguments)))

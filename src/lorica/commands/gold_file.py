@@ -11,6 +11,7 @@ from typing import Any
 
 from lorica.commands import build
 from lorica.commands.rows import id_names, list_skipped, open_rows, reading_log, table_options, tell
+from lorica.commands.trained_rows import find_trained_rows
 from lorica.config.schema import Config
 from lorica.data.column_mapping import gold_only
 from lorica.data.group_columns import GroupColumns
@@ -33,7 +34,8 @@ DEFAULT_FPRS = (0.01, 0.05, 0.1)
 @dataclass(frozen=True)
 class GoldFile:
     """Rows with gold, read once for all answers that are measured on them. by: column -> row id -> value. weights: row
-    id -> weight, empty where all rows count alike."""
+    id -> weight, empty where all rows count alike. allow_training_rows: whether rows are judged whose own labels the
+    adapter was trained on that answered them; trained_rows: their ids, as far as answers were read."""
 
     path: Path
     task: Task
@@ -42,11 +44,15 @@ class GoldFile:
     id_names: frozenset[str]
     read_log: ReadLog
     weights: Mapping[str, float] = field(default_factory=dict)
+    allow_training_rows: bool = False
+    trained_rows: set[str] = field(default_factory=set)
 
     def read_answers(self, answers: Path | Sequence[Answer]) -> dict[str, Answer]:
-        """Answers by row id, without those of rows that were left out. Raises DataError for answers of other rows."""
+        """Answers by row id, without those of rows that were left out. Raises DataError for answers of other rows, and
+        for those of an adapter that was trained on the rows' own labels."""
         answers_path = answers if isinstance(answers, Path) else Path("answers")
         if isinstance(answers, Path):
+            self.trained_rows.update(find_trained_rows(answers, self.rows, allow=self.allow_training_rows))
             answers = list(read_answers(answers, id_names=self.id_names))
         answers_by_id = {answer.id: answer for answer in answers}
         for skipped in self.read_log.skipped:  # their answers are judged by nothing
@@ -73,8 +79,15 @@ class GoldFile:
         return list_skipped(self.read_log, main_file.with_name(main_file.name + GOLD_SUFFIX))
 
 
-def read_gold(config: Config, gold_file: Path, group_columns: Sequence[str], *, weight_column: str = "") -> GoldFile:
-    """The rows of a file with gold. weight_column: how much each row counts.
+def read_gold(
+    config: Config,
+    gold_file: Path,
+    group_columns: Sequence[str],
+    *,
+    weight_column: str = "",
+    allow_training_rows: bool = False,
+) -> GoldFile:
+    """The rows of a file with gold. weight_column: how much each row counts. allow_training_rows: see `GoldFile`.
 
     Raises DataError for a row without gold, where a named column is missing, and for a weight that is none.
     """
@@ -91,7 +104,8 @@ def read_gold(config: Config, gold_file: Path, group_columns: Sequence[str], *, 
     columns_to_read.check(gold_file, table_options(config))
     by = {column_name: columns_to_read.values[column_name] for column_name in column_names}
     weights = _weights(columns_to_read.values[weight_column], rows, weight_column, gold_file) if weight_column else {}
-    return GoldFile(gold_file, task, rows, by, id_names(config, task), read_log, weights)
+    names = id_names(config, task)
+    return GoldFile(gold_file, task, rows, by, names, read_log, weights, allow_training_rows)
 
 
 def evaluate_answers(

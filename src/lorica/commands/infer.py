@@ -18,15 +18,15 @@ from lorica.commands.arguments import emit, going_on, inform, parser, required, 
 from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
 from lorica.commands.run_log import count_gold, counted, logged_messages, recorded_configuration
+from lorica.commands.submission_option import parse_submission, submission_path, write_submission_beside
+from lorica.commands.trained_rows import TrainedRows
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.journal import Journal, check_same_run
 from lorica.data.row_timings import write_timings
-from lorica.data.submission import SUFFIX as SUBMISSION_SUFFIX
-from lorica.data.submission import SubmissionColumn, parse_columns, write_submission
-from lorica.data.write import check_output, check_place, read_answers
-from lorica.errors import ConfigError, DataError, EngineError, ResumeError, UsageError
+from lorica.data.write import check_output, check_place
+from lorica.errors import ConfigError, DataError, EngineError, ResumeError
 from lorica.metrics.health import MassHealth, mass_health
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.choice_mass import explain_low_mass
@@ -106,10 +106,10 @@ def run(arguments: Sequence[str]) -> int:
         "under other names; fields are those of the output (`scores.A`: the probability of choice A)",
     )
     options = command.parse_args(list(arguments))
-    submission_columns = _submission_columns(options.submission)
+    submission_columns = parse_submission(options.submission)
     resolved = resolve(options.overrides)
     if submission_columns and resolved.config.output:
-        check_place(_submission_path(Path(resolved.config.output)))
+        check_place(submission_path(Path(resolved.config.output)))
     try:
         infer_result = infer_file(
             resolved, words=arguments, resume_command=going_on("infer", arguments, "inference.resume=true")
@@ -119,7 +119,7 @@ def run(arguments: Sequence[str]) -> int:
         raise
     output_files = {"output": str(infer_result.output)}
     if submission_columns:
-        output_files["submission"] = str(_write_submission(infer_result.output, submission_columns))
+        output_files["submission"] = str(write_submission_beside(infer_result.output, submission_columns))
     if infer_result.complete:
         emit(output_files | {"complete": True}, as_json=options.json, text=f"{infer_result.output} is already complete")
         return 0
@@ -134,30 +134,6 @@ def run(arguments: Sequence[str]) -> int:
     return EngineError.exit_code if 0 < failed_rows == infer_result.rows else 0
 
 
-def _submission_columns(columns_text: str | None) -> tuple[SubmissionColumn, ...]:
-    if columns_text is None:
-        return ()
-    try:
-        return parse_columns(columns_text)
-    except ValueError as error:
-        raise UsageError(
-            f"--submission {columns_text}: {error}", fix="as in --submission row_id=id,rule_violation=score"
-        ) from error
-
-
-def _submission_path(output_path: Path) -> Path:
-    return output_path.with_name(output_path.name.removesuffix(".gz").rpartition(".")[0] + SUBMISSION_SUFFIX)
-
-
-def _write_submission(output_path: Path, columns: Sequence[SubmissionColumn]) -> Path:
-    """Write it beside the output, and say of which rows a value is missing."""
-    path = _submission_path(output_path)
-    for field_name, empty_row_ids in write_submission(path, read_answers(output_path), columns).items():
-        warn(f"{path}: {len(empty_row_ids)} rows have no {field_name}, first {empty_row_ids[0]}: their cells are empty")
-    inform(f"{path} holds {', '.join(column.name for column in columns)}")
-    return path
-
-
 def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command: str) -> InferResult:
     """Answer the `input` of the configuration into its `output`, and record the run in `OUTPUT.run/`.
 
@@ -170,8 +146,9 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
     # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
     read_log = reading_log(config)
     gold_counts = Counter[bool]()
-    rows = count_gold(open_rows(config, task, input_path, read_log=read_log), gold_counts)
     adapter_folders = build.adapter_folders(config)
+    trained = TrainedRows(task, adapter_folders)
+    rows = trained.noted(count_gold(open_rows(config, task, input_path, read_log=read_log), gold_counts))
     sample_rows = list(itertools.islice(rows, _SAMPLE_ROWS))
     row_counts = build.count_routes(config, task, itertools.chain(sample_rows, rows), adapter_folders)
     tell(read_log)
@@ -213,7 +190,7 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
                 warmup_rows=sample_rows[:_MASS_ROWS] if config.inference.warmup else (),
             )
         result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))
-        _record_result(run_log, result, merging.reason, journal)
+        _record_result(run_log, result, trained.summary() | {"merging": merging.reason}, journal)
         journal.remove()
     return result
 
@@ -245,7 +222,7 @@ def _run_record(
     )
 
 
-def _record_result(run_log: RunFolder, result: InferResult, merging_reason: str, journal: Journal) -> None:
+def _record_result(run_log: RunFolder, result: InferResult, facts: Mapping[str, Any], journal: Journal) -> None:
     """Timings, counts, metrics and the digests of what was written, after which the run is complete."""
     run_log.write_metrics(
         {
@@ -260,7 +237,7 @@ def _record_result(run_log: RunFolder, result: InferResult, merging_reason: str,
     timings_path = run_log.path / TIMINGS_NAME
     write_timings(timings_path, journal.timings())
     timings_file = RunFile(role="timings", path=str(timings_path), digest=file_digest(timings_path))
-    summary = _summary_dict(result) | {"merging": merging_reason}
+    summary = {**_summary_dict(result), **facts}
     run_log.update(rows=result.rows, outputs=[output_file, timings_file], summary=summary)
     run_log.finish()
 

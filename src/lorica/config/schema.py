@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from lorica.config.adapt_section import AdaptConfig
 from lorica.config.folds_section import FoldsConfig
 from lorica.config.reading_section import ReadingConfig
 from lorica.config.retrieval_section import RetrievalConfig
@@ -363,6 +364,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     # The keys are `data.bad_rows`, ...: short words for what a command line often needs, beside the training files.
     reading: ReadingConfig = field(default_factory=ReadingConfig, metadata={"key": "data"})
@@ -373,6 +375,9 @@ class Config:
 
     input: LocalPath = ""
     """The file of rows to answer."""
+
+    train: LocalPath = ""
+    """The file of labelled rows that `lorica adapt` trains with beside `input`."""
 
     output: LocalPath = ""
     """The file to write; its suffix (.jsonl, .csv, .parquet, .jsonl.gz, .csv.gz) decides the format."""

@@ -64,11 +64,13 @@ class CanaryRecord(msgspec.Struct, frozen=True):
 class RowExamples(msgspec.Struct, frozen=True):
     """Labelled examples that rows bring along. styles: those whose prompts show them. swap: the row with its positive
     and negative examples exchanged; None where it has none of either. unused: the note of a row whose prompt leaves
-    them out, of no concern where nothing is asked."""
+    them out, of no concern where nothing is asked. as_rows: each example as a row with gold, of the
+    row's stratum and with the row's other examples."""
 
     styles: tuple[str, ...]
     swap: Callable[[Row], Row | None]
     unused: str
+    as_rows: Callable[[Row], tuple[Row, ...]]
 
 
 class ProbeSet(msgspec.Struct, frozen=True):

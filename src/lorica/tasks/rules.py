@@ -89,6 +89,28 @@ def _with_swapped_examples(row: Row) -> Row | None:
     return msgspec.structs.replace(row, case=swapped)
 
 
+def _examples_as_rows(row: Row) -> tuple[Row, ...]:
+    """Each example as a post with its label. It is no example of itself: a prompt would tell its label."""
+    rules_case = row.case
+    if not isinstance(rules_case, RulesCase):
+        return ()
+    labelled = [(text, 1) for text in rules_case.breaking] + [(text, 0) for text in rules_case.allowed]
+    return tuple(
+        msgspec.structs.replace(
+            row,
+            id=f"{row.id}/example-{number}",
+            gold=label,
+            case=msgspec.structs.replace(
+                rules_case,
+                body=text,
+                breaking=tuple(example for example in rules_case.breaking if example != text),
+                allowed=tuple(example for example in rules_case.allowed if example != text),
+            ),
+        )
+        for number, (text, label) in enumerate(labelled, 1)
+    )
+
+
 class RulesTask:
     """The task `rules`. Gold is 1 for a violation, 0 for none."""
 
@@ -97,7 +119,9 @@ class RulesTask:
     styles = ("plain", "structured", "contrastive")
     answer_type: AnswerType = "score"
     generated_choices = ("1.0", "0.0")
-    row_examples = RowExamples(("structured", "contrastive"), _with_swapped_examples, _EXAMPLES_UNUSED)
+    row_examples = RowExamples(
+        ("structured", "contrastive"), _with_swapped_examples, _EXAMPLES_UNUSED, _examples_as_rows
+    )
     metric_names = ("roc_auc", "accuracy", "f1")
     probes = ProbeSet("rules", partial(labelled_records, "rules"), rule_canaries)
 

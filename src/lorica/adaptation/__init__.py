@@ -1,0 +1,1 @@
+"""Training at test time: labels out of the rows to answer, guards of rounds, the ledger. Pure functions, no model."""

@@ -1,0 +1,138 @@
+"""What a run of `lorica adapt` is given: rows, labels, and the folder with what identifies the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lorica import __version__
+from lorica.adaptation.harvest import TextLabels
+from lorica.commands import build
+from lorica.commands.adapt_stages import STAGES
+from lorica.commands.arguments import required
+from lorica.commands.rows import open_rows, reading_log, tell
+from lorica.commands.trainers import check_trainable
+from lorica.config.compose import Resolved
+from lorica.config.schema import Config
+from lorica.data.digest import file_digest
+from lorica.data.journal import check_same_run
+from lorica.data.write import check_output
+from lorica.errors import ConfigError, DataError, ResumeError
+from lorica.names import visible_values
+from lorica.records import Row
+from lorica.runs.run_record import RECORD_NAME, read_record
+from lorica.tasks.base import Task
+
+_DECISIVE = ("task", "lora", "training", "adapt")  # sections whose values decide what is trained
+_COSMETIC = frozenset(
+    {
+        "training.resume",
+        "training.logging_steps",
+        "training.save_steps",
+        "training.save_total_limit",
+        "adapt.estimate",  # decides whether anything is trained, not what
+    }
+)
+
+
+@dataclass(frozen=True)
+class AdaptPlan:
+    """rows: to answer. train_rows: with gold; none without `train`. canaries: rows of `adapt.canaries`; None without.
+    inputs: (role, file, rows). manifest: all that decides the result, as text."""
+
+    resolved: Resolved
+    task: Task
+    texts: TextLabels
+    rows: list[Row]
+    train_rows: list[Row]
+    canaries: list[Row] | None
+    folder: Path
+    inputs: list[tuple[str, Path, int]]
+    manifest: dict[str, str]
+
+
+def make_plan(resolved: Resolved) -> AdaptPlan:
+    """Read all files and check all settings before anything is computed. Raises ConfigError and DataError."""
+    config = resolved.config
+    input_path = required(config.input, "input", "test.csv")
+    task = build.build_task(config)
+    if task.row_examples is None or task.answer_type != "score":
+        raise ConfigError(
+            f"task={task.name} cannot adapt: its rows bring no labelled examples and are not answered by a score",
+            fix="adapt is for task=rules",
+        )
+    check_trainable(config)
+    _check_settings(config)
+    files = {"rows": input_path}
+    files |= {role: Path(path) for role, path in (("train", config.train), ("canaries", config.adapt.canaries)) if path}
+    read_log = reading_log(config, unsaid=(task.row_examples.unused,))
+    rows_of: dict[str, list[Row]] = {}
+    for role, path in files.items():
+        check: Callable[[Row], object] | None = None if role == "rows" else task.target
+        rows_of[role] = list(open_rows(config, task, path, read_log=read_log, check_row=check))
+        if not rows_of[role]:
+            raise DataError("there are no rows", path=path, fix="name a file with rows")
+    tell(read_log)
+    return AdaptPlan(
+        resolved,
+        task,
+        TextLabels(task, task.row_examples),
+        rows_of["rows"],
+        rows_of.get("train", []),
+        rows_of.get("canaries"),
+        Path(config.run_dir) if config.run_dir else Path("runs") / f"adapt-{task.name}",
+        [(role, path, len(rows_of[role])) for role, path in files.items()],
+        _manifest(config, files),
+    )
+
+
+def _check_settings(config: Config) -> None:
+    settings = config.adapt
+    if config.data:
+        raise ConfigError("data.* names training files of `lorica train`", fix="give the labelled rows as train=FILE")
+    if not settings.low < settings.high or not settings.low <= 0.5 <= settings.high:
+        raise ConfigError(
+            f"adapt.low={settings.low:g} and adapt.high={settings.high:g}; a score must not become both labels",
+            fix="adapt.low at most 0.5, adapt.high at least 0.5, as in adapt.low=0.2 adapt.high=0.8",
+        )
+    if not settings.examples and not config.train:
+        raise ConfigError("adapt.examples=false without train: there are no labels", fix="add train=FILE")
+    if settings.estimate == "require" and not (settings.examples and config.train):
+        raise ConfigError(
+            "adapt.estimate=require needs rules to leave out, and examples to adapt from",
+            fix="add train=FILE, and leave adapt.examples=true",
+        )
+    if settings.drill != "off" and not settings.rounds:
+        raise ConfigError(
+            f"adapt.drill={settings.drill} without rounds turns nothing around", fix="set adapt.rounds to 1 or more"
+        )
+    if config.output:
+        check_output(config.output)
+
+
+def _manifest(config: Config, files: dict[str, Path]) -> dict[str, str]:
+    entries = {"lorica": __version__, "engine": config.engine.name, "base": build.base_folder(config).digest}
+    entries |= {role: file_digest(path) for role, path in files.items()}
+    for section in _DECISIVE:
+        entries |= {f"{section}.{key}": str(value) for key, value in asdict(getattr(config, section)).items()}
+    manifest: dict[str, str] = visible_values({key: value for key, value in entries.items() if key not in _COSMETIC})
+    return manifest
+
+
+def check_former(plan: AdaptPlan) -> bool:
+    """Whether to go on with the run that is in the folder. Raises ResumeError where another one is there, or one that
+    is not to be resumed."""
+    if not (plan.folder / RECORD_NAME).exists() or not (plan.folder / STAGES).exists():
+        return False
+    former = read_record(plan.folder)
+    start_anew = f"name another run_dir, or delete {plan.folder}"
+    if former.command != "adapt":
+        return False  # `RunFolder.create` refuses it
+    if not plan.resolved.config.training.resume:
+        raise ResumeError(
+            f"{plan.folder} holds a run of `lorica adapt` already ({former.status})",
+            fix=f"go on with it: training.resume=true; or {start_anew}",
+        )
+    check_same_run(plan.folder, former.manifest, plan.manifest, otherwise=start_anew)
+    return True

@@ -1,0 +1,156 @@
+"""What `lorica adapt` did, as data, text and plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorica.adaptation.expected_gain import ExpectedGain
+from lorica.adaptation.guards import GuardReading
+from lorica.adaptation.harvest import Contradiction
+from lorica.metrics.bootstrap import Estimate
+from lorica.names import json_values, listed
+from lorica.reports.page import Cell, ReportTable
+from lorica.reports.text_table import plain_table
+
+_SHOWN = 5  # contradictions in the text; all are in the result
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One round of pseudo-labels. positive, negative: how many rows got each. readings: of the guards. accepted:
+    whether its adapter is used; else `reason` says why not."""
+
+    number: int
+    positive: int
+    negative: int
+    readings: tuple[GuardReading, ...] = ()
+    accepted: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class AdaptResult:
+    """folder: of the run. adapter: the model that came of it, "" in none; digest: over its files' bytes. stage: which
+    training it is. rows, train_rows: of the files. examples: distinct ones that were trained on; duplicates: that were
+    there already; canary_rows: labelled rows that were held out for the guards. unseen: strata of the input that
+    `train` has not. estimate: made before anything was learned from the input; no_estimate: why there is none. stopped:
+    why the rounds ended before their number; rolled_back: whether by a guard. measured: on those rows of the input with
+    gold whose own labels nothing was trained on, the gain in ROC-AUC over the unadapted model, in the mean of the
+    unseen strata. own_rows: ids of rows of the input whose own labels were trained on: no evaluation may use them."""
+
+    folder: Path
+    adapter: Path
+    digest: str
+    stage: str
+    rows: int
+    train_rows: int
+    examples: int
+    duplicates: int
+    contradictions: tuple[Contradiction, ...]
+    canary_rows: int
+    unseen: tuple[str, ...]
+    estimate: ExpectedGain | None
+    no_estimate: str
+    rounds: tuple[RoundReport, ...]
+    stopped: str
+    rolled_back: bool
+    own_rows: tuple[str, ...]
+    measured: Estimate | None = None
+    drill: bool = False
+    output: Path | None = None
+    seconds: float = 0.0
+
+
+def adapt_dict(result: AdaptResult) -> dict[str, Any]:
+    """The result as values of JSON."""
+    plain_values: dict[str, Any] = json_values(result)
+    estimate = result.estimate
+    if estimate is not None:
+        verdict = {"expected": estimate.expected, "control_gains": estimate.control_gains, "verdict": estimate.verdict}
+        plain_values["estimate"] |= verdict
+    return plain_values
+
+
+def adapt_text(result: AdaptResult) -> str:
+    """Sentences and a table for a terminal."""
+    paragraphs = [
+        *_labels(result),
+        result.estimate.verdict if result.estimate else f"No estimate: {result.no_estimate}.",
+    ]
+    if result.estimate is not None:
+        paragraphs.append(plain_table(gain_table(result.estimate)))
+    if result.rounds:
+        paragraphs.append(plain_table(rounds_table(result.rounds)))
+    paragraphs += [outcome(result)]
+    if result.measured is not None:
+        paragraphs.append(
+            f"Measured on rows of the input with gold, whose own labels were not trained on: ROC-AUC "
+            f"{result.measured.value:+.3f} [{result.measured.low:+.3f}, {result.measured.high:+.3f}] over the "
+            "unadapted model, in the mean of the unseen rules."
+        )
+    if result.own_rows:
+        paragraphs.append(
+            f"{len(result.own_rows)} rows of the input ({listed(result.own_rows, 3)}) bear a label that was trained "
+            "on: `lorica eval` refuses their scores."
+        )
+    paragraphs.append(f"{result.adapter}" + (f"\n{result.output}" if result.output else ""))
+    return "\n\n".join(paragraphs)
+
+
+def _labels(result: AdaptResult) -> list[str]:
+    contradictions = result.contradictions
+    sentences = [
+        f"{result.examples} labelled examples of {result.rows} rows were trained on, beside {result.train_rows} rows "
+        f"of train ({result.duplicates} more were there already; {result.canary_rows} labelled rows are held out as "
+        "canary rows)."
+    ]
+    if contradictions:
+        lines = [
+            f"  {entry.text[:80]!r} under {entry.stratum[:60]!r}: 1 in {listed(entry.positive, 3)}; 0 in "
+            f"{listed(entry.negative, 3)}"
+            for entry in contradictions[:_SHOWN]
+        ]
+        hidden = len(contradictions) - _SHOWN
+        lines += [f"  ... and {hidden} more, in the ledger"] if hidden > 0 else []
+        sentences.append(f"{len(contradictions)} texts bear both labels and were left out:\n" + "\n".join(lines))
+    return sentences
+
+
+def outcome(result: AdaptResult) -> str:
+    """What model came of it, and why the rounds ended."""
+    drill = "This was a drill: the pseudo-labels of one class were turned around in the last round. " * result.drill
+    if result.rolled_back:
+        kept_stage = f"The round was rolled back, and the model of {result.stage} stays as it was, to the byte"
+        return f"{drill}Stopped by a guard: {result.stopped}. {kept_stage} ({result.digest[:19]}...)."
+    ending = f" The rounds ended: {result.stopped}." if result.stopped else ""
+    return f"{drill}The model is that of {result.stage}.{ending}"
+
+
+def gain_table(estimate: ExpectedGain) -> ReportTable:
+    """Each rule that was left out."""
+    rows: tuple[tuple[Cell, ...], ...] = tuple((stratum, str(gain), gain.n) for stratum, gain in estimate.rules.items())
+    return ReportTable(("rule left out", "gain in ROC-AUC", "rows"), rows)
+
+
+def rounds_table(rounds: Sequence[RoundReport]) -> ReportTable:
+    """Each round, with what the guards measured."""
+    rows: list[tuple[Cell, ...]] = []
+    for report in rounds:
+        readings: Sequence[GuardReading | None] = report.readings or (None,)
+        for index, reading in enumerate(readings):
+            first: tuple[Cell, ...] = ("", "", "")
+            if index == 0:
+                first = (str(report.number), str(report.positive), str(report.negative))
+            rows.append((*first, *_reading_cells(reading, report)))
+    return ReportTable(("round", "labels 1", "labels 0", "guard", "measured", "limit", "verdict"), tuple(rows))
+
+
+def _reading_cells(reading: GuardReading | None, report: RoundReport) -> tuple[Cell, ...]:
+    if reading is None:
+        return ("", "", "", report.reason)
+    measured = "-" if reading.value is None else f"{reading.value:.3f}"
+    verdict = f"STOP: {reading.reason}" if not reading.passed else reading.reason or "passed"
+    return (reading.guard, measured, f"{reading.limit:.3f}", verdict)

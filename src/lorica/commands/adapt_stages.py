@@ -1,0 +1,133 @@
+"""The trainings of `lorica adapt`, each in a folder of its own, the scores of what they made, and what is published."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from lorica.admission.provenance import rows_facts
+from lorica.commands import build
+from lorica.commands.arguments import inform
+from lorica.commands.row_progress import row_progress
+from lorica.commands.train import listener, train_jobs
+from lorica.config.schema import Config
+from lorica.data.digest import bytes_digest, file_digest
+from lorica.data.write import atomic_file, sync_folder
+from lorica.errors import DataError
+from lorica.pipeline.train import TrainJob, train_val_split
+from lorica.records import Row
+from lorica.tasks.base import Task
+from lorica.training.types import TrainResult
+
+STAGES = "stages"
+_SCORES = "scores.json"
+
+
+class _StoredScores(msgspec.Struct, frozen=True):
+    """Scores by row id, with the digests of the model that gave them and of the rows."""
+
+    model: str
+    rows: str
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainedStage:
+    """One training that has ended. trained_ids: of the rows that it learned from, without those that chose the
+    checkpoint. passes: over these rows, at most, behind the saved weights."""
+
+    name: str
+    folder: Path
+    result: TrainResult
+    trained_ids: frozenset[str]
+    passes: int
+
+
+class StageRunner:
+    """Trains and scores below `root`; what was finished before an interruption is taken from there."""
+
+    def __init__(self, config: Config, task: Task, root: Path) -> None:
+        """For one configuration; its adapters answer nothing here."""
+        adapters = replace(config.adapters, dir="", paths={}, use="", calibration="off")
+        self._config = replace(config, adapters=adapters)
+        self._task = task
+        self._root = root / STAGES
+
+    def train(self, rows_of: Mapping[str, Sequence[Row]]) -> dict[str, TrainedStage]:
+        """Stage -> rows to train on, one after the other. Raises what training raises."""
+        source = self._config.input
+        jobs = [TrainJob(name, list(rows), source, self._root / name) for name, rows in rows_of.items()]
+        results = train_jobs(self._config, self._task, jobs, listener(self._config))
+        return {job.name: self._stage(job, results[job.name]) for job in jobs}
+
+    def _stage(self, job: TrainJob, result: TrainResult) -> TrainedStage:
+        settings = self._config.training
+        trained = train_val_split(job, self._task, val_ratio=settings.val_ratio, seed=settings.seed).train
+        passes = math.ceil(settings.epochs * result.best_step / max(1, result.steps))
+        return TrainedStage(job.name, job.folder, result, frozenset(row.id for row in trained), passes)
+
+    def score(self, stage: TrainedStage | None, rows: Sequence[Row], name: str) -> dict[str, float]:
+        """Row id -> score by a stage's model, or by the base alone; kept as `name`. Raises DataError for a row that
+        gets no score."""
+        base = build.base_folder(self._config)
+        adapters = {} if stage is None else build.open_adapters({self._task.name: stage.folder})
+        model_digest = base.digest if stage is None else adapters[self._task.name].digest
+        stored_path = self._root / f"{name}.{_SCORES}"
+        rows_digest = rows_facts(rows).content
+        stored = _read_scores(stored_path)
+        if stored is not None and (stored.model, stored.rows) == (model_digest, rows_digest):
+            return stored.scores
+        used = self._task.name if adapters else ""
+        config = replace(self._config, adapters=replace(self._config.adapters, use=used))
+        pipeline = build.build_pipeline(config, base, adapters)
+        scores: dict[str, float] = {}
+        window = config.inference.window_rows
+        with row_progress(len(rows), f"rows scored ({name})") as advance:
+            for start in range(0, len(rows), window):
+                for answer in pipeline.answer(rows[start : start + window], advance):
+                    if answer.score is None:
+                        problem = answer.problem or "the model gave no probability"
+                        raise DataError(
+                            f"has no score: {problem}", path=config.input, row_id=answer.id, fix="mend the row"
+                        )
+                    scores[answer.id] = answer.score
+        stored_path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(stored_path) as scores_file:
+            scores_file.write(msgspec.json.encode(_StoredScores(model_digest, rows_digest, scores)))
+        return scores
+
+
+def _read_scores(path: Path) -> _StoredScores | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_StoredScores)
+    except (OSError, msgspec.MsgspecError):
+        return None  # they are computed anew
+
+
+def publish_stage(stage: TrainedStage, target: Path) -> None:
+    """Put a copy of a stage's model in the place of the one in `target`: whole, or the former one stays."""
+    copy, former = (target.with_name(f".{target.name}.{suffix}") for suffix in ("tmp", "old"))
+    for leftover in (copy, former):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(stage.folder, copy, ignore=shutil.ignore_patterns(".*", "checkpoints", "best"))
+    if target.exists():
+        os.replace(target, former)
+    os.replace(copy, target)
+    sync_folder(target.parent)
+    shutil.rmtree(former, ignore_errors=True)
+    inform(f"{target} is now the model of {stage.name}")
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of all files below a folder; "" where there is none."""
+    if not folder.is_dir():
+        return ""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()} {file_digest(path)}" for path in files]
+    return bytes_digest("\n".join(lines).encode("utf-8", "surrogatepass"))

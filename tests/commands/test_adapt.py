@@ -1,0 +1,317 @@
+"""`lorica adapt`: stages, guards, rollback, ledger, resume. Most tests train a count of words in place of a model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lorica.adaptation.ledger import read_ledger
+from lorica.cli import main
+from lorica.commands import adapt_stages, build
+from lorica.commands.adapt_stages import folder_digest
+from lorica.data.digest import file_digest
+from lorica.pipeline.train import TrainJob
+from lorica.records import Answer, Row
+from lorica.training.types import TrainResult
+from tests.commands.conftest import QUICK
+
+COLUMNS = ("row_id", "body", "rule", "positive_example_1", "positive_example_2", "negative_example_1",
+           "negative_example_2", "rule_violation")  # fmt: skip
+QUIET = ("training.val_ratio=0", "task=rules", "run_dir=run")
+
+
+def rule_rows(rule: int, count: int, generator: random.Random) -> list[tuple[str, ...]]:
+    """Rows of a rule whose violations hold words of its own; examples are nobody's post."""
+
+    def post(label: int) -> str:
+        words = [f"{'bad' if label else 'fine'}{rule}x{generator.randrange(6)}" for _ in range(3)]
+        return " ".join([*words, *(f"word{generator.randrange(400)}" for _ in range(6))])
+
+    return [
+        (f"{rule}-{number}", post(number % 2), f"rule {rule}", post(1), post(1), post(0), post(0), str(number % 2))
+        for number in range(count)
+    ]
+
+
+def write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    with path.open("w", newline="") as csv_file:
+        writer = csv.writer(csv_file)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as csv_file:
+        return list(csv.reader(csv_file))[1:]
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """train.csv of three rules, test.csv of a fourth, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    generator = random.Random(0)
+    write_rows(tmp_path / "train.csv", [row for rule in (1, 2, 3) for row in rule_rows(rule, 60, generator)])
+    write_rows(tmp_path / "test.csv", rule_rows(4, 120, generator))
+    return tmp_path
+
+
+class WordCounts:
+    """Trains log-odds of words under each rule, in place of a model. trained: names of the jobs, in order."""
+
+    def __init__(self) -> None:
+        self.trained: list[str] = []
+        self.rows: dict[str, list[Row]] = {}
+        self.interrupt_before = ""
+
+    def train_jobs(self, config: Any, task: Any, jobs: Sequence[TrainJob], progress: Any) -> dict[str, TrainResult]:
+        results = {}
+        for job in jobs:
+            if job.name == self.interrupt_before:
+                raise KeyboardInterrupt
+            model_file = job.folder / "model.json"
+            if not model_file.exists():
+                self.trained.append(job.name)
+                self.rows[job.name] = list(job.rows)
+                job.folder.mkdir(parents=True, exist_ok=True)
+                model_file.write_text(json.dumps(_log_odds(task, job.rows)))
+            results[job.name] = TrainResult(
+                best_step=2, steps=2, train_loss=0, eval_loss=None, tokens=0, seconds=0, folder=job.folder
+            )
+        return results
+
+    def open_adapters(self, folders: Mapping[str, Path]) -> dict[str, Any]:
+        return {
+            name: SimpleNamespace(path=folder, digest=file_digest(folder / "model.json"))
+            for name, folder in folders.items()
+        }
+
+    def build_pipeline(self, config: Any, base: Any, adapters: Mapping[str, Any]) -> Any:
+        (adapter,) = adapters.values()
+        weights = json.loads((adapter.path / "model.json").read_text())
+        task = build.build_task(config)
+
+        def answer(rows: Sequence[Row], on_done: Callable[[int], None]) -> list[Answer]:
+            on_done(len(rows))
+            return [Answer(row.id, score=_score(weights, task, row)) for row in rows]
+
+        return SimpleNamespace(answer=answer)
+
+
+def _words(task: Any, row: Row) -> list[str]:
+    return [f"{task.stratum(row)} {word}" for word in task.text(row).split()]
+
+
+def _log_odds(task: Any, rows: Sequence[Row]) -> dict[str, float]:
+    counts: dict[int, Counter[str]] = {0: Counter(), 1: Counter()}
+    for row in rows:
+        assert isinstance(row.gold, int)
+        counts[row.gold].update(_words(task, row))
+    return {word: math.log((counts[1][word] + 0.2) / (counts[0][word] + 0.2)) for word in {*counts[0], *counts[1]}}
+
+
+def _score(weights: Mapping[str, float], task: Any, row: Row) -> float:
+    return 1 / (1 + math.exp(-0.5 * sum(weights.get(word, 0.0) for word in _words(task, row))))
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> WordCounts:
+    stub = WordCounts()
+    monkeypatch.setattr(adapt_stages, "train_jobs", stub.train_jobs)
+    monkeypatch.setattr(build, "open_adapters", stub.open_adapters)
+    monkeypatch.setattr(build, "build_pipeline", stub.build_pipeline)
+    return stub
+
+
+def adapt(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["adapt", "input=test.csv", *QUIET, *words, "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_it_adapts_from_examples_and_says_beforehand_what_that_gains(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = adapt(capsys, "train=train.csv", "adapt.rounds=1", "--html", "page.html")
+    estimate = result["estimate"]
+    assert estimate["expected"]
+    assert estimate["gain"]["low"] > 0.05
+    assert estimate["control"]["low"] <= 0
+    assert result["unseen"] == ["rule 4"]
+    assert result["measured"]["low"] > 0.05
+    first_of_input = next(index for index, name in enumerate(models.trained) if not name.startswith("estimate/"))
+    assert all(name.startswith("estimate/") for name in models.trained[:first_of_input])
+    assert len(models.trained[:first_of_input]) == 9
+    for name in models.trained[:first_of_input]:  # nothing of the input is used before the estimate is there
+        assert not {row.id for row in models.rows[name] if row.id.startswith("4-")}
+    assert (result["stage"], result["rounds"][0]["accepted"]) == ("round-1", True)
+    assert "Expected gain" in (tables / "page.html").read_text()
+    assert main(["runs", "show", "run"]) == 0
+    assert "expected gain" in capsys.readouterr().out
+
+
+def test_gold_of_the_input_is_never_trained_on(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapt(capsys, "train=train.csv", "adapt.estimate=off")
+    sound = (tables / "run" / "rules" / "model.json").read_bytes()
+    rows = read_rows(tables / "test.csv")
+    write_rows(tables / "test.csv", [[*row[:-1], ""] for row in rows])
+    result = adapt(capsys, "train=train.csv", "adapt.estimate=off", "run_dir=blind")
+    assert (tables / "blind" / "rules" / "model.json").read_bytes() == sound
+    assert result["measured"] is None
+
+
+@pytest.mark.parametrize("extra", [(), ("adapt.max_balance_shift=1",)])
+def test_a_class_turned_around_is_stopped_and_rolled_back_to_the_byte(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str], extra: Sequence[str]
+) -> None:
+    words = ("train=train.csv", "adapt.estimate=off", "adapt.rounds=2", *extra)
+    result = adapt(capsys, *words, "adapt.drill=flip_1")
+    assert [report["accepted"] for report in result["rounds"]] == [True, False]
+    assert result["rolled_back"]
+    assert result["stopped"]
+    published, last_good = tables / "run" / "rules", tables / "run" / "stages" / "round-1"
+    assert {path.name: path.read_bytes() for path in published.iterdir()} == {
+        path.name: path.read_bytes() for path in last_good.iterdir()
+    }
+    assert result["digest"] == folder_digest(published)
+    if extra:  # the balance of labels let it pass: those that look at the model have stopped it
+        failed = {reading["guard"] for reading in result["rounds"][1]["readings"] if not reading["passed"]}
+        assert failed & {"teacher", "balance of answers", "canary rows"}
+        assert "round-2" in models.trained
+    sound = adapt(capsys, *words, "run_dir=sound")
+    assert not sound["rolled_back"]
+
+
+def test_the_ledger_names_every_label_and_its_rows(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_rows(tables / "test.csv")
+    rows[1][3] = rows[0][3]  # the same example twice
+    rows[2][5] = rows[0][4]  # one that bears both labels
+    write_rows(tables / "test.csv", rows)
+    result = adapt(capsys, "train=train.csv", "adapt.estimate=off", "adapt.rounds=1")
+    ledger = {entry.text: entry for entry in read_ledger(tables / "run" / "rules")}
+    doubled = ledger[rows[0][3]]
+    assert (doubled.label, doubled.sources, doubled.origin) == (1, ("4-0", "4-1"), "example")
+    assert ledger[rows[0][4]].unused == "contradictory labels"
+    assert result["contradictions"][0]["positive"] == ["4-0"]
+    assert result["contradictions"][0]["negative"] == ["4-2"]
+    origins = Counter(entry.origin for entry in ledger.values() if entry.trained)
+    assert origins["train"] == 180
+    assert origins["example"] == result["examples"]
+    assert origins["pseudo"] == result["rounds"][0]["positive"] + result["rounds"][0]["negative"]
+    assert sum(entry.unused.startswith("held out") for entry in ledger.values()) == result["canary_rows"] > 0
+    assert all(entry.trained == 3 for entry in ledger.values() if entry.origin == "train")  # three epochs
+
+
+def test_an_interrupted_run_goes_on_and_trains_nothing_twice(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train=train.csv", "adapt.rounds=1")
+    models.interrupt_before = "round-1"
+    assert main(["adapt", "input=test.csv", *QUIET, *words]) == 130
+    error = capsys.readouterr().err
+    assert "training.resume=true" in error
+    trained = list(models.trained)
+    assert (tables / "run" / "rules" / "model.json").exists(), "what was good before the interruption is there"
+    assert main(["adapt", "input=test.csv", *QUIET, *words]) == 6
+    assert "training.resume=true" in capsys.readouterr().err
+    models.interrupt_before = ""
+    resumed = adapt(capsys, *words, "training.resume=true")
+    assert models.trained == [*trained, "round-1"]
+    whole = adapt(capsys, *words, "run_dir=whole")
+    assert resumed["digest"] == whole["digest"]
+    assert main(["adapt", "input=test.csv", *QUIET, *words, "training.resume=true", "adapt.low=0.1"]) == 6
+    assert "adapt.low: was '0.2', is now '0.1'" in capsys.readouterr().err
+
+
+def test_no_gain_is_refused_where_one_is_required(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}._score", lambda weights, task, row: random.Random(row.id).random())
+    words = ["adapt", "input=test.csv", *QUIET, "train=train.csv"]
+    assert main([*words, "adapt.estimate=require"]) == 5
+    assert "No gain is expected" in capsys.readouterr().err
+    assert not (tables / "run" / "rules").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["adapt.low=0.9"], "a score must not become both labels"),
+        (["adapt.examples=false"], "there are no labels"),
+        (["adapt.estimate=require"], "needs rules to leave out"),
+        (["adapt.rounds=0", "adapt.drill=flip_1"], "without rounds"),
+        (["engine=fake"], "engine=fake cannot train"),
+        (["task=mcq"], "task=mcq cannot adapt"),
+        (["train=missing.csv"], "missing.csv"),
+        (["data.a=train.csv"], "train=FILE"),
+        (["adapt.round=1"], "adapt.rounds"),
+        (["input="], "input is not set"),
+    ],
+)
+def test_mistakes_are_one_message(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["adapt", "input=test.csv", *QUIET, *words]) in (2, 3)
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not models.trained
+
+
+def test_rows_without_examples_teach_nothing(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tables / "test.csv").write_text("row_id,body,rule\n1,hello,rule 4\n")
+    assert main(["adapt", "input=test.csv", *QUIET]) == 3
+    assert "nothing to learn from" in capsys.readouterr().err
+    result = adapt(capsys, "train=train.csv", "adapt.rounds=0")
+    assert result["stage"] == "unadapted"
+
+
+def test_scores_of_rows_whose_own_labels_were_trained_on_are_refused(
+    few_posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a real model, from the rows to the evaluation."""
+    monkeypatch.chdir(tmp_path)
+    with few_posts.open(newline="", encoding="utf-8") as source:
+        rows = list(csv.DictReader(source))[:24]
+    rows[3]["body"], rows[3]["rule"], rows[3]["rule_violation"] = rows[0]["positive_example_1"], rows[0]["rule"], "1"
+    with open("test.csv", "w", newline="", encoding="utf-8") as target:
+        writer = csv.DictWriter(target, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    words = ["task=rules", "input=test.csv", "output=answers.csv", "run_dir=run", *QUICK, "training.epochs=1"]
+    assert main(["adapt", *words, "adapt.rounds=1", "training.val_ratio=0", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["own_rows"] == [rows[3]["row_id"]]
+    assert main(["eval", "answers.csv", "test.csv", "task=rules"]) == 3
+    error = capsys.readouterr().err
+    assert f"(row '{rows[3]['row_id']}')" in error
+    assert "--allow-training-rows" in error
+    assert main(["eval", "answers.csv", "test.csv", "task=rules", "--allow-training-rows", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trained_rows"] == [rows[3]["row_id"]]
+    Path("other.csv").write_bytes(Path("answers.csv").read_bytes())
+    assert main(["ensemble", "answers.csv", "other.csv", "--gold", "test.csv", "task=rules"]) == 3
+    assert "trained on the own labels" in capsys.readouterr().err
+    clean = [row for row in rows if row is not rows[3]]
+    with open("clean.csv", "w", newline="", encoding="utf-8") as target:
+        writer = csv.DictWriter(target, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(clean)
+    answers = [
+        line for line in Path("answers.csv").read_text().splitlines() if not line.startswith(f"{rows[3]['row_id']},")
+    ]
+    Path("answers.csv").write_text("\n".join(answers) + "\n")
+    assert main(["eval", "answers.csv", "clean.csv", "task=rules"]) == 0
