@@ -48,6 +48,7 @@ RANKS = {
     "retrieval": 3,  # reads with data, measures with a base's tokenizer, finds models
     "adaptation": 4,  # labels out of rows, judged by metrics and by what makes scores useless to an ensemble
     "judging": 4,  # asks an engine, or an endpoint, what it makes of answers
+    "tuning": 4,  # listens to trainings, and reads keys of the configuration
     "pipeline": 4,  # the stages in a line
     "admission": 5,  # what an adapter proves in an engine, measured by the stages of the pipeline
     "vetting": 6,  # asks the pipeline's stages what an adapter does; its levels 0 to 2 load no torch
@@ -214,6 +215,8 @@ def test_the_public_surface_is_explicit() -> None:
         "load_run",
         "score",
         "train",
+        "tune",
+        "tune_attempts",
         "measure_retrieval",
     }
     results = {
@@ -233,6 +236,8 @@ def test_the_public_surface_is_explicit() -> None:
         "JudgeResult",
         "PairComparison",
         "FrontierResult",
+        "TuneResult",
+        "AttemptsResult",
         "RecordPipeline",
         "RunMetric",
         "RunRecord",

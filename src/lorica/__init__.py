@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lorica.commands.api_evidence import doctor as doctor
     from lorica.commands.api_judge import judge as judge
     from lorica.commands.api_retrieval import measure_retrieval as measure_retrieval
+    from lorica.commands.api_tune import tune as tune
+    from lorica.commands.api_tune import tune_attempts as tune_attempts
     from lorica.commands.average import AverageResult as AverageResult
     from lorica.commands.calibrate import CalibrationResult as CalibrationResult
     from lorica.commands.check_result import AdapterCheck as AdapterCheck
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from lorica.commands.infer import InferResult as InferResult
     from lorica.commands.score_result import ScoreResult as ScoreResult
     from lorica.commands.train import TrainingRun as TrainingRun
+    from lorica.commands.tune_result import AttemptsResult as AttemptsResult
+    from lorica.commands.tune_result import TuneResult as TuneResult
     from lorica.errors import AdapterError as AdapterError
     from lorica.errors import ConfigError as ConfigError
     from lorica.errors import DataError as DataError
@@ -88,6 +92,7 @@ _PUBLIC = {
     "lorica.commands.api_judge": ("judge",),
     "lorica.commands.api_retrieval": ("measure_retrieval",),
     "lorica.commands.api_evidence": ("average", "calibrate", "compare", "doctor", "blend"),
+    "lorica.commands.api_tune": ("tune", "tune_attempts"),
     "lorica.commands.average": ("AverageResult",),
     "lorica.commands.calibrate": ("CalibrationResult",),
     "lorica.commands.doctor": ("DoctorReport",),
@@ -98,6 +103,7 @@ _PUBLIC = {
     "lorica.commands.infer": ("InferResult",),
     "lorica.commands.score_result": ("ScoreResult",),
     "lorica.commands.train": ("TrainingRun",),
+    "lorica.commands.tune_result": ("TuneResult", "AttemptsResult"),
     "lorica.judging.endpoint": ("EndpointSettings",),
     "lorica.judging.judge_result": ("JudgeResult",),
     "lorica.metrics.bootstrap": ("Estimate",),

@@ -22,6 +22,7 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("lorica.commands.train:run", "train LoRA adapters: per task, per subject, or by folds"),
         "folds": ("lorica.commands.folds:run", "the folds' average, their ensemble or the best fold: which is better"),
         "adapt": ("lorica.commands.adapt:run", "train at test time: on the rows' own examples, and confident scores"),
+        "tune": ("lorica.commands.tune:run", "training settings that beat the defaults, within given minutes"),
     },
     "check and diagnose": {
         "check": (

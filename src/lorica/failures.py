@@ -45,6 +45,11 @@ def explain(error: BaseException) -> str:
     return _QUOTED_BYTE.sub(r"\\x\1", "\n".join([error_text, *note_lines]))
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether this machine, or its accelerator, had too little memory."""
+    return isinstance(error, MemoryError) or any(memory_word in str(error).lower() for memory_word in _MEMORY)
+
+
 def _message(error: BaseException) -> str:
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
@@ -52,7 +57,7 @@ def _message(error: BaseException) -> str:
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return last_line(error)
-    if isinstance(error, MemoryError) or any(memory_word in str(error).lower() for memory_word in _MEMORY):
+    if lacks_memory(error):
         return f"there is not enough memory ({str(error) or type(error).__name__})\n  -> {_LESS_MEMORY}"
     if isinstance(error, FileNotFoundError) and _working_folder_is_gone():
         return "the working folder was removed\n  -> cd to a folder that exists, and give full paths"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.errors import DataError, UsageError
-from lorica.reports.charts import interval_svg, line_svg, log_axis, nice_axis, scatter_svg
+from lorica.reports.charts import interval_svg, line_svg, log_axis, nice_axis, parallel_svg, scatter_svg
 from lorica.reports.html import to_html
 from lorica.reports.markdown import MAX_POINTS, escape, markdown_table, points_table, to_markdown
 from lorica.reports.page import (
@@ -19,6 +19,9 @@ from lorica.reports.page import (
     IntervalPoint,
     Line,
     LineChart,
+    ParallelAxis,
+    ParallelLine,
+    ParallelPlot,
     Report,
     ReportTable,
     ScatterPlot,
@@ -72,7 +75,9 @@ def evil_report(text: str) -> Report:
     table = ReportTable((text, "b"), ((text, 1), (text, math.nan)), text)
     plot = IntervalPlot(text, (IntervalPoint(text, 0.5, 0.4, 0.6),), text, 0.5, text)
     curve = LineChart(text, (Line(text, ((0.0, 1.0), (1.0, 2.0))),), text, text)
-    return Report(text, text, (Section(text, text, (table,), (plot, curve), (text,)),) * 3, text)
+    across = ParallelLine(text, (0.5,), (text,), marked=True)
+    parallel = ParallelPlot(text, (ParallelAxis(text, ((0.0, text),)),), (across,))
+    return Report(text, text, (Section(text, text, (table,), (plot, curve, parallel), (text,)),) * 3, text)
 
 
 class Balance(HTMLParser):
@@ -166,7 +171,10 @@ def test_charts_are_valid_xml_within_their_frame(points: list[tuple[float, float
     scatter = ScatterPlot(
         "t", tuple(ScatterPoint("p", x, y, (x, z), (y, z), joined=True) for x, y, z in points), "x", "y"
     )
-    for drawing in (interval_svg(plot), line_svg(lines), scatter_svg(scatter)):
+    axes = tuple(ParallelAxis(f"axis {number}", ((0.0, "low"), (1.0, "high"))) for number in range(3))
+    across = tuple(ParallelLine("p", (0.0, 0.5, 1.0), ("a", "b", "c"), marked=x is y) for x, y, _ in points)
+    parallel = parallel_svg(ParallelPlot("t", axes, across))
+    for drawing in (interval_svg(plot), line_svg(lines), scatter_svg(scatter), parallel):
         root = ET.fromstring(drawing)
         width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
         for element in root.iter():
@@ -271,7 +279,7 @@ def test_markdown_renders_as_meant() -> None:
     markdown = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
     page = markdown.MarkdownIt("commonmark").enable("table").render(to_markdown(evil_report("a|b *c* <i> _d_ &amp;")))
     shown = "a|b *c* &lt;i&gt; _d_ &amp;amp;"
-    assert page.count(shown) == 1 + 1 + 3 * 12 + 1 + 3  # title, summary, sections, footer, axis names
+    assert page.count(shown) == 1 + 1 + 3 * 16 + 1 + 3  # title, summary, sections, footer, axis names
     assert page.count("<table>") == 9
 
 
@@ -310,3 +318,17 @@ def test_other_suffixes_and_places_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.md").mkdir()
     with pytest.raises(DataError):
         write_report(REPORT, tmp_path / "folder.md")
+
+
+def test_parallel_coordinates_draw_the_marked_line_last_and_list_all_in_a_table() -> None:
+    axes = (ParallelAxis("rank", ((0.0, "8"), (1.0, "16"))), ParallelAxis("roc_auc", ((0.0, "0.5"), (1.0, "1"))))
+    lines = (
+        ParallelLine("trial 7", (1.0, 1.0), ("16", "0.950"), marked=True),
+        ParallelLine("trial 2", (0.0, 0.5), ("8", "0.750"), strength=0.5),
+    )
+    chart = ParallelPlot("Parallel coordinates", axes, lines)
+    titles = [element.text for element in ET.fromstring(parallel_svg(chart)).iter("title")]
+    assert [title for title in titles if title and "trial" in title] == ["trial 2: 8, 0.750", "trial 7: 16, 0.950"]
+    assert points_table(chart).rows == (("trial 7", "16", "0.950"), ("trial 2", "8", "0.750"))
+    with pytest.raises(ValueError, match="trial 7 has 1 places on 2 axes"):
+        ParallelPlot("t", axes, (ParallelLine("trial 7", (1.0,), ("16",)),))

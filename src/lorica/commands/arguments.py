@@ -7,7 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
 MESSAGE_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("MESSAGE_LISTENER", default=None)
 """Is told what `inform` and `warn` say: the log of the innermost run of this thread."""
 
+_TOLD: ContextVar[set[str] | None] = ContextVar("_TOLD", default=None)
+
 # Configuration as a command line writes it, `lora.r=8`, or as Python does, {"lora.r": 8}.
 Overrides = Sequence[str] | Mapping[str, object]
 
 # Keys of one word, which are taken for options.
-_BARE_KEYS = ("task", "model", "input", "output", "run_dir", "engine", "training", "lora", "config", "minutes")
+_BARE_KEYS = (
+    *("task", "model", "input", "output", "run_dir", "engine", "training", "lora", "config"),
+    *("minutes", "trials", "attempts", "minutes_per_attempt"),
+)
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 _OVERRIDES = "configuration as key=value; `lorica config` prints every key, docs/configuration.md explains them"
 
@@ -90,6 +96,25 @@ def resolve(overrides: Overrides) -> Resolved:
     from lorica.config.compose import compose  # not every command is configured, and `check` has no time to lose
 
     return compose(overrides, environ=os.environ)
+
+
+def with_settings(
+    overrides: Overrides, settings: Mapping[str, object], is_kept: Callable[[str], bool] = lambda key: True
+) -> Overrides:
+    """Configuration with `settings` in place of what it sets for these keys. is_kept: which other keys stay."""
+    if isinstance(overrides, Mapping):
+        return {key: value for key, value in overrides.items() if is_kept(key)} | dict(settings)
+    words = [word for word in overrides if (key := word.partition("=")[0]) not in settings and is_kept(key)]
+    return [*words, *override_words(settings)]
+
+
+def override_words(overrides: Overrides) -> list[str]:
+    """Configuration as a command line writes it."""
+    from lorica.config.parse_values import show
+
+    if isinstance(overrides, Mapping):
+        return [f"{key}={show(value)}" for key, value in overrides.items()]
+    return list(overrides)
 
 
 def going_on(command: str, arguments: Sequence[str], override: str) -> str:
@@ -165,9 +190,24 @@ def required(path_text: str, config_key: str, example: str) -> Path:
 
 def inform(message: str) -> None:
     """Tell a person something on standard error, beside the result."""
+    if (told := _TOLD.get()) is not None:
+        if message in told:
+            return
+        told.add(message)
     print(f"lorica: {message}", file=sys.stderr)
     if (listen := MESSAGE_LISTENER.get()) is not None:
         listen(message)
+
+
+@contextmanager
+def telling_once(told: set[str]) -> Iterator[None]:
+    """A block in which `inform` and `warn` say nothing that is in `told`, where they put what they say: for work that
+    is done many times over."""
+    token = _TOLD.set(told)
+    try:
+        yield
+    finally:
+        _TOLD.reset(token)
 
 
 def warn(message: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorica.commands import build
-from lorica.commands.arguments import Overrides, inform, resolve
+from lorica.commands.arguments import Overrides, inform, override_words, resolve, with_settings
 from lorica.commands.dtypes import answer_dtype, count_parameters
 from lorica.config.compose import Resolved
 from lorica.config.fields import find
@@ -30,7 +30,6 @@ _MAX_SINGLE = 4  # adapters that are tried one by one; of more, one for each sub
 _BATCH_TOKENS = ("8192", "2048")
 _NATIVE_DTYPES = ("float32", "int8", "bfloat16", "int16", "int4-weights")
 _TORCH_DTYPES = ("float32", "bfloat16")
-_SET_BY_USER = ("command line", "argument")  # origins of keys that are not varied
 # Keys of the search itself, which no run of a point takes.
 _SEARCH_KEYS = ("minutes", "run_dir", "output", "inference.resume")
 # What all points share: answers to other rows, or of another task, are not compared.
@@ -58,12 +57,9 @@ def point_overrides(overrides: Overrides, point: Point) -> Overrides:
 
     def is_kept(key: str) -> bool:
         is_adapters = key.startswith("adapters.") and answering == BASE_ALONE
-        return key not in _SEARCH_KEYS and key not in chosen and not is_adapters
+        return key not in _SEARCH_KEYS and not is_adapters
 
-    if isinstance(overrides, Mapping):
-        return {key: value for key, value in overrides.items() if is_kept(key)} | chosen
-    words = [word for word in overrides if is_kept(word.partition("=")[0])]
-    return [*words, *(f"{key}={value}" for key, value in chosen.items())]
+    return with_settings(overrides, chosen, is_kept)
 
 
 def resolve_point(overrides: Overrides, point: Point) -> Config:
@@ -79,8 +75,7 @@ def resolve_point(overrides: Overrides, point: Point) -> Config:
 
 def point_command(overrides: Overrides, point: Point, output: Path) -> str:
     """The `lorica infer` that answers the file as this point does, for a shell."""
-    settings = point_overrides(overrides, point)
-    words = [f"{key}={value}" for key, value in settings.items()] if isinstance(settings, Mapping) else settings
+    words = override_words(point_overrides(overrides, point))
     return shell_line("lorica", "infer", *words, f"output={output}")
 
 
@@ -100,15 +95,10 @@ def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[
         "retrieval.enabled": ("false", "true") if config.retrieval.dir else (),
         "task.method": [method for method in task.methods if method != "generate" or task.answer_type == "text"],
     }
-    set_keys = [key for key, origin in resolved.origins.items() if origin in _SET_BY_USER]
-
-    def is_set(key: str) -> bool:
-        return any(set_key == key or set_key.startswith(f"{key}.") for set_key in set_keys)
-
-    dimensions = {key: values for key, values in dimensions.items() if len(values) > 1 and not is_set(key)}
+    dimensions = {key: values for key, values in dimensions.items() if len(values) > 1 and not resolved.is_set(key)}
     for key, values in vary.items():
         _check_varied(key)
-        if is_set(key):
+        if resolved.is_set(key):
             raise UsageError(f"--vary {key} and {key}= contradict each other", fix="leave one of them out")
         dimensions[key] = values
     combinations = itertools.product(*([(key, value) for value in values] for key, values in dimensions.items()))

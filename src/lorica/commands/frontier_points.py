@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from lorica.data.record_log import RecordLog
 from lorica.errors import DataError
 from lorica.metrics.run_scores import RunColumns, dominates
 
@@ -54,38 +54,22 @@ class PointStore:
 
     def __init__(self, folder: Path) -> None:
         """Reads those of an interrupted search. Raises DataError for lines that are none."""
-        self.path = folder / POINTS_NAME
+        self._log = RecordLog(folder / POINTS_NAME, Measurement, noun="measurement")
         self.best: dict[str, Measurement] = {}
         self.wall = 0.0
-        content = self.path.read_bytes() if self.path.exists() else b""
-        whole_lines = content[: content.rfind(b"\n") + 1]
-        if len(whole_lines) < len(content):  # a kill cut the last line short: it is measured again
-            os.truncate(self.path, len(whole_lines))
-        for number, line in enumerate(whole_lines.splitlines(), 1):
-            try:
-                measurement = msgspec.json.decode(line, type=Measurement)
-            except msgspec.MsgspecError as error:
-                raise DataError(
-                    f"is no measurement: {error}", path=self.path, line=number, fix=f"start anew: delete {self.path}"
-                ) from error
+        for number, measurement in enumerate(self._log.records, 1):
             if len(measurement.seconds) != measurement.rows or set(measurement.right) - {"0", "1"}:
                 raise DataError(
                     f"{measurement.rows} rows and {len(measurement.seconds)} seconds",
-                    path=self.path,
+                    path=self._log.path,
                     line=number,
-                    fix=f"start anew: delete {self.path}",
+                    fix=self._log.start_anew,
                 )
             self._count(measurement)
 
     def add(self, measurement: Measurement) -> None:
         """Append, synced. Raises DataError when the disk refuses."""
-        try:
-            with self.path.open("ab") as points_file:
-                points_file.write(msgspec.json.encode(measurement) + b"\n")
-                points_file.flush()
-                os.fsync(points_file.fileno())
-        except OSError as error:
-            raise DataError(f"cannot be written ({error.strerror})", path=self.path, fix="free some space") from error
+        self._log.append(measurement)
         self._count(measurement)
 
     def _count(self, measurement: Measurement) -> None:

@@ -7,14 +7,12 @@ no turn, then to the next most promising ones. (Jamieson and Talwalkar 2016, pro
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from lorica.commands import build
-from lorica.commands.arguments import MESSAGE_LISTENER, Overrides, inform
+from lorica.commands.arguments import Overrides, telling_once
 from lorica.commands.frontier_grid import Point, resolve_point
 from lorica.commands.frontier_points import Measurement, PointStore, promising
 from lorica.config.schema import Config
@@ -85,25 +83,10 @@ class PointMeter:
         """The pipeline of this configuration; the one that is loaded, if it is that one's."""
         if self._loaded is None or self._loaded[0] != config:
             self._loaded = None  # its memory is free before another model is loaded
-            with self._telling_once():
+            with telling_once(self._told):
                 base, adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
                 self._loaded = config, build.build_pipeline(config, base, adapters)
         return self._loaded[1]
-
-    @contextlib.contextmanager
-    def _telling_once(self) -> Iterator[None]:
-        """What loading says is said for the first point that it is said of, not for each."""
-        messages = io.StringIO()
-        listener = MESSAGE_LISTENER.set(None)
-        try:
-            with contextlib.redirect_stderr(messages):
-                yield
-        finally:
-            MESSAGE_LISTENER.reset(listener)
-            for line in messages.getvalue().splitlines():
-                if line not in self._told:
-                    self._told.add(line)
-                    inform(line.removeprefix("lorica: "))
 
 
 def rungs(point_count: int, row_count: int) -> list[tuple[int, int]]:

@@ -102,6 +102,10 @@ class _RunListener:
         """Hand it on."""
         self._progress.finished(result)
 
+    def stop_reason(self) -> str:
+        """Hand it on."""
+        return self._progress.stop_reason()
+
     def closed(self) -> None:
         """Hand it on."""
         self._progress.closed()

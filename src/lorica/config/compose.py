@@ -37,6 +37,13 @@ class Resolved:
     origins: dict[str, str]
     presets: dict[str, str]
 
+    def is_set(self, key: str) -> bool:
+        """Whether the words of the command, or the arguments from Python, set this key or an entry of it."""
+        return any(
+            origin in ("command line", "argument") and (set_key == key or set_key.startswith(f"{key}."))
+            for set_key, origin in self.origins.items()
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The configuration as nested plain values, ready for JSON."""
         plain_config = asdict(self.config)

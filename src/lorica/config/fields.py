@@ -15,8 +15,13 @@ from lorica.config.schema import Config
 from lorica.errors import ConfigError
 from lorica.names import closest
 
-SHORT_KEYS = {"folds": "folds.count"}
-"""Sections that a value may be written for: the key that it sets."""
+SHORT_KEYS = {
+    "folds": "folds.count",
+    "trials": "tune.trials",
+    "attempts": "tune.attempts",
+    "minutes_per_attempt": "tune.minutes_per_attempt",
+}
+"""Short words for keys, and sections that a value may be written for: the key that each sets."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class KeySpec:
     """One key. `value_type` is text, int, float, bool, list (of texts) or table (name -> `item_type`).
 
     `allowed_words` are the only texts allowed (for a list: allowed instead of it); `limits` bounds a number or, for a
-    table, its items. `is_path`: the text, or for a table each item, is a path."""
+    table, its items. `is_path`: the text, or for a table each item, is a path. `holds_lists`: each item of a table may
+    be a list, which is kept as its text."""
 
     key: str
     value_type: Literal["text", "int", "float", "bool", "list", "table"]
@@ -33,6 +39,7 @@ class KeySpec:
     limits: Meta | None = None
     item_type: Literal["text", "int", "bool"] = "text"
     is_path: bool = False
+    holds_lists: bool = False
 
     def takes(self, *, item: bool = False) -> str:
         """What this key takes, as the object of a sentence: "a whole number, at least 1". item: one entry of
@@ -125,7 +132,13 @@ def _key_spec(config_key: str, type_hint: Any, default_value: Any) -> KeySpec:
         item_types: dict[type, Literal["text", "int", "bool"]] = {int: "int", bool: "bool"}
         item_type = item_types.get(entry_hint, "text")
         return KeySpec(
-            config_key, "table", default_value, item_type=item_type, limits=entry_limits, is_path=_is_path(entry_limits)
+            config_key,
+            "table",
+            default_value,
+            item_type=item_type,
+            limits=entry_limits,
+            is_path=_is_marked(entry_limits, "path"),
+            holds_lists=_is_marked(entry_limits, "values"),
         )
     if generic_type is list:
         return KeySpec(config_key, "list", default_value)
@@ -141,12 +154,12 @@ def _key_spec(config_key: str, type_hint: Any, default_value: Any) -> KeySpec:
         default_value,
         allowed_words=allowed_words,
         limits=limits,
-        is_path=_is_path(limits),
+        is_path=_is_marked(limits, "path"),
     )
 
 
-def _is_path(limits: Meta | None) -> bool:
-    return limits is not None and "path" in (limits.extra or ())
+def _is_marked(limits: Meta | None, mark: str) -> bool:
+    return limits is not None and mark in (limits.extra or ())
 
 
 def find(dotted_key: str, *, location: str = "") -> tuple[KeySpec, str]:

@@ -170,7 +170,8 @@ def coerce(key_spec: KeySpec, entry_name: str, value: Any, *, location: str = ""
                 )
         return list(value)
     value_type = key_spec.item_type if key_spec.value_type == "table" else key_spec.value_type
-    checked = _scalar(key_spec, value_type, value)
+    as_text = key_spec.holds_lists and isinstance(value, list | bool | int | float)
+    checked = _scalar(key_spec, value_type, show(value) if as_text else value)
     if checked is None:
         if value_type == "text" and isinstance(value, bool | int | float):
             suggestion = f"quote it: '{show(value)}'"

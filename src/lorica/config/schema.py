@@ -15,6 +15,7 @@ from lorica.config.adapt_section import AdaptConfig
 from lorica.config.folds_section import FoldsConfig
 from lorica.config.reading_section import ReadingConfig
 from lorica.config.retrieval_section import RetrievalConfig
+from lorica.config.tune_section import TuneConfig
 from lorica.config.value_types import LocalPath, NotNegative, Positive, Probability, Seed, Share
 from lorica.engine_table import ENGINES
 from lorica.precision import Dtype
@@ -365,6 +366,7 @@ class Config:
     adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
 
     # The keys are `data.bad_rows`, ...: short words for what a command line often needs, beside the training files.
     reading: ReadingConfig = field(default_factory=ReadingConfig, metadata={"key": "data"})
@@ -383,7 +385,7 @@ class Config:
     """The file to write; its suffix (.jsonl, .csv, .parquet, .jsonl.gz, .csv.gz) decides the format."""
 
     minutes: Annotated[float, Meta(gt=0)] = 10.0
-    """Time that a search (`lorica frontier`) may take in all. Unit: minutes."""
+    """Time that a search (`lorica frontier`, `lorica tune`) may take in all. Unit: minutes."""
 
     run_dir: LocalPath = ""
     """Folder for what a run leaves behind: logs, checkpoints, adapters. Empty for one beside the output or

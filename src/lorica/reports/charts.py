@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lorica.reports.page import IntervalPlot, Line, LineChart, ScatterPlot, clean, interval_text
+from lorica.reports.page import IntervalPlot, Line, LineChart, ParallelPlot, ScatterPlot, clean, interval_text
 from lorica.reports.style import DASHES, SERIES
 
 WIDTH = 760
@@ -121,6 +121,36 @@ def scatter_svg(chart: ScatterPlot) -> str:
         elements.append(_text(margin_left + 46, legend_end + 14, chart.line))
     description = "; ".join(f"{point.label}: {point.y:.4g} at {point.x:.4g}" for point in points)
     return _svg(legend_end + 24, chart.title, description, elements)
+
+
+def parallel_svg(chart: ParallelPlot) -> str:
+    """Upright axes with a line across them for each thing; the marked one is thick, and drawn last."""
+    margin, top, bottom = 70, 40, 300
+    step = (WIDTH - 2 * margin) / max(1, len(chart.axes) - 1)
+    y_scale = _Scale(0.0, 1.0, bottom, top)
+    elements = []
+    for line in sorted(chart.lines, key=lambda line: (line.marked, line.strength)):
+        path = "L".join(f"{round(margin + step * axis, 1)} {y_scale(place)}" for axis, place in enumerate(line.places))
+        line_style = "curve s2" if line.marked else "curve s1 thin"
+        opacity = 1.0 if line.marked else round(0.15 + 0.75 * line.strength, 2)
+        tip = f"<title>{escape(clean(f'{line.label}: ' + ', '.join(line.texts)))}</title>"
+        elements.append(f'<g>{tip}<path class="{line_style}" stroke-opacity="{opacity}" d="M{path}"/></g>')
+    for number, axis in enumerate(chart.axes):
+        x = round(margin + step * number, 1)
+        elements.append(f'<line class="reference" stroke-dasharray="none" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>')
+        # Two heights, so that long names beside each other do not meet.
+        label_y = top - 12 if number % 2 == 0 else bottom + 24
+        elements.append(_text(x, label_y, _cut(axis.label, 20), anchor="middle", tooltip=axis.label))
+        elements += [
+            _text(x + 5, y_scale(place) + 4, _cut(text, 14), quiet=True, tooltip=text) for place, text in axis.ticks
+        ]
+    marked = [line.label for line in chart.lines if line.marked]
+    if marked:
+        elements.append(f'<path class="curve s2" d="M{margin} {bottom + 46}h36"/>')
+        elements.append(_text(margin + 46, bottom + 50, _cut(", ".join(marked), 80)))
+    axis_names = ", ".join(axis.label for axis in chart.axes)
+    description = f"{len(chart.lines)} lines over {axis_names}"
+    return _svg(bottom + 64, chart.title, description, elements)
 
 
 def log_axis(values: Sequence[float]) -> tuple[list[float], float, float]:

@@ -6,13 +6,14 @@ import math
 from html import escape
 
 from lorica.reports import interactive
-from lorica.reports.charts import interval_svg, line_svg, scatter_svg
+from lorica.reports.charts import interval_svg, line_svg, parallel_svg, scatter_svg
 from lorica.reports.markdown import points_table
 from lorica.reports.page import (
     Cell,
     Chart,
     IntervalPlot,
     LineChart,
+    ParallelPlot,
     Report,
     ReportTable,
     Section,
@@ -172,7 +173,10 @@ def _figure(chart: Chart) -> str:
     if isinstance(chart, IntervalPlot):
         drawing, numbers_table = interval_svg(chart), ""
     else:
-        drawing = line_svg(chart) if isinstance(chart, LineChart) else scatter_svg(chart)
+        if isinstance(chart, LineChart):
+            drawing = line_svg(chart)
+        else:
+            drawing = parallel_svg(chart) if isinstance(chart, ParallelPlot) else scatter_svg(chart)
         numbers_table = f"\n<details><summary>The numbers</summary>{_table(points_table(chart))}</details>"
     return (
         f"<figure><figcaption>{title}</figcaption>\n"

@@ -8,6 +8,7 @@ from lorica.reports.page import (
     Cell,
     Chart,
     IntervalPlot,
+    ParallelPlot,
     Report,
     ReportTable,
     ScatterPlot,
@@ -54,6 +55,9 @@ def points_table(chart: Chart) -> ReportTable:
     if isinstance(chart, IntervalPlot):
         point_rows = tuple((point.label, interval_text(point)) for point in chart.points)
         return ReportTable(("", chart.axis or "value"), point_rows, chart.title)
+    if isinstance(chart, ParallelPlot):
+        lines = tuple((line.label, *line.texts) for line in chart.lines)
+        return ReportTable(("", *(axis.label for axis in chart.axes)), lines, chart.title)
     if isinstance(chart, ScatterPlot):
         rows = tuple((point.label, point.x, point.y) for point in chart.points)
         return ReportTable(("", chart.x_label, chart.y_label), rows, chart.title)

@@ -111,7 +111,39 @@ class ScatterPlot(msgspec.Struct, frozen=True):
     line: str = ""
 
 
-Chart = IntervalPlot | LineChart | ScatterPlot
+class ParallelAxis(msgspec.Struct, frozen=True):
+    """One upright axis. ticks: (place, text), places from 0 at the bottom to 1 at the top."""
+
+    label: str
+    ticks: tuple[tuple[float, str], ...]
+
+
+class ParallelLine(msgspec.Struct, frozen=True):
+    """One line across all axes: its place on each, and what is there as text. strength: how dark it is, from 0 to 1.
+    marked: whether it is drawn to stand out."""
+
+    label: str
+    places: tuple[float, ...]
+    texts: tuple[str, ...]
+    strength: float = 1.0
+    marked: bool = False
+
+
+class ParallelPlot(msgspec.Struct, frozen=True):
+    """Parallel coordinates: a line for each of many things, an axis for each of their properties. ValueError for a line
+    without a place on every axis."""
+
+    title: str
+    axes: tuple[ParallelAxis, ...]
+    lines: tuple[ParallelLine, ...]
+
+    def __post_init__(self) -> None:
+        for line in self.lines:
+            if len(line.places) != len(self.axes) or len(line.texts) != len(self.axes):
+                raise ValueError(f"{line.label} has {len(line.places)} places on {len(self.axes)} axes")
+
+
+Chart = IntervalPlot | LineChart | ScatterPlot | ParallelPlot
 
 
 class Section(msgspec.Struct, frozen=True):

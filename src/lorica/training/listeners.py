@@ -18,6 +18,11 @@ def make_listener(*, logging_steps: int, stream: TextIO | None = None) -> Listen
     return BarListener(output_stream) if output_stream.isatty() else LineListener(output_stream, logging_steps)
 
 
+def make_brief_listener() -> Listener:
+    """For one training of many: a bar that goes when it ends where stderr is a terminal, else nothing."""
+    return BarListener(sys.stderr, brief=True) if sys.stderr.isatty() else SilentListener()
+
+
 class SilentListener:
     """Shows nothing."""
 
@@ -35,6 +40,10 @@ class SilentListener:
 
     def finished(self, result: TrainResult) -> None:
         """Nothing."""
+
+    def stop_reason(self) -> str:
+        """It may go on."""
+        return ""
 
     def closed(self) -> None:
         """Nothing."""
@@ -71,6 +80,10 @@ class LineListener:
         self._say(summary(result))
         self._name = ""
 
+    def stop_reason(self) -> str:
+        """It may go on."""
+        return ""
+
     def closed(self) -> None:
         """Nothing to give back."""
 
@@ -79,16 +92,17 @@ class LineListener:
 
 
 class BarListener:
-    """A progress bar with loss and tokens/s."""
+    """A progress bar with loss and tokens/s; brief: the bar alone, which goes at the end."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, brief: bool = False) -> None:
         self._stream = stream
-        self._bar = progress_bar(stream)
+        self._brief = brief
+        self._bar = progress_bar(stream, transient=brief)
         self._task: TaskID | None = None
 
     def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
         """Draw the bar."""
-        self._bar = progress_bar(self._stream)  # a bar of an earlier run stays as it ended
+        self._bar = progress_bar(self._stream, transient=self._brief)  # a bar of an earlier run stays as it ended
         self._task = self._bar.add_task(adapter_name, total=total_steps, completed=completed_steps, detail="")
         self._bar.start()
 
@@ -103,11 +117,16 @@ class BarListener:
 
     def note(self, note_text: str) -> None:
         """A line above the bar."""
-        self._bar.console.print(note_text, markup=False, highlight=False, soft_wrap=True)
+        if not self._brief:
+            self._bar.console.print(note_text, markup=False, highlight=False, soft_wrap=True)
 
     def finished(self, result: TrainResult) -> None:
         """The result in one line."""
         self.note(summary(result))
+
+    def stop_reason(self) -> str:
+        """It may go on."""
+        return ""
 
     def closed(self) -> None:
         """Leave the bar as it stands."""

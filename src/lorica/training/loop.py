@@ -30,10 +30,7 @@ from lorica.training.schedule import rate_factor
 from lorica.training.state import State, make_manifest, run_digest
 from lorica.training.step import evaluate, step_seed, update
 from lorica.training.trainable import BatchT, Trainable
-from lorica.training.types import Example, Listener, StepReport, TrainResult, check_settings
-
-__all__ = ["Example", "Listener", "StepReport", "TrainResult", "train"]
-
+from lorica.training.types import Example, Listener, StepReport, TrainingStopped, TrainResult, check_settings
 
 # Looks at what a run has staged before it is published; raises TrainingError where it is not what was trained.
 Verify = Callable[[Path], None]
@@ -61,9 +58,10 @@ def train(
     of its record. verify: looks at what is to be published; where it raises, that is kept in `folder`/rejected.
     issue_passport: makes the passport. folder_lock: on `folder`, if the caller holds it.
 
-    Ctrl-C, SIGTERM and SIGHUP finish the update, write a checkpoint and raise KeyboardInterrupt. Raises ConfigError for
-    impossible settings, TrainingError when there is nothing to learn, a loss is not finite, scores collapse or the
-    folder cannot be written, ResumeError when `folder` holds another run or another process trains there.
+    Ctrl-C, SIGTERM and SIGHUP finish the update, write a checkpoint and raise KeyboardInterrupt; where the listener
+    wants an end, TrainingStopped is raised so. Raises ConfigError for impossible settings, TrainingError when there is
+    nothing to learn, a loss is not finite, scores collapse or the folder cannot be written, ResumeError when `folder`
+    holds another run or another process trains there.
     """
     folder = Path(folder)
     check_settings(settings, device=trainable.device.type, validation=bool(validation))
@@ -217,7 +215,8 @@ def _train_to_end(training_run: Run[BatchT]) -> tuple[Path, TrainResult]:
             run_state.seconds = clock()
             # The last update is kept until the adapter is published: making its passport takes time, too.
             is_last = run_state.step == training_run.total or run_state.stopped_early
-            if signals.received or is_last or run_state.step % settings.save_steps == 0:
+            stop_reason = "" if is_last else training_run.listener.stop_reason()
+            if signals.received or stop_reason or is_last or run_state.step % settings.save_steps == 0:
                 _save_checkpoint(training_run, extra_checkpoint=is_last and run_state.step % settings.save_steps != 0)
             if signals.received:
                 interruption = signals.stop()
@@ -227,6 +226,8 @@ def _train_to_end(training_run: Run[BatchT]) -> tuple[Path, TrainResult]:
                     "the same command with training.resume=true goes on from there",
                 )
                 raise interruption
+            if stop_reason:
+                raise TrainingStopped(stop_reason)
     return _stage_best(training_run, clock)
 
 
@@ -251,14 +252,11 @@ def _diverged_error(training_run: Run[BatchT], error: TrainingError) -> Training
     run_state, message = training_run.state, error.message
     reference = training_run.learner.trainable.wording.reference
     message += f" (gradient norm up to {run_state.norm:.3g} in update {run_state.norm_step})" if run_state.norm else ""
-    if (
-        run_state.best_loss is not None
-        and run_state.base_loss is not None
-        and run_state.best_loss < run_state.base_loss
-    ):
+    best_loss, base_loss = run_state.best_loss, run_state.base_loss
+    if best_loss is not None and base_loss is not None and best_loss < base_loss:
         message += (
-            f"; update {run_state.best_step} did best on the held-out rows ({run_state.best_loss:.4f} against "
-            f"{run_state.base_loss:.4f} of the {reference}): "
+            f"; update {run_state.best_step} did best on the held-out rows ({best_loss:.4f} against "
+            f"{base_loss:.4f} of the {reference}): "
             f"{checkpoints.best_folder(training_run.folder, run_state.best_step)}"
         )
     else:

@@ -110,8 +110,13 @@ class StepReport:
     tokens_per_second: float
 
 
+class TrainingStopped(Exception):  # noqa: N818  (nothing went wrong)
+    """The listener of a run wanted it to end, for the reason that it gave. What was learned is kept: the same run with
+    training.resume=true goes on exactly."""
+
+
 class Listener(Protocol):
-    """Is told what happens during a run; must not change anything about it."""
+    """Is told what happens during a run; must not change anything about it, but may end it."""
 
     def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
         """Training of `adapter_name` begins, `completed_steps` of `total_steps` updates being made already."""
@@ -131,6 +136,11 @@ class Listener(Protocol):
 
     def finished(self, result: TrainResult) -> None:
         """The adapter is on disk."""
+        ...
+
+    def stop_reason(self) -> str:
+        """Why the run should end now, "" while it may go on. Asked after each update, and after the evaluation that
+        follows it; the run then keeps its state and raises `TrainingStopped`."""
         ...
 
     def closed(self) -> None:

@@ -1,0 +1,119 @@
+"""What listens to the training of a trial, and ends it: at the deadline, or where it does worse than others did."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lorica.training.types import Listener, StepReport, TrainResult
+from lorica.tuning.study_clock import StudyClock
+from lorica.tuning.trial_store import Curve
+
+CUT, PRUNED = "its minutes are over", "others did better at this point"
+"""Why a trial's training is ended."""
+
+CURVE_NAME = "curve.jsonl"
+
+
+class TrialListener:
+    """Hands on what it is told, under the trial's name, and keeps the validation losses in the trial's folder, for a
+    killed session to go on with."""
+
+    def __init__(
+        self,
+        progress: Listener,
+        name: str,
+        folder: Path,
+        clock: StudyClock,
+        *,
+        reserve: Callable[[float, float], float],
+        is_hopeless: Callable[[Curve], bool],
+    ) -> None:
+        """reserve: seconds that must be left when the training ends, of those that loading and the first evaluation
+        took. is_hopeless: whether losses are so high that the trial should end."""
+        self._progress, self._name, self._clock = progress, name, clock
+        self._reserve, self._is_hopeless = reserve, is_hopeless
+        self._path = folder / CURVE_NAME
+        self._total, self._losses = _read(self._path)
+        self._marked = self._created = clock.used
+        self._longest = 0.0  # seconds of an update, or of an evaluation
+        self._first_evaluation = 0.0
+        self._loading = 0.0
+
+    @property
+    def curve(self) -> Curve:
+        """The losses on the validation rows so far."""
+        return tuple((step / self._total, loss) for step, loss in sorted(self._losses.items()) if self._total)
+
+    @property
+    def last_told(self) -> float:
+        """Seconds that the study had used at the last update or evaluation."""
+        return self._marked
+
+    def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
+        """Forget what will be told again."""
+        self._total = total_steps
+        self._losses = {step: loss for step, loss in self._losses.items() if step <= completed_steps}
+        self._marked = self._clock.used
+        self._loading = self._marked - self._created
+        self._progress.started(self._name, completed_steps, total_steps)
+
+    def stepped(self, report: StepReport) -> None:
+        """Take the time of the update."""
+        self._take_time()
+        self._progress.stepped(report)
+
+    def evaluated(self, step: int, validation_loss: float, is_best: bool) -> None:
+        """Keep the loss."""
+        seconds = self._take_time()
+        if step:
+            self._losses[step] = validation_loss
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as curve_file:
+                curve_file.write(json.dumps([step, self._total, validation_loss]).encode() + b"\n")
+                curve_file.flush()
+                os.fsync(curve_file.fileno())
+        else:
+            self._first_evaluation = seconds
+        self._progress.evaluated(step, validation_loss, is_best)
+
+    def note(self, note_text: str) -> None:
+        """Hand it on."""
+        self._progress.note(note_text)
+
+    def finished(self, result: TrainResult) -> None:
+        """Hand it on."""
+        self._progress.finished(result)
+
+    def stop_reason(self) -> str:
+        """`CUT` where another update would not end in time, `PRUNED` where the trial is not worth it."""
+        self._clock.save()
+        if self._is_hopeless(self.curve):
+            return PRUNED
+        reserve = self._reserve(self._loading, self._first_evaluation)
+        return CUT if self._clock.remaining - reserve < self._longest else self._progress.stop_reason()
+
+    def closed(self) -> None:
+        """Hand it on."""
+        self._progress.closed()
+
+    def _take_time(self) -> float:
+        seconds = self._clock.used - self._marked
+        self._marked += seconds
+        self._longest = max(self._longest, seconds)
+        return seconds
+
+
+def _read(path: Path) -> tuple[int, dict[int, float]]:
+    """The updates in all, and update -> loss, as far as lines are whole."""
+    total, losses = 0, dict[int, float]()
+    content = path.read_bytes() if path.exists() else b""
+    if not content.endswith(b"\n") and content:
+        content = content[: content.rfind(b"\n") + 1]
+        os.truncate(path, len(content))
+    for line in content.splitlines():
+        step, total, loss = json.loads(line)
+        losses[step] = loss
+    return total, losses

@@ -1,0 +1,346 @@
+"""`lorica tune`: a study that keeps its deadline, loses nothing to a kill, and ends with a comparison and a command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lorica.cli import main
+from lorica.commands.arguments import resolve
+from lorica.commands.tune_attempts import DECISION_NAME, DECISION_TEXT, run_attempts
+from lorica.commands.tune_plan import StudyPlan, plan_study
+from lorica.commands.tune_result import RESULT_NAME, TuneResult
+from lorica.commands.tune_session import StudyCall, run_study
+from lorica.commands.tune_study import BEST_NAME
+from lorica.commands.tune_trial import TRIALS
+from lorica.errors import LoricaError, ResumeError, TrainingError
+from lorica.records import Answer, Row
+from lorica.training.types import Listener, StepReport, TrainingStopped
+from lorica.tuning.dimensions import Settings
+from lorica.tuning.study_clock import StudyClock
+from lorica.tuning.trial_store import TRIALS_NAME, TrialStore
+
+ROWS = 300
+UPDATES = 10
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Rows with gold, in a folder that is the working one."""
+    monkeypatch.chdir(tmp_path)
+    words = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(ROWS)]
+    lines = [f"{i},{word[:20]} {word[20:40]},rule {i % 2},{int(word, 16) % 2}" for i, word in enumerate(words)]
+    (tmp_path / "rows.csv").write_text("row_id,body,rule,rule_violation\n" + "\n".join(lines) + "\n")
+    return tmp_path / "rows.csv"
+
+
+def quality_of(settings: Settings) -> float:
+    """From 0 to 1: best at a learning rate of 1e-3; the defaults have 1e-4."""
+    return 1 - 0.3 * abs(math.log10(float(settings.get("training.learning_rate", 1e-4))) + 3)
+
+
+def worse(settings: Settings) -> float:
+    """Only the defaults are any good."""
+    return 0.9 if not settings else 0.3
+
+
+@dataclass
+class Stub:
+    """Trains and answers in seconds of a clock that only this moves; `disk` outlasts a session. luck: whether each
+    setting errs on rows of its own.
+
+    update, tail, answering: seconds of an update, of what follows the last one, of a row's answer. killed_at: (trial,
+    update) before which the session dies.
+    """
+
+    quality: Callable[[Settings], float] = quality_of
+    now: float = 0.0
+    luck: bool = False
+    update: float = 1.0
+    tail: float = 2.0
+    answering: float = 0.01
+    disk: dict[tuple[str, int], int] = field(default_factory=dict)
+    folder: Path = Path()
+    killed_at: tuple[int, int] | None = None
+    trained: list[tuple[int, Settings, int]] = field(default_factory=list)
+    fails: Callable[[Settings], LoricaError | None] = lambda settings: None
+
+    def of(self, plan: StudyPlan) -> Stub:
+        self.folder = plan.folder
+        return self
+
+    def train(self, number: int, settings: Settings, listener: Listener) -> Path:
+        saved = str(self.folder), number
+        done = self.disk.get(saved, 0)
+        self.trained.append((number, settings, done))
+        if (error := self.fails(settings)) is not None:
+            raise error
+        folder = self.folder / TRIALS / f"{number:04}" / "rules"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "quality.txt").write_text(str(self.quality(settings)))
+        listener.started("rules", done, UPDATES)
+        if not done:
+            self.now += 0.5
+            listener.evaluated(0, 0.7, False)
+        for step in range(done + 1, UPDATES + 1):
+            if self.killed_at == (number, step):
+                raise KeyboardInterrupt
+            self.now += self.update
+            listener.stepped(StepReport(step, UPDATES, 0.5, 1e-4, 1.0, 100.0))
+            if step % 2 == 0:
+                listener.evaluated(step, 0.7 - 0.05 * step * self.quality(settings), True)
+            self.disk[saved] = step
+            if step < UPDATES and (reason := listener.stop_reason()):
+                listener.closed()
+                raise TrainingStopped(reason)
+        listener.closed()
+        self.now += self.tail
+        return folder
+
+    def open(self, folder: Path, settings: Settings) -> StubPipeline:
+        assert float((folder / "quality.txt").read_text()) == self.quality(settings)
+        return StubPipeline(self, self.quality(settings), str(settings) if self.luck else "")
+
+
+@dataclass
+class StubPipeline:
+    """Scores rows right, but for noise that is the larger the worse the settings are."""
+
+    stub: Stub
+    quality: float
+    luck: str
+
+    def answer(self, rows: Sequence[Row]) -> list[Answer]:
+        self.stub.now += self.stub.answering * len(rows)
+        return [Answer(id=row.id, answer="Yes", score=self._score(row), stage="choice") for row in rows]
+
+    def _score(self, row: Row) -> float:
+        noise = int(hashlib.sha256(f"noise {row.id} {self.luck}".encode()).hexdigest(), 16) % 1000 / 1000
+        assert isinstance(row.gold, int)
+        return (0.6 * self.quality * row.gold + noise) / 1.6
+
+
+def plan_of(*words: str) -> StudyPlan:
+    overrides = ["task=rules", "input=rows.csv", "run_dir=study", "tune.vary=[training.learning_rate,lora.r]", *words]
+    return plan_study(resolve(overrides), overrides)
+
+
+def studied(stub: Stub, monkeypatch: pytest.MonkeyPatch, *words: str) -> TuneResult:
+    """A session on the stub's clock."""
+    started = stub.now
+    monkeypatch.setattr(
+        "lorica.commands.tune_session.StudyClock",
+        lambda folder, *, limit, started: StudyClock(folder, limit=limit, now=lambda: stub.now),
+    )
+    result = run_study(plan_of(*words), StudyCall(words, resume_command="lorica tune ..."), make_runner=stub.of)
+    assert stub.now >= started
+    return result
+
+
+def test_it_finds_better_settings_and_says_so(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = Stub()
+    result = studied(stub, monkeypatch, "trials=16", "minutes=60")
+    assert (len(result.trials), result.ended_by) == (16, "trials")
+    assert result.trials[0].settings == {"training.learning_rate": 1e-4, "lora.r": 16}
+    assert result.best is not None
+    assert 3e-4 < result.best.settings["training.learning_rate"] <= 1e-3
+    assert result.is_better
+    assert result.comparison is not None
+    assert result.comparison.n == result.compared_rows == 60
+    assert "is better than the defaults: roc_auc +" in result.verdict
+    assert {trial.state for trial in result.trials} >= {"finished", "pruned"}
+    pruned = [trial for trial in result.trials if trial.state == "pruned"]
+    assert all(quality_of(trial.settings) < quality_of(result.best.settings) for trial in pruned)
+    words = shlex.split(result.command)
+    assert words[:2] == ["lorica", "train"]
+    config = resolve(words[2:]).config
+    assert config.training.learning_rate == result.best.settings["training.learning_rate"]
+    assert (config.input, config.run_dir) == ("rows.csv", "runs/rules-tuned")
+    page = Path("study/report.html").read_text()
+    for heading in ("The best and the defaults", "What mattered", "Parallel coordinates", "Over time", "All trials"):
+        assert heading in page
+    assert json.loads(Path("study", RESULT_NAME).read_text())["command"] == result.command
+    record = json.loads(Path("study/run.json").read_text())
+    assert (record["command"], record["status"], record["summary"]["trials"]) == ("tune", "finished", 16)
+
+
+def test_no_row_of_the_comparison_is_seen_by_a_trial(rows: Path) -> None:
+    plan = plan_of()
+    compared, search = ({row.id for row in part} for part in (plan.rows.compared, plan.rows.search))
+    assert not compared & search
+    assert {row.id for row in plan.rows.validation} < search
+    assert len(compared | search) == ROWS
+
+
+def test_it_says_when_nothing_is_better(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = studied(Stub(quality=worse), monkeypatch, "trials=5", "minutes=60")
+    assert result.best is not None
+    assert (result.best.number, result.is_better, result.comparison) == (0, False, None)
+    assert "No settings did better than the defaults" in result.verdict
+    assert "learning_rate" not in result.command
+
+
+def test_it_says_when_a_find_does_not_last(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = studied(Stub(quality=lambda settings: 0.3, luck=True), monkeypatch, "trials=8", "minutes=60")
+    assert result.best is not None
+    assert result.best.number > 0
+    assert not result.is_better
+    assert "Nothing tells" in result.verdict
+    assert result.verdict.endswith("Stay with the defaults.")
+    assert result.command == result.commands["defaults"]
+
+
+@pytest.mark.parametrize(("minutes", "update"), [(0.1, 0.1), (0.5, 2.0), (0.7, 0.1), (2.0, 2.0)])
+def test_the_deadline_is_kept_inside_trials(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, update: float
+) -> None:
+    stub = Stub(update=update)
+    result = studied(stub, monkeypatch, f"minutes={minutes}")
+    assert stub.now <= 60 * minutes
+    assert result.ended_by == "minutes"
+    if result.best is not None and result.best.number:
+        assert result.comparison is not None, "its time was kept free"
+    if len(result.trials) > 1:
+        assert stub.now > 0.6 * 60 * minutes, "the time is used"
+
+
+def test_a_trial_that_was_cut_is_listed_and_goes_on_with_more_minutes(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = Stub(update=3.0)
+    first = studied(stub, monkeypatch, "minutes=0.4")
+    assert [trial.state for trial in first.trials] == ["cut"]
+    assert first.best is None
+    assert "No trial finished in 0.4 minutes" in first.verdict
+    assert first.command == "lorica tune ..."
+    made = stub.disk["study", 0]
+    stub.now += 10_000  # a pause
+    with pytest.raises(ResumeError, match="holds a study already"):
+        studied(stub, monkeypatch, "minutes=2")
+    second = studied(stub, monkeypatch, "minutes=2", "training.resume=true")
+    assert stub.trained[1] == (0, {}, made)
+    assert second.trials[0].state == "finished"
+    assert first.seconds < second.seconds <= 120
+
+
+def test_defaults_that_nothing_was_held_against_are_no_find(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = studied(Stub(), monkeypatch, "trials=1")
+    assert "No other trial finished" in result.verdict
+    assert result.command == "lorica tune ..."
+
+
+@pytest.mark.parametrize("killed_at", [(1, 4), (4, 1), (3, 9)])
+def test_a_killed_study_goes_on_with_the_same_suggestions(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, killed_at: tuple[int, int]
+) -> None:
+    whole = studied(Stub(), monkeypatch, "trials=6", "minutes=60")
+    expected = [(trial.settings, trial.state, trial.value, trial.curve) for trial in whole.trials]
+    Path("study").rename("whole")
+    stub = Stub(killed_at=killed_at)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        studied(stub, monkeypatch, "trials=6", "minutes=60")
+    assert "trials are kept in study; go on: lorica tune ..." in stop.value.__notes__[0]
+    assert len(TrialStore(Path("study")).all) == killed_at[0]
+    stub.killed_at = None
+    again = studied(stub, monkeypatch, "trials=6", "minutes=60", "training.resume=true")
+    assert [(trial.settings, trial.state, trial.value, trial.curve) for trial in again.trials] == expected
+    assert again.verdict == whole.verdict
+
+
+def test_the_best_adapter_so_far_is_on_disk_and_named(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = Stub(killed_at=(4, 2))
+    with pytest.raises(KeyboardInterrupt):
+        studied(stub, monkeypatch, "trials=6", "minutes=60")
+    best = json.loads(Path("study", BEST_NAME).read_text())
+    trials = TrialStore(Path("study")).finished
+    assert best["trial"] == max(trials, key=lambda trial: trial.value or 0).number
+    assert Path(best["adapter"], "quality.txt").exists()
+    assert best["command"].startswith("lorica train ")
+    folders = {path.name for path in Path("study", TRIALS).iterdir()}
+    assert folders == {"0000", f"{best['trial']:04}", "0004"}, "the defaults, the best, and the one under way"
+
+
+def test_a_trial_that_fails_is_named_and_the_defaults_end_the_study(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(settings: Settings) -> LoricaError | None:
+        return TrainingError("the loss is not finite") if settings.get("lora.r") == 32 else None
+
+    result = studied(Stub(fails=diverges), monkeypatch, "trials=12", "minutes=60")
+    failed = [trial for trial in result.trials if trial.state == "failed"]
+    assert failed
+    assert all(trial.settings["lora.r"] == 32 and trial.problem == "the loss is not finite" for trial in failed)
+    with pytest.raises(TrainingError, match="nothing to learn"):
+        studied(Stub(fails=lambda settings: TrainingError("nothing to learn")), monkeypatch, "run_dir=other")
+
+
+def test_another_study_is_not_gone_on_with(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studied(Stub(), monkeypatch, "trials=1")
+    with pytest.raises(ResumeError, match=r"space\.training\.learning_rate"):
+        studied(Stub(), monkeypatch, "trials=2", "training.resume=true", "tune.space.training.learning_rate=1e-4..1e-2")
+
+
+def test_attempts_end_in_a_written_decision(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = Stub()
+    monkeypatch.setattr(
+        "lorica.commands.tune_session.StudyClock",
+        lambda folder, *, limit, started: StudyClock(folder, limit=limit, now=lambda: stub.now),
+    )
+    plan = plan_of("attempts=3", "minutes_per_attempt=3", "trials=8")
+    decision = run_attempts(plan, StudyCall((), resume_command="lorica tune ..."), make_runner=stub.of)
+    assert stub.now <= 3 * 180
+    assert decision.adopted is not None
+    assert decision.command == decision.attempts[decision.adopted - 1].commands["best"]
+    first, second = decision.attempts[:2]
+    assert first.best is not None
+    assert second.trials[1].settings == first.best.settings
+    assert second.trials[1].origin == "earlier attempt"
+    text = Path("study", DECISION_TEXT).read_text()
+    assert "# Decision: adopt the settings of attempt" in text
+    assert f"```sh\n{decision.command}\n```" in text
+    assert json.loads(Path("study", DECISION_NAME).read_text())["adopted"] == decision.adopted
+    corrected = [p_value for p_value in decision.p_corrected if not math.isnan(p_value)]
+    raw = [result.comparison.test.p_value for result in decision.attempts if result.comparison is not None]
+    assert all(p_value >= least for p_value, least in zip(corrected, raw, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "problem", "code"),
+    [
+        (["minutes=0"], "minutes", 2),
+        (["--trials=3"], "it is a key: trials=...", 2),
+        (["minutes_per_attempt=3"], "attempts is not", 2),
+        (["attempts=2", "minutes=3"], "minutes_per_attempt= for each", 2),
+        (["tune.space.lora.rr=[8,16]"], "did you mean lora.r", 2),
+        (["tune.space.lora.r=[8]"], "one value", 2),
+        (["tune.vary=[lora.r,lora.rr]"], "lora.rr", 2),
+        (["tune.vary=[training.weight_decay]"], "add tune.space.training.weight_decay=", 2),
+        (["training.val_ratio=0"], "leaves no rows to choose trials by", 2),
+        (["training.per_subject=true"], "one adapter", 2),
+        (["folds=3"], "one for each fold", 2),
+        (["engine=fake"], "cannot train", 2),
+        (["tune.compare_ratio=0.01"], "too few", 3),
+        (["input=few.csv"], "too few", 3),
+        (["input=missing.csv"], "missing.csv", 3),
+        (["input=unlabelled.csv"], "unlabelled.csv", 3),
+    ],
+)
+def test_what_cannot_be_tuned(
+    rows: Path, words: list[str], problem: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = rows.read_text().splitlines()
+    Path("few.csv").write_text("\n".join(lines[:14]) + "\n")
+    Path("unlabelled.csv").write_text("row_id,body,rule\n1,post,rule\n")
+    command = ["tune", "task=rules", "input=rows.csv", "run_dir=study", *words]
+    assert main(command) == code
+    captured = capsys.readouterr()
+    assert problem in captured.err
+    assert "Traceback" not in captured.err
+    assert not Path("study", TRIALS_NAME).exists()

@@ -1,0 +1,93 @@
+"""Suggestions are a function of the seed and of the trials that ended, and learn from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from lorica.errors import MissingExtraError
+from lorica.tuning.dimensions import Dimension, choices, number_range
+from lorica.tuning.optuna_study import importances, suggest
+from lorica.tuning.trial_store import Trial
+
+SPACE = (
+    number_range("training.learning_rate", 1e-5, 1e-1),
+    choices("lora.r", (4, 8, 16)),
+    choices("task.style", ("plain", "structured")),
+    choices("lora.target_modules", (["q_proj"], "all-linear")),
+)
+
+
+def value_of(settings: dict[str, Any]) -> float:
+    """Best at a learning rate of 1e-3; the rank matters a little, the rest nothing."""
+    rate, rank = float(settings["training.learning_rate"]), int(settings["lora.r"])
+    return 1 - 0.2 * abs(math.log10(rate) + 3) + 0.001 * rank
+
+
+def search(count: int, *, seed: int = 0, space: tuple[Dimension, ...] = SPACE) -> list[Trial]:
+    trials: list[Trial] = []
+    while len(trials) < count:
+        settings = suggest(space, trials, seed=seed, maximize=True)
+        assert settings is not None
+        trials.append(Trial(number=len(trials), settings=settings, state="finished", value=value_of(settings)))
+    return trials
+
+
+def test_the_same_trials_and_seed_suggest_the_same() -> None:
+    trials = search(12)
+    assert search(12) == trials
+    for number in (0, 5, 11):
+        assert suggest(SPACE, trials[:number], seed=0, maximize=True) == trials[number].settings
+    assert suggest(SPACE, trials, seed=1, maximize=True) != suggest(SPACE, trials, seed=0, maximize=True)
+
+
+def test_it_does_better_than_chance() -> None:
+    late = [trial.value or 0 for trial in search(24)[16:]]
+    random_rates = [1 - 0.2 * abs(math.log10(1e-5 * 10 ** (4 * step / 99)) + 3) for step in range(100)]
+    assert sum(late) / len(late) > sum(random_rates) / 100 + 0.02
+
+
+def test_values_stay_in_the_space() -> None:
+    for trial in search(10, seed=3):
+        assert all(dimension.holds(trial.settings[dimension.key]) for dimension in SPACE)
+
+
+def test_nothing_is_tried_twice_and_a_finite_space_ends() -> None:
+    space = (choices("lora.r", (4, 8)), choices("task.style", ("plain", "structured", "contrastive")))
+    trials: list[Trial] = []
+    while (settings := suggest(space, trials, seed=0, maximize=True)) is not None:
+        assert settings not in [trial.settings for trial in trials]
+        trials.append(Trial(number=len(trials), settings=settings, state="failed"))
+    assert len(trials) == 6
+
+
+def test_settings_outside_the_space_and_pruned_trials_do_no_harm() -> None:
+    outside = Trial(number=0, settings={"training.learning_rate": 0.5}, state="finished", value=0.9)
+    pruned = Trial(
+        number=1,
+        settings={
+            "training.learning_rate": 1e-2,
+            "lora.r": 4,
+            "task.style": "plain",
+            "lora.target_modules": ["q_proj"],
+        },
+        state="pruned",
+        curve=((0.3, 0.7),),
+    )
+    assert suggest(SPACE, [outside, pruned], seed=0, maximize=False) is not None
+
+
+def test_importance_names_what_mattered() -> None:
+    shares = importances(SPACE, search(20))
+    assert next(iter(shares)) == "training.learning_rate"
+    assert sum(shares.values()) == pytest.approx(1)
+    assert importances(SPACE, search(20)) == shares
+    assert importances(SPACE, search(5)) == {}, "too few"
+
+
+def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    with pytest.raises(MissingExtraError, match=r"lorica tune needs the package 'optuna'(.|\n)*lorica\[tune\]"):
+        suggest(SPACE, [], seed=0, maximize=True)
