@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -18,18 +18,18 @@ from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.tree_attention import TreeAttention, TreeSpan  # noqa: E402
 
 
-def _random_tree(draw: Any) -> tuple[list[TreeSpan], list[int], list[list[int]]]:
+def _random_tree(draw: Any, longest: int) -> tuple[list[TreeSpan], list[int], list[list[int]]]:
     """Spans, positions, and the packed indices of each row: a path from a root to a leaf."""
     spans: list[TreeSpan] = []
     positions: list[int] = []
     rows: list[list[int]] = []
 
     def grow(path: list[int], depth: int) -> None:
-        length, start, number = draw(st.integers(1, 20)), len(positions), len(spans)
+        length, start, number = draw(st.integers(1, longest)), len(positions), len(spans)
         spans.append(TreeSpan(start, start + length, start + length, root=not path))
         positions.extend(range(len(path), len(path) + length))
         path = [*path, *range(start, start + length)]
-        children = draw(st.integers(0, 3)) if depth < 3 else 0
+        children = draw(st.integers(0, 3)) if depth < 2 else 0
         for _ in range(children):
             grow(path, depth + 1)
         spans[number] = replace(spans[number], subtree_stop=len(positions))
@@ -41,18 +41,23 @@ def _random_tree(draw: Any) -> tuple[list[TreeSpan], list[int], list[list[int]]]
     return spans, positions, rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
     heads=st.sampled_from([(4, 4), (4, 2), (6, 1)]),
     window=st.sampled_from([None, 1, 3, 16]),
+    width=st.sampled_from([8, 16, 80]),
+    longest=st.sampled_from([20, 150]),
 )
-def test_each_row_gets_what_it_gets_alone(data: Any, heads: tuple[int, int], window: int | None) -> None:
-    spans, positions, rows = _random_tree(data.draw)
+@pytest.mark.usefixtures("target")
+def test_each_row_gets_what_it_gets_alone(
+    data: Any, heads: tuple[int, int], window: int | None, width: int, longest: int
+) -> None:
+    spans, positions, rows = _random_tree(data.draw, longest)
     shape = replace(TINY, heads=heads[0], kv_heads=heads[1], windows=(None, window))
     generator = torch.Generator().manual_seed(len(positions))
     inputs = [
-        torch.randn(len(positions), count, 8, generator=generator).requires_grad_()
+        torch.randn(len(positions), count, width, generator=generator).requires_grad_()
         for count in (heads[0], heads[1], heads[1])
     ]
     order = torch.tensor([token for row in rows for token in row])

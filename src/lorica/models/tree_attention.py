@@ -5,6 +5,9 @@ it. One call of flash attention (https://arxiv.org/abs/2205.14135) then serves a
 its keys, and since the causal mask counts from the upper left, it hides the span's own later tokens from its earlier
 ones and nothing from its descendants. A token's results for the spans it continues are merged by log-sum-exp; the
 backward pass of each call takes the merged output and log-sum-exp, which makes its gradients those of the whole.
+
+The compiled kernel does this in one call for all spans: a pass over rows of a hundred tokens spends most of its time
+between torch's.
 """
 
 from __future__ import annotations
@@ -17,11 +20,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lorica.models.compiled import training_bindings
+from lorica.models.compiled.bindings import is_available
+from lorica.models.compiled.training_bindings import ATTENTION_WIDTH, AttentionUnits
+
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 # Added to the score of a pair outside the window. Not infinite: a query that meets no key of a span has a finite
 # log-sum-exp of this size there, and no weight in the merge.
 _OUTSIDE = -1e30
+_UNIT_QUERIES = 128  # of a span, that the kernel takes at once: more wait for each other, fewer gather keys again
 
 
 @dataclass(frozen=True)
@@ -46,27 +54,78 @@ class TreeAttention:
         """spans: in the order of the packed tokens, covering them. positions: [T]. windows: of each layer."""
         self._spans = tuple(spans)
         self._windows = windows
-        self._masks = {window: self._window_masks(positions, window) for window in {*windows} if window is not None}
+        self._positions = positions
+        self._masks: dict[int, dict[int, Tensor]] = {}
+        self._units: AttentionUnits | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
         window = self._windows[layer]
-        masks = {} if window is None else self._masks[window]
         dtype = torch.promote_types(query.dtype, torch.float32)
+        compiled = dtype == torch.float32 and query.shape[2] % ATTENTION_WIDTH == 0 and is_available()
         with torch.autocast("cpu", enabled=False):
             inputs = (query.to(dtype), key.to(dtype), value.to(dtype))
-            return cast(Tensor, _TreeAttention.apply(*inputs, self._spans, masks))  # type: ignore[no-untyped-call]
+            if compiled:
+                self._units = self._units or _units(self._spans)
+                output = _CompiledTreeAttention.apply(*inputs, self._units, window or 0)  # type: ignore[no-untyped-call]
+            else:
+                output = _TreeAttention.apply(*inputs, self._spans, self._window_masks(window))  # type: ignore[no-untyped-call]
+        return cast(Tensor, output)
 
-    def _window_masks(self, positions: Tensor, window: int) -> dict[int, Tensor]:
+    def _window_masks(self, window: int | None) -> dict[int, Tensor]:
         """Index of each span whose subtree is longer than the window -> [1, 1, queries, keys] to add to the scores."""
+        if window is None:
+            return {}
+        if window not in self._masks:
+            self._masks[window] = self._make_masks(window)
+        return self._masks[window]
+
+    def _make_masks(self, window: int) -> dict[int, Tensor]:
         masks = {}
         for index, span in enumerate(self._spans):
-            query_positions = positions[span.start : span.subtree_stop]
-            distances = query_positions[:, None] - positions[span.start : span.stop]
+            query_positions = self._positions[span.start : span.subtree_stop]
+            distances = query_positions[:, None] - self._positions[span.start : span.stop]
             if len(distances) and int(query_positions.max() - query_positions[0]) >= window:
                 outside = (distances < 0) | (distances >= window)
                 masks[index] = torch.zeros(outside.shape).masked_fill_(outside, _OUTSIDE)[None, None]
         return masks
+
+
+def _units(spans: Sequence[TreeSpan]) -> AttentionUnits:
+    """The spans' queries in units for the kernel, each with the segments of packed tokens that they continue."""
+    units: list[tuple[int, ...]] = []
+    segments: list[tuple[int, int]] = []
+    path: list[TreeSpan] = []
+    key_count = longest = 0
+    for span in spans:
+        while path and span.start >= path[-1].subtree_stop:
+            path.pop()
+        before = sum(ancestor.stop - ancestor.start for ancestor in path)
+        for first in range(span.start, span.stop, _UNIT_QUERIES):
+            stop = min(first + _UNIT_QUERIES, span.stop)
+            units.append((first, stop, before + first - span.start, len(segments), len(path) + 1, key_count))
+            segments += [*((ancestor.start, ancestor.stop) for ancestor in path), (span.start, stop)]
+            longest = max(longest, before + stop - span.start)
+            key_count += before + stop - span.start
+        path.append(span)
+    return AttentionUnits(torch.tensor(units), torch.tensor(segments), key_count, longest)
+
+
+class _CompiledTreeAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, units: AttentionUnits, window: int) -> Tensor:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        output, log_sums = training_bindings.tree_attention(query, key, value, units, window)
+        ctx.save_for_backward(query, key, value, output, log_sums)
+        ctx.units, ctx.window = units, window
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = training_bindings.tree_attention_backward(
+            ctx.saved_tensors, gradient.contiguous(), ctx.units, ctx.window
+        )
+        return *gradients, None, None
 
 
 class _TreeAttention(torch.autograd.Function):

@@ -1,34 +1,7 @@
 /* What training computes between the products, forward and backward, each in one pass over memory: dropout, gates,
  * residual sums with their norms, and rotations. Arithmetic is in float32; a result depends on its own row alone. */
 #include "common.h"
-
-/* torch's OpenMP, where it has one: its threads are warm, and a second pool would fight with them for the cores. */
-extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
-extern int omp_get_thread_num(void) __attribute__((weak));
-extern int omp_get_num_threads(void) __attribute__((weak));
-
-/* Computes rows first..last (exclusive). */
-typedef void Work(const void *job, int64_t first, int64_t last);
-
-typedef struct {
-    Work *work;
-    const void *job;
-    int64_t rows;
-} Shared;
-
-static void take_share(void *data) {
-    const Shared *shared = data;
-    const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
-    shared->work(shared->job, shared->rows * thread / threads, shared->rows * (thread + 1) / threads);
-}
-
-static void run(Work *work, const void *job, int64_t rows, int64_t threads) {
-    Shared shared = {work, job, rows};
-    if (threads > 1 && GOMP_parallel && omp_get_thread_num && omp_get_num_threads)
-        GOMP_parallel(take_share, &shared, (unsigned)threads, 0);
-    else
-        work(job, 0, rows);
-}
+#include "parallel.h"
 
 /* --- Dropout: 16 random bits for each element, a function of a seed and the element's number. --- */
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import c_float, c_int, c_int64, c_uint64, c_void_p
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ _gate = Kernel("train_gate", *[c_void_p] * 3, c_int64, c_int64, c_int64, c_int, 
 _gate_backward = Kernel("train_gate_backward", *[c_void_p] * 5, c_int64, c_int64, c_int64, c_int, c_int64)
 _norm = Kernel("train_norm", *[c_void_p] * 5, c_int64, c_int64, c_float, c_int, c_int64)
 _norm_backward = Kernel("train_norm_backward", *[c_void_p] * 6, c_int64, c_int64, c_float, c_int, c_int64)
+_attention = Kernel("train_attention", *[c_void_p] * 4, c_float, c_int, c_int64)
+_attention_scratch = Kernel("train_attention_scratch", c_int64, c_int64, returns=c_int64)
 _heads = Kernel("train_heads", *[c_void_p] * 6, c_int64, c_void_p, c_float, c_int, c_int, c_int64)
 
 
@@ -114,6 +118,58 @@ def _rotate(
     _heads(
         x.data_ptr(), address(gradient), output.data_ptr(), *(table.data_ptr() for table in cos_sin), address(norm),
         len(x), shape.ctypes.data, eps, _TYPES[x.dtype], _TYPES[dtype], _threads(x),
+    )  # fmt: skip
+
+
+ATTENTION_WIDTH = 16
+"""Heads of a multiple of this width are what `tree_attention` computes on every target."""
+
+
+@dataclass(frozen=True)
+class AttentionUnits:
+    """What queries of a prefix tree meet which keys. units [U, 6] and segments [S, 2], int64: as in
+    training_attention.c. keys: of all units. longest: keys of one.
+    """
+
+    units: Tensor
+    segments: Tensor
+    keys: int
+    longest: int
+
+
+def tree_attention(
+    query: Tensor, key: Tensor, value: Tensor, tree: AttentionUnits, window: int
+) -> tuple[Tensor, Tensor]:
+    """query [T, H, Dh], key and value [T, Hkv, Dh] -> [T, H, Dh], and what the gradients need of it, [T, H].
+
+    All float32. window: keys that a query meets, its own with them; 0 for all.
+    """
+    output, log_sums = torch.empty_like(query), query.new_empty(query.shape[:2])
+    _run_attention((query, key, value, output, log_sums), (), tree, window)
+    return output, log_sums
+
+
+def tree_attention_backward(
+    saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], gradient: Tensor, tree: AttentionUnits, window: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of the output -> those of query, key and value. saved: these three and both results."""
+    gradients = tuple(torch.empty_like(tensor) for tensor in saved[:3])
+    partials = gradient.new_empty(2 * saved[1].shape[1] * tree.keys * gradient.shape[2])
+    _run_attention(saved, (gradient, *gradients, partials), tree, window)
+    return gradients[0], gradients[1], gradients[2]
+
+
+def _run_attention(tensors: Sequence[Tensor], backward: Sequence[Tensor], tree: AttentionUnits, window: int) -> None:
+    query, key = tensors[:2]
+    tokens, heads, width = query.shape
+    work = tree.keys * heads * width
+    threads = max(1, min(torch.get_num_threads(), len(tree.units) * key.shape[1], work // _ELEMENTS_PER_THREAD))
+    scratch = query.new_empty(threads * _attention_scratch(tree.longest, width))
+    addresses = np.array([tensor.data_ptr() for tensor in (*tensors, scratch, *backward)], np.uint64)
+    shape = np.array([len(tree.units), tokens, heads, key.shape[1], width, window, tree.keys, tree.longest], np.int64)
+    _attention(
+        addresses.ctypes.data, tree.units.data_ptr(), tree.segments.data_ptr(), shape.ctypes.data, width**-0.5,
+        bool(backward), threads,
     )  # fmt: skip
 
 
