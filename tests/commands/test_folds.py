@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,28 @@ def test_a_finished_run_is_shown_again_and_computes_nothing(
     text = capsys.readouterr().out
     assert "pooled" in text
     assert "spread (std)" in text
+
+
+def test_rows_that_were_answered_before_an_interruption_are_not_answered_again(
+    folded: Path, few_posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(folded, run_dir)
+    (run_dir / "out_of_fold.csv").unlink()
+    command = _command(few_posts, run_dir, "training.resume=true")
+
+    def interrupt(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lorica.commands.train_folds.write_answers", interrupt)
+        assert main(command) == 130
+    assert read_record(run_dir).status == "interrupted"
+    with monkeypatch.context() as patched:
+        patched.setattr("lorica.pipeline.answer.Pipeline.answer_timed", interrupt)
+        assert main(command) == 0
+    assert (run_dir / "out_of_fold.csv").read_bytes() == (folded / "out_of_fold.csv").read_bytes()
+    assert not (run_dir / "out_of_fold.csv.partial").exists()
 
 
 def _planted(few_posts: Path) -> list[dict[str, Any]]:
