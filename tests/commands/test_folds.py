@@ -226,6 +226,20 @@ def test_a_set_larger_than_a_fold_is_told(few_posts: Path, tmp_path: Path, capsy
     assert "UNEVEN" not in capsys.readouterr().out
 
 
+def test_examples_that_give_rows_of_other_folds_away_are_counted(
+    few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records: list[dict[str, Any]] = [{**record, "fold": n % 2} for n, record in enumerate(_records(few_posts))]
+    records[0] |= {"positive_example_1": records[1]["body"], "rule": records[1]["rule"]}
+    words = ["train", "--audit", "task=rules", f"input={_write(tmp_path / 'rows.csv', records)}", "folds.column=fold"]
+    assert main([*words, "task.style=structured", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["audit"]["shown"] == [records[1]["row_id"]]
+    assert main([*words, "task.style=structured"]) == 0
+    assert "are shown with a label" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["audit"]["shown"] == [], "plain prompts show no examples"
+
+
 def test_allowed_leaks_stand_in_the_result_and_in_the_record(
     few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,6 +188,18 @@ def test_equal_texts_under_two_rules_do_not_contradict_each_other() -> None:
     assert audit_folds(same_rule, plan, stratum=_rule).contradictions == (), "accepted answers that share one"
 
 
+def test_a_held_out_text_among_the_examples_of_another_fold_is_counted() -> None:
+    rows = [
+        _row(number, number % 2, text=f"text {number} of its own, {_unlike(number)}", rule="r") for number in range(4)
+    ]
+    plan = plan_by_column(rows, {"0": "1", "1": "2", "2": "1", "3": "2"}, text=_text, column="fold")
+    examples = {"0": [_text(rows[1]).upper()], "1": [_text(rows[3])], "2": ["of nobody"], "3": []}
+    audit = audit_folds(rows, plan, stratum=_rule, examples=lambda row: examples[row.id])
+    assert audit.shown == ("1",), "row 3 is shown in its own fold alone"
+    other_rule = [*rows[:3], _row(3, 1, text=_text(rows[3]), rule="another")]
+    assert audit_folds(other_rule, plan, stratum=_rule, examples=lambda row: [_text(rows[3])]).shown == ()
+
+
 def test_a_column_of_folds_is_complete_and_in_the_order_of_numbers() -> None:
     rows = [_row(number, 0) for number in range(3)]
     plan = plan_by_column(rows, {"0": "10", "1": "9", "2": "10"}, text=_text, column="fold")

@@ -137,11 +137,11 @@ def _n_text(estimate: Estimate) -> str:
 
 def _grouping_table(evaluation: Evaluation, column_name: str, grouping: Grouping) -> str:
     table_rows = [
-        (name, str(grouping.rows[name]), *(_cell(estimate) for estimate in estimates.values()))
+        (name, str(grouping.rows[name]), *(estimate_text(estimate) for estimate in estimates.values()))
         for name, estimates in grouping.groups.items()
     ]
     table_rows.append(
-        (f"mean of {len(grouping.groups)} groups", str(evaluation.n), *map(_cell, grouping.means.values()))
+        (f"mean of {len(grouping.groups)} groups", str(evaluation.n), *map(estimate_text, grouping.means.values()))
     )
     metric_titles = (metric_title(evaluation, name) for name in grouping.means)
     return plain_table(ReportTable((column_name, "rows", *metric_titles), tuple(table_rows)), max_cell=_WIDEST)
@@ -153,7 +153,7 @@ def _operating_table(evaluation: Evaluation) -> str:
         for point in evaluation.operating_points
     ]
     table_rows = tuple(
-        (rate, "none" if math.isinf(threshold) else f"{threshold:.4f}", *map(_number_text, numbers))
+        (rate, "none" if math.isinf(threshold) else f"{threshold:.4f}", *map(number_text, numbers))
         for rate, threshold, *numbers in rates
     )
     return plain_table(
@@ -161,7 +161,8 @@ def _operating_table(evaluation: Evaluation) -> str:
     )
 
 
-def _number_text(number: float) -> str:
+def number_text(number: float) -> str:
+    """A figure, or that it is undefined."""
     return "undefined" if math.isnan(number) else f"{number:.4f}"
 
 
@@ -189,7 +190,8 @@ def _bootstrap_text(evaluation: Evaluation) -> str:
     return f"intervals: {RESAMPLES:,} bootstrap samples of {drawn}.{weighted}"
 
 
-def _cell(estimate: Estimate) -> str:
+def estimate_text(estimate: Estimate) -> str:
+    """A value with its interval."""
     return (
         "undefined" if math.isnan(estimate.value) else f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
     )
@@ -235,7 +237,11 @@ def comparison_text(
     titles = tuple(metric_title(first_evaluation, name) for name in metric_names)
     ranked = sorted(evaluations, key=lambda name: comparison.ranks[name])
     rank_rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (comparison.ranks[name], names[name], *(_cell(evaluations[name].metrics[metric]) for metric in metric_names))
+        (
+            comparison.ranks[name],
+            names[name],
+            *(estimate_text(evaluations[name].metrics[metric]) for metric in metric_names),
+        )
         for name in ranked
     )
     pair_rows = tuple(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorica.commands.eval_report import estimate_text, number_text
 from lorica.data.fold_audit import FoldAudit
-from lorica.metrics.bootstrap import Estimate
 from lorica.names import listed, shell_word
 from lorica.pipeline.fold_scores import FoldTable
 from lorica.reports.page import Cell, ReportTable
@@ -47,7 +46,7 @@ def audit_text(audit: FoldAudit, names: Sequence[str] = ()) -> str:
             "coarsely, or, where near-duplicates tie groups to each other, see folds.near_duplicates"
         )
     if audit.contradictions:
-        named = "; ".join(listed(list(map(repr, row_ids)), 4) for row_ids in audit.contradictions[:_NAMED])
+        named = "; ".join(listed(map(repr, row_ids), 4) for row_ids in audit.contradictions[:_NAMED])
         lines.append(
             f"contradictions: {_counted(len(audit.contradictions), 'text')} with different labels, such as rows {named}"
         )
@@ -58,6 +57,12 @@ def audit_text(audit: FoldAudit, names: Sequence[str] = ()) -> str:
         lines += [f"  {leak}" for leak in audit.leaks[:_NAMED]]
     else:
         lines.append("leaks: none: no near-duplicates and no group on both sides of a fold")
+    if audit.shown:
+        named = listed(map(repr, audit.shown), _NAMED)
+        lines.append(
+            f"examples: {_counted(len(audit.shown), 'row')} ({named}) are shown with a label in "
+            "prompts of other folds' rows: a model may remember them, which folds cannot prevent"
+        )
     return "\n".join(lines) + "\n\n" + plain_table(_label_table(audit, names))
 
 
@@ -89,14 +94,18 @@ def folds_text(result: FoldsResult, gold: str, task_name: str) -> str:
     table = result.table
     metric_names = list(table.pooled)
     rows: list[tuple[Cell, ...]] = [
-        (fold_name(scores.fold, result.names), scores.rows, *(_interval(scores.metrics[name]) for name in metric_names))
+        (
+            fold_name(scores.fold, result.names),
+            scores.rows,
+            *(estimate_text(scores.metrics[name]) for name in metric_names),
+        )
         for scores in table.folds
     ]
     row_count = sum(scores.rows for scores in table.folds)
     rows += [
-        ("mean over folds", "", *(_number(table.mean, name) for name in metric_names)),
-        ("spread (std)", "", *(_number(table.spread, name) for name in metric_names)),
-        ("pooled", row_count, *(_interval(table.pooled[name]) for name in metric_names)),
+        ("mean over folds", "", *(number_text(table.mean[name]) for name in metric_names)),
+        ("spread (std)", "", *(number_text(table.spread[name]) for name in metric_names)),
+        ("pooled", row_count, *(estimate_text(table.pooled[name]) for name in metric_names)),
     ]
     paragraphs = [plain_table(ReportTable(("held out in", "rows", *metric_names), tuple(rows)))]
     if result.audit.leaks:
@@ -123,13 +132,3 @@ def folds_dict(result: FoldsResult) -> dict[str, Any]:
         "table": result.table,
         "best": fold_name(result.table.best),
     }
-
-
-def _interval(estimate: Estimate) -> str:
-    if math.isnan(estimate.value):
-        return "undefined"
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
-
-
-def _number(values: Mapping[str, float], name: str) -> str:
-    return "undefined" if math.isnan(values[name]) else f"{values[name]:.4f}"

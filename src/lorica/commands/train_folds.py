@@ -122,7 +122,14 @@ def divide_rows(config: Config, task: Task, read_log: ReadLog) -> DividedRows:
     )
     if config.training.val_ratio:
         _require_validation(rows, plan, config.input)
-    return DividedRows(rows, plan, audit_folds(rows, plan, stratum=task.stratum), config.input)
+    row_examples = task.row_examples
+    shows_examples = row_examples is not None and task.settings.style in row_examples.styles
+
+    def examples(row: Row) -> list[str]:
+        return [task.text(example) for example in row_examples.as_rows(row)] if row_examples and shows_examples else []
+
+    audit = audit_folds(rows, plan, stratum=task.stratum, examples=examples)
+    return DividedRows(rows, plan, audit, config.input)
 
 
 def _require_validation(rows: Sequence[Row], plan: FoldPlan, source: str) -> None:

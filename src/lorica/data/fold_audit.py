@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lorica.data.fold_plan import FoldPlan, TextOf
-from lorica.data.near_duplicates import normalise_text
+from lorica.data.near_duplicates import normalise_text, text_digest
 from lorica.data.split import label_text
 from lorica.records import Row
 
@@ -36,8 +36,9 @@ class FoldAudit:
     """rows: in all; groups: named ones. labels: label -> rows. strata: different rules or subjects.
     exact_duplicates: rows with the text of an earlier one; near_duplicates: further rows whose text is nearly that of
     an earlier one (see `near_duplicates`). components: sets of rows that stay together; largest: rows in the largest.
-    contradictions: ids of rows with one text under one stratum and different labels. leaks: what crosses folds.
-    folds: for each, label -> rows held out."""
+    contradictions: ids of rows with one text under one stratum and different labels. leaks: what crosses folds. shown:
+    ids of rows whose text stands, with a label, among the examples of a row in another fold. folds: for each, label ->
+    rows held out."""
 
     rows: int
     labels: Mapping[str, int]
@@ -49,11 +50,19 @@ class FoldAudit:
     largest: int
     contradictions: tuple[tuple[str, ...], ...]
     leaks: tuple[Leak, ...]
+    shown: tuple[str, ...]
     folds: tuple[Mapping[str, int], ...]
 
 
-def audit_folds(rows: Sequence[Row], plan: FoldPlan, *, stratum: TextOf) -> FoldAudit:
-    """Look at the rows and at what crosses the folds of a plan for them. stratum: a row's rule or subject."""
+def audit_folds(
+    rows: Sequence[Row],
+    plan: FoldPlan,
+    *,
+    stratum: TextOf,
+    examples: Callable[[Row], Sequence[str]] = lambda row: (),
+) -> FoldAudit:
+    """Look at the rows and at what crosses the folds of a plan for them. stratum: a row's rule or subject. examples:
+    the texts that its prompt shows with their labels."""
     distinct_texts = len(set(filter(None, plan.texts))) + plan.texts.count("")
     component_sizes = Counter(plan.components)
     labels = [label_text(row) for row in rows]
@@ -71,6 +80,7 @@ def audit_folds(rows: Sequence[Row], plan: FoldPlan, *, stratum: TextOf) -> Fold
         largest=max(component_sizes.values()),
         contradictions=tuple(_contradictions(rows, plan, stratum)),
         leaks=tuple(_leaks(rows, plan)),
+        shown=tuple(_shown(rows, plan, stratum, examples)),
         folds=tuple(dict(sorted(counts.items())) for counts in labels_by_fold),
     )
 
@@ -106,6 +116,18 @@ def _leaks(rows: Sequence[Row], plan: FoldPlan) -> Iterator[Leak]:
     for members in _sets([row.group for row in rows]):
         if len({plan.folds[index] for index in members}) > 1:
             yield _leak(rows, plan, "group", members, rows[members[0]].group)
+
+
+def _shown(
+    rows: Sequence[Row], plan: FoldPlan, stratum: TextOf, examples: Callable[[Row], Sequence[str]]
+) -> Iterator[str]:
+    folds_of_examples: dict[tuple[str, str], set[int]] = {}
+    for row, fold in zip(rows, plan.folds, strict=True):
+        for example in examples(row):
+            folds_of_examples.setdefault((text_digest(example), stratum(row)), set()).add(fold)
+    for row, fold, digest in zip(rows, plan.folds, plan.texts, strict=True):
+        if digest and folds_of_examples.get((digest, stratum(row)), set()) - {fold}:
+            yield row.id
 
 
 def _sets(keys: Sequence[str | int]) -> Iterator[list[int]]:
