@@ -58,6 +58,34 @@ def test_it_is_read_back_to_the_last_bit(calibration_map: CalibrationMap, tmp_pa
     assert read.digest == saved.digest != _saved(TemperatureScaling(2.51)).digest
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"calibration": {"method": "platt", "slope": 1.6, "intercept": -0.25}}, "was edited"),
+        ({"calibration": {"method": "temperature", "temperature": 2.0}}, "was edited"),
+        ({"adapter": "sha256:" + "1" * 64}, "was edited"),
+        ({"used_with": {}}, "was edited"),
+        ({"folds": 6}, "was edited"),
+        ({"digest": DIGEST}, "was edited"),
+        ({"digest": 7}, "was edited"),
+        ({"digest": None}, "carries no digest"),
+    ],
+)
+def test_an_edited_one_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = write_calibration(tmp_path, _saved())
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(AdapterError, match=message) as error:
+        read_calibration(tmp_path)
+    assert str(path) in str(error.value)
+    assert "lorica calibrate" in error.value.fix
+
+
+def test_another_layout_of_the_same_values_is_no_edit(tmp_path: Path) -> None:
+    path = write_calibration(tmp_path, _saved())
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+    assert read_calibration(tmp_path) == _saved()
+
+
 def test_it_is_for_one_adapter_used_in_one_way() -> None:
     saved = _saved()
     assert saved.mismatches(DIGEST, {"task": "rules", "style": "plain", "base": "x"}) == []

@@ -1,4 +1,8 @@
-"""A calibration beside its adapter: `calibration.json`. Reading one believes nothing of what stands in it."""
+"""A calibration beside its adapter: `calibration.json`. Reading one believes nothing of what stands in it.
+
+The file carries a digest of its own values: an edited parameter would pass every check of its type and turn scores into
+probabilities that no row has shown.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from lorica.calibration.calibration_maps import CalibrationMap, PlattScaling, me
 from lorica.calibration.figures import CalibrationFigures
 from lorica.data.digest import bytes_digest
 from lorica.data.write import atomic_file
+from lorica.errors import AdapterError
 
 CALIBRATION_NAME = "calibration.json"
 FORMAT: Literal[1] = 1
@@ -31,7 +36,7 @@ class LossChange(msgspec.Struct, frozen=True):
 
 
 class SavedCalibration(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole of calibration.json.
+    """The whole of calibration.json but its `digest`.
 
     adapter: digest of adapter_config.json and the weights that it was fitted for. task: whose scores. calibration: the
     method with its parameters, fitted on all `rows`. left_out: rows without an answer that could be read. trained_rows:
@@ -82,8 +87,15 @@ class SavedCalibration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_calibration(values: Any) -> SavedCalibration:
-    """Parsed JSON as a calibration. Raises AdapterError naming the first place that is wrong."""
-    return convert_document(values, SavedCalibration, title="calibration", format_number=FORMAT, fix=_AGAIN)
+    """Parsed JSON as a calibration. Raises AdapterError naming the first place that is wrong, and for values that are
+    not those of its digest."""
+    calibration = convert_document(values, SavedCalibration, title="calibration", format_number=FORMAT, fix=_AGAIN)
+    stated_digest = values.get("digest")
+    if stated_digest is None:
+        raise AdapterError("carries no digest, so that nobody can tell whether it was edited", fix=_AGAIN)
+    if stated_digest != calibration.digest:
+        raise AdapterError("was edited: its digest is not that of its values", fix=_AGAIN)
+    return calibration
 
 
 def read_calibration(folder: Path) -> SavedCalibration | None:
@@ -95,5 +107,6 @@ def write_calibration(folder: Path, calibration: SavedCalibration) -> Path:
     """Write calibration.json, whole or not at all. Raises DataError where the place cannot be written."""
     path = folder / CALIBRATION_NAME
     with atomic_file(path) as calibration_file:
-        calibration_file.write(msgspec.json.format(msgspec.json.encode(calibration)) + b"\n")
+        values = {**msgspec.to_builtins(calibration), "digest": calibration.digest}
+        calibration_file.write(msgspec.json.format(msgspec.json.encode(values)) + b"\n")
     return path
