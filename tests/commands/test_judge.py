@@ -21,6 +21,7 @@ from lorica.errors import EngineError
 from tests.judging.stub_server import StubHandler, completion, letter_of, serving, truthful, truthful_letter
 
 ROWS = 40
+FAKE = ("engine.name=fake", "--judge-model", "lorica_tiny")
 
 
 @pytest.fixture
@@ -192,24 +193,6 @@ def test_two_files_are_compared_in_both_orders(
     assert result["believable"]["order_swapped"]["same"] == ROWS - 1
 
 
-def test_a_local_judge_answers_by_probabilities(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    result = _json(capsys, *files, "engine.name=fake")
-    assert result["judge"]["scoring"] == "probability"
-    assert result["label_mass"]["mean"] == pytest.approx(0.9)
-    assert result["mean_score"]["n"] == ROWS
-    assert result["believable"]["asked_again"]["largest_change"] == 0
-    assert _json(capsys, *files, "engine.name=fake")["calls"] == 0
-
-
-def test_a_prompt_that_does_not_fit_fails_uncut(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    answers = Path(files[0])
-    lines = answers.read_text("utf-8").splitlines()
-    lines[3] = json.dumps({"id": "3", "answer": "very " * 20_000})
-    answers.write_text("\n".join(lines), "utf-8")
-    result = _json(capsys, *files, "engine.name=fake")
-    assert (result["failed"], result["failures"]) == (1, {"prompt": 1})
-
-
 @pytest.mark.parametrize(
     ("task", "record", "shown"),
     [
@@ -236,7 +219,7 @@ def test_a_row_without_an_answer_is_wrong_and_nobody_is_asked(
 ) -> None:
     answers = Path(files[0])
     answers.write_text("".join(json.dumps({"id": str(row), "answer": None}) + "\n" for row in range(ROWS)), "utf-8")
-    result = _json(capsys, *files, "engine.name=fake")
+    result = _json(capsys, *files, *FAKE)
     assert (result["calls"], result["no_answer"], result["mean"]["value"]) == (0, ROWS, 0.0)
 
 
@@ -244,13 +227,8 @@ def test_rows_by_rule_do_not_praise_the_judge(files: tuple[str, str], capsys: py
     """A judge agrees with exact match on the rows that it was asked of; the others would agree by themselves."""
     answers = [{"id": str(row), "answer": None if row % 2 else f"word{row + 1}"} for row in range(ROWS)]
     Path(files[0]).write_text("".join(json.dumps(answer) + "\n" for answer in answers), "utf-8")
-    (agreement,) = _json(capsys, *files, "engine.name=fake")["believable"]["agreement"]
+    (agreement,) = _json(capsys, *files, *FAKE)["believable"]["agreement"]
     assert agreement["n"] == ROWS // 2
-
-
-def test_a_preset_names_a_local_judge(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    result = _json(capsys, *files, "engine.name=fake", "--judge-model", "lorica_tiny", "--sample", "4")
-    assert result["mean"]["n"] == 4
 
 
 def test_an_answer_that_gives_orders_stays_data(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,7 +261,7 @@ def test_an_answer_that_gives_orders_stays_data(files: tuple[str, str], capsys: 
         (["--endpoint", "http://h/v1", "--judge-model", "m", "--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
         (["--endpoint", "http://h/v1", "--judge-model", "m", "--body", "[]"], "--body"),
         (["--rubric", "pairwise"], "3 files"),
-        (["--rubric", "referense"], "reference"),
+        (["--rubric", "referense", *FAKE], "reference"),
         (["--sample", "-1"], "from 0 on"),
         (["--concurrency", "0"], "from 1 on"),
     ],
@@ -332,12 +310,12 @@ def test_labels_that_cannot_be_used_are_refused(
 ) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text(content, "utf-8")
-    assert main(["judge", *files, "task=saq", "engine.name=fake", "--labels", str(labels)]) == 3
+    assert main(["judge", *files, "task=saq", *FAKE, "--labels", str(labels)]) == 3
     assert hint in capsys.readouterr().err
 
 
 def test_from_python(files: tuple[str, str], tmp_path: Path) -> None:
-    settings = {"engine.name": "fake"}
+    settings = {"engine.name": "fake", "model": "lorica_tiny"}
     result = lorica.judge(files[0], files[1], task="saq", settings=settings, sample=10, repeat=2)
     assert isinstance(result, lorica.JudgeResult)
     assert (result.mean.n, result.row_count, result.sampled, result.repetition.n) == (10, ROWS, True, 2)

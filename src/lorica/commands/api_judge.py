@@ -35,7 +35,8 @@ def judge(
 
     answers: what `infer` wrote, any table with ids and `answer`, or the answers of a pipeline; a pair of files, as a
     tuple, for a pairwise rubric. rubric: `reference`, `free`, `pairwise`, or the path of one in TOML. base, adapter:
-    the local judge, which answers by the probabilities of the labels; endpoint: an OpenAI-compatible one in its place.
+    the local judge, which answers by the probabilities of the labels; endpoint: an OpenAI-compatible one in its place;
+    one of them must be named.
     labels: a file of rows that people labelled. sample: judge so many rows, None for all. repeat: ask so many twice.
     journal: the folder where verdicts are kept, so that nothing is asked twice; None for beside the answers.
 
@@ -45,7 +46,7 @@ def judge(
         result = lorica.judge("answers.jsonl", "gold.jsonl", task="saq", base="models/qwen3-4b")
         result.mean.mean, result.failed, result.agreements[0].kappa
     """
-    from lorica.commands.judge_answers import JudgeRequest, judge_answer_files
+    from lorica.commands.judge_answers import JudgeRequest, check_judge_is_named, judge_answer_files
 
     if endpoint is not None and (base is not None or adapter is not None):
         raise ConfigError("endpoint and base or adapter are given; allowed: one judge", fix="leave one of them out")
@@ -55,8 +56,11 @@ def judge(
     files: Iterable[object] = (answers,)
     if isinstance(answers, tuple) and len(answers) == 2 and not isinstance(answers[0], Answer):
         files = answers
+    config = resolve(keys).config
+    if endpoint is None:
+        check_judge_is_named(config, keys)
     return judge_answer_files(
-        resolve(keys).config,
+        config,
         [argument.given_answers(file) for file in files],
         argument.local_file(gold, "gold"),
         JudgeRequest(

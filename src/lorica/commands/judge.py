@@ -23,7 +23,7 @@ from lorica.commands.arguments import (
     split_words,
     warn,
 )
-from lorica.commands.judge_answers import JudgeRequest, judge_answer_files
+from lorica.commands.judge_answers import JudgeRequest, check_judge_is_named, judge_answer_files
 from lorica.commands.judge_report import judge_dict, judge_metrics, judge_text, write_verdicts
 from lorica.commands.pages.judge_page import judge_page, write_judged_rows
 from lorica.commands.pages.page_files import WriteTable, add_html_option, file_facts, write_pages
@@ -45,7 +45,7 @@ _UNENCRYPTED = re.compile(r"http://(?!(localhost|127\.0\.0\.1|\[::1\])([:/]|$))"
 _EXAMPLES = """  lorica judge answers.jsonl gold.jsonl task=saq --judge-model models/qwen3-4b
   lorica judge answers.jsonl gold.jsonl task=saq --endpoint http://localhost:8000/v1 --judge-model qwen3-32b
   lorica judge a.jsonl b.jsonl gold.jsonl task=saq --rubric pairwise --judge-model models/qwen3-4b
-  lorica judge answers.jsonl gold.jsonl task=saq --labels read_by_me.csv --output verdicts.jsonl
+  lorica judge answers.jsonl gold.jsonl task=saq --judge-model models/qwen3-4b --labels read_by_me.csv
   LORICA_JUDGE_API_KEY=... lorica judge answers.jsonl gold.jsonl task=qa --endpoint https://api.example.com/v1 \\
       --judge-model large --sample 200 --price 2.5,10 --max-cost 1"""
 
@@ -67,6 +67,8 @@ def run(arguments: Sequence[str]) -> int:
         key = "model" if options.judge_model in preset_names("model") else "model.path"
         overrides.append(f"{key}={options.judge_model}")
     resolved = resolve(overrides)
+    if request.endpoint is None:
+        check_judge_is_named(resolved.config, [word.partition("=")[0] for word in overrides])
     inputs = {"answers": options.answers, "gold": [options.gold], "labels": filter(None, [options.labels])}
     with recorded_run(options.run, "judge", arguments, resolved, inputs) as run_log:
         return _judge(options, arguments, resolved.config, request, run_log)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.judge_labels import read_labels
 from lorica.commands.pages.eval_page_rows import gold_text, row_text
 from lorica.commands.row_progress import row_progress
-from lorica.config.schema import Config
+from lorica.config.schema import Config, ModelConfig
 from lorica.errors import AdapterError, UsageError
 from lorica.judging.endpoint import EndpointJudge, EndpointSettings
 from lorica.judging.judge_result import (
@@ -107,7 +107,22 @@ def judge_answer_files(
             over_budget=judge.over_budget,
             stopped=judge.stopped,
         )
+    else:
+        result = replace(result, judge={**result.judge, "model": config.model.path})
     return replace(result, answer_files=tuple(names))
+
+
+def check_judge_is_named(config: Config, keys: Iterable[str]) -> None:
+    """Raise UsageError where nothing names a local judge: the base that other commands take by themselves is none.
+
+    keys: those that were set for this command."""
+    is_named = not {"model", "model.path"}.isdisjoint(keys) or config.adapters.dir or config.adapters.paths
+    if not is_named and config.model.path == ModelConfig.path:
+        raise UsageError(
+            "no judge is named, and the embedded model is no usable one",
+            fix="name a local model or an endpoint: --judge-model MODEL, or --endpoint URL --judge-model NAME (from "
+            "Python base= or endpoint=); to try the command without a usable judge: --judge-model lorica_tiny",
+        )
 
 
 def _journal_beside(answers: Path | Sequence[Answer], gold_file: Path) -> Path:

@@ -99,7 +99,9 @@ def _judge_line(result: JudgeResult) -> str:
     name = (
         f"{judge['model']} at {judge['url']} ({judge['structured_output']})"
         if judge["judge"] == "endpoint"
-        else f"the local model {judge['base'][:19]}, adapter {judge['adapter'][:19]}, {judge['dtype']}"
+        else f"the local model {judge['model']} ({judge['base'][:19]}), "
+        + ("no adapter" if judge["adapter"] == "none" else f"adapter {judge['adapter'][:19]}")
+        + f", {judge['dtype']}"
     )
     read = "probabilities of the labels" if judge["scoring"] == "probability" else "labels alone"
     line = f"judge: {name}\nscoring: {read}, in all of the run; rubric {result.rubric} ({result.rubric_digest[:19]})"
