@@ -326,3 +326,18 @@ def test_a_run_killed_after_its_output_was_written_leaves_no_journal(
     assert main([*command, "inference.resume=true"]) == 0
     assert "already complete" in capsys.readouterr().out
     assert not (tmp_path / "out.csv.partial").exists()
+
+
+def test_an_adapter_that_answers_no_row_is_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"id": str(n), "subject": subject, "question": "Who?"} for n, subject in enumerate(["algebra", "art"])]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folders = [f"adapters.paths.{name}={trained / 'rules'}" for name in ("Algebra", "geografy", "general", "music")]
+    command = ["infer", "task=saq", "engine=fake", "adapters.gate=off", f"input={rows}", f"output={tmp_path / 'o.csv'}"]
+    assert main([*command, *folders]) == 0
+    assert "no row is answered by the adapters geografy, music: " in capsys.readouterr().err
+    assert main([*command, *folders[:1], *folders[2:3]]) == 0
+    assert main([*command, *folders, "adapters.use=music"]) == 0
+    assert "no row is answered" not in capsys.readouterr().err

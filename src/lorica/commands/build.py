@@ -30,7 +30,7 @@ from lorica.names import listed, visible, visible_values
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.prompts.encoder import Encoder
 from lorica.records import Generate, Row, Sampling
-from lorica.routing import route
+from lorica.routing import GENERAL, route
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
 
@@ -157,12 +157,15 @@ def answer_settings(config: Config, base_model: BaseFolder) -> AnswerSettings:
     )
 
 
-def build_pipeline(config: Config, base_model: BaseFolder, adapters: Mapping[str, AdapterFolder]) -> Pipeline:
-    """Task, encoder and engine, loaded and ready, with the adapters that came through the gate."""
+def build_pipeline(
+    config: Config, base_model: BaseFolder, adapters: Mapping[str, AdapterFolder], *, engine: Engine | None = None
+) -> Pipeline:
+    """Task, encoder and engine, loaded and ready, with the adapters that came through the gate. engine: one with the
+    base model loaded and without adapters; None to load it."""
     task = build_task(config)
     retriever = build_retriever(config.retrieval)
     encoder = build_encoder(config, base_model)
-    engine = build_engine(config, base_model)
+    engine = engine or build_engine(config, base_model)
     provenance = trained_as(task, encoder, base_model) if adapters else {}
     provenance[RETRIEVAL] = "none" if retriever is None else WITH_PASSAGES
     tell_admissions(admit_all(engine, adapters, base_model, used=provenance, policy=config.adapters.gate))
@@ -187,8 +190,9 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
 
 
 def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Collection[str]) -> Counter[str | None]:
-    """Read all rows and count them by the adapter that answers. Raises what reading raises, and AdapterError for a row
-    that no adapter may answer, and for one that no calibrated one answers where that is required.
+    """Read all rows, count them by the adapter that answers, and warn of adapters that answer none. Raises what reading
+    raises, and AdapterError for a row that no adapter may answer, and for one that no calibrated one answers where that
+    is required.
     """
     adapter_of_subject: dict[str, str | None] = {}
     row_counts: Counter[str | None] = Counter()
@@ -207,7 +211,18 @@ def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Coll
             f"adapters.calibration=require, and the base model alone answers {row_counts[None]} rows",
             fix="give their subjects an adapter (adapters.fallback), or set adapters.calibration=auto",
         )
+    _tell_idle_adapters(adapters, row_counts)
     return row_counts
+
+
+def _tell_idle_adapters(adapters: Iterable[str], row_counts: Mapping[str | None, int]) -> None:
+    """Warn of adapters that answer no row; `general` answers what others do not, and may have nothing to do."""
+    idle = sorted(name for name in adapters if name not in row_counts and name != GENERAL)
+    if idle:
+        warn(
+            f"no row is answered by the adapter{'s' if len(idle) > 1 else ''} {listed(idle, 5)}: one answers the task "
+            "or the subject that it is called like; adapters.use=NAME has it answer all rows"
+        )
 
 
 def manifest(
