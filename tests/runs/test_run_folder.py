@@ -213,6 +213,9 @@ def test_secrets_are_in_no_file_of_a_run(tmp_path: Path, monkeypatch: pytest.Mon
         "--header=X-Api-Key: hunter2222",
         'judge={"api_key": "hunter2222"}',
         "judge={api_key: hunter2222}",
+        "OPENAI_KEY=hunter2222 python judge.py",
+        "env KEY=hunter2222",
+        "export DB_PASS='hunter2222'",
     ],
 )
 def test_secrets_within_a_word_are_hidden(word: str) -> None:
@@ -222,8 +225,22 @@ def test_secrets_within_a_word_are_hidden(word: str) -> None:
     assert "***" in hidden
 
 
+@pytest.mark.parametrize("name", ["-k", "-key", "--key", "-p", "-pw", "--pin", "-sig"])
+def test_secrets_behind_short_options_are_hidden(name: str) -> None:
+    for words, hidden in (
+        ([name, "hunter2222", "--json"], [name, "***", "--json"]),
+        ([f"{name}=hunter2222", "--json"], [f"{name}=***", "--json"]),
+        ([f"{name.lstrip('-').upper()}=hunter2222"], [f"{name.lstrip('-').upper()}=***"]),
+    ):
+        assert Redactor(words, {}).words(words) == hidden
+        assert "hunter" not in Redactor(words, {}).text("401: hunter2222 is no key")
+    assert Redactor([name, "7"], {}).words([name, "7"]) == [name, "***"]
+
+
 def test_words_that_are_no_secrets_stay_as_typed() -> None:
     words = ["http://host:8000/a@b", "https://host/Talk:a@b", "bearer tokens", "basic authentication"]
+    assert Redactor(words, {}).words(words) == words
+    words = ["task.columns.key=code", "PRIMARY KEY of the table", "-1", "0.5", "MONKEY=", "task=rules"]
     assert Redactor(words, {}).words(words) == words
     words = ["task=rules", "inference.max_new_tokens=20", "input=a@b.csv", "adapters.dir=runs/skills", "--json"]
     assert Redactor(words, {}).words(words) == words

@@ -16,6 +16,9 @@ _SECRET_NAME = re.compile(
     r"|authorization|auth|auth[-_]header|bearer|cookie)$|(?:api-?key|password|passwd|passphrase|pwd)$",
     re.IGNORECASE,
 )
+# Short names that hold a secret as a word of a command line or a variable (`-k X`, `--key=X`, `KEY=X`); as that of a
+# column, or as a part of a longer one, they do not.
+SECRET_WORDS = frozenset({"k", "key", "keys", "p", "pw", "pin", "otp", "sig", "signature", "sas"})
 # Forms of keys that services hand out.
 _KEY_FORM = re.compile(r"\b(?:sk|pk|hf|ghp|gho|xoxb|xoxp|glpat|AKIA)[-_]?[A-Za-z0-9][A-Za-z0-9_\-]{14,}")
 # The user of an address, also with @ in the password, or / behind a name; what names of secrets hold in its query.
@@ -24,9 +27,9 @@ _IN_URL = re.compile(
     r"|((?<=[?&;#])[\w-]*(?:key|token|secret|password|sig)=)[^&;\s#'\"]+",
     re.IGNORECASE,
 )
-# Headers and JSON within a word.
+# Headers, JSON and variables within a word.
 _STATED = re.compile(
-    r"(\bbearer\s+(?=\S*\d)|(?:api[-_]?key|authorization|password|secret)[\"']?\s*[:=]\s*[\"']?(?:bearer\s+|basic\s+)?)"
+    r"((?-i:\b[A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD|PASS|PWD)=[\"']?)|\bbearer\s+(?=\S*\d)|(?:api[-_]?key|authorization|password|secret)[\"']?\s*[:=]\s*[\"']?(?:bearer\s+|basic\s+)?)"
     r"[A-Za-z0-9._~+/=-]{6,}",
     re.IGNORECASE,
 )
@@ -38,11 +41,11 @@ class Redactor:
 
     def __init__(self, words: Sequence[str], environ: Mapping[str, str]) -> None:
         """words: of a command line. environ: variables of the process."""
-        secrets = {value for name, value in environ.items() if is_secret(name)}
+        secrets = {value for name, value in environ.items() if _is_secret_word(name)}
         for word, following in pairwise([*words, ""]):
             name, separator, value = word.partition("=")
-            stated = value if separator else following if name.startswith("--") else ""
-            if is_secret(name.lstrip("-")):
+            stated = value if separator else following if name.startswith("-") else ""
+            if _is_secret_word(name):
                 secrets.add(stated)
             elif is_secret(name.lstrip("-").removesuffix("-env")):  # the name of the variable that holds it
                 secrets.add(environ.get(stated, ""))
@@ -62,9 +65,9 @@ class Redactor:
         for word in words:
             name, separator, value = word.partition("=")
             before = hidden_words[-1] if hidden_words else ""
-            if value and is_secret(name.lstrip("-")):
+            if value and _is_secret_word(name):
                 hidden_words.append(f"{name}{separator}{HIDDEN}")
-            elif before.startswith("--") and "=" not in before and is_secret(before.lstrip("-")):
+            elif before.startswith("-") and "=" not in before and _is_secret_word(before):
                 hidden_words.append(HIDDEN)
             else:
                 hidden_words.append(self.text(word))
@@ -84,3 +87,9 @@ class Redactor:
 def is_secret(name: str) -> bool:
     """Whether an option, key or variable of this name holds a secret: `OPENAI_API_KEY` does, `max_tokens` does not."""
     return _SECRET_NAME.search(unquote(name)) is not None
+
+
+def _is_secret_word(name: str) -> bool:
+    """Whether a word of a command line, or a variable, of this name holds a secret."""
+    bare_name = name.lstrip("-")
+    return bare_name.lower() in SECRET_WORDS or is_secret(bare_name)
