@@ -19,12 +19,16 @@ import pytest
 import lorica
 from lorica.cli import main
 from lorica.commands import build
-from lorica.commands.arguments import inform
+from lorica.commands.arguments import inform, resolve
 from lorica.commands.frontier import parse_vary
-from lorica.commands.frontier_grid import ADAPTERS, BASE_ALONE, Point, point_overrides
+from lorica.commands.frontier_grid import ADAPTERS, BASE_ALONE, Point, make_grid, point_overrides, resolve_point
 from lorica.commands.frontier_points import Measurement, PointStore, promising
 from lorica.commands.frontier_search import PointMeter, rungs, search
+from lorica.commands.gold_file import read_gold
+from lorica.config.schema import Config
+from lorica.engines.base import Engine
 from lorica.errors import LoricaError
+from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.answer import Pipeline
 from lorica.records import Row
 
@@ -72,9 +76,9 @@ def test_its_text_names_what_was_tried(rows: Path, capsys: pytest.CaptureFixture
 def test_what_loading_says_of_many_points_stands_in_the_log_once(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_pipeline = build.build_pipeline
 
-    def telling(*arguments: Any) -> Pipeline:
+    def telling(*arguments: Any, **options: Any) -> Pipeline:
         inform("this base is small")
-        return build_pipeline(*arguments)
+        return build_pipeline(*arguments, **options)
 
     monkeypatch.setattr(build, "build_pipeline", telling)
     assert main(["frontier", *FAKE, "minutes=1", *VARY]) == 0
@@ -95,33 +99,70 @@ def test_from_python(rows: Path) -> None:
     assert set(result.commands) == {point.name for point in result.front}
 
 
-def test_a_killed_search_goes_on_where_it_was(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_stopped_search_goes_on_where_it_was(
+    rows: Path, capsys: pytest.CaptureFixture[str], stop: signal.Signals, exit_code: int
+) -> None:
     command = [
         "frontier",
         *FAKE,
         "minutes=5",
         "--vary",
-        "inference.max_input_tokens=" + ",".join(map(str, range(200, 230))),
+        "inference.max_input_tokens=" + ",".join(map(str, range(200, 215))),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "lorica", *command], env=environment, stderr=subprocess.DEVNULL)
+    words = [sys.executable, "-m", "lorica", *command]
     points = Path("front/points.jsonl")
-    for _ in range(600):
-        if points.exists() and points.read_bytes().count(b"\n") >= 3:
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if points.exists() and points.read_bytes().count(b"\n") >= 3:
+                break
+            time.sleep(0.05)
+        process.send_signal(stop)
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == exit_code
     kept = points.read_bytes()
     kept = kept[: kept.rfind(b"\n") + 1]
-    assert 3 <= kept.count(b"\n") < 90, "the search was over before it was killed"
+    count = kept.count(b"\n")
+    assert 3 <= count < 45, "the search was over before it was stopped"
+    if stop == signal.SIGINT:
+        assert f"{count} points are kept in front; go on: lorica frontier" in messages
+        assert "Traceback" not in messages
     points.write_bytes(kept + b'{"point":"half a li')
     assert main(command) == 6
     assert "inference.resume=true" in capsys.readouterr().err
     assert main([*command, "inference.resume=true", "--json"]) == 0
     assert points.read_bytes().startswith(kept)
-    assert json.loads(capsys.readouterr().out)["tried"] == 90
+    assert json.loads(capsys.readouterr().out)["tried"] == 45
     assert main([*command, "inference.resume=true", "--vary", "task.style=plain,structured"]) == 6
+
+
+def test_a_base_is_loaded_once_for_all_points_that_share_it(
+    rows: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And answers as if it had been loaded for each: without the adapters and the batches of the point before."""
+    loads: list[str] = []
+    build_engine = build.build_engine
+
+    def counted(config: Config, base: BaseFolder) -> Engine:
+        loads.append(config.model.dtype)
+        return build_engine(config, base)
+
+    monkeypatch.setattr(build, "build_engine", counted)
+    overrides = ["task=rules", "task.style=plain", "input=rows.csv", f"adapters.dir={trained}"]
+    vary = {"model.dtype": ["float32", "int8"]}
+    resolved = resolve(overrides)
+    points = make_grid(resolved, build.base_folder(resolved.config), vary)
+    assert {key for point in points for key, _ in point.settings} > {ADAPTERS, "inference.batch_tokens"}
+    few = list(read_gold(resolved.config, rows, []).rows)[:4]
+    meter, store = PointMeter(overrides, few), PointStore(rows.parent)
+    assert search(points, len(few), store, meter, seconds=600, on_measured=lambda measured: None) == []
+    assert store.problems == {}
+    assert loads == ["float32", "int8"]
+    for point in (points[-1], points[0]):
+        config = resolve_point(overrides, point)
+        fresh, reused = (loader._load(config).answer(few) for loader in (PointMeter(overrides, few), meter))
+        assert fresh == reused
 
 
 class Meter:

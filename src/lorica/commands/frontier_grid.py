@@ -47,6 +47,11 @@ class Point:
         """As tables and files call it."""
         return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.settings) or "as configured"
 
+    @property
+    def base_settings(self) -> tuple[tuple[str, str], ...]:
+        """What of it decides which base is loaded, and how."""
+        return tuple((key, value) for key, value in self.settings if key.partition(".")[0] in ("model", "engine"))
+
 
 def point_overrides(overrides: Overrides, point: Point) -> Overrides:
     """The configuration of a point: what the user set, without the keys of the search, and what the point sets."""
@@ -95,10 +100,15 @@ def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[
         "retrieval.enabled": ("false", "true") if config.retrieval.dir else (),
         "task.method": [method for method in task.methods if method != "generate" or task.answer_type == "text"],
     }
-    dimensions = {key: values for key, values in dimensions.items() if len(values) > 1 and not resolved.is_set(key)}
+
+    def is_set(key: str) -> bool:
+        """Where adapters lie says nothing of which answers."""
+        return resolved.is_set("adapters.use" if key == ADAPTERS else key)
+
+    dimensions = {key: values for key, values in dimensions.items() if len(values) > 1 and not is_set(key)}
     for key, values in vary.items():
         _check_varied(key)
-        if resolved.is_set(key):
+        if is_set(key):
             raise UsageError(f"--vary {key} and {key}= contradict each other", fix="leave one of them out")
         dimensions[key] = values
     combinations = itertools.product(*([(key, value) for value in values] for key, values in dimensions.items()))

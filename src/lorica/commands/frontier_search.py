@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from lorica.commands import build
 from lorica.commands.arguments import Overrides, telling_once
 from lorica.commands.frontier_grid import Point, resolve_point
 from lorica.commands.frontier_points import Measurement, PointStore, promising
 from lorica.config.schema import Config
+from lorica.engines.base import BatchSizedEngine, Engine
 from lorica.errors import LoricaError
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.judged_answers import correctness_metric, is_right, judge_answers
@@ -28,12 +30,21 @@ _PROBE_ROWS = 4  # answered beforehand: a warm-up that says how long a point tak
 _MARGIN = 1.25  # of an estimate that a deadline is kept by
 
 
+@dataclass(frozen=True)
+class _LoadedPoint:
+    """The pipeline of a point. loading: all that decides how its engine was loaded, but the size of batches."""
+
+    config: Config
+    pipeline: Pipeline
+    loading: tuple[object, ...]
+
+
 class PointMeter:
     """Measures points, with one model loaded at a time."""
 
     def __init__(self, overrides: Overrides, rows: Sequence[Row]) -> None:
         self._overrides, self._rows = overrides, rows
-        self._loaded: tuple[Config, Pipeline] | None = None
+        self._loaded: _LoadedPoint | None = None
         self._told: set[str] = set()
         self._loading = 0.0  # seconds that the slowest load took
         self._row_seconds: dict[str, float] = {}  # of points that were warmed up
@@ -80,13 +91,30 @@ class PointMeter:
         return a_row
 
     def _load(self, config: Config) -> Pipeline:
-        """The pipeline of this configuration; the one that is loaded, if it is that one's."""
-        if self._loaded is None or self._loaded[0] != config:
-            self._loaded = None  # its memory is free before another model is loaded
+        """The pipeline of this configuration: the one that is loaded, if it is that one's; else with its base, if that
+        is the same in the same precision."""
+        if self._loaded is None or self._loaded.config != config:
             with telling_once(self._told):
                 base, adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
-                self._loaded = config, build.build_pipeline(config, base, adapters)
-        return self._loaded[1]
+                loading = (config.engine.name, base, replace(build.engine_settings(config, base), batch_tokens=0))
+                engine = self._take_engine(loading, config.inference.batch_tokens)
+                pipeline = build.build_pipeline(config, base, adapters, engine=engine)
+                self._loaded = _LoadedPoint(config, pipeline, loading)
+        return self._loaded.pipeline
+
+    def _take_engine(self, loading: tuple[object, ...], batch_tokens: int) -> Engine | None:
+        """The engine that is loaded, as it was without adapters, where it is loaded as `loading` says; None where
+        another must be, for which its memory is free."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is None or loaded.loading != loading:
+            return None
+        engine = loaded.pipeline.engine
+        if not engine.info.restores_base or not isinstance(engine, BatchSizedEngine):
+            return None
+        for adapter_name in loaded.pipeline.adapters:
+            engine.remove_adapter(adapter_name)
+        engine.set_batch_tokens(batch_tokens)
+        return engine
 
 
 def rungs(point_count: int, row_count: int) -> list[tuple[int, int]]:
@@ -115,6 +143,11 @@ def search(
     deadline = time.perf_counter() + seconds - store.wall
     by_name = {point.name: point for point in points}
 
+    def by_base(names: Sequence[str]) -> list[str]:
+        """So ordered that each base is loaded once."""
+        bases = list(dict.fromkeys(by_name[name].base_settings for name in names))
+        return sorted(names, key=lambda name: bases.index(by_name[name].base_settings))
+
     def measure_all(names: Sequence[str], rows: int, until: float) -> None:
         for name in names:
             earlier = store.best.get(name)
@@ -129,7 +162,7 @@ def search(
     for rung, (rung_points, rung_rows) in enumerate(planned):
         now = time.perf_counter()
         names = list(by_name) if rung == 0 else promising(store.usable())[:rung_points]
-        measure_all(names, rung_rows, now + (deadline - now) / (len(planned) - rung))
-    measure_all([name for name in by_name if name not in store.best], planned[0][1], deadline)
+        measure_all(by_base(names), rung_rows, now + (deadline - now) / (len(planned) - rung))
+    measure_all(by_base([name for name in by_name if name not in store.best]), planned[0][1], deadline)
     measure_all(promising(store.usable()), row_count, deadline)
     return [name for name in by_name if name not in store.best]

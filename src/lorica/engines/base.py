@@ -148,6 +148,15 @@ class TimedEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchSizedEngine(Protocol):
+    """An engine whose batches may be made larger or smaller while its model stays loaded."""
+
+    def set_batch_tokens(self, batch_tokens: int) -> None:
+        """Compute later runs in batches of so many tokens, as if it had been loaded with them."""
+        ...
+
+
 @dataclass(frozen=True)
 class MergeDecision:
     """Whether an adapter is part of the weights, and why, for a person; reason "" where there was nothing to decide."""

@@ -64,14 +64,9 @@ class NativeEngine:
         merge: merging.Merge = "auto",
         load_base: Callable[[], Decoder] | None = None,
     ) -> None:
-        if batch_tokens < 1:
-            raise EngineError(
-                f"batch_tokens is {batch_tokens}; at least 1 is needed",
-                fix=f"try batch_tokens={InferenceConfig.batch_tokens}",
-            )
         self._decoder = decoder
         self._backend = select_backend(decoder, deterministic=deterministic)
-        self._batch_tokens = batch_tokens
+        self.set_batch_tokens(batch_tokens)
         self._share_prefixes = share_prefixes
         self._adapters: dict[str, LoraWeights] = {}
         self._digests: dict[str, str] = {}
@@ -136,6 +131,15 @@ class NativeEngine:
     def set_detokenizer(self, decode: Decode) -> None:
         """See `StopStringEngine`."""
         self._detokenize = decode
+
+    def set_batch_tokens(self, batch_tokens: int) -> None:
+        """See `BatchSizedEngine`. Raises EngineError for less than one."""
+        if batch_tokens < 1:
+            raise EngineError(
+                f"batch_tokens is {batch_tokens}; at least 1 is needed",
+                fix=f"try batch_tokens={InferenceConfig.batch_tokens}",
+            )
+        self._batch_tokens = batch_tokens
 
     def set_timer(self, timer: BatchTimer) -> None:
         """See `TimedEngine`."""
