@@ -25,8 +25,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 
+from lorica.metrics.bootstrap import metric_resamples
 from lorica.metrics.metric_table import METRICS
-from lorica.metrics.paired_tests import mcnemar, paired_bootstrap
+from lorica.metrics.paired_tests import mcnemar, paired_test
 
 
 def predict(vectorizer: Any, texts: list[str], labels: Any) -> Any:
@@ -48,7 +49,9 @@ def main() -> None:
     right = first == labels, second == labels
     table = [[int(column.sum()), int((~column).sum())] for column in right]
     unpaired = float(chi2_contingency(table, correction=False).pvalue)
-    test = paired_bootstrap(METRICS["accuracy"], labels, first, second)
+    accuracy = METRICS["accuracy"]
+    drawn = metric_resamples(accuracy, labels, first, second)
+    test = paired_test(accuracy, drawn[0].minus(drawn[1]), len(labels), None)
     exact = mcnemar(*(column.tolist() for column in right))
     binomial = binomtest(exact.only_first, exact.only_first + exact.only_second).pvalue
     permuted = permutation_test(

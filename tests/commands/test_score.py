@@ -195,15 +195,15 @@ def other_rows(folder: Path) -> None:
 
 DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no timings": (lambda f: (f / "b.csv.run" / "timings.jsonl").unlink(), "has no timings"),
-    "killed": (lambda f: edit_record(f, lambda r: r.update(status="running")), "not finished (running)"),
+    "killed": (lambda f: edit_record(f, lambda r: r.update(status="running")), "not finished (interrupted)"),
     "failed": (lambda f: edit_record(f, lambda r: r.update(status="failed", error="x")), "not finished (failed: x)"),
     "another command": (lambda f: edit_record(f, lambda r: r.update(command="eval")), "`lorica eval` has no latency"),
     "damaged record": (lambda f: (f / "b.csv.run" / "run.json").write_text("{"), "run.json"),
     "edited timings": (
         lambda f: (f / "b.csv.run" / "timings.jsonl").write_bytes(b"{}\n"),
-        "was changed since the run",
+        "was changed since its run",
     ),
-    "edited answers": (lambda f: (f / "b.csv").write_text("id,answer\n0,Yes\n"), "was changed since the run"),
+    "edited answers": (lambda f: (f / "b.csv").write_text("id,answer\n0,Yes\n"), "was changed since its run"),
     "no answers": (lambda f: (f / "b.csv").unlink(), "cannot be read"),
     "negative seconds": (set_seconds(-1.0), "seconds is -1.0"),
     "text for seconds": (set_seconds("fast"), "is no timing of a row"),
@@ -230,7 +230,7 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another task": (lambda f: edit_record(f, lambda r: r.update(task="mcq")), "different tasks: rules and mcq"),
     "other rows": (other_rows, "different rows"),
-    "edited rows": (lambda f: (f / "rows.csv").write_text("row_id,body\n"), "was changed since the run"),
+    "edited rows": (lambda f: (f / "rows.csv").write_text("row_id,body\n"), "was changed since its run"),
     "rows gone": (lambda f: (f / "rows.csv").unlink(), "the rows that were answered are gone"),
     "record without answers": (lambda f: edit_record(f, lambda r: r.update(outputs=[])), "names no answers"),
 }

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from lorica.judging.agreement import agreement, cohen_kappa
+from lorica.judging.agreement import agreement
 from lorica.judging.calls import CallRecord, from_logprobs
 from lorica.judging.rubrics import RUBRICS
 from lorica.judging.verdicts import combine
@@ -24,7 +24,8 @@ def test_kappa_is_scikit_learns() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = cohen_kappa_score(first, second)
-        assert cohen_kappa(first, second) == pytest.approx(expected, nan_ok=True, abs=1e-12), case
+        kappa = agreement("another reader", first, second, label="correct").kappa
+        assert kappa.value == pytest.approx(expected, nan_ok=True, abs=1e-12), case
 
 
 def test_a_judge_that_calls_all_correct_agrees_by_chance() -> None:

@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from lorica.metrics.base import Column, Metric
+from lorica.metrics.bootstrap import RESAMPLES, metric_resamples
 from lorica.metrics.metric_table import METRICS
-from lorica.metrics.paired_tests import holm, mcnemar, paired_bootstrap
+from lorica.metrics.paired_tests import PairedTest, holm, mcnemar, paired_test
 
 AUC, ACCURACY = METRICS["roc_auc"], METRICS["accuracy"]
+
+
+def _paired(
+    metric: Metric, gold: Column, first: Column, second: Column, *, resamples: int = RESAMPLES, seed: int = 0
+) -> PairedTest:
+    drawn = metric_resamples(metric, gold, first, second, resamples=resamples, seed=seed)
+    return paired_test(metric, drawn[0].minus(drawn[1]), len(gold), None)
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (1, 0), (3, 9), (20, 20), (400, 460), (5000, 5200)])
@@ -40,7 +49,7 @@ def test_paired_intervals_cover_the_truth_and_false_alarms_keep_to_their_rate() 
         random = np.random.default_rng(seed)
         gold = np.ones(200, int)
         first, second = (random.random(200) < 0.7).astype(int), (random.random(200) < 0.7).astype(int)
-        test = paired_bootstrap(ACCURACY, gold, first, second, resamples=400, seed=seed)
+        test = _paired(ACCURACY, gold, first, second, resamples=400, seed=seed)
         covered += test.difference.low <= 0 <= test.difference.high
         alarms += test.p_value < 0.05
     # 300 trials of 95%: outside 273 to 296 with probability below 1%.
@@ -54,7 +63,7 @@ def test_a_difference_of_the_detectable_size_is_shown_four_times_in_five() -> No
     for seed in range(200):
         random = np.random.default_rng(seed)
         first, second = (random.random(300) < 0.6 + 0.056).astype(int), (random.random(300) < 0.6 - 0.056).astype(int)
-        test = paired_bootstrap(ACCURACY, np.ones(300, int), first, second, resamples=400, seed=seed)
+        test = _paired(ACCURACY, np.ones(300, int), first, second, resamples=400, seed=seed)
         shown += test.p_value < 0.05
         stated.append(test.detectable)
     assert np.mean(stated) == pytest.approx(2.802 * 0.04, rel=0.03)
@@ -66,7 +75,7 @@ def test_paired_finds_what_two_single_intervals_hide() -> None:
     gold = random.integers(0, 2, 600)
     first = random.normal(size=600) + gold
     second = first + 0.25 * gold + random.normal(scale=0.05, size=600)
-    test = paired_bootstrap(AUC, gold, first, second)
+    test = _paired(AUC, gold, first, second)
     assert test.difference.high < 0
     assert test.p_value < 0.01
     assert AUC(gold, second) - AUC(gold, first) < 0.06
@@ -74,6 +83,6 @@ def test_paired_finds_what_two_single_intervals_hide() -> None:
 
 def test_equal_answers_differ_in_nothing() -> None:
     gold = [0, 1, 0, 1]
-    test = paired_bootstrap(ACCURACY, gold, [0, 1, 1, 1], [0, 1, 1, 1], resamples=50)
+    test = _paired(ACCURACY, gold, [0, 1, 1, 1], [0, 1, 1, 1], resamples=50)
     assert (test.difference.value, test.p_value) == (0.0, 1.0)
     assert math.isnan(test.detectable)

@@ -9,8 +9,8 @@ import numpy as np
 
 from lorica.config.adapt_section import AdaptConfig
 from lorica.ensemble.members import Scores, degenerate_reasons
+from lorica.metrics.bootstrap import paired_difference
 from lorica.metrics.metric_table import find_metric
-from lorica.metrics.paired_tests import paired_bootstrap
 
 
 class GuardReading(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ def canary_rows(scores: Scores, teacher: Scores, labels: Sequence[int], limits: 
     limit = limits.max_canary_drop
     if len(set(labels)) < 2:
         return GuardReading("canary rows", None, limit, True, "there are no canary rows of both labels")
-    difference = paired_bootstrap(find_metric("roc_auc"), labels, scores, teacher).difference
+    difference = paired_difference(find_metric("roc_auc"), labels, scores, teacher)
     passed = -difference.value <= limit or difference.high >= 0
     reason = f"ROC-AUC on {len(labels)} canary rows fell by {-difference.value:.3f} ({difference})"
     return GuardReading("canary rows", -difference.value, limit, passed, "" if passed else reason)

@@ -13,7 +13,6 @@ import msgspec
 
 from lorica.commands.arguments import resolve
 from lorica.commands.gold_file import GoldFile, read_gold
-from lorica.data.digest import file_digest
 from lorica.data.row_timings import read_timings
 from lorica.errors import DataError, UsageError
 from lorica.records import RowTiming
@@ -23,9 +22,9 @@ from lorica.runs.run_record import (
     RunFile,
     RunRecord,
     output_of,
-    read_record,
     run_folder_of,
 )
+from lorica.runs.stored_run import check_unchanged, file_of_role, load_run
 
 # How the file of rows is read that was answered: what a gold file is read by, too.
 _READING_KEYS = ("columns", "constants", "positive_labels", "negative_labels", "answer_numbers")
@@ -48,7 +47,7 @@ class FinishedRun:
     @property
     def rows_file(self) -> RunFile:
         """The file that was answered."""
-        return _file_of_role(self.record.inputs, "rows", self.folder)
+        return file_of_role(self.record.inputs, "rows", self.folder)
 
 
 def is_run(path: Path) -> bool:
@@ -59,33 +58,27 @@ def is_run(path: Path) -> bool:
 def open_run(path: Path) -> FinishedRun:
     """A run by its folder or its output. Raises DataError for one that is not there, did not finish, measured nothing,
     or whose files were changed since."""
-    folder = path if path.is_dir() else run_folder_of(path)
-    if not (folder / RECORD_NAME).exists():
-        raise DataError(
-            "is no run: there is no run folder beside it" if path.is_file() else "there is no such run",
-            path=path,
-            fix="name a run's folder or its output; `lorica infer` leaves OUTPUT.run/ beside OUTPUT",
-        )
-    record = read_record(folder)
+    stored = load_run(path)
+    folder, record = stored.path, stored.record
     if record.command != "infer":
         raise DataError(
             f"a run of `lorica {record.command}` has no latency", path=folder, fix="name a run of `lorica infer`"
         )
-    if record.status != "finished":
+    if stored.status != "finished":
         raise DataError(
-            f"the run is not finished ({record.status}{': ' + record.error if record.error else ''})",
+            f"the run is not finished ({stored.status}{': ' + record.error if record.error else ''})",
             path=folder,
             fix="finish it: the same command with inference.resume=true",
         )
-    answers_file = _file_of_role(record.outputs, "answers", folder)
+    answers_file = file_of_role(record.outputs, "answers", folder)
     answers_path = output_of(folder)
-    _check_unchanged(answers_path, answers_file)
+    check_unchanged(answers_path, answers_file)
     timings_path = folder / TIMINGS_NAME
     if not timings_path.exists():
         raise DataError(
             "the run has no timings", path=folder, fix="answer the rows again: a former version measured none"
         )
-    _check_unchanged(timings_path, _file_of_role(record.outputs, "timings", folder))
+    check_unchanged(timings_path, file_of_role(record.outputs, "timings", folder))
     timings = read_timings(timings_path)
     by_id = {timing.id: timing for timing in timings if not timing.warmup}
     if not by_id:
@@ -172,7 +165,7 @@ def read_runs_gold(runs: Sequence[FinishedRun], gold_path: Path | None) -> GoldF
         gold_path = Path(first.rows_file.path)
         if not gold_path.exists():
             raise DataError("the rows that were answered are gone", path=gold_path, fix="name the file with gold last")
-        _check_unchanged(gold_path, first.rows_file)
+        check_unchanged(gold_path, first.rows_file)
     task_values = first.record.config.get("task", {})
     settings: dict[str, Any] = {f"task.{key}": task_values[key] for key in _READING_KEYS if task_values.get(key)}
     settings |= {
@@ -193,20 +186,3 @@ def read_runs_gold(runs: Sequence[FinishedRun], gold_path: Path | None) -> GoldF
                 fix="score against the file that was answered",
             )
     return gold
-
-
-def _file_of_role(files: Sequence[RunFile], role: str, folder: Path) -> RunFile:
-    for run_file in files:
-        if run_file.role == role:
-            return run_file
-    raise DataError(f"its record names no {role}", path=folder / RECORD_NAME, fix="answer the rows again")
-
-
-def _check_unchanged(path: Path, recorded: RunFile) -> None:
-    digest = file_digest(path)
-    if digest != recorded.digest:
-        raise DataError(
-            f"was changed since the run: its digest is {digest[:19]}…, and the record has {recorded.digest[:19]}…",
-            path=path,
-            fix="put it back as it was, or answer the rows again",
-        )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorica.metrics.base import Column, Evaluator, Floats, Metric, check_lengths, evaluate, ratio
+from lorica.metrics.base import Column, Evaluator, Floats, Metric, check_lengths, ratio
 from lorica.metrics.bootstrap import Estimate, estimate
 from lorica.metrics.metric_table import find_metric
 
@@ -47,13 +47,9 @@ class Consistency:
     largest_change: float
 
 
-def cohen_kappa(first_labels: Column, second_labels: Column) -> float:
-    """Agreement of two sets of labels beyond what their frequencies alone would give; nan where both are one label
-    throughout. first_labels, second_labels: [n] of any hashable values."""
-    return evaluate(_prepare_kappa, first_labels, second_labels)
-
-
 def _prepare_kappa(first_labels: Column, second_labels: Column) -> Evaluator:
+    """Cohen's kappa: agreement of two sets of labels [n] beyond what their frequencies alone would give; nan where both
+    are one label throughout."""
     check_lengths(first_labels, second_labels)
     index_of = {label: index for index, label in enumerate(dict.fromkeys((*first_labels, *second_labels)))}
     members = [

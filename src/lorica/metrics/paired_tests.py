@@ -18,7 +18,6 @@ from lorica.metrics.bootstrap import (
     RESAMPLES,
     Estimate,
     MetricResamples,
-    metric_resamples,
     percentile_interval,
     with_groups,
 )
@@ -45,27 +44,9 @@ class McNemar(msgspec.Struct, frozen=True):
     p_value: float
 
 
-def paired_bootstrap(
-    metric: Metric,
-    gold_values: Column,
-    first: Column,
-    second: Column,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    groups: Column | None = None,
-    weights: Floats | None = None,
-) -> PairedTest:
-    """metric(gold, first) - metric(gold, second), tested on rows (whole groups, where given) drawn again; both [n].
-    weights: [n], see `estimate`."""
-    first_drawn, second_drawn = metric_resamples(
-        metric, gold_values, first, second, resamples=resamples, seed=seed, groups=groups, weights=weights
-    )
-    return paired_test(metric, first_drawn.minus(second_drawn), len(gold_values), groups)
-
-
 def paired_test(metric: Metric, drawn: MetricResamples, row_count: int, groups: Column | None) -> PairedTest:
-    """The test of a difference that was drawn already. groups: [row_count], what was drawn together."""
+    """The paired bootstrap test of a difference of two predictions on the same drawn rows (`MetricResamples.minus`).
+    groups: [row_count], what was drawn together."""
     interval = percentile_interval(metric, drawn.value, drawn.resampled, row_count, CONFIDENCE)
     difference = with_groups(interval, groups)
     defined = drawn.resampled[~np.isnan(drawn.resampled)]

@@ -17,6 +17,7 @@ from lorica.runs.run_record import (
     METRICS_NAME,
     RECORD_NAME,
     RUN_SUFFIX,
+    RunFile,
     RunMetric,
     RunRecord,
     Status,
@@ -72,13 +73,27 @@ def record_of_answers(answers_path: Path) -> RunRecord | None:
     record = finished_record(folder)
     if record is None:
         return None
-    if file_digest(answers_path) not in {output.digest for output in record.outputs if output.role == "answers"}:
-        raise DataError(
-            f"it was changed since its run, as {folder} tells",
-            path=answers_path,
-            fix="answer the rows again, or move the run folder away",
-        )
+    check_unchanged(answers_path, file_of_role(record.outputs, "answers", folder), otherwise=f"move {folder} away")
     return record
+
+
+def file_of_role(files: Sequence[RunFile], role: str, folder: Path) -> RunFile:
+    """The file of a record that has this role. folder: of the run. Raises DataError where there is none."""
+    for run_file in files:
+        if run_file.role == role:
+            return run_file
+    raise DataError(f"its record names no {role}", path=folder / RECORD_NAME, fix="answer the rows again")
+
+
+def check_unchanged(path: Path, recorded: RunFile, *, otherwise: str = "") -> None:
+    """Raise DataError where a file is not what its run's record says of it. otherwise: what helps, too."""
+    digest = file_digest(path)
+    if digest != recorded.digest:
+        raise DataError(
+            f"was changed since its run: its digest is {digest[:19]}…, and the record has {recorded.digest[:19]}…",
+            path=path,
+            fix="put it back as it was, or answer the rows again" + (f"; or {otherwise}" if otherwise else ""),
+        )
 
 
 def find_runs(folders: Sequence[Path], *, max_depth: int = MAX_DEPTH) -> tuple[list[StoredRun], list[UnusableRun]]:
@@ -140,7 +155,7 @@ def _folder_of(path: Path) -> Path:
         return beside
     if not path.is_dir():
         raise DataError(
-            "there is no such run folder",
+            "is no run: there is no run folder beside it" if path.is_file() else "there is no such run",
             path=path,
             fix="name a folder with a run.json, or an output of `lorica infer`; `lorica runs` lists them",
         )
