@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +189,46 @@ def test_a_test_that_is_stopped_goes_on(
     assert main([*command, "inference.resume=true"]) == 0
     assert (tmp_path / "run" / "without.jsonl").stat().st_mtime_ns == first
     assert (tmp_path / "run" / "with.jsonl").exists()
+
+
+# Kills itself once so many windows of answers are in journals.
+KILLED_TEST = """
+import os, signal, sys
+from lorica.cli import main
+from lorica.data.journal import Journal
+
+commit, remaining = Journal.commit, int(sys.argv[1])
+
+def counted(journal, *arguments):
+    global remaining
+    commit(journal, *arguments)
+    remaining -= 1
+    if not remaining:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.commit = counted
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("windows", [2, 8], ids=["without passages", "with passages"])
+def test_a_test_that_is_killed_goes_on_where_it_was(
+    material: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], windows: int
+) -> None:
+    command = [*_command(material, tmp_path / "run"), "inference.window_rows=2"]  # 12 rows: 6 windows for each answer
+    process = [sys.executable, "-c", KILLED_TEST, str(windows), *command]
+    assert subprocess.run(process, capture_output=True, check=False).returncode == -signal.SIGKILL
+    journal = tmp_path / "run" / ("without.jsonl.partial" if windows < 6 else "with.jsonl.partial")
+    assert journal.is_dir()
+    assert (tmp_path / "run" / "without.jsonl").exists() == (windows > 6)
+    assert main([*command, "inference.resume=true", "--json"]) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert not journal.exists()
+    anew = [*_command(material, tmp_path / "anew"), "inference.window_rows=2"]
+    assert main([*anew, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == resumed
+    for name in ("without.jsonl", "with.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "anew" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
