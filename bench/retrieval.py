@@ -7,7 +7,8 @@ recall: XQuAD's questions, English and Chinese, against its paragraphs: the shar
 difference between BM25 here and by its formula.
 size: so many passages of OpenStax modules and stories: seconds of a build, of an update that changes nothing and of one
 that adds one; milliseconds of a question by BM25, by vectors (of a stub encoder, 384 numbers: the search, without
-the encoder's forward pass) and fused; the largest memory of each process.
+the encoder's forward pass) and fused; the largest memory of each process. The same of the store lancedb (where that is
+installed), and how many of 300 questions get the same passages of both stores.
 subjects: an index for each of four books, 10,000 questions from sentences of all: passages of another book's modules.
 kill: 40 updates killed by SIGKILL at moments spread over their time: indexes that answer as the old or the new one, and
 whether the last update has the bytes of a build.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -33,6 +35,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 import numpy as np  # noqa: E402
 from tools.bm25_reference import ReferenceBm25  # noqa: E402
+from tools.stored_passages import all_passages  # noqa: E402
 
 from lorica.config.retrieval_section import PassageSearch  # noqa: E402
 from lorica.retrieval.build_index import BuildOptions, build_index, update_index  # noqa: E402
@@ -94,7 +97,7 @@ def measure_recall(data: Path, folder: Path) -> dict[str, str]:
 
 def _largest_difference(folder: Path, language: str, questions: Sequence[str]) -> float:
     with Index.open(folder / "kb", language, mode="bm25") as index:
-        texts = [passage.text for passage in index.all_passages()]
+        texts = [passage.text for passage in all_passages(folder / "kb", language)]
         reference = ReferenceBm25(texts)
         largest = 0.0
         for question in questions:
@@ -112,24 +115,53 @@ def measure_size(data: Path, folder: Path, count: int) -> dict[str, str]:
     for number in range(100):
         lines = [json.dumps({"text": text}) for text in texts[number::100]]
         (documents / f"{number:02}.jsonl").write_text("\n".join(lines), "utf-8")
-    figures = {"passages": str(len(texts))}
-    for name in ("bm25", "dense"):
-        code = f"from bench.retrieval import *; timed_build(Path({str(folder)!r}), {name!r})"
-        reply = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env())
-        figures |= {f"{name}_{key}": value for key, value in json.loads(reply.stdout.splitlines()[-1]).items()}
-        print(figures, flush=True)
     questions = texts[:: max(1, len(texts) // 300)][:300]
     (folder / "questions.json").write_text(json.dumps([" ".join(text.split()[:12]) for text in questions]))
+    figures = {"passages": str(len(texts))}
+    stores = ["sqlite", *(["lancedb"] if importlib.util.find_spec("lancedb") else [])]
+    for subject in ("bm25", *stores):
+        figures |= _in_process(f"timed_build(Path({str(folder)!r}), {subject!r})", subject)
+        print(figures, flush=True)
+    for store in stores:
+        for mode in MODES:
+            subject = "bm25" if (store, mode) == ("sqlite", "bm25") else store
+            figures |= _in_process(f"timed_queries(Path({str(folder)!r}), {subject!r}, {mode!r})", f"{store}_{mode}")
+            print(figures, flush=True)
+    if "lancedb" in stores:
+        figures |= compare_stores(folder)
+    return figures
+
+
+def _in_process(call: str, prefix: str) -> dict[str, str]:
+    code = f"from bench.retrieval import *; {call}"
+    reply = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env())
+    return {f"{prefix}_{key}": value for key, value in json.loads(reply.stdout.splitlines()[-1]).items()}
+
+
+def compare_stores(folder: Path) -> dict[str, str]:
+    """Of how many questions both stores give the same passages, and the largest difference of a score."""
+    questions = json.loads((folder / "questions.json").read_text())
+    figures = {}
     for mode in MODES:
-        code = f"from bench.retrieval import *; timed_queries(Path({str(folder)!r}), {mode!r})"
-        reply = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env())
-        figures |= {f"{mode}_{key}": value for key, value in json.loads(reply.stdout.splitlines()[-1]).items()}
+        stores = [Index.open(folder / "kb", name, mode=mode, encoder=StubEncoder()) for name in ("sqlite", "lancedb")]
+        pairs = [[index.query(question, 10) for index in stores] for question in questions]
+        same = sum([p.id for p in first] == [p.id for p in second] for first, second in pairs)
+        differences = [abs(p.score - q.score) for first, second in pairs for p, q in zip(first, second, strict=True)]
+        figures[f"same_{mode}"] = f"{same}/{len(questions)}"
+        figures[f"largest_difference_{mode}"] = f"{max(differences):.1e}"
+        for index in stores:
+            index.close()
     return figures
 
 
 def timed_build(folder: Path, name: str) -> None:
     """Build and update in this process, and print what it took."""
-    options = BuildOptions(encoder=StubEncoder() if name == "dense" else "", length=2000, near_duplicates=True)
+    options = BuildOptions(
+        encoder="" if name == "bm25" else StubEncoder(),
+        length=2000,
+        near_duplicates=True,
+        store="lancedb" if name == "lancedb" else "sqlite",
+    )
     documents = folder / "documents"
     seconds = {}
     for step, function in (("build_s", build_index), ("unchanged_s", update_index), ("added_s", update_index)):
@@ -138,14 +170,14 @@ def timed_build(folder: Path, name: str) -> None:
         began = time.perf_counter()
         function(folder / "kb", name, [documents], options)
         seconds[step] = f"{time.perf_counter() - began:.1f}"
-    size = sum(path.stat().st_size for path in (folder / "kb" / name).iterdir())
+    size = sum(path.stat().st_size for path in (folder / "kb" / name).rglob("*"))
     print(json.dumps({**seconds, "peak_mb": _peak_mb(), "disk_mb": str(size >> 20)}))
 
 
-def timed_queries(folder: Path, mode: PassageSearch) -> None:
+def timed_queries(folder: Path, subject: str, mode: PassageSearch) -> None:
     """Ask in this process, and print what it took."""
     began = time.perf_counter()
-    index = Index.open(folder / "kb", "bm25" if mode == "bm25" else "dense", mode=mode, encoder=StubEncoder())
+    index = Index.open(folder / "kb", subject, mode=mode, encoder=StubEncoder())
     opened = time.perf_counter() - began
     times = []
     index.query("the first question reads the file", 10)
@@ -229,8 +261,7 @@ def _passage_texts(data: Path, folder: Path, count: int) -> list[str]:
     """Distinct texts, split from modules and stories."""
     files = [*sorted((data / "openstax" / "modules").glob("*.gz")), data / "stories" / "stories.jsonl.gz"]
     build_index(folder, "s", files, BuildOptions(near_duplicates=True, length=40, overlap=0, skip_bad=True))
-    with Index.open(folder, "s") as index:
-        return [passage.text for passage in index.all_passages()][:count]
+    return [passage.text for passage in all_passages(folder, "s")][:count]
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tools.stored_passages import all_passages
 
 from lorica.errors import DataError, LoricaError, MissingExtraError, RetrievalError
 from lorica.retrieval import document_files, parse_documents
@@ -179,8 +180,7 @@ def test_pages_that_nest_deeply_or_break_off_are_read(tmp_path: Path) -> None:
         (tmp_path / name).write_text(page)
     (tmp_path / "old.htm").write_bytes("<meta charset='windows-1252'><p>naïve “text”".encode("cp1252"))
     build_index(tmp_path / "kb", "s", [tmp_path])
-    with Index.open(tmp_path / "kb", "s") as index:
-        texts = {passage.source: passage.text for passage in index.all_passages()}
+    texts = {passage.source: passage.text for passage in all_passages(tmp_path / "kb", "s")}
     assert texts["deep.html"] == "deep text"
     assert texts["open.html"].startswith("open text")
     assert texts["comment.html"].startswith("before comment")
@@ -208,8 +208,7 @@ def test_a_pdf_is_read_with_words_joined_and_without_pypdf_named(
 ) -> None:
     make_pdf(tmp_path / "d.pdf", "The Rhine passes Basel.", "It ends in the North Sea.")
     build_index(tmp_path / "kb", "s", [tmp_path / "d.pdf"])
-    with Index.open(tmp_path / "kb", "s") as index:
-        assert index.all_passages()[0].text == "The Rhine passes Basel.\n\nIt ends in the North Sea."
+    assert all_passages(tmp_path / "kb", "s")[0].text == "The Rhine passes Basel.\n\nIt ends in the North Sea."
     monkeypatch.setattr(ParserProcess, "_ask", lambda self, request: {"missing": "pypdf"})
     with pytest.raises(MissingExtraError, match="pypdf"):
         build_index(tmp_path / "kb", "t", [tmp_path / "d.pdf"])
@@ -241,8 +240,7 @@ def test_columns_are_found_by_their_names_or_named(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("wort,satz\nx,Die Elbe fließt.\n")
     build_index(tmp_path / "kb", "s", [tmp_path / "d.json"])
     build_index(tmp_path / "kb", "t", [tmp_path / "e.csv"], BuildOptions(columns={"text": "satz"}))
-    with Index.open(tmp_path / "kb", "s") as index:
-        found = {passage.source: (passage.title, passage.tags) for passage in index.all_passages()}
+    found = {passage.source: (passage.title, passage.tags) for passage in all_passages(tmp_path / "kb", "s")}
     assert found == {"7": ("Rivers", ("a", "b")), "8": ("", ("chapter=2",))}
     with Index.open(tmp_path / "kb", "t") as index:
         assert index.query("elbe", 1)[0].source == "e.csv#2"
@@ -285,8 +283,7 @@ def test_ids_that_begin_as_a_line_does_stay_ids(tmp_path: Path) -> None:
     build_index(tmp_path / "kb", "s", [tmp_path / "d.jsonl"])
     (tmp_path / "e.md").write_text("The Elbe passes Dresden.")
     update_index(tmp_path / "kb", "s", [tmp_path / "d.jsonl", tmp_path / "e.md"])
-    with Index.open(tmp_path / "kb", "s") as index:
-        sources = {passage.text.split()[1]: passage.source for passage in index.all_passages()}
+    sources = {passage.text.split()[1]: passage.source for passage in all_passages(tmp_path / "kb", "s")}
     assert sources == {"Rhine": "#2", "Danube": "d.jsonl#2", "Elbe": "e.md"}
     (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"id": "#2", "text": text}) for text in "ab"))
     with pytest.raises(DataError, match="the id '#2' is that of line 1, too"):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tools.bm25_reference import ReferenceBm25
+from tools.stored_passages import all_passages
 
 from lorica.errors import ResumeError, RetrievalError
 from lorica.retrieval.build_index import BuildOptions, build_index, update_index
@@ -95,8 +96,8 @@ def test_bm25_is_that_of_the_reference(tmp_path: Path, shared: Path) -> None:
         questions += [entry["qas"][0]["question"] for entry in entries][::5]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in paragraphs))
     build_index(tmp_path / "kb", "xquad", [tmp_path / "rows.jsonl"], BuildOptions(length=2000, overlap=0))
+    texts = [passage.text for passage in all_passages(tmp_path / "kb", "xquad")]
     with Index.open(tmp_path / "kb", "xquad") as index:
-        texts = [passage.text for passage in index.all_passages()]
         assert len(texts) > 200
         reference = ReferenceBm25(texts)
         for question in questions:

@@ -6,17 +6,21 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from lorica.commands.arguments import as_base, as_path, emit, inform, parser, warn
 from lorica.commands.row_progress import row_progress
 from lorica.errors import UsageError
 from lorica.names import listed, shell_word
 from lorica.retrieval.build_index import BuildOptions, BuildResult, build_index, update_index
+from lorica.retrieval.passage_store import DEFAULT_STORE, STORES, store_of
 from lorica.retrieval.split_tokenizer import DEFAULT_TOKENIZER
 from lorica.retrieval.table_documents import COLUMNS
 
 _BUILD_EXAMPLES = """  lorica kb build --subject algebra --out kb docs/algebra
   lorica kb build --subject history --out kb history.jsonl.gz --column text=body --tag era=modern
-  lorica kb build --subject biology --out kb docs/*.pdf --encoder models/minilm --tokenizer models/qwen3"""
+  lorica kb build --subject biology --out kb docs/*.pdf --encoder models/minilm --tokenizer models/qwen3
+  lorica kb build --subject patents --out kb patents.parquet --store lancedb"""
 _UPDATE_EXAMPLES = """  lorica kb update --subject algebra --out kb docs/algebra
   lorica kb update --subject algebra --out kb --add --tag chapter=2 docs/chapter-2"""
 _DEFAULTS = BuildOptions()
@@ -32,8 +36,15 @@ def run_build(arguments: Sequence[str]) -> int:
         _BUILD_EXAMPLES,
     )
     command.add_argument("--force", action="store_true", help="build anew in place of an index that is there")
+    command.add_argument(
+        "--store",
+        choices=tuple(STORES),
+        default=DEFAULT_STORE,
+        help="where it is kept: sqlite, embedded, or lancedb (extra lancedb) for a subject of more than half a million "
+        "passages; both answer alike (%(default)s)",
+    )
     options = command.parse_args(list(arguments))
-    build_options = _options(options)
+    build_options = msgspec.structs.replace(_options(options), store=options.store)
     result = build_index(
         options.out, options.subject, options.documents, build_options, force=options.force, progress=row_progress
     )
@@ -46,7 +57,8 @@ def run_update(arguments: Sequence[str]) -> int:
         "update",
         "Bring the index of a subject to what its documents hold now: name all of them. Unchanged files\n"
         "are neither read nor encoded again, passages of files that are gone go, and the result is that of a\n"
-        "new build to the byte. Settings must be those of the build. Questions are answered meanwhile.",
+        "new build, with the embedded store to the byte. Settings must be those of the build. Questions are\n"
+        "answered meanwhile.",
         _UPDATE_EXAMPLES,
     )
     command.add_argument("--add", action="store_true", help="add these documents; those that are not named stay")
@@ -140,6 +152,7 @@ def _as_dict(result: BuildResult) -> dict[str, Any]:
     return {
         "index": result.folder,
         **manifest.facts(),
+        "store": store_of(manifest),
         "files_read": result.read,
         "files_reused": result.reused,
         "files_removed": result.removed,

@@ -11,6 +11,7 @@ from lorica.errors import DataError, RetrievalError, UsageError
 from lorica.reports.page import ReportTable
 from lorica.reports.text_table import plain_table
 from lorica.retrieval.index import MODES, Index, subjects
+from lorica.retrieval.passage_store import store_of
 from lorica.retrieval.passages import Passage
 
 _QUERY_EXAMPLES = """  lorica kb query --subject algebra --kb kb "How is a quadratic equation solved?"
@@ -82,11 +83,12 @@ def _entries_table(entries: Sequence[dict[str, Any]]) -> ReportTable:
             entry.get("passages"),
             entry.get("files"),
             _vectors_text(entry),
+            entry.get("store"),
             entry.get("digest", "cannot be used")[:19],
         )
         for entry in entries
     )
-    return ReportTable(("subject", "passages", "files", "vectors", "digest"), rows)
+    return ReportTable(("subject", "passages", "files", "vectors", "store", "digest"), rows)
 
 
 def _vectors_text(entry: dict[str, Any]) -> str | None:
@@ -98,7 +100,7 @@ def _vectors_text(entry: dict[str, Any]) -> str | None:
 def _entry(folder: Path, name: str) -> dict[str, Any]:
     try:
         with Index.open(folder, name, mode="bm25") as index:
-            return index.manifest.facts() | {"tags": index.tag_counts()}
+            return index.manifest.facts() | {"store": store_of(index.manifest), "tags": index.tag_counts()}
     except RetrievalError as error:
         return {"subject": name, "problem": str(error)}
 

@@ -16,14 +16,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lorica.data.digest import bytes_digest, file_digest
+from lorica.data.digest import bytes_digest
 from lorica.data.write import atomic_file, sync_folder
 from lorica.errors import RetrievalError
 from lorica.locks import lock_folder
 from lorica.retrieval.deduplicate import Deduplicated, deduplicate
 from lorica.retrieval.dense_encoder import DenseEncoder, Vectors, open_encoder, stamped_encoder
 from lorica.retrieval.encoded_passages import PREFIX, encode_passages
-from lorica.retrieval.index import open_files
 from lorica.retrieval.index_manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -32,17 +31,18 @@ from lorica.retrieval.index_manifest import (
     FileStamp,
     IndexManifest,
     SplitSettings,
+    data_digest,
     index_folder,
     read_manifest,
 )
-from lorica.retrieval.passage_store import write_store
+from lorica.retrieval.passage_store import DEFAULT_STORE, check_store, open_store, store_of, write_store
 from lorica.retrieval.passages import IndexedPassage, SourceFile
+from lorica.retrieval.read_folder import remove_unread
 from lorica.retrieval.read_sources import BadDocument, Progress, SourceReader
 from lorica.retrieval.split_tokenizer import DEFAULT_TOKENIZER
-from lorica.retrieval.vectors import write_vectors
 
 # Finished or not, and the manifest's own drafts.
-_DATA_FILE = re.compile(r"(passages|vectors)-[0-9a-f]{16}\.(sqlite|npy)|\.building-.*|\.index\.json\..*\.tmp")
+_DATA_FILE = re.compile(r"(passages|vectors)-[0-9a-f]{16}\.(sqlite|npy|lancedb)|\.building-.*|\.index\.json\..*\.tmp")
 _NAME_DIGITS = 16
 
 
@@ -52,7 +52,8 @@ class BuildOptions(msgspec.Struct, frozen=True):
     tokenizer: what measures passages, as `open_tokenizer` takes it. length, overlap: of a passage, in its tokens.
     near_duplicates: keep them. columns: what columns of tables are called (`table_documents.COLUMNS`). encoder: for
     vectors, as `open_encoder` takes it, or one that is open; "" for none. tags: on all documents. skip_bad: leave
-    documents and rows out that cannot be used, and name them, instead of an error."""
+    documents and rows out that cannot be used, and name them, instead of an error. store: of `passage_store.STORES`; an
+    update keeps that of the index."""
 
     tokenizer: str = DEFAULT_TOKENIZER
     length: int = 200
@@ -62,6 +63,7 @@ class BuildOptions(msgspec.Struct, frozen=True):
     encoder: DenseEncoder | str = ""
     tags: tuple[str, ...] = ()
     skip_bad: bool = False
+    store: str = DEFAULT_STORE
 
 
 class BuildResult(msgspec.Struct, frozen=True):
@@ -142,10 +144,12 @@ class _IndexBuilder:
         self._subject = subject
         self._options = options
         self._current = current
+        self._store = options.store if current is None else store_of(current.manifest)
         self._progress: Progress = progress or (lambda count, unit: nullcontext(lambda done: None))
 
     def run(self, documents: Sequence[Path], *, add: bool = False) -> BuildResult:
         options, current = self._options, self._current
+        check_store(self._store)
         reader = SourceReader(
             options.tokenizer, options.length, options.overlap, options.columns, options.tags, skip_bad=options.skip_bad
         )
@@ -220,12 +224,10 @@ class _IndexBuilder:
         draft = self._index_path / f".building-{secrets.token_hex(4)}"
         try:
             with self._progress(len(distinct.passages), "passages indexed") as advance:
-                write_store(draft, files, distinct.passages, advance)
-            passages_file = _named_by_content(draft, "passages", ".sqlite")
-            vectors_file = None
-            if vectors is not None:
-                write_vectors(draft, vectors)
-                vectors_file = _named_by_content(draft, "vectors", ".npy")
+                drafts = write_store(self._store, draft, files, distinct.passages, vectors, advance)
+            stamps = [
+                _named_by_content(path, stem) for path, stem in zip(drafts, ("passages", "vectors"), strict=False)
+            ]
             sync_folder(self._index_path)
             manifest = IndexManifest(
                 format=FORMAT,
@@ -239,8 +241,8 @@ class _IndexBuilder:
                 passages=len(distinct.passages),
                 equal_chunks=distinct.equal_chunks,
                 near_duplicates=distinct.near_duplicates,
-                passages_file=passages_file,
-                vectors_file=vectors_file,
+                passages_file=stamps[0],
+                vectors_file=stamps[1] if len(stamps) > 1 else None,
             ).stamped()
             with atomic_file(self._index_path / MANIFEST_NAME) as stream:
                 stream.write(manifest.encoded())
@@ -288,13 +290,14 @@ def _documents_digest(files: Sequence[SourceFile]) -> str:
 def _open_current(folder: Path, subject: str) -> _Current:
     manifest = read_manifest(folder, subject)
     try:
-        store, vectors = open_files(folder, subject, manifest)
+        store = open_store(folder, subject, manifest)
     except FileNotFoundError as error:
         raise RetrievalError(f"{error.args[0]}: is missing", fix="build it again: lorica kb build --force") from error
-    rows = {identity: row for row, identity in enumerate(store.ids())}
-    files = store.source_files()
-    store.close()
-    return _Current(manifest, files, rows, vectors)
+    try:
+        rows = {identity: row for row, identity in enumerate(store.ids())}
+        return _Current(manifest, store.source_files(), rows, store.vectors)
+    finally:
+        store.close()
 
 
 def _check_settings(index_path: Path, built: SplitSettings, wanted: SplitSettings) -> None:
@@ -310,25 +313,32 @@ def _check_settings(index_path: Path, built: SplitSettings, wanted: SplitSetting
         )
 
 
-def _named_by_content(draft: Path, stem: str, suffix: str) -> FileStamp:
-    """The draft, on the disk and renamed after its digest."""
-    descriptor = os.open(draft, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    digest = file_digest(draft)
-    name = f"{stem}-{digest.removeprefix('sha256:')[:_NAME_DIGITS]}{suffix}"
+def _named_by_content(draft: Path, stem: str) -> FileStamp:
+    """The draft, a file or a folder, on the disk and renamed after its digest."""
+    files = sorted(draft.rglob("*")) if draft.is_dir() else [draft]
+    for path in [*files, *([draft] if draft.is_dir() else [])]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    digest = data_digest(draft)
+    name = f"{stem}-{digest.removeprefix('sha256:')[:_NAME_DIGITS]}{draft.suffix}"
     draft.replace(draft.with_name(name))
     return FileStamp(name, digest)
 
 
 def _remove_unnamed(index_path: Path) -> None:
-    """Remove the data files that the manifest does not name, and what killed builds left."""
+    """Remove the data files that the manifest does not name, and what killed builds left. A folder that somebody reads
+    stays until the next build or update."""
     try:
         raw_bytes = (index_path / MANIFEST_NAME).read_bytes()
     except OSError:
         raw_bytes = b""
     for entry in index_path.iterdir():
-        if _DATA_FILE.fullmatch(entry.name) and entry.name.encode() not in raw_bytes:
+        if not _DATA_FILE.fullmatch(entry.name) or entry.name.encode() in raw_bytes:
+            continue
+        if entry.is_dir():
+            remove_unread(entry)
+        else:
             entry.unlink(missing_ok=True)

@@ -9,11 +9,10 @@ from typing import get_args
 from lorica.config.retrieval_section import PassageSearch
 from lorica.errors import RetrievalError
 from lorica.names import visible
-from lorica.retrieval.dense_encoder import DenseEncoder, Vectors, stamped_encoder
-from lorica.retrieval.index_manifest import IndexManifest, check_files, index_folder, list_subjects, read_manifest
-from lorica.retrieval.passage_store import PassageStore
-from lorica.retrieval.passages import IndexedPassage, Passage, text_digest
-from lorica.retrieval.vectors import nearest, open_vectors
+from lorica.retrieval.dense_encoder import DenseEncoder, stamped_encoder
+from lorica.retrieval.index_manifest import IndexManifest, index_folder, list_subjects, read_manifest
+from lorica.retrieval.passage_store import PassageStore, open_store
+from lorica.retrieval.passages import Passage, text_digest
 
 MODES: tuple[PassageSearch, ...] = get_args(PassageSearch)
 """How an index is asked; see `retrieval.search` of the configuration."""
@@ -47,7 +46,6 @@ class Index:
         self,
         manifest: IndexManifest,
         store: PassageStore,
-        vectors: Vectors | None,
         encoder: DenseEncoder | None,
         mode: PassageSearch,
     ) -> None:
@@ -55,7 +53,6 @@ class Index:
         self.manifest = manifest
         self.mode = mode
         self._store = store
-        self._vectors = vectors
         self.encoder = encoder
 
     @classmethod
@@ -76,16 +73,16 @@ class Index:
         for tries_left in reversed(range(_OPEN_TRIES)):
             manifest = read_manifest(kb_folder, subject)
             try:
-                store, vectors = open_files(kb_folder, subject, manifest)
+                store = open_store(kb_folder, subject, manifest)
                 break
             except FileNotFoundError as error:  # an update replaced it just now, or it was deleted
                 if not tries_left:
                     raise RetrievalError(
                         f"{error.args[0]}: is missing, and index.json names it", fix="build the index again"
                     ) from None
-        resolved: PassageSearch = ("bm25" if vectors is None else "fused") if mode == "auto" else mode
+        resolved: PassageSearch = ("bm25" if manifest.encoder is None else "fused") if mode == "auto" else mode
         try:
-            return cls(manifest, store, vectors, _encoder_for(kb_folder, manifest, resolved, encoder), resolved)
+            return cls(manifest, store, _encoder_for(kb_folder, manifest, resolved, encoder), resolved)
         except BaseException:
             store.close()
             raise
@@ -132,10 +129,6 @@ class Index:
             for passage, (_, score) in zip(self._store.passages(numbers), ranked, strict=False)
         ]
 
-    def all_passages(self) -> list[IndexedPassage]:
-        """Every passage, by id."""
-        return self._store.passages(range(1, self.passage_count + 1))
-
     def tag_counts(self) -> dict[str, int]:
         """Tag -> passages that have it."""
         return self._store.tag_counts()
@@ -143,7 +136,6 @@ class Index:
     def close(self) -> None:
         """Close its files."""
         self._store.close()
-        self._vectors = None
 
     def __enter__(self) -> Index:
         return self
@@ -153,23 +145,13 @@ class Index:
 
     def _is_known(self, text: str) -> bool:
         """Whether the encoder knows the language of a question: vectors of other ones find passages at random."""
-        assert self.encoder is not None  # `open` saw to both
+        assert self.encoder is not None  # `open` saw to it
         return self.encoder.unknown_share(text[:MAX_ENCODED_CHARACTERS]) <= MAX_UNKNOWN_SHARE
 
     def _rank_vectors(self, text: str, count: int, tags: Sequence[str]) -> list[tuple[int, float]]:
-        assert self.encoder is not None  # `open` saw to both
-        assert self._vectors is not None
+        assert self.encoder is not None  # `open` saw to it
         question = self.encoder.encode([text[:MAX_ENCODED_CHARACTERS]])[0]
-        return nearest(self._vectors, question, count, self._store.tagged(tags) if tags else None)
-
-
-def open_files(folder: Path, subject: str, manifest: IndexManifest) -> tuple[PassageStore, Vectors | None]:
-    """The passages and vectors of a subject's index, after every digest was found right. Raises FileNotFoundError for a
-    file that is missing, RetrievalError for one that was changed."""
-    paths = check_files(folder, subject, manifest)
-    stamp = manifest.vectors_file
-    vectors = None if stamp is None else open_vectors(paths[stamp.name], manifest)
-    return PassageStore(paths[manifest.passages_file.name], manifest.passages), vectors
+        return self._store.rank_vectors(question, count, tags)
 
 
 def fuse_ranks(rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:

@@ -6,6 +6,7 @@ one whole index, the old or the new.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class EncoderStamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FileStamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A data file of the index: its name, which its content decides, and its digest."""
+    """A data file of the index, or a folder of them: its name, which its content decides, and its digest."""
 
     name: str
     digest: str
@@ -141,18 +142,29 @@ def check_files(folder: Path, subject: str, manifest: IndexManifest) -> dict[str
             raise RetrievalError(f"{folder}: index.json names a file outside its folder: {stamp.name!r}", fix=_REBUILD)
         path = index_folder(folder, subject) / stamp.name
         try:
-            digest = file_digest(path)
+            digest = data_digest(path)
         except DataError as error:
             if not path.exists():
                 raise FileNotFoundError(path) from None
             raise RetrievalError(error.message, fix=_REBUILD) from error
         if digest != stamp.digest:
+            if not path.exists():  # a folder that an update removes just now
+                raise FileNotFoundError(path)
             raise RetrievalError(
                 f"{path}: was changed or cut off: its content is {digest[:19]}..., and was {stamp.digest[:19]}...",
                 fix=_REBUILD,
             )
         paths[stamp.name] = path
     return paths
+
+
+def data_digest(path: Path) -> str:
+    """The digest of a data file, or of a folder of them: of all names and contents. Raises DataError where one cannot
+    be read."""
+    if not path.is_dir():
+        return file_digest(path)
+    entries = sorted(entry.relative_to(path) for entry in path.rglob("*") if not entry.is_dir())
+    return bytes_digest(json.dumps([[entry.as_posix(), file_digest(path / entry)] for entry in entries]).encode())
 
 
 def _decode(manifest_path: Path, raw_bytes: bytes) -> IndexManifest:

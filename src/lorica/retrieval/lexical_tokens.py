@@ -7,13 +7,16 @@ place of the text, and its own tokenizer only takes them apart at the spaces.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from lorica.data.near_duplicates import normalise_text
 
 MAX_TERM = 64
 """Characters of a term; what is longer (data in base64, say) is cut, in texts and questions alike."""
+
+MAX_QUERY_TERMS = 128
+"""Distinct terms of a question that are looked up: of more, those in the fewest passages."""
 
 # Han, kana, Hangul, Thai, Lao, Khmer, Burmese: written without spaces, or with endings that no space sets apart.
 _UNSPACED = (
@@ -41,6 +44,14 @@ def lexical_tokens(text: str) -> list[str]:
         for run in _RUN.findall(word):
             tokens.extend(_pairs(run) if _HAS_UNSPACED.match(run) else [run[:MAX_TERM]])
     return tokens
+
+
+def telling_terms(counts: Mapping[str, int], passage_count: int) -> list[str]:
+    """The terms of a question that are looked up, the rarest first. counts: term -> passages that hold it, where any
+    does. One in more than half of the passages tells nothing and is looked up only where there is no other."""
+    rare = {term: count for term, count in counts.items() if 2 * count <= passage_count}
+    usable = rare or counts
+    return sorted(usable, key=lambda term: (usable[term], term))[:MAX_QUERY_TERMS]
 
 
 def _evened_out(text: str) -> str:

@@ -141,7 +141,7 @@ class SqliteStore:
         if not terms:
             return []
         match = " OR ".join(f'"{term}"' for term in terms)
-        tagged = "".join(" AND rowid IN (SELECT passage FROM tags WHERE tag = ?)" for _ in tags)
+        tagged = "".join(" AND +rowid IN (SELECT passage FROM tags WHERE tag = ?)" for _ in tags)
         sql = f"SELECT rowid, -rank FROM terms WHERE terms MATCH ?{tagged} ORDER BY rank, rowid LIMIT ?"
         return [(number, score) for number, score in self._rows(sql, (match, *tags, count))]
 

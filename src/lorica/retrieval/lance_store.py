@@ -1,0 +1,352 @@
+"""LanceDB as the store of a subject that has outgrown the embedded one (extra `lancedb`).
+
+A folder of Lance tables: passages with their terms and vectors, the counts of terms and tags, and the chunks of every
+document. Lance finds candidates, by its own BM25 with a boost for each term that makes up for its other weight of rare
+terms, and by comparing all vectors; their scores are then computed here, in double precision, as the embedded store
+computes them. Lance names its files at random: equal passages do not give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorica.errors import MissingExtraError, RetrievalError
+from lorica.retrieval.dense_encoder import Vectors
+from lorica.retrieval.index_manifest import IndexManifest
+from lorica.retrieval.lexical_tokens import lexical_tokens, telling_terms
+from lorica.retrieval.passages import Chunk, IndexedPassage, SourceFile
+from lorica.retrieval.read_folder import hold_folder
+
+_BATCH = 4096  # rows that are written together
+_MARGIN = 32  # candidates beyond those that are asked for
+_K1, _B = 1.2, 0.75  # of BM25, as in FTS5 and in Lance
+_LEAST_WEIGHT = 1e-6  # of a term in more than half of the passages, as in FTS5
+_ROUNDING = 1e-4  # of a score that was added up in single precision, relative
+# Terms are split at the spaces, and are as `lexical_tokens` makes them.
+_PLAIN_TERMS = {
+    "with_position": False,
+    "base_tokenizer": "whitespace",
+    "max_token_length": None,
+    "lower_case": False,
+    "stem": False,
+    "remove_stop_words": False,
+    "ascii_folding": False,
+}
+
+
+def write_store(
+    draft: Path,
+    files: Sequence[SourceFile],
+    passages: Sequence[IndexedPassage],
+    vectors: Vectors | None,
+    advance: Callable[[int], None],
+) -> list[Path]:
+    """See `passage_store.write_store`."""
+    lancedb, pa = _packages()
+    from lancedb.index import FTS, BTree
+
+    folder = draft.with_suffix(".lancedb")
+    counts = _TermCounts()
+    try:
+        database = lancedb.connect(folder)
+        schema = _passage_schema(pa, None if vectors is None else vectors.shape[1])
+        batches = _passage_batches(pa, schema, passages, vectors, counts, advance)
+        table = database.create_table("passages", pa.RecordBatchReader.from_batches(schema, batches))
+        table.create_index("terms", config=FTS(**_PLAIN_TERMS))
+        table.create_index("number", config=BTree())
+        database.create_table("terms", counts.table(pa)).create_index("term", config=BTree())
+        database.create_table("files", pa.Table.from_pylist(_file_rows(files), _file_schema(pa)))
+        schema, batches = _chunk_schema(pa), _chunk_batches(pa, files, passages)
+        database.create_table("chunks", pa.RecordBatchReader.from_batches(schema, batches))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise RetrievalError(f"{folder}: cannot be written ({error})", fix="free some space") from error
+    return [folder]
+
+
+def open_store(folder: Path, manifest: IndexManifest) -> LanceStore:
+    """See `passage_store.open_store`."""
+    return LanceStore(folder / manifest.passages_file.name, manifest)
+
+
+class LanceStore:
+    """The tables of an index, opened for reading; they are not removed until it is closed. See `PassageStore`."""
+
+    def __init__(self, path: Path, manifest: IndexManifest) -> None:
+        """Raises FileNotFoundError where they are gone, RetrievalError where they are no index's."""
+        lancedb, _ = _packages()
+        self.path = path
+        self._passage_count = manifest.passages
+        self._has_vectors = manifest.encoder is not None
+        self._held: int | None = hold_folder(path)
+        try:
+            database = lancedb.connect(path)
+            self._tables = {name: database.open_table(name) for name in ("passages", "terms", "files", "chunks")}
+            occurrences = self._read("terms", ["occurrences"])["occurrences"]
+            self._mean_length = float(np.sum(occurrences.to_numpy())) / max(self._passage_count, 1)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def vectors(self) -> Vectors | None:
+        """See `PassageStore`."""
+        if not self._has_vectors:
+            return None
+        table = self._read("passages", ["number", "vector"]).sort_by("number")
+        return _as_matrix(table["vector"])
+
+    def rank_terms(self, question: str, count: int, tags: Sequence[str] = ()) -> list[tuple[int, float]]:
+        """See `PassageStore`."""
+        weights = self._term_weights(question)
+        if not weights:
+            return []
+        query = self._weighted_query(weights)
+
+        def score(candidates: Any) -> list[float]:
+            bags = (Counter(terms.split(" ")) for terms in candidates["terms"].to_pylist())
+            return [self._bm25(bag, weights) for bag in bags]
+
+        def search() -> Any:
+            return self._tables["passages"].search(query, query_type="fts")
+
+        return self._best(search, ("terms", "_score"), score, count, tags)
+
+    def rank_vectors(self, question: Vectors, count: int, tags: Sequence[str] = ()) -> list[tuple[int, float]]:
+        """See `PassageStore`."""
+
+        def search() -> Any:
+            query = self._tables["passages"].search(question, query_type="vector", vector_column_name="vector")
+            return query.distance_type("dot")
+
+        def score(candidates: Any) -> list[float]:
+            return [float(vector @ question) for vector in _as_matrix(candidates["vector"])]
+
+        return self._best(search, ("vector", "_distance"), score, count, tags)
+
+    def passages(self, numbers: Iterable[int]) -> list[IndexedPassage]:
+        """See `PassageStore`."""
+        wanted = list(numbers)
+        columns = ["number", "id", "text", "source", "title", "tags"]
+        passages = {}
+        for start in range(0, len(wanted), _BATCH):
+            chosen = wanted[start : start + _BATCH]
+            table = self._read("passages", columns, f"number IN ({', '.join(map(str, chosen))})", len(chosen))
+            for row in table.to_pylist():
+                number = row.pop("number")
+                passages[number] = IndexedPassage(**{**row, "tags": tuple(row["tags"])})
+        return [passages[number] for number in wanted]
+
+    def ids(self) -> list[str]:
+        """See `PassageStore`."""
+        ids: list[str] = self._read("passages", ["number", "id"]).sort_by("number")["id"].to_pylist()
+        return ids
+
+    def tag_counts(self) -> dict[str, int]:
+        """See `PassageStore`."""
+        counts = Counter(tag for tags in self._read("passages", ["tags"])["tags"].to_pylist() for tag in tags)
+        return dict(sorted(counts.items()))
+
+    def source_files(self) -> list[SourceFile]:
+        """See `PassageStore`."""
+        texts = self._read("passages", ["number", "text"]).sort_by("number")["text"].to_pylist()
+        chunks: dict[int, list[Chunk]] = {}
+        for row in self._read("chunks").sort_by([("file", "ascending"), ("position", "ascending")]).to_pylist():
+            text = row["text"] if row["passage"] is None else texts[row["passage"] - 1]
+            chunk = Chunk(text, json.loads(row["source"]), row["title"], tuple(row["tags"]))
+            chunks.setdefault(row["file"], []).append(chunk)
+        return [
+            SourceFile(
+                row["name"],
+                row["format"],
+                row["digest"],
+                tuple(row["tags"]),
+                tuple(chunks.get(number, ())),
+                row["skipped"],
+            )
+            for number, row in enumerate(self._read("files").sort_by("name").to_pylist())
+        ]
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
+
+    def _term_weights(self, question: str) -> dict[str, tuple[float, float]]:
+        """Term -> its weight in BM25, and the boost that makes Lance's weight of it that."""
+        terms = list(dict.fromkeys(lexical_tokens(question)))
+        counts: dict[str, int] = {}
+        for start in range(0, len(terms), _BATCH):
+            texts = ", ".join(map(_quoted, terms[start : start + _BATCH]))
+            rows = self._read("terms", ["term", "passages"], f"term IN ({texts})", _BATCH).to_pylist()
+            counts |= {row["term"]: row["passages"] for row in rows}
+        weights = {}
+        for term in telling_terms(counts, self._passage_count):
+            odds = (self._passage_count - counts[term] + 0.5) / (counts[term] + 0.5)
+            weight = max(math.log(odds), _LEAST_WEIGHT)
+            weights[term] = (weight, weight / math.log1p(odds))
+        return weights
+
+    def _weighted_query(self, weights: dict[str, tuple[float, float]]) -> Any:
+        from lancedb.query import BooleanQuery, MatchQuery, Occur
+
+        return BooleanQuery(
+            [(Occur.SHOULD, MatchQuery(term, "terms", boost=boost)) for term, (_, boost) in weights.items()]
+        )
+
+    def _bm25(self, bag: Counter[str], weights: dict[str, tuple[float, float]]) -> float:
+        norm = _K1 * (1 - _B + _B * bag.total() / self._mean_length)
+        return sum(weight * bag[term] * (_K1 + 1) / (bag[term] + norm) for term, (weight, _) in weights.items())
+
+    def _best(
+        self,
+        search: Callable[[], Any],
+        columns: tuple[str, str],
+        score: Callable[[Any], list[float]],
+        count: int,
+        tags: Sequence[str],
+    ) -> list[tuple[int, float]]:
+        """The best of what Lance finds, by their exact scores. It is asked for more until what it found last is so much
+        worse than the last that is wanted that no rounding could have kept a better one out."""
+        where = " AND ".join(f"array_has(tags, {_quoted(tag)})" for tag in tags)
+        limit = count + _MARGIN
+        while True:
+            try:
+                query = search().select(["number", *columns]).limit(limit)
+                candidates = (query.where(where, prefilter=True) if tags else query).to_arrow()
+            except (RuntimeError, OSError, ValueError) as error:
+                raise self._broken(error) from error
+            scored = zip(candidates["number"].to_pylist(), score(candidates), strict=True)
+            ranked = sorted(scored, key=lambda row: (-row[1], row[0]))
+            if len(ranked) < limit or ranked[-1][1] < ranked[count - 1][1] - _ROUNDING * abs(ranked[count - 1][1]):
+                return ranked[:count]
+            limit *= 4
+
+    def _read(self, table: str, columns: Sequence[str] | None = None, where: str = "", limit: int | None = None) -> Any:
+        try:
+            query = self._tables[table].search()
+            if columns is not None:
+                query = query.select(list(columns))
+            if where:
+                query = query.where(where)
+            return query.limit(limit).to_arrow()
+        except (RuntimeError, OSError, ValueError) as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> RetrievalError:
+        return RetrievalError(f"{self.path}: cannot be read as an index ({error})", fix="build the index again")
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        import lancedb
+        import pyarrow as pa
+    except ImportError as error:
+        raise MissingExtraError("lancedb", extra="lancedb", needed_for="the store lancedb") from error
+    return lancedb, pa
+
+
+def _passage_schema(pa: Any, dimension: int | None) -> Any:
+    texts = [pa.field(name, pa.string()) for name in ("id", "text", "source", "title", "terms")]
+    fields = [pa.field("number", pa.int64()), *texts, pa.field("tags", pa.list_(pa.string()))]
+    if dimension is not None:
+        fields.append(pa.field("vector", pa.list_(pa.float32(), dimension)))
+    return pa.schema(fields)
+
+
+def _file_schema(pa: Any) -> Any:
+    texts = [pa.field(name, pa.string()) for name in ("name", "format", "digest")]
+    return pa.schema([*texts, pa.field("tags", pa.list_(pa.string())), pa.field("skipped", pa.int64())])
+
+
+def _chunk_schema(pa: Any) -> Any:
+    numbers = [pa.field(name, pa.int64()) for name in ("file", "position", "passage")]
+    texts = [pa.field(name, pa.string()) for name in ("source", "title", "text")]
+    return pa.schema([*numbers, *texts, pa.field("tags", pa.list_(pa.string()))])
+
+
+class _TermCounts:
+    """Of each term how many passages hold it, and how often it stands in all of them."""
+
+    def __init__(self) -> None:
+        self._passages: Counter[str] = Counter()
+        self._occurrences: Counter[str] = Counter()
+
+    def add(self, terms: Sequence[str]) -> None:
+        """Count the terms of a passage."""
+        self._passages.update(set(terms))
+        self._occurrences.update(terms)
+
+    def table(self, pa: Any) -> Any:
+        """The counts, by term."""
+        terms = sorted(self._passages)
+        columns = {"term": pa.array(terms, pa.string())}
+        for name, counts in (("passages", self._passages), ("occurrences", self._occurrences)):
+            columns[name] = pa.array([counts[term] for term in terms], pa.int64())
+        return pa.table(columns)
+
+
+def _passage_batches(
+    pa: Any,
+    schema: Any,
+    passages: Sequence[IndexedPassage],
+    vectors: Vectors | None,
+    counts: _TermCounts,
+    advance: Callable[[int], None],
+) -> Iterator[Any]:
+    """The passages in batches, numbered from 1. counts: is given their terms."""
+    for start in range(0, len(passages), _BATCH):
+        rows = passages[start : start + _BATCH]
+        terms = [lexical_tokens(passage.text) for passage in rows]
+        for passage_terms in terms:
+            counts.add(passage_terms)
+        columns = {
+            "number": list(range(start + 1, start + 1 + len(rows))),
+            **{
+                name: [getattr(passage, name) for passage in rows] for name in ("id", "text", "source", "title", "tags")
+            },
+            "terms": [" ".join(passage_terms) for passage_terms in terms],
+        }
+        arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
+        if vectors is not None:
+            block = pa.array(np.ascontiguousarray(vectors[start : start + len(rows)], dtype=np.float32).reshape(-1))
+            arrays["vector"] = pa.FixedSizeListArray.from_arrays(block, vectors.shape[1])
+        yield pa.record_batch([arrays[name] for name in schema.names], schema=schema)
+        advance(len(rows))
+
+
+def _file_rows(files: Sequence[SourceFile]) -> list[dict[str, Any]]:
+    return [{name: getattr(file, name) for name in ("name", "format", "digest", "tags", "skipped")} for file in files]
+
+
+def _chunk_batches(pa: Any, files: Sequence[SourceFile], passages: Sequence[IndexedPassage]) -> Iterator[Any]:
+    """The chunks of all files, in batches of a file; one that is a passage's text refers to it."""
+    numbers = {passage.text: number for number, passage in enumerate(passages, 1)}
+    for file_number, file in enumerate(files):
+        rows = []
+        for position, chunk in enumerate(file.chunks):
+            number = numbers.get(chunk.text)
+            own_text = chunk.text if number is None else None  # of what was left out as a near-duplicate
+            row = {"file": file_number, "position": position, "passage": number, "text": own_text}
+            rows.append({**row, "source": json.dumps(chunk.source), "title": chunk.title, "tags": list(chunk.tags)})
+        yield pa.RecordBatch.from_pylist(rows, schema=_chunk_schema(pa))
+
+
+def _as_matrix(column: Any) -> Vectors:
+    """A column of vectors as an array [rows, dimension]."""
+    array = column.combine_chunks()
+    matrix: Vectors = array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
+    return matrix
+
+
+def _quoted(text: str) -> str:
+    """A text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
