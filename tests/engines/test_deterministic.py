@@ -169,11 +169,12 @@ def test_reads_are_repeated_to_whole_alignments_and_mean_the_same() -> None:
     requests = [ScoreChoices(str(i), (1,) * 8, ((1, 2), (3,))) for i in range(4)]
     scored = find_scored_tokens(requests, [8, 17, 30, 50], torch.device("cpu"))
     adapter = LoraWeights("a", {})
-    aligned = align_scored_rows(scored, [LoraSpan(adapter, 16, 32)])
+    aligned = align_scored_rows(scored, [LoraSpan(adapter, 16, 32)], ROW_ALIGNMENT)
     assert aligned.rows[aligned.row_index].tolist() == scored.rows[scored.row_index].tolist()
     assert aligned.rows.tolist() == sorted(aligned.rows.tolist())
     inside = ((aligned.rows >= 16) & (aligned.rows < 32)).sum()
     assert (int(inside) % ROW_ALIGNMENT, len(aligned.rows) % ROW_ALIGNMENT) == (0, 0)
+    assert align_scored_rows(scored, [LoraSpan(adapter, 16, 32)], 1) is scored
 
 
 def test_compiled_kernels_change_nothing_but_rounding(

@@ -15,6 +15,7 @@ from tools.gguf_files import gguf_bytes, text, value_bytes
 from lorica.errors import ModelError
 from lorica.gguf import file_header as reader
 from lorica.gguf.file_header import read_header
+from lorica.gguf.packed_texts import PackedTexts
 
 PLAIN: dict[str, Any] = {
     "general.architecture": "llama",
@@ -39,7 +40,10 @@ def test_what_was_written_is_read(tmp_path: Path, version: int, alignment: int) 
     numbers = header.metadata.pop("a.numbers")
     assert isinstance(numbers, np.ndarray)
     assert numbers.tolist() == [1, -2, 3]
-    assert header.metadata == {key: value for key, value in metadata.items() if key != "a.numbers"}
+    texts = header.metadata.pop("a.list")
+    assert isinstance(texts, PackedTexts)
+    assert (list(texts), list(texts[1:]), texts[-1]) == (["x", "yy"], ["yy"], "yy")
+    assert header.metadata == {key: value for key, value in metadata.items() if key not in ("a.numbers", "a.list")}
     assert {name: (tensor.block_type.name, tensor.shape) for name, tensor in header.tensors.items()} == {
         name: (type_name, shape) for name, (type_name, shape, _) in TENSORS.items()
     }
@@ -68,7 +72,8 @@ def test_what_ggmls_writer_writes_is_read_as_its_reader_reads_it(tmp_path: Path)
     writer.close()
     header, expected = read_header(path), gguf.GGUFReader(path)
     for key, value in header.metadata.items():
-        assert (value.tolist() if isinstance(value, np.ndarray) else value) == expected.fields[key].contents()
+        texts = list(value) if isinstance(value, PackedTexts) else value
+        assert (texts.tolist() if isinstance(texts, np.ndarray) else texts) == expected.fields[key].contents()
     for tensor in expected.tensors:
         ours = header.tensors[tensor.name]
         assert (ours.block_type.name, list(reversed(ours.shape))) == (tensor.tensor_type.name, tensor.shape.tolist())

@@ -34,11 +34,12 @@ from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
-from lorica.records import ScoreChoices  # noqa: E402
+from lorica.records import Generate, Sampling, ScoreChoices  # noqa: E402
 
 TYPES = [block_type.name for block_type in BLOCK_TYPES.values()]
 # transformers takes a head of 128 for Qwen3, whatever the file says.
 QWEN3 = SHAPE | {"heads": 2, "kv_heads": 1, "head_dim": 128}
+CPU = EngineSettings(device="cpu")
 TOKENS = torch.randint(0, SHAPE["vocab"], (24,), generator=torch.Generator().manual_seed(0))
 
 
@@ -135,6 +136,20 @@ def test_blocks_stay_as_they_are_in_memory_and_score_as_in_bfloat16(tmp_path: Pa
     )
     rounding = (halved - exact).abs().mean()
     assert (scores(packed) - exact).abs().mean() < 2 * rounding + 1e-3
+
+
+@pytest.mark.skipif(not bindings.is_available(), reason="texts round by their batch without the compiled kernels")
+@pytest.mark.parametrize("type_name", ["Q4_1", "Q6_K"])
+def test_no_bit_of_an_answer_depends_on_its_batch(tmp_path: Path, type_name: str) -> None:
+    engine = load_engine("native", BaseFolder(write_model(tmp_path / "model.gguf", "llama", type_name)), CPU)
+    drawn = Sampling(max_new_tokens=12, do_sample=True, temperature=1.5, top_k=0)
+    requests: list[ScoreChoices | Generate] = []
+    for index in range(7):
+        prompt = tuple(TOKENS[: 3 * index + 2].tolist())
+        requests += [ScoreChoices(f"s{index}", prompt, ((3,), (4, 5))), Generate(f"t{index}", prompt, drawn)]
+    together = engine.run(requests)
+    assert len({output.tokens for output in together}) > 7, "nothing is degenerate"
+    assert together == [engine.run([request])[0] for request in requests]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int8-weights", "int4-weights"])

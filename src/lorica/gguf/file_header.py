@@ -17,6 +17,7 @@ import mmap
 import os
 import stat
 import struct
+from array import array
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from lorica.errors import ModelError
 from lorica.file_signatures import HEAD_BYTES, LFS_FIX, Content, recognise
 from lorica.gguf.block_types import BLOCK_TYPES, UNREAD_TYPES, BlockType
+from lorica.gguf.packed_texts import PackedTexts
 
 MAX_HEADER_BYTES = 256 * 1024 * 1024
 MAX_ENTRIES = 16_384
@@ -49,7 +51,7 @@ _LENGTH = struct.Struct("<Q")
 _AGAIN = "download the file again"
 _FIRST_VERSION, _LAST_VERSION = 2, 3
 
-MetadataValue = int | float | bool | str | list[str] | npt.NDArray[np.generic]
+MetadataValue = int | float | bool | str | PackedTexts | npt.NDArray[np.generic]
 
 
 class GgufTensor(msgspec.Struct, frozen=True):
@@ -162,9 +164,11 @@ class _HeaderCursor:
         start = self.skip(byte_count)
         return _decode(self.buffer[start : start + byte_count], subject)
 
-    def texts(self, count: int, subject: str, max_bytes: int) -> list[str]:
+    def texts(self, count: int, subject: str, max_bytes: int) -> PackedTexts:
         """As `text`, so many times; without a call for each, since vocabularies are large."""
-        buffer, position, texts = self.buffer, self.position, []
+        buffer, first = self.buffer, self.position
+        position = first
+        starts, stops = array("q"), array("q")
         try:
             for _ in range(count):
                 (byte_count,) = _LENGTH.unpack_from(buffer, position)
@@ -172,13 +176,15 @@ class _HeaderCursor:
                     raise _BrokenError(f"{subject} has {byte_count} bytes; allowed are {max_bytes}")
                 start = position + 8
                 position = start + byte_count
-                texts.append(str(buffer[start:position], "utf-8"))
+                str(buffer[start:position], "utf-8")
+                starts.append(start - first)
+                stops.append(position - first)
         except UnicodeDecodeError:
             raise _BrokenError(f"{subject} is not UTF-8") from None
         except struct.error:
             raise _BrokenError(self._end_reason) from None
         self.skip(position - self.position)  # the last one may go beyond the end
-        return texts
+        return PackedTexts(bytes(buffer[first:position]), starts, stops)
 
 
 def _decode(raw_bytes: memoryview, subject: str) -> str:

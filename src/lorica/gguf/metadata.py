@@ -14,6 +14,7 @@ import numpy as np
 from lorica.errors import ModelError
 from lorica.gguf.block_types import Floats
 from lorica.gguf.file_header import GgufHeader, MetadataValue, read_header
+from lorica.gguf.packed_texts import PackedTexts
 from lorica.gguf.tensors import ROPE_FACTORS, read_tensor
 from lorica.names import did_you_mean
 
@@ -157,7 +158,7 @@ class _Metadata:
     def _check_neutral(self) -> None:
         for key, allowed_values in _NEUTRAL.items():
             value = self._get(key)
-            if value is not None and (isinstance(value, np.ndarray | list) or value not in allowed_values):
+            if value is not None and (isinstance(value, np.ndarray | PackedTexts) or value not in allowed_values):
                 stated = str(value)[:40]
                 raise _MetadataError(
                     f"{self._family}.{key} is {stated} (only {' or '.join(map(str, allowed_values))})", fix=_OTHER_FILE

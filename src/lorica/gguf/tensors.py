@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
@@ -39,6 +41,11 @@ _LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,4})\.([a-z_]+)\.(weight|bias)")
 _INTERLEAVED = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
 
 
+_mapped_files: WeakValueDictionary[tuple[Path, int, int, int], np.memmap[Any, np.dtype[np.uint8]]] = (
+    WeakValueDictionary()
+)
+
+
 class CheckpointTensor(msgspec.Struct, frozen=True):
     """One tensor of a GGUF file as a tensor of the checkpoint.
 
@@ -56,23 +63,25 @@ class CheckpointTensor(msgspec.Struct, frozen=True):
         return self.tensor.shape
 
     def blocks(self) -> Blocks:
-        """[rows, bytes of a row]; mapped from the file, or a copy where rows are put back in order."""
-        blocks = map_blocks(self.path, self.tensor)
-        return blocks if not self.interleaved_heads else blocks[self._row_order()]
+        """[rows, bytes of a row], mapped from the file, in the file's order."""
+        return map_blocks(self.path, self.tensor)
+
+    def row_order(self) -> npt.NDArray[np.int64] | None:
+        """Which of the file's rows is each of the checkpoint's; None where they lie in its order."""
+        if not self.interleaved_heads:
+            return None
+        order = np.arange(self.shape[0], dtype=np.int64).reshape(self.interleaved_heads, -1, 2)
+        return order.swapaxes(1, 2).reshape(-1)
 
     def values(self) -> Floats:
         """All values in their shape, as float32."""
-        values = read_tensor(self.path, self.tensor)
-        return values[self._row_order()] if self.interleaved_heads else values
+        values, order = read_tensor(self.path, self.tensor), self.row_order()
+        return values if order is None else values[order]
 
     def rows(self, row_numbers: Sequence[int]) -> Floats:
         """These rows of a matrix, as float32."""
-        stored_numbers = self._row_order()[row_numbers] if self.interleaved_heads else row_numbers
-        return dequantize(map_blocks(self.path, self.tensor)[stored_numbers], self.tensor.block_type)
-
-    def _row_order(self) -> npt.NDArray[np.intp]:
-        order = np.arange(self.shape[0]).reshape(self.interleaved_heads, -1, 2)
-        return order.swapaxes(1, 2).reshape(-1)
+        order = self.row_order()
+        return dequantize(self.blocks()[row_numbers if order is None else order[row_numbers]], self.tensor.block_type)
 
 
 def stored_tensors(gguf_path: Path) -> dict[str, CheckpointTensor]:
@@ -106,12 +115,21 @@ def checkpoint_name(gguf_name: str) -> str:
 def map_blocks(gguf_path: Path, tensor: GgufTensor) -> Blocks:
     """[rows, bytes of a row] uint8 of a tensor, mapped from the file; a vector is one row. Raises ModelError."""
     row_bytes = tensor.block_type.row_bytes(tensor.shape[-1])
+    return _map_file(gguf_path)[tensor.start : tensor.stop].reshape(-1, row_bytes)
+
+
+def _map_file(gguf_path: Path) -> Blocks:
+    """The bytes of a file: mapped once, since pages that two tensors lie in would count twice; while they are used."""
     try:
-        # Copy on write: torch takes no arrays that cannot be written.
-        mapped = np.memmap(gguf_path, np.uint8, "c", tensor.start, (tensor.stop - tensor.start,))
+        status = gguf_path.stat()
+        key = (gguf_path, status.st_ino, status.st_mtime_ns, status.st_size)
+        mapped = _mapped_files.get(key)
+        if mapped is None:
+            # Copy on write: torch takes no arrays that cannot be written.
+            mapped = _mapped_files[key] = np.memmap(gguf_path, np.uint8, "c")
     except (OSError, ValueError) as error:
         raise ModelError(f"{gguf_path}: cannot be read ({error})", fix="download the file again") from None
-    return np.asarray(mapped).reshape(-1, row_bytes)
+    return np.asarray(mapped)
 
 
 def read_tensor(gguf_path: Path, tensor: GgufTensor) -> Floats:

@@ -13,6 +13,7 @@ import numpy as np
 
 from lorica.errors import ModelError
 from lorica.gguf.file_header import MetadataValue, read_header
+from lorica.gguf.packed_texts import PackedTexts
 
 # Contractions, words with a mark or space before them, digits, other characters, line breaks, spaces.
 _WORDS = (
@@ -214,9 +215,9 @@ class _GgufVocabulary:
 
     def _texts(self, name: str) -> list[str]:
         value = self._get(name)
-        if not isinstance(value, list):
+        if not isinstance(value, PackedTexts):
             raise _TokenizerError(f"holds no tokenizer: tokenizer.ggml.{name} is no list of texts")
-        return value
+        return list(value)
 
     def _numbers(self, name: str, default: int | None) -> Any:
         """[tokens] a number for each token. Raises where there are fewer or more, or none without a default."""

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # of mallopt(3)
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD, _ARENA_MAX = -3, -1, -2, -8  # of mallopt(3)
 _LARGEST = 32 << 20  # bytes: glibc accepts no larger threshold; larger buffers stay the system's
 _AHEAD = 64 << 20  # bytes got from the system at once
 _NEVER = (1 << 31) - 1
@@ -30,7 +30,8 @@ def keep_buffers() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return False
-    settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AHEAD))
+    # One arena: each thread's own would keep the most that this thread ever had, and no other thread could have it.
+    settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AHEAD), (_ARENA_MAX, 1))
     accepted = [mallopt(option_name, option_value) == 1 for option_name, option_value in settings]
     return all(accepted)
 

@@ -8,29 +8,53 @@ from torch import Tensor, nn
 from lorica.gguf.block_types import BLOCK_TYPES, BlockType, dequantize
 from lorica.gguf.tensors import CheckpointTensor
 from lorica.models.compiled import bindings
+from lorica.models.compiled.block_products import BlockRows
 
 _NUMBERS = {block_type: number for number, block_type in BLOCK_TYPES.items()}
 _ROWS_PER_BLOCK = 1024  # that are dequantized at once
 _PLAIN_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PLAIN_TYPES = {
+    _PLAIN_DTYPES[block_type.name]: block_type for block_type in BLOCK_TYPES.values() if not block_type.quantized
+}
 
 
 class GgufWeight:
-    """A weight [out, in] as ggml's blocks, as a `weight_only.QuantizedWeight`."""
+    """A weight [out, in] as ggml's blocks, or as numbers of one of the plain types."""
 
-    def __init__(self, stored: CheckpointTensor) -> None:
-        self.block_type: BlockType = stored.tensor.block_type
-        self.shape = (stored.shape[0], stored.shape[1])
-        self.blocks = torch.from_numpy(stored.blocks())  # [out, bytes of a row] uint8
+    def __init__(self, blocks: Tensor, block_type: BlockType, order: Tensor | None = None) -> None:
+        """blocks: [out, bytes of a row] uint8. order: [out] see `BlockRows`."""
+        self.block_type = block_type
+        self.block_rows = BlockRows(blocks, _NUMBERS[block_type], block_type.weights, block_type.size, order)
+        self.shape = (blocks.shape[0], blocks.shape[1] // block_type.size * block_type.weights)
+
+    @classmethod
+    def mapped(cls, stored: CheckpointTensor) -> GgufWeight:
+        """A matrix of a file, whose blocks stay there."""
+        order = stored.row_order()
+        return cls(
+            torch.from_numpy(stored.blocks()),
+            stored.tensor.block_type,
+            None if order is None else torch.from_numpy(order),
+        )
+
+    @classmethod
+    def plain(cls, weight: Tensor) -> GgufWeight:
+        """A weight [out, in] in float32, float16 or bfloat16, as a block type."""
+        return cls(weight.contiguous().view(torch.uint8), _PLAIN_TYPES[weight.dtype])
 
     def dequantize(self, first: int, out: Tensor) -> None:
-        """See `QuantizedWeight`."""
-        _fill(out, self.blocks[first : first + len(out)], self.block_type)
+        """Fill out [n, in] with the rows first .. first + n."""
+        _fill(out, self._stored_rows(slice(first, first + len(out))), self.block_type)
 
     def rows(self, row_numbers: Tensor) -> Tensor:
         """Rows [R] -> [R, in] float32."""
         rows = torch.empty(len(row_numbers), self.shape[1])
-        _fill(rows, self.blocks[row_numbers], self.block_type)
+        _fill(rows, self._stored_rows(row_numbers), self.block_type)
         return rows
+
+    def _stored_rows(self, rows: Tensor | slice) -> Tensor:
+        blocks, order = self.block_rows.blocks, self.block_rows.order
+        return blocks[rows if order is None else order[rows]]
 
     def whole(self) -> Tensor:
         """[out, in] float32."""
@@ -75,10 +99,11 @@ def read_tensor(stored: CheckpointTensor) -> Tensor:
     """A tensor in its shape: in the file's own dtype where that is a floating point number, else dequantized."""
     if len(stored.shape) == 1:
         return torch.from_numpy(stored.values())
-    weight = GgufWeight(stored)
+    weight = GgufWeight.mapped(stored)
     if weight.block_type.quantized:
         return weight.whole()
-    return weight.blocks.view(_PLAIN_DTYPES[weight.block_type.name])
+    rows = weight.block_rows.blocks.view(_PLAIN_DTYPES[weight.block_type.name])
+    return rows if weight.block_rows.order is None else rows[weight.block_rows.order]
 
 
 def _fill(out: Tensor, blocks: Tensor, block_type: BlockType) -> None:

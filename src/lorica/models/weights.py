@@ -170,7 +170,7 @@ class _WeightLoader:
 
     def _place_stored(self, weight_name: str, stored: CheckpointTensor) -> None:
         self._loaded_names.add(weight_name)
-        module_path, weight = weight_name.removesuffix(".weight"), GgufWeight(stored)
+        module_path, weight = weight_name.removesuffix(".weight"), GgufWeight.mapped(stored)
         if weight_name == _EMBEDDING:
             self._replace(module_path, GgufEmbedding(weight))
             module_path = "lm_head" if self._config.tied_embeddings else ""

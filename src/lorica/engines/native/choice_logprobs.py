@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lorica.engines.native.packed_batch import ROW_ALIGNMENT
 from lorica.engines.native.token_tree import choice_tree
 from lorica.models.cpu.cpu_decoder import AnyDecoder
 from lorica.models.lora import LoraSpan
@@ -16,6 +15,8 @@ from lorica.records import ScoreChoices
 
 MAX_LOGITS = 1 << 24
 """Computed at a time: 64 MiB in float32, whatever the vocabulary."""
+
+_NORMALIZED_LOGITS = 1 << 18  # at a time, on a CPU: 1 MiB in float32, which stays in the cache; few calls on a GPU
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,12 @@ def find_scored_tokens(
     return ScoredTokens(*(torch.tensor(values, device=device) for values in (rows, row_index, tokens, choice_index)))
 
 
-def align_scored_rows(scored: ScoredTokens, spans: Sequence[LoraSpan]) -> ScoredTokens:
+def align_scored_rows(scored: ScoredTokens, spans: Sequence[LoraSpan], alignment: int) -> ScoredTokens:
     """The same scored tokens, with rows repeated so that those of every adapter, and all together, are multiples of
-    `ROW_ALIGNMENT`.
+    `alignment`.
     """
+    if alignment == 1:
+        return scored
     rows: list[int] = scored.rows.tolist()
     span_edges = sorted({0, *(edge for span in spans for edge in (span.start, span.stop))})
     aligned_rows: list[int] = []
@@ -69,7 +72,7 @@ def align_scored_rows(scored: ScoredTokens, spans: Sequence[LoraSpan]) -> Scored
             aligned_rows.append(rows[next_row])
             next_row += 1
         if next_row > first_row:
-            aligned_rows += [aligned_rows[-1]] * (-(next_row - first_row) % ROW_ALIGNMENT)
+            aligned_rows += [aligned_rows[-1]] * (-(next_row - first_row) % alignment)
     device = scored.rows.device
     return replace(
         scored,
@@ -79,13 +82,13 @@ def align_scored_rows(scored: ScoredTokens, spans: Sequence[LoraSpan]) -> Scored
 
 
 def choice_logprobs(
-    decoder: AnyDecoder, hidden: Tensor, requests: Sequence[ScoreChoices], scored: ScoredTokens
+    decoder: AnyDecoder, hidden: Tensor, requests: Sequence[ScoreChoices], scored: ScoredTokens, alignment: int
 ) -> list[list[float]]:
     """The summed natural-log probability of every choice of every request, over the full vocabulary.
 
-    hidden: [P, hidden] of `scored.rows`.
+    hidden: [P, hidden] of `scored.rows`. alignment: of the rows of products with the head.
     """
-    token_logprobs = _token_logprobs(decoder, hidden, scored.row_index, scored.tokens)
+    token_logprobs = _token_logprobs(decoder, hidden, scored.row_index, scored.tokens, alignment)
     choices = sum(len(request.choices) for request in requests)
     sums = torch.zeros(choices, dtype=torch.float64, device=hidden.device)
     sums.index_add_(0, scored.choice_index, token_logprobs)
@@ -93,17 +96,27 @@ def choice_logprobs(
     return [[next(logprobs) for _ in request.choices] for request in requests]
 
 
-def _token_logprobs(decoder: AnyDecoder, hidden: Tensor, row_index: Tensor, tokens: Tensor) -> Tensor:
+def _token_logprobs(decoder: AnyDecoder, hidden: Tensor, row_index: Tensor, tokens: Tensor, alignment: int) -> Tensor:
     """hidden [P, hidden]; row_index, tokens [S] -> float64 [S]: log p(tokens[i]) after hidden[row_index[i]]."""
     logprobs = torch.empty(len(tokens), dtype=torch.float64, device=hidden.device)
     used_rows = torch.tensor(sorted({*row_index.tolist()}), device=hidden.device)
     used_index = torch.searchsorted(used_rows, row_index)
-    step = max(ROW_ALIGNMENT, MAX_LOGITS // decoder.config.vocab_size // ROW_ALIGNMENT * ROW_ALIGNMENT)
+    step = max(alignment, MAX_LOGITS // decoder.config.vocab_size // alignment * alignment)
     for start in range(0, len(used_rows), step):
         rows = used_rows[start : start + step]
-        padded_rows = torch.cat([rows, rows[-1:].expand(-len(rows) % ROW_ALIGNMENT)])
-        # Not `logsumexp`, whose rounding depends on a row's place among all rows: this works row by row.
-        row_logprobs = decoder.logits(hidden[padded_rows])[: len(rows)].float().log_softmax(dim=-1)
-        in_step = ((used_index >= start) & (used_index < start + step)).nonzero().squeeze(1)
-        logprobs[in_step] = row_logprobs[used_index[in_step] - start, tokens[in_step]].double()
+        padded_rows = torch.cat([rows, rows[-1:].expand(-len(rows) % alignment)])
+        logits = decoder.logits(hidden[padded_rows])[: len(rows)]
+        for first, block in _row_blocks(logits):
+            # Not `logsumexp`, whose rounding depends on a row's place among all rows: this works row by row.
+            row_logprobs = block.float().log_softmax(dim=-1)
+            index = used_index - (start + first)
+            in_block = ((index >= 0) & (index < len(block))).nonzero().squeeze(1)
+            logprobs[in_block] = row_logprobs[index[in_block], tokens[in_block]].double()
     return logprobs
+
+
+def _row_blocks(logits: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """logits [N, vocab_size] -> the first row of each block, and the block: a wider copy of all is never there."""
+    size = max(1, _NORMALIZED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    for first in range(0, len(logits), size):
+        yield first, logits[first : first + size]

@@ -16,7 +16,7 @@ from lorica.engines.native.attention.store_kv import StoringAttention
 from lorica.engines.native.cuda_graphs import GraphedDecodeStep
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.memory import is_out_of_memory, out_of_memory_output, split_on_out_of_memory
-from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedSequence, lora_spans, pack_sequences
+from lorica.engines.native.packed_batch import PackedSequence, lora_spans, pack_sequences
 from lorica.engines.native.sampler import SequenceSampler, sample
 from lorica.models.cpu.cpu_decoder import AnyDecoder
 from lorica.models.decoder import Decoder
@@ -54,7 +54,7 @@ class DecodeBatch:
     ) -> None:
         self._decoder, self._backend = decoder, backend
         self._cache_tokens, self._detokenize, self._evict = cache_tokens, detokenize, evict
-        self._align = ROW_ALIGNMENT if Generate in backend.batch_invariant else 1
+        self._align = backend.row_alignment if Generate in backend.batch_invariant else 1
         self._cache = KVCache(decoder.config, decoder.dtype, decoder.device, max_tokens=cache_tokens)
         self._graphed_step: GraphedDecodeStep | None = None
         if backend.cuda_graphs:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lorica.engines.native.attention.select import AttentionBackend
 from lorica.engines.native.attention.store_kv import StoringAttention
 from lorica.engines.native.choice_logprobs import align_scored_rows, choice_logprobs, find_scored_tokens
-from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, PackedSequence, Prefix, pack_sequences
+from lorica.engines.native.packed_batch import PackedBatch, PackedSequence, Prefix, pack_sequences
 from lorica.models.cpu.cpu_decoder import AnyDecoder, CpuDecoder
 from lorica.models.packed_attention import Attention
 from lorica.records import ScoreChoices
@@ -41,13 +41,14 @@ class ModelRunner:
         batch = self._pack(sequences)
         tree_starts = [start + len(seq.tokens) for start, seq in zip(batch.offsets, sequences, strict=True)]
         scored = find_scored_tokens(requests, tree_starts, self._decoder.device)
+        alignment = self._backend.row_alignment
         if self._batch_invariant:
-            scored = align_scored_rows(scored, batch.spans)
+            scored = align_scored_rows(scored, batch.spans, alignment)
         hidden = self._hidden(batch, self._backend.score(batch), scored.rows)
-        return choice_logprobs(self._decoder, hidden, requests, scored)
+        return choice_logprobs(self._decoder, hidden, requests, scored, alignment)
 
     def _pack(self, sequences: Sequence[PackedSequence]) -> PackedBatch:
-        align = ROW_ALIGNMENT if self._batch_invariant else 1
+        align = self._backend.row_alignment if self._batch_invariant else 1
         return pack_sequences(sequences, self._decoder.device, align=align)
 
     def _hidden(self, batch: PackedBatch, attention: Attention, output_rows: Tensor) -> Tensor:

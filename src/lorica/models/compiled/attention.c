@@ -14,7 +14,7 @@
 enum {
     CHUNK = 512,                   /* keys of one softmax step: what is computed of them stays in the cache */
     STRIP = 6,                     /* rows whose sums fill the registers, beside `WIDE` vectors of keys */
-    WIDE = LANES == 16 ? 4 : 2,    /* vectors of one strip: AVX-512 has 32 registers, AVX2 16 */
+    WIDE = REGISTERS / 8,          /* vectors of one strip */
     BLOCK = 24,                    /* rows worked through together */
 };
 

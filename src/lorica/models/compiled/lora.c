@@ -9,9 +9,9 @@
 
 enum {
     ROWS = 4,                    /* times RANKS: sums that fill the registers, beside what is multiplied */
-    RANKS = LANES == 16 ? 4 : 2,
+    RANKS = REGISTERS / 8,
     STRIP = 6,                   /* rows of the second product */
-    WIDE = LANES == 16 ? 4 : 2,  /* its vectors */
+    WIDE = REGISTERS / 8,  /* its vectors */
     PART = 48,                   /* rows whose middle is held at once: a multiple of ROWS and STRIP */
 };
 

@@ -5,46 +5,17 @@
  * or float16), or to int16 (codes of 8 or 4 bits; those of 16 lie so already). Products with int16 activations are
  * summed exactly in int32 over GROUP inputs, which share a scale. Sums are taken in the order of the inputs, whatever
  * the other rows and the threads, so that the bits of a result depend on its own row alone. */
-#include "common.h"
+#include "tiles.h"
 
 #include <string.h>
 
 enum {
-    COLUMNS = 2 * LANES,
     GROUP = 64, /* inputs; as in products.py */
     DEPTH = 512, /* inputs that are expanded at once: 16 KiB of int16 in AVX2, half a first cache */
     FLOAT_DEPTH = 256,
     ROWS_AT_ONCE = 240, /* share an expanded panel; their sums are 15 KiB in AVX2 */
     PANELS_AT_ONCE = 4 /* that a thread takes */
 };
-
-/* Calls `call` with the number of rows of a tile, a constant: each has two accumulators in registers. */
-#ifdef __AVX512F__
-enum { TILE = 12 };
-#define FOR_SIX_AND_MORE(call)                                                                                        \
-    case 6: call(6); break;                                                                                           \
-    case 7: call(7); break;                                                                                           \
-    case 8: call(8); break;                                                                                           \
-    case 9: call(9); break;                                                                                           \
-    case 10: call(10); break;                                                                                         \
-    case 11: call(11); break;                                                                                         \
-    default: call(12)
-#else
-enum { TILE = 6 };
-#define FOR_SIX_AND_MORE(call) default: call(6)
-#endif
-#define FOR_ROWS(rows, call)                                                                                          \
-    switch (rows) {                                                                                                   \
-    case 1: call(1); break;                                                                                           \
-    case 2: call(2); break;                                                                                           \
-    case 3: call(3); break;                                                                                           \
-    case 4: call(4); break;                                                                                           \
-    case 5: call(5); break;                                                                                           \
-        FOR_SIX_AND_MORE(call);                                                                                       \
-    }
-
-/* GOMP_parallel of the OpenMP that the process has loaded already, so that its threads are used, not more. */
-typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
 typedef struct {
     const void *x;           /* [rows, in] float32, or int16 codes */
@@ -59,18 +30,6 @@ typedef struct {
     int64_t type;            /* of the weights: BF16, F16, or the bits of a code: 4, 8, 16 */
     int64_t next;            /* the first panel that no thread has taken */
 } Product;
-
-INLINE Ints multiply_pairs(Ints sum, Ints a, Ints b) {
-#ifdef __AVX512VNNI__
-    return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
-#elif defined(__AVX512F__)
-    return sum + (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVXVNNI__)
-    return (Ints)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
-#else
-    return sum + (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#endif
-}
 
 /* part [rows, COLUMNS] += x [rows, stride] codes times w [groups, GROUP / 2, 2, LANES, 2], each group by its scale. */
 INLINE void multiply_codes(const int16_t *x, int64_t stride, const int16_t *w, int64_t groups, const float *scale,
@@ -101,40 +60,6 @@ INLINE void multiply_codes(const int16_t *x, int64_t stride, const int16_t *w, i
         }
     }
 }
-
-/* part [rows, COLUMNS] += x [rows, stride] times w [depth, COLUMNS]. */
-INLINE void multiply_floats(const float *x, int64_t stride, const float *w, int64_t depth, float *part,
-                            const int rows) {
-    Floats sums[TILE][2];
-    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = set(0);
-    for (int64_t k = 0; k < depth; k++) {
-        const Floats first = load_f32(w + k * COLUMNS, LANES), second = load_f32(w + k * COLUMNS + LANES, LANES);
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            const Floats value = set(x[r * stride + k]);
-            sums[r][0] = fma_of(value, first, sums[r][0]);
-            sums[r][1] = fma_of(value, second, sums[r][1]);
-        }
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) {
-        float *to = part + r * COLUMNS;
-        store_f32(to, LANES, load_f32(to, LANES) + sums[r][0]);
-        store_f32(to + LANES, LANES, load_f32(to + LANES, LANES) + sums[r][1]);
-    }
-}
-
-#ifdef __AVX512F__
-typedef __m256i Bytes;
-#define WIDEN(bytes) _mm512_cvtepi8_epi16(bytes)
-#define LOW_HALVES(bytes) _mm256_and_si256(bytes, _mm256_set1_epi8(15))
-#define SHIFTED(bytes) _mm256_srli_epi16(bytes, 4)
-#else
-typedef __m128i Bytes;
-#define WIDEN(bytes) _mm256_cvtepi8_epi16(bytes)
-#define LOW_HALVES(bytes) _mm_and_si128(bytes, _mm_set1_epi8(15))
-#define SHIFTED(bytes) _mm_srli_epi16(bytes, 4)
-#endif
 
 /* to [count] int16 = the codes of a panel. Of 4 bits, the second half of a pair of inputs lies in the high nibbles. */
 INLINE void expand_codes(const uint8_t *from, int64_t count, int16_t *to, const int bits) {
@@ -216,7 +141,7 @@ INLINE void multiply_float_panel(const Product *p, int64_t panel, int64_t row, i
             store_f32(expanded + i, LANES, load(p->weight, offset + i, LANES, type));
         for (int64_t r = 0; r < rows; r += TILE) {
             const float *x = (const float *)p->x + (row + r) * p->in + k;
-#define CALL(count) multiply_floats(x, p->in, expanded, depth, part + r * COLUMNS, count)
+#define CALL(count) multiply_floats(x, p->in, expanded, depth, part + r * COLUMNS, COLUMNS, COLUMNS, count, 0)
             FOR_ROWS(rows - r, CALL)
 #undef CALL
         }

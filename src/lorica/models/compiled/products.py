@@ -137,7 +137,7 @@ def multiply(x: Tensor, panels: Panels, bias: Tensor | None) -> Tensor:
         *map(address, tensors), rows, panels.padded_inputs, out_features,
         panels.bits or type_code(panels.weight),
     )  # fmt: skip
-    _multiply(ctypes.byref(product), _openmp_parallel(), torch.get_num_threads())
+    _multiply(ctypes.byref(product), openmp_parallel(), torch.get_num_threads())
     return y
 
 
@@ -175,7 +175,7 @@ def _columns() -> int:
 
 
 @cache
-def _openmp_parallel() -> int | None:
+def openmp_parallel() -> int | None:
     """The address of GOMP_parallel in the OpenMP library that torch has loaded: its threads are used, none are added.
     None where there is no such library; then a product takes one thread.
     """

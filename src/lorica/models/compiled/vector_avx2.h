@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum { LANES = 8 };
+#define REGISTERS 16
 typedef __m256 Floats;
 typedef int32_t Ints __attribute__((vector_size(32)));
 #define NUMBERED {0, 1, 2, 3, 4, 5, 6, 7}
@@ -141,5 +142,20 @@ INLINE void transpose(Floats rows[LANES]) {
         rows[i + 4] = _mm256_permute2f128_ps(whole[i], whole[i + 4], 0x31);
     }
 }
+
+/* sum + a[2 i] * b[2 i] + a[2 i + 1] * b[2 i + 1] of 16-bit numbers. */
+INLINE Ints multiply_pairs(Ints sum, Ints a, Ints b) {
+#ifdef __AVXVNNI__
+    return (Ints)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+#else
+    return sum + (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#endif
+}
+
+/* 2 * LANES codes of 8 bits; of 16 bits, as a vector of Ints. */
+typedef __m128i Bytes;
+#define WIDEN(bytes) _mm256_cvtepi8_epi16(bytes)
+#define LOW_HALVES(bytes) _mm_and_si128(bytes, _mm_set1_epi8(15))
+#define SHIFTED(bytes) _mm_srli_epi16(bytes, 4)
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 enum { LANES = 16 };
+#define REGISTERS 32
 typedef __m512 Floats;
 typedef int32_t Ints __attribute__((vector_size(64)));
 #define NUMBERED {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
@@ -145,5 +146,20 @@ INLINE void transpose(Floats rows[LANES]) {
         rows[i + 12] = (Floats)_mm512_shuffle_i32x4(b, d, 0xDD);
     }
 }
+
+/* sum + a[2 i] * b[2 i] + a[2 i + 1] * b[2 i + 1] of 16-bit numbers. */
+INLINE Ints multiply_pairs(Ints sum, Ints a, Ints b) {
+#ifdef __AVX512VNNI__
+    return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#else
+    return sum + (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#endif
+}
+
+/* 2 * LANES codes of 8 bits; of 16 bits, as a vector of Ints. */
+typedef __m256i Bytes;
+#define WIDEN(bytes) _mm512_cvtepi8_epi16(bytes)
+#define LOW_HALVES(bytes) _mm256_and_si256(bytes, _mm256_set1_epi8(15))
+#define SHIFTED(bytes) _mm256_srli_epi16(bytes, 4)
 
 #endif

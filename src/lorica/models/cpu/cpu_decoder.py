@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lorica.models.batched_lora import AnyBatchedLora, BatchedLora, CompiledLora, StackedFactorCache
 from lorica.models.cpu.layer import CpuLayer, DecoderLayer, KvOnlyAttention, LayerWeights, uses_compiled_kernels
 from lorica.models.cpu.layer_int8 import Int8Layer, suits_int8_layer
-from lorica.models.cpu.linear import compute_dtype, make_linear, residual_dtype
+from lorica.models.cpu.linear import compute_dtype, make_linear, residual_dtype, rounds_by_row
 from lorica.models.cpu.ops import FusedRmsNorm, RotaryEmbedding
 from lorica.models.decoder import Decoder, Layer
 from lorica.models.gguf_layers import GgufEmbedding
@@ -60,6 +60,12 @@ class CpuDecoder:
         self._norm = FusedRmsNorm(decoder.model.norm, self._residual_dtype, compiled=self.compiled)
         self._inv_freq = inverse_frequencies(self.config)
         self._factor_cache = StackedFactorCache()
+
+    @property
+    def rounds_by_row(self) -> bool:
+        """Whether no bit of a linear layer's result depends on how many rows there are."""
+        linears = (linear for weights in self._layer_weights for linear in weights.linears())
+        return all(map(rounds_by_row, (self._head, *linears)))
 
     @torch.inference_mode()
     def hidden(

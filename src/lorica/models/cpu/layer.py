@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorica.models.batched_lora import AnyBatchedLora
 from lorica.models.compiled import bindings
-from lorica.models.cpu.linear import Int8Linear, compute_dtype, make_linear, quantize_rows, residual_dtype
+from lorica.models.cpu.linear import Int8Linear, Linear, compute_dtype, make_linear, quantize_rows, residual_dtype
 from lorica.models.cpu.ops import FusedRmsNorm, QkvHeads, RotaryEmbedding, silu_and_mul
 from lorica.models.decoder import Layer
 from lorica.models.families import DecoderConfig
@@ -54,6 +54,10 @@ class LayerWeights:
             self.gate, self.up = make_linear((mlp.gate_proj,), precision), make_linear((mlp.up_proj,), precision)
         if "down_proj" in modules:
             self.down = make_linear((mlp.down_proj,), precision)
+
+    def linears(self) -> tuple[Linear, ...]:
+        """All linear layers."""
+        return self.qkv, self.output, self.gate, self.up, self.down
 
     def empty_qkv(self, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         """Uninitialized query [T, H, Dh], key and value [T, Hkv, Dh]."""

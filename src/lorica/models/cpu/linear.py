@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorica.models.compiled import library, products
+from lorica.models.compiled import block_products, library, products
 from lorica.models.cpu import kernels
-from lorica.models.cpu.weight_only import DenseWeight, QuantizedWeight, StackedWeight, WeightOnlyLinear
-from lorica.models.gguf_layers import GgufLinear
+from lorica.models.cpu.weight_only import WeightOnlyLinear
+from lorica.models.gguf_layers import GgufLinear, GgufWeight
 from lorica.precision import PRECISIONS
 
 _MAX_CODE = 127  # symmetric: -127..127
@@ -39,7 +39,7 @@ def make_linear(layers: Sequence[nn.Linear | GgufLinear], precision: str) -> Lin
     bias = torch.cat(biases).to(residual_dtype(precision)) if biases else None
     if precision_row.weights == "gguf":
         states = compute_dtype(precision)
-        return WeightOnlyLinear(StackedWeight([_as_stored(layer, states) for layer in layers]), bias, states)
+        return WeightOnlyLinear([_as_stored(layer, states) for layer in layers], bias, states)
     weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight.detach()
     if precision_row.products == "int8" and (kernels.has_int8_linear() or not library.target()):
         return Int8Linear(weight, bias)
@@ -54,15 +54,25 @@ def make_linear(layers: Sequence[nn.Linear | GgufLinear], precision: str) -> Lin
     return partial(products.multiply, panels=products.pack_floats(weight, dtype), bias=bias)
 
 
+def rounds_by_row(linear: Linear) -> bool:
+    """Whether the bits of a row of the result depend on that row alone, for any number of rows."""
+    if isinstance(linear, WeightOnlyLinear):
+        return linear.compiled
+    return isinstance(linear, partial) and linear.func is products.multiply and bool(library.target())
+
+
 def compute_dtype(precision: str) -> torch.dtype:
     """The dtype of keys, values and adapters on a base that is computed in `precision` on this processor."""
-    dtype: torch.dtype = getattr(torch, PRECISIONS[precision].states)
+    precision_row = PRECISIONS[precision]
+    if precision_row.weights == "gguf" and library.target():
+        return block_products.input_dtype()
+    dtype: torch.dtype = getattr(torch, precision_row.states)
     return dtype if kernels.can_prepack(dtype) else torch.float32
 
 
 def residual_dtype(precision: str) -> torch.dtype:
-    """The dtype of the hidden states between layers: float32 where products of whole numbers are."""
-    return torch.float32 if PRECISIONS[precision].products in ("int8", "int16") else compute_dtype(precision)
+    """The dtype of the hidden states between layers: float32 where weights are quantized."""
+    return torch.float32 if PRECISIONS[precision].quantized else compute_dtype(precision)
 
 
 class Int8Linear:
@@ -88,9 +98,9 @@ class Int8Linear:
         return int8_linear(codes, self._weight, self._scales)
 
 
-def _as_stored(layer: nn.Linear | GgufLinear, dtype: torch.dtype) -> QuantizedWeight:
+def _as_stored(layer: nn.Linear | GgufLinear, dtype: torch.dtype) -> GgufWeight:
     """The blocks of a GGUF file; a layer that an adapter was merged into has none."""
-    return layer.quantized if isinstance(layer, GgufLinear) else DenseWeight(layer.weight.detach().to(dtype))
+    return layer.quantized if isinstance(layer, GgufLinear) else GgufWeight.plain(layer.weight.detach().to(dtype))
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from lorica.engines.native.attention.compiled import CompiledAttention, Compiled
 from lorica.engines.native.attention.prefix_merge import PrefixMergeAttention, PrefixMergeDecodeAttention
 from lorica.engines.native.attention.varlen import VarlenAttention, fits_varlen
 from lorica.engines.native.kv_cache import KVCache
-from lorica.engines.native.packed_batch import PackedBatch, Prefix
+from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, Prefix
 from lorica.models.cpu.cpu_decoder import AnyDecoder, CpuDecoder
 from lorica.models.packed_attention import Attention
 from lorica.records import Generate, Request, ScoreChoices
@@ -31,7 +31,8 @@ class AttentionBackend:
 
     name: the kernel, as `EngineInfo` states it. score: for prefixes, and rows whose choices are scored. generate: for
     rows that are decoded next. decode: for decode steps, which are captured where cuda_graphs. batch_invariant: the
-    kinds of requests whose outputs have the same bits in every batch.
+    kinds of requests whose outputs have the same bits in every batch. row_alignment: for that, rows of every matrix
+    product are padded to a multiple of this.
     """
 
     name: Literal["compiled", "varlen", "bmm", "flash", "plain"]
@@ -40,6 +41,7 @@ class AttentionBackend:
     decode: DecodeAttention
     batch_invariant: tuple[type[Request], ...] = ()
     cuda_graphs: bool = False
+    row_alignment: int = ROW_ALIGNMENT
 
 
 def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBackend:
@@ -50,7 +52,10 @@ def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBack
         compiled = partial(CompiledAttention, windows=config.windows)
         compiled_decode = partial(CompiledDecodeAttention, windows=config.windows)
         batch_invariant = (ScoreChoices, Generate) if deterministic else ()
-        return AttentionBackend("compiled", compiled, compiled, compiled_decode, batch_invariant)
+        alignment = 1 if decoder.rounds_by_row else ROW_ALIGNMENT
+        return AttentionBackend(
+            "compiled", compiled, compiled, compiled_decode, batch_invariant, row_alignment=alignment
+        )
     prefix_merge = partial(PrefixMergeAttention, windows=config.windows, dtype=dtype)
     decode = partial(PrefixMergeDecodeAttention, windows=config.windows)
     if fits_varlen(config, dtype, device):
