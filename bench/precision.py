@@ -24,7 +24,8 @@ import numpy as np  # noqa: E402
 from bench.real_tasks import COMMON, TASKS  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from lorica.adapters.folder import AdapterFolder, open_adapter  # noqa: E402
+from lorica.adapters.folder import open_adapter  # noqa: E402
+from lorica.adapters.member import Member  # noqa: E402
 from lorica.commands import build  # noqa: E402
 from lorica.commands.arguments import resolve  # noqa: E402
 from lorica.commands.train import listener, train_jobs  # noqa: E402
@@ -54,7 +55,7 @@ class _Recorder:
         self._engine = engine
         self.logprobs: list[Floats] = []
 
-    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
+    def add_adapter(self, name: str, adapter: Member) -> None:
         """As the engine does."""
         self._engine.add_adapter(name, adapter)
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from lorica.adapters.arrays import read_array
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig
-from lorica.adapters.folder import WEIGHTS_NAME, AdapterFolder, open_adapter, read_tensor, save_adapter
+from lorica.adapters.folder import WEIGHTS_NAME, open_adapter, read_tensor, save_adapter
 from lorica.adapters.header import header_bytes, read_header
+from lorica.adapters.member import Member
 from lorica.adapters.passport import MetricsFacts, Passport, write_passport
 from lorica.admission.make_passport import make_passport, prompt_facts, shipped_canaries
 from lorica.admission.provenance import base_facts
@@ -87,7 +88,7 @@ class Deaf:
         self._engine = engine
         self.runs: list[int] = []
 
-    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
+    def add_adapter(self, name: str, adapter: Member) -> None:
         self._engine.add_adapter(name, adapter)
 
     def remove_adapter(self, name: str) -> None:

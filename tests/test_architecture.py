@@ -26,6 +26,7 @@ RANKS = {
     "hardware": 0,  # what multiplies fast: models compute by it, commands choose by it
     "caches": 0,  # models and vetting keep there what took long to find out
     "precision_choice": 1,  # of what `precision` names, by what `hardware` is
+    "encoder_families": 0,  # adapters and prompts know an encoder by them, models and engines compute by them
     "engine_table": 0,  # the configuration allows its names, engines load by it
     "thoughts": 0,  # tasks read texts without them, prompts close what a template opens
     "failures": 1,

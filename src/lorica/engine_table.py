@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -10,6 +11,8 @@ class EngineEntry:
     """factory: `module:function`, an `engines.base.EngineFactory`, imported when the engine is loaded. quantized: it
     computes in int8 and the like. merges: it is an `engines.base.MergingEngine`. runs_model: see `EngineInfo`. trainer:
     `module:function`, a `commands.trainers.MakeTrainer` of what it answers with, imported when it trains; "" for none.
+    answers: the answer types of tasks (`tasks.base.AnswerType`) that it can give; without "text" it generates none.
+    style: the style of prompts that it is asked in, where a task has it, "" for any.
     """
 
     factory: str
@@ -17,7 +20,12 @@ class EngineEntry:
     quantized: bool = False
     merges: bool = False
     runs_model: bool = True
+    answers: tuple[str, ...] = ("score", "option", "text")
+    style: str = ""
 
+
+SEGMENTS = "segments"
+"""The style of a prompt whose messages are the segments of an encoder's input, and the format that joins them."""
 
 ENGINES = {
     "native": EngineEntry(
@@ -27,5 +35,11 @@ ENGINES = {
         merges=True,
     ),
     "transformers": EngineEntry("lorica.engines.transformers:load_transformers"),
+    "encoder": EngineEntry("lorica.engines.encoder_engine:load_encoder", answers=("score",), style=SEGMENTS),
     "fake": EngineEntry("lorica.engines.fake:load_fake", quantized=True, runs_model=False),
 }
+
+
+def styles_for(engine_name: str, styles: Sequence[str]) -> list[str]:
+    """Of a task's styles those that an engine may be asked in: `SEGMENTS` are read by encoders alone."""
+    return [style for style in styles if style != SEGMENTS or ENGINES[engine_name].style == SEGMENTS]

@@ -15,6 +15,7 @@ import pytest
 from tests.passports import make_adapter
 
 from lorica.adapters import passport as room
+from lorica.adapters.effective_settings import plain_name
 from lorica.adapters.folder import open_adapter
 from lorica.adapters.passport import (
     PASSPORT_NAME,
@@ -33,7 +34,7 @@ from lorica.adapters.passport import (
     read_passport,
     write_passport,
 )
-from lorica.adapters.passport_facts import adapter_facts, changed_settings, content_digest, file_changes, plain_name
+from lorica.adapters.passport_facts import adapter_facts, changed_settings, content_digest, file_changes
 from lorica.errors import AdapterError
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4

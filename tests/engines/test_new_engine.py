@@ -37,4 +37,4 @@ def test_an_engine_of_ones_own_answers_a_file(
 
 def test_without_its_line_it_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "engine.name=toy"]) == 2
-    assert "native, transformers, fake" in capsys.readouterr().err
+    assert ", ".join(ENGINES) in capsys.readouterr().err

@@ -19,11 +19,11 @@ from safetensors.numpy import save_file
 pytest.importorskip("torch")
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.header import read_header
+from lorica.adapters.member import Member
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import map_tensors
-from lorica.engines.base import EngineInfo, OnDone, OnOutputs
+from lorica.engines.base import EngineInfo, OnDone, OnOutputs, as_lora
 from lorica.errors import AdapterError, ConfigError, PromptError
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
@@ -95,8 +95,8 @@ class WrittenEngine:
         self._yes, self._no = (encoder().encode_choice(text) for text in ("Yes", "No"))
         self._letters = [encoder().encode_choice(text) for text in "ABCD"]
 
-    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
-        self._scales[name] = adapter.config.scaling(PATH)
+    def add_adapter(self, name: str, adapter: Member) -> None:
+        self._scales[name] = as_lora(adapter).config.scaling(PATH)
 
     def remove_adapter(self, name: str) -> None:
         del self._scales[name]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from lorica.adapters.classifier_config import MODEL_CONFIG, MODEL_WEIGHTS
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
+from lorica.adapters.effective_settings import effective_settings
 from lorica.adapters.header import TensorInfo, byte_count, header_bytes, read_header
 from lorica.adapters.methods import method_of_files
 from lorica.adapters.passport import PASSPORT_NAME
@@ -24,7 +28,7 @@ from lorica.names import shell_word
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 # What appears together when an adapter is published.
-_PUBLISHED = frozenset({CONFIG_NAME, WEIGHTS_NAME, PASSPORT_NAME, TRAINING_RECORD})
+_PUBLISHED = frozenset({CONFIG_NAME, WEIGHTS_NAME, MODEL_CONFIG, MODEL_WEIGHTS, PASSPORT_NAME, TRAINING_RECORD})
 PAIR_PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 """The tensors of a pair, as `module_of` names them."""
 FLOATS = ("F16", "BF16", "F32", "F64")
@@ -54,9 +58,19 @@ class AdapterFolder(msgspec.Struct, frozen=True):
     before: Snapshot = {}
 
     @property
+    def config_path(self) -> Path:
+        """The file that says how the tensors are applied."""
+        return self.path / CONFIG_NAME
+
+    @property
     def weights(self) -> Path:
         """The file that holds the tensors."""
         return self.path / WEIGHTS_NAME
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its config says that decides its answers, for a passport."""
+        return effective_settings(json.loads(self.config.to_json()))
 
     def modules(self) -> list[str]:
         """The adapted modules of the base model, sorted."""
@@ -350,10 +364,10 @@ def _sync_folder(folder_path: Path) -> None:
             os.close(handle)
 
 
-def digest_files(adapter_path: Path) -> str:
-    """The digest of an adapter: of its config's and its weights' bytes."""
+def digest_files(adapter_path: Path, file_names: Sequence[str] = (CONFIG_NAME, WEIGHTS_NAME)) -> str:
+    """The digest of an adapter, or of another member: of its config's and its weights' bytes."""
     digest_state = hashlib.sha256()
-    for file_name in (CONFIG_NAME, WEIGHTS_NAME):
+    for file_name in file_names:
         with (adapter_path / file_name).open("rb") as opened_file:
             digest_state.update(hashlib.file_digest(opened_file, "sha256").digest())
     return f"sha256:{digest_state.hexdigest()}"

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lorica.adapters.config import CONFIG_NAME, AdapterConfig
+from lorica.adapters.effective_settings import effective_settings
 from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.header import Header, read_header
+from lorica.adapters.member import Member
 from lorica.adapters.passport import AdapterFacts
 from lorica.errors import AdapterError
 
@@ -21,50 +22,32 @@ DECISIVE = (
     "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "bias", "fan_in_fan_out", "lora_bias",
     "layer_replication", "trainable_token_indices", "target_parameters",
 )  # fmt: skip
-_BASE_NAME = "base_model_name_or_path"
 
 
-def adapter_facts(adapter: AdapterFolder) -> AdapterFacts:
-    """The facts of an opened adapter. Raises AdapterError when a file can no longer be read."""
-    config, modules = adapter.config, adapter.modules()
+def adapter_facts(adapter: Member) -> AdapterFacts:
+    """The facts of an opened adapter; a member that is a model of its own adapts no modules. Raises AdapterError when a
+    file can no longer be read."""
+    lora = adapter if isinstance(adapter, AdapterFolder) else None
+    modules = [] if lora is None else lora.modules()
     return AdapterFacts(
-        config=file_sha256(adapter.path / CONFIG_NAME),
+        config=file_sha256(adapter.config_path),
         weights=file_sha256(adapter.weights),
         content=content_digest(adapter.weights),
-        settings=effective_settings(json.loads(config.to_json())),
+        settings=adapter.settings,
         tensors=len(adapter.tensors),
         parameters=sum(math.prod(tensor_info.shape) for tensor_info in adapter.tensors.values()),
         modules=len(modules),
-        ranks=tuple(sorted({config.rank(module) for module in modules})),
-        scalings=tuple(sorted({config.scaling(module) for module in modules})),
+        ranks=() if lora is None else tuple(sorted({lora.config.rank(module) for module in modules})),
+        scalings=() if lora is None else tuple(sorted({lora.config.scaling(module) for module in modules})),
     )
-
-
-def effective_settings(raw_config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's values as a passport keeps them: PEFT's defaults filled in, nothing that is null, false or empty,
-    lists of names sorted, and of a path of the base model the last part."""
-    defaults = {
-        field_name: getattr(AdapterConfig(), field_name)
-        for field_name in AdapterConfig.__struct_fields__
-        if field_name != "other"
-    }
-    settings = {
-        option_key: option_value
-        for option_key, option_value in {**defaults, **raw_config}.items()
-        if option_value not in (None, False, "", [], {})
-    }
-    for option_key in ("target_modules", "exclude_modules", "modules_to_save"):
-        option_value = settings.get(option_key)
-        if isinstance(option_value, list) and all(isinstance(target_name, str) for target_name in option_value):
-            settings[option_key] = sorted(option_value)
-    if isinstance(settings.get(_BASE_NAME), str):
-        settings[_BASE_NAME] = plain_name(settings[_BASE_NAME])
-    return settings
 
 
 def changed_settings(recorded: Mapping[str, Any], raw_config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Key -> (recorded value, value in the config now) where they differ; what is missing is None."""
-    current_settings = effective_settings(raw_config)
+    return _differing(recorded, effective_settings(raw_config))
+
+
+def _differing(recorded: Mapping[str, Any], current_settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {
         option_key: (recorded.get(option_key), current_settings.get(option_key))
         for option_key in sorted({*recorded, *current_settings})
@@ -80,15 +63,16 @@ def name_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
     )
 
 
-def file_changes(recorded_facts: AdapterFacts, adapter: AdapterFolder) -> list[str]:
+def file_changes(recorded_facts: AdapterFacts, adapter: Member) -> list[str]:
     """How an adapter's files differ from a passport, in words; empty when they are the same bytes or mean the same.
     Raises AdapterError when a file can no longer be read."""
     changed_files = []
-    if recorded_facts.config != file_sha256(adapter.path / CONFIG_NAME):
-        changes = changed_settings(recorded_facts.settings, json.loads(adapter.config.to_json()))
+    if recorded_facts.config != file_sha256(adapter.config_path):
+        changes = _differing(recorded_facts.settings, adapter.settings)
         decisive = {option_key: change for option_key, change in changes.items() if option_key in DECISIVE}
         if changes := decisive or changes:
-            changed_files.append(f"{CONFIG_NAME} was changed since the passport was made: {name_changes(changes)}")
+            name = adapter.config_path.name
+            changed_files.append(f"{name} was changed since the passport was made: {name_changes(changes)}")
     if recorded_facts.weights != file_sha256(adapter.weights) and recorded_facts.content != content_digest(
         adapter.weights
     ):
@@ -127,12 +111,6 @@ def content_digest(weights: Path, header: Header | None = None) -> str:
     except OSError as error:
         raise AdapterError(f"{weights}: cannot be read ({error.strerror})") from error
     return "sha256:" + digest_state.hexdigest()
-
-
-def plain_name(model_name: str) -> str:
-    """A base model as it may be written down: an id stays, of a path only the last part, which is no secret."""
-    looks_like_path = model_name.startswith((".", "~", "/", "\\")) or model_name.count("/") > 1 or "\\" in model_name
-    return Path(model_name.replace("\\", "/").rstrip("/")).name if looks_like_path else model_name
 
 
 def _is_same_value(recorded_value: Any, current_value: Any) -> bool:

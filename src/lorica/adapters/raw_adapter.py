@@ -10,7 +10,7 @@ import msgspec
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import Header
 
-Kind = Literal["folder", "checkpoint", "file", "archive", "cache"]
+Kind = Literal["folder", "checkpoint", "file", "archive", "cache", "classifier"]
 
 
 class RawAdapter(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from lorica.adapters.classifier_config import MODEL_CONFIG, is_classifier
 from lorica.adapters.config import CONFIG_NAME
 from lorica.errors import AdapterError
 from lorica.locks import Owner, describe, lock_owner
@@ -24,7 +25,7 @@ TRAINING = "training"
 def find_adapters(base_dir: Path | None, adapter_paths: Mapping[str, str]) -> dict[str, Path]:
     """Name -> folder, sorted by name; nothing is opened. Names are text: `visible` ones of the folders.
 
-    base_dir: each of its subfolders `name` (or `name/best`) that holds an adapter_config.json; other
+    base_dir: each of its subfolders `name` (or `name/best`) that holds a `member_config`; other
     subfolders are not adapters, unless they hold adapter weights (then the config is missing) or what a
     training leaves before it is finished. adapter_paths: name -> folder (or its parent of `best`); these win over
     what base_dir has under this name, in any spelling.
@@ -76,7 +77,7 @@ def _search_folder(base_dir: Path) -> dict[str, Path]:
             f"the folder of adapters does not exist: {base_dir}",
             fix="correct adapters.dir, or train adapters first",
         )
-    if (base_dir / CONFIG_NAME).is_file():
+    if member_config(base_dir) is not None:
         raise AdapterError(
             f"{base_dir} is itself an adapter, not a folder of adapters",
             fix="name it after the task or subject whose rows it answers, adapters.paths.NAME="
@@ -109,9 +110,17 @@ def _subfolders(parent_folder: Path) -> list[Path]:
 
 def _adapter_in(adapter_folder: Path) -> Path | None:
     for candidate in (adapter_folder, adapter_folder / BEST):
-        if (candidate / CONFIG_NAME).is_file():
+        if member_config(candidate) is not None:
             return candidate
     return None
+
+
+def member_config(folder: Path) -> Path | None:
+    """The file that makes a folder a member's: an adapter's config, or that of an encoder classifier; None where there
+    is neither."""
+    if (folder / CONFIG_NAME).is_file():
+        return folder / CONFIG_NAME
+    return folder / MODEL_CONFIG if is_classifier(folder) else None
 
 
 def is_adapter(adapter_folder: Path) -> bool:

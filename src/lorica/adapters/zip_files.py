@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error)
 
 
-class Member(NamedTuple):
+class ZipMember(NamedTuple):
     """Where the bytes of a member stand in the archive's file."""
 
     start: int
@@ -48,7 +48,7 @@ def directory_bytes(archive_path: Path) -> int:
     return int(length)
 
 
-def stored_members(archive_path: Path) -> dict[str, Member]:
+def stored_members(archive_path: Path) -> dict[str, ZipMember]:
     """Name -> where its bytes lie, of an archive whose members are stored as they are.
 
     Raises AdapterError for a damaged archive, checksums included, for members that are compressed or encrypted, that
@@ -90,10 +90,10 @@ def _check(member_infos: list[zipfile.ZipInfo], file_size: int) -> None:
         previous_end = member_info.header_offset + _LOCAL_HEADER + member_info.file_size
 
 
-def _locate(archive: zipfile.ZipFile, member_info: zipfile.ZipInfo) -> Member:
+def _locate(archive: zipfile.ZipFile, member_info: zipfile.ZipInfo) -> ZipMember:
     assert archive.fp is not None  # it is open
     with archive.open(member_info) as member:  # compares the names, and reads past the member's own header
         data_start = archive.fp.tell()
         while member.read(_CHUNK):  # to its end, where its checksum is compared
             pass
-    return Member(data_start, member_info.file_size)
+    return ZipMember(data_start, member_info.file_size)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from lorica.adapters.arrays import TensorReader
 from lorica.adapters.folder import PAIR_PARTS, AdapterFolder
+from lorica.adapters.member import Member
 from lorica.adapters.passport import Passport, read_passport
 from lorica.adapters.passport_facts import file_changes
 from lorica.adapters.tensor_names import module_of
@@ -50,7 +51,7 @@ class Admission:
 
 def admit_all(
     engine: Engine,
-    adapters: Mapping[str, AdapterFolder],
+    adapters: Mapping[str, Member],
     base: BaseFolder,
     *,
     used: Mapping[str, str] | None = None,
@@ -101,7 +102,7 @@ def admit_all(
 
 def _prove_adapters(
     engine: Engine,
-    adapters: Mapping[str, AdapterFolder],
+    adapters: Mapping[str, Member],
     base: BaseFolder,
     passports: Mapping[str, Passport | None],
     differences: Mapping[str, tuple[str, ...]],
@@ -172,7 +173,7 @@ def _score_probes(
 
 def _with_passport(
     adapter_name: str,
-    adapter: AdapterFolder,
+    adapter: Member,
     passport: Passport,
     base_outputs: Sequence[Output],
     outputs: Sequence[Output],
@@ -202,13 +203,14 @@ def _with_passport(
 
 def _without_passport(
     adapter_name: str,
-    adapter: AdapterFolder,
+    adapter: Member,
     base: BaseFolder,
     base_outputs: Sequence[Output],
     outputs: Sequence[Output],
     dtype: str,
 ) -> Admission:
-    check_layer_coverage(adapter_name, adapter, base)
+    if isinstance(adapter, AdapterFolder):
+        check_layer_coverage(adapter_name, adapter, base)
     if any(output.error for output in base_outputs):
         return Admission(
             adapter_name, "none", notes=(f"no passport, and the base answers no probe: {base_outputs[0].error}",)
@@ -226,6 +228,8 @@ def _without_passport(
     limits = precision_of(dtype)
     if largest_shift > limits.noise:
         return Admission(adapter_name, "differs")
+    if not isinstance(adapter, AdapterFolder):
+        return Admission(adapter_name, "none", notes=(f"it tells its labels hardly apart on {len(outputs)} probes",))
     update_norm = update_size(adapter)
     if update_norm == 0 and adapter.is_plain:
         raise AdapterError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lorica import __version__
-from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.member import Member
 from lorica.adapters.passport import (
     FEWEST_CANARIES,
     BaseFacts,
@@ -45,7 +45,7 @@ _CHOSEN_ON = "the checkpoint was chosen by its loss on these rows, so the adapte
 
 
 def make_passport(
-    adapter: AdapterFolder,
+    adapter: Member,
     *,
     base: BaseFacts,
     prompt: PromptFacts,

@@ -36,8 +36,11 @@ class Probe:
 def shipped_probes(task: Task | None, encoder: Encoder, base: BaseFolder) -> list[Probe]:
     """The shipped texts as prompts of a task, or without one as plain questions to a chat.
 
-    A prompt that the base's template or positions cannot hold is left out. Raises PromptError when none is left.
+    A prompt that the base's template or positions cannot hold is left out. Raises PromptError when none is left, and
+    for an encoder without a task, which answers no questions.
     """
+    if task is None and base.encoder_family is not None:
+        raise PromptError(f"{base.path} is an encoder, which answers no plain questions", fix="name a task: task=rules")
     probes, problem = [], ""
     for number, (messages, choice_texts, probe_group) in enumerate(_plain_prompts() if task is None else _asked(task)):
         try:
@@ -52,7 +55,8 @@ def shipped_probes(task: Task | None, encoder: Encoder, base: BaseFolder) -> lis
 def number_probes(base: BaseFolder) -> list[Probe]:
     """Prompts of token ids spread over the base's vocabulary: no text, no tokenizer, always possible."""
     vocabulary = base.vocabulary_size or 32
-    probe_width = _NUMBER_LENGTH + _NUMBER_CHOICES
+    choice_count = _NUMBER_CHOICES if base.encoder_family is None else 2
+    probe_width = _NUMBER_LENGTH + choice_count
     generator_state, probes = 12345, []
     for number in range(_NUMBER_PROBES):
         tokens = []

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lorica.adapters.effective_settings import plain_name
 from lorica.adapters.passport import BaseFacts, Passport, RowsFacts
-from lorica.adapters.passport_facts import plain_name
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.data.digest import bytes_digest, ids_digest
 from lorica.models.base_folder import BaseFolder

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lorica.config.paths import local_path
-from lorica.errors import ConfigError, UsageError
+from lorica.errors import ConfigError, LoricaError, UsageError
 from lorica.names import did_you_mean, json_values, shell_line
 from lorica.streams import carries_unicode
 
@@ -95,7 +95,26 @@ def resolve(overrides: Overrides) -> Resolved:
     """The configuration of a command line, or of arguments from Python, and of this process's environment."""
     from lorica.config.compose import compose  # not every command is configured, and `check` has no time to lose
 
-    return compose(overrides, environ=os.environ)
+    return compose(overrides, environ=os.environ, is_encoder=_is_encoder)
+
+
+def with_base(overrides: Overrides, base_name: str) -> Overrides:
+    """The same with `model.path`, for a command that names its base otherwise."""
+    if isinstance(overrides, Mapping):
+        return {**overrides, "model.path": base_name}
+    return [*overrides, f"model.path={base_name}"]
+
+
+def _is_encoder(model_path: str, cache_dir: str, revision: str) -> bool:
+    """Whether a base is there, and an encoder; whoever opens it says what else is wrong with it."""
+    from lorica.models.base_folder import BaseFolder
+    from lorica.models.locate import locate_model
+
+    try:
+        base = BaseFolder(locate_model(model_path, cache_dir=cache_dir, revision=revision, environ=os.environ))
+        return base.path.is_dir() and base.encoder_family is not None
+    except LoricaError:
+        return False
 
 
 def with_settings(

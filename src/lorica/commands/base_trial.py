@@ -9,6 +9,7 @@ from pathlib import Path
 from lorica.commands import build
 from lorica.commands.rows import open_rows, reading_log, tell
 from lorica.config.schema import Config
+from lorica.engine_table import ENGINES
 from lorica.errors import DataError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
@@ -55,17 +56,17 @@ def labels(path: Path, config: Config) -> dict[str, int]:
 
 def setting(config: Config, base_model: BaseFolder, *, task_named: bool) -> SessionSettings:
     """How the base is asked. task_named: the configured task is meant; else nobody knows what the adapter is for."""
-    answer_settings = build.answer_settings(config, base_model)
+    answer_settings, engine = build.answer_settings(config, base_model), ENGINES[config.engine.name]
     return SessionSettings(
         base=base_model.path,
         task=config.task.name if task_named else "",
-        task_settings=build.build_task(config).settings if task_named else TaskSettings(),
+        task_settings=build.build_task(config).settings if task_named else TaskSettings(style=engine.style),
         chat_template=config.model.chat_template,
         thinking=config.task.thinking,
         # The default leaves the choice to what the adapter needs.
         engine="" if config.engine.name == "native" else config.engine.name,
         engine_settings=build.engine_settings(config, base_model, proof=True),
         use_stop_tokens=config.inference.use_stop_tokens,
-        max_input_tokens=answer_settings.prompt_tokens(build.SHORT_ANSWER),
+        max_input_tokens=answer_settings.prompt_tokens(build.SHORT_ANSWER if "text" in engine.answers else 0),
         truncate=answer_settings.truncate,
     )

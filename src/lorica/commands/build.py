@@ -10,10 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from lorica.adapters.classifier_folder import open_classifier
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, open_adapter
-from lorica.adapters.registry import find_adapters, refuse_spellings
+from lorica.adapters.member import Member, open_member
+from lorica.adapters.registry import BASE, find_adapters, refuse_spellings
 from lorica.admission.gate import Admission, admit_all
+from lorica.admission.label_names import check_label_names
 from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, package_versions, trained_as
 from lorica.commands.arguments import inform, warn
 from lorica.commands.build_retrieval import build_retriever
@@ -126,9 +128,10 @@ def adapter_folders(config: Config) -> dict[str, Path]:
     return folders
 
 
-def open_adapters(folders: Mapping[str, Path]) -> dict[str, AdapterFolder]:
-    """Read, check and hash adapters, each once, for the gate, the engine and the manifest. Raises AdapterError."""
-    return {name: open_adapter(folder, applied=MORE_THAN_PAIRS) for name, folder in folders.items()}
+def open_adapters(folders: Mapping[str, Path]) -> dict[str, Member]:
+    """Read, check and hash adapters and other members, each once, for the gate, the engine and the manifest. Raises
+    AdapterError."""
+    return {name: open_member(folder) for name, folder in folders.items()}
 
 
 def answer_settings(config: Config, base_model: BaseFolder) -> AnswerSettings:
@@ -158,11 +161,12 @@ def answer_settings(config: Config, base_model: BaseFolder) -> AnswerSettings:
 
 
 def build_pipeline(
-    config: Config, base_model: BaseFolder, adapters: Mapping[str, AdapterFolder], *, engine: Engine | None = None
+    config: Config, base_model: BaseFolder, adapters: Mapping[str, Member], *, engine: Engine | None = None
 ) -> Pipeline:
     """Task, encoder and engine, loaded and ready, with the adapters that came through the gate. engine: one with the
     base model loaded and without adapters; None to load it."""
     task = build_task(config)
+    check_label_names(task, {**adapters, **({BASE: open_classifier(base_model.path)} if base_model.has_head else {})})
     retriever = build_retriever(config.retrieval)
     encoder = build_encoder(config, base_model)
     engine = engine or build_engine(config, base_model)
@@ -191,8 +195,8 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
 
 def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Collection[str]) -> Counter[str | None]:
     """Read all rows, count them by the adapter that answers, and warn of adapters that answer none. Raises what reading
-    raises, and AdapterError for a row that no adapter may answer, and for one that no calibrated one answers where that
-    is required.
+    raises, and AdapterError for a row that no adapter may answer, for one that no calibrated one answers where that is
+    required, and for one that would go to an encoder without a head.
     """
     adapter_of_subject: dict[str, str | None] = {}
     row_counts: Counter[str | None] = Counter()
@@ -211,8 +215,18 @@ def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Coll
             f"adapters.calibration=require, and the base model alone answers {row_counts[None]} rows",
             fix="give their subjects an adapter (adapters.fallback), or set adapters.calibration=auto",
         )
+    if row_counts[None]:
+        _refuse_without_head(base_folder(config), row_counts[None])
     _tell_idle_adapters(adapters, row_counts)
     return row_counts
+
+
+def _refuse_without_head(base_model: BaseFolder, row_count: int) -> None:
+    if base_model.encoder_family is not None and not base_model.has_head:
+        raise AdapterError(
+            f"{base_model.path} is an encoder without a head to classify with, and {row_count} rows have no adapter",
+            fix="train one with `lorica train`, and name it: adapters.dir=RUN_DIR, or adapters.paths.NAME=FOLDER",
+        )
 
 
 def _tell_idle_adapters(adapters: Iterable[str], row_counts: Mapping[str | None, int]) -> None:
@@ -228,7 +242,7 @@ def _tell_idle_adapters(adapters: Iterable[str], row_counts: Mapping[str | None,
 def manifest(
     config: Config,
     base_model: BaseFolder,
-    adapters: Mapping[str, AdapterFolder],
+    adapters: Mapping[str, Member],
     pipeline: Pipeline,
     extra_entries: Mapping[str, str],
 ) -> dict[str, str]:

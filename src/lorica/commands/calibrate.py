@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from lorica import __version__
-from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, open_adapter
+from lorica.adapters.member import Member, open_member
 from lorica.admission.provenance import rows_facts
 from lorica.calibration.calibration_maps import METHODS, IsotonicSteps, PlattScaling, Probabilities, two_choices
 from lorica.calibration.figures import CalibrationFit, fit_calibration
@@ -93,7 +93,7 @@ def calibrate_answers(
     Raises DataError for answers that cannot be fitted on, AdapterError for an adapter that did not give them or was
     trained on the rows, TrainingError where no fit is possible.
     """
-    adapter = open_adapter(adapter_folder, applied=MORE_THAN_PAIRS)
+    adapter = open_member(adapter_folder)
     path = adapter.path / CALIBRATION_NAME
     if path.exists() and not replace:
         raise AdapterError(f"{path} is there already", fix="--force (from Python replace=True) writes over it")
@@ -125,7 +125,7 @@ def _check_task(task: Task, method: str) -> None:
 
 
 def _of_adapter(
-    judged: Sequence[JudgedAnswer], adapter: AdapterFolder, record: RunRecord | None, answers_name: str
+    judged: Sequence[JudgedAnswer], adapter: Member, record: RunRecord | None, answers_name: str
 ) -> list[JudgedAnswer]:
     """The answers that this adapter gave, as far as the answers and their record tell. Raises AdapterError where it
     gave none."""
@@ -154,9 +154,7 @@ def _of_adapter(
     return own_rows
 
 
-def _count_trained(
-    adapter: AdapterFolder, gold: GoldFile, judged: Sequence[JudgedAnswer], allow_training_rows: bool
-) -> int:
+def _count_trained(adapter: Member, gold: GoldFile, judged: Sequence[JudgedAnswer], allow_training_rows: bool) -> int:
     """How many of the rows the adapter was trained on. Raises AdapterError for any, unless that is allowed."""
     with opened(find_sources([adapter.path])[0]) as source:
         specimen = examine_files(source)[0]
@@ -233,7 +231,7 @@ def _probabilities(task: Task, judged_row: JudgedAnswer, answers_name: str) -> l
 
 
 def _to_save(
-    fit: CalibrationFit, task: Task, adapter: AdapterFolder, used_rows: Sequence[Row], record: RunRecord | None
+    fit: CalibrationFit, task: Task, adapter: Member, used_rows: Sequence[Row], record: RunRecord | None
 ) -> SavedCalibration:
     change = fit.change
     return SavedCalibration(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.member import Member
 from lorica.calibration.saved import CALIBRATION_NAME, SavedCalibration, read_calibration
 from lorica.commands.arguments import inform
 from lorica.config.schema import Config
@@ -16,7 +16,7 @@ _OFF = "adapters.calibration=off leaves the scores as they are"
 
 
 def open_calibrations(
-    config: Config, task: Task, adapters: Mapping[str, AdapterFolder], used_with: Mapping[str, str]
+    config: Config, task: Task, adapters: Mapping[str, Member], used_with: Mapping[str, str]
 ) -> dict[str, SavedCalibration]:
     """Adapter -> the calibration that its answers get; says on standard error whose are calibrated, and whose not.
 
@@ -54,7 +54,7 @@ def open_calibrations(
     return applied
 
 
-def _open(name: str, adapter: AdapterFolder, used_with: Mapping[str, str], task: Task) -> SavedCalibration | None:
+def _open(name: str, adapter: Member, used_with: Mapping[str, str], task: Task) -> SavedCalibration | None:
     calibration = read_calibration(adapter.path)
     if calibration is None:
         return None

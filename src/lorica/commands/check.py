@@ -223,7 +223,8 @@ def _as_config(adapters: Sequence[AdapterCheck]) -> str:
         examination = adapter.examination
         adapter_config = None if examination.specimen is None else examination.specimen.config
         path_entry = f"{json.dumps(adapter.name)}: {json.dumps(str(examination.source.path.resolve()))}"
-        if adapter_config is not None and adapter_config.unsupported():
+        classifies = adapter_config is not None and adapter_config.task_type == "SEQ_CLS"  # on engine=encoder
+        if adapter_config is not None and adapter_config.unsupported() and not classifies:
             config_lines.append(f"    # {path_entry}  # needs engine=transformers")
         else:
             config_lines.append(f"    {path_entry}  # {adapter.status}")

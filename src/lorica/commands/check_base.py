@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorica.commands import base_trial
-from lorica.commands.arguments import Overrides, names_task, resolve
+from lorica.commands.arguments import Overrides, names_task, resolve, with_base
 from lorica.commands.row_progress import row_progress
 from lorica.vetting.base_checks import BaseChecker, BaseCheckResult
 from lorica.vetting.levels import Examination
@@ -23,7 +23,7 @@ def check_on_base(
 ) -> tuple[list[Examination], list[BaseCheckResult]]:
     """Levels 3 and 4, up to `highest_level`, of each adapter, and with `deep` of the base model itself. Raises what
     finding the base and reading the rows raises."""
-    config = resolve(overrides).config
+    config = resolve(with_base(overrides, base_name)).config
     task_named = names_task(overrides, rows_file)
     base_model = base_trial.locate(base_name, config)
     first_rows = None if rows_file is None else base_trial.some_rows(rows_file, config)

@@ -15,7 +15,7 @@ from lorica.reports.page import Cell, Report, ReportTable, Section, clean
 from lorica.reports.text_table import plain_table
 from lorica.vetting.claims.training_evidence import TrainingEvidence
 from lorica.vetting.findings import LEVELS, Finding
-from lorica.vetting.profile import Profile
+from lorica.vetting.profile import CLASSIFIER, Profile
 
 COLUMNS = (
     *("place", "adapter", "verdict", "levels", "method", "base", "revision", "fits", "rank", "alpha", "scaling"),
@@ -147,6 +147,9 @@ def finding_dict(finding: Finding) -> dict[str, Any]:
 
 
 def _summary(profile: Profile) -> str:
+    if profile.method == CLASSIFIER:
+        numbers = f"{profile.parameters:,} parameters, {_size(profile.bytes)}, {', '.join(profile.dtypes)}"
+        return f"{CLASSIFIER} of its own on {clean(profile.base)} · {numbers}"
     if not profile.modules:
         return f"{clean(profile.method) or 'unknown method'}, no adapted modules could be read"
     variants = [

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from lorica.commands.arguments import warn
 from lorica.config.schema import Config, TrainingConfig
+from lorica.encoder_families import EncoderFamily
 from lorica.engine_table import ENGINES
 from lorica.engines.base import resolve_device
 from lorica.errors import ConfigError
@@ -31,6 +32,8 @@ def answer_dtype(config: Config, base_model: BaseFolder, *, proof: bool = False)
 
     proof: adapters are examined, or passports made: then `auto` is float32 up to `SMALL` parameters.
     """
+    if base_model.encoder_family is not None:
+        return _encoder_dtype(config, base_model.encoder_family)
     dtype, native = config.model.dtype, ENGINES[config.engine.name].quantized and not config.model.load_in_4bit
     if resolve_device(config.model.device) != "cpu":
         return for_accelerator(this_machine()).dtype if dtype == "auto" else dtype
@@ -49,6 +52,23 @@ def answer_dtype(config: Config, base_model: BaseFolder, *, proof: bool = False)
         warn(
             "model.dtype=int4-weights rounds the file's 4-bit blocks a second time, which moves log-probabilities by "
             "up to 3 nats: take model.dtype=gguf (the blocks as they are) or int8-weights"
+        )
+    return dtype
+
+
+def _encoder_dtype(config: Config, family: EncoderFamily) -> str:
+    """On a CPU float32, which costs a small model little; on a GPU what that is fast in, where the family survives it.
+
+    Raises ConfigError for a precision that the family overflows in."""
+    dtype = config.model.dtype
+    if dtype == "auto":
+        on_cpu = resolve_device(config.model.device) == "cpu"
+        fast = "float32" if on_cpu else for_accelerator(this_machine()).dtype
+        return fast if fast in family.dtypes else family.dtypes[0]
+    if dtype not in family.dtypes:
+        raise ConfigError(
+            f"model.dtype={dtype}: {family.model_type} overflows in it; allowed: {', '.join(family.dtypes)}",
+            fix=f"model.dtype={family.dtypes[0]}, or leave it out",
         )
     return dtype
 

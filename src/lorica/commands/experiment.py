@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.member import Member
 from lorica.admission.gate import admit_all
 from lorica.admission.provenance import trained_as
 from lorica.commands import build
@@ -90,7 +90,7 @@ def answer_rows(
     task: Task,
     engine: Engine,
     base_model: BaseFolder,
-    adapters: Mapping[str, AdapterFolder],
+    adapters: Mapping[str, Member],
     rows: Sequence[Row],
 ) -> tuple[dict[str, Answer], float]:
     """(answers by row id, rows a second) of the base alone, or with adapters that are checked first."""
@@ -106,7 +106,7 @@ def answer_rows(
 
 def _checks(
     trained: Mapping[str, TrainResult],
-    adapters: Mapping[str, AdapterFolder],
+    adapters: Mapping[str, Member],
     base_answers: Mapping[str, Answer],
     adapter_answers: Mapping[str, Answer],
 ) -> dict[str, list[SanityCheck]]:

@@ -14,7 +14,7 @@ from lorica.config.compose import Resolved
 from lorica.config.fields import find
 from lorica.config.presets import GROUPS
 from lorica.config.schema import Config
-from lorica.engine_table import ENGINES
+from lorica.engine_table import ENGINES, styles_for
 from lorica.engines.base import resolve_device
 from lorica.errors import ConfigError, UsageError
 from lorica.hardware import this_machine
@@ -96,7 +96,7 @@ def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[
         ADAPTERS: _adapter_values(config),
         "model.dtype": _dtypes(config, base),
         "inference.batch_tokens": _BATCH_TOKENS if ENGINES[config.engine.name].runs_model else (),
-        "task.style": task.styles,
+        "task.style": styles_for(config.engine.name, task.styles),
         "retrieval.enabled": ("false", "true") if config.retrieval.dir else (),
         "task.method": [method for method in task.methods if method != "generate" or task.answer_type == "text"],
     }

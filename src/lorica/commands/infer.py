@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from lorica import __version__, signals
-from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.member import Member
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
 from lorica.commands.row_progress import row_progress
@@ -199,7 +199,7 @@ def _run_record(
     resolved: Resolved,
     manifest: dict[str, str],
     base: BaseFolder,
-    adapters: Mapping[str, AdapterFolder],
+    adapters: Mapping[str, Member],
     gold_counts: Mapping[bool, int],
 ) -> RunRecord:
     """What the run is given. gold_counts: rows of the input with a gold answer, and without."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.folder import AdapterFolder, open_adapter
+from lorica.adapters.member import Member, open_member
 from lorica.adapters.passport import (
     PASSPORT_NAME,
     SCHEMA,
@@ -19,7 +19,7 @@ from lorica.adapters.passport import (
     read_passport,
     write_passport,
 )
-from lorica.commands.arguments import as_base, as_path, emit, parser, resolve
+from lorica.commands.arguments import as_base, as_path, emit, parser, resolve, with_base
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
 from lorica.errors import AdapterError, UsageError
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.check:
         return _check(options)
     config = _config(options)
-    adapter = open_adapter(options.adapter)  # before the lock: a folder that is none is not made one
+    adapter = open_member(options.adapter)  # before the lock: a folder that is none is not made one
     with lock_folder(options.adapter, doing="making a passport", fix="wait until it ends"):
         passport, passport_path = make(adapter, options, config)
     emit(
@@ -92,14 +92,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    config = resolve([*options.overrides, f"model.path={options.base}"]).config
+    config = resolve(with_base(options.overrides, options.base)).config
     engine_name = config.engine.name
     if not ENGINES[engine_name].runs_model:
         raise UsageError(f"engine={engine_name} computes nothing, so it proves nothing", fix="leave engine=native")
     return config
 
 
-def make(adapter: AdapterFolder, options: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
+def make(adapter: Member, options: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
     """Make the passport that a command line asks for, and write it.
 
     Raises AdapterError for an adapter that has a passport already, that changes nothing, or that is written meanwhile.
@@ -159,7 +159,8 @@ def _vet(folder: Path, base_path: Path) -> None:
     findings = list(examination.findings)
     if examination.specimen is not None and examination.layout is not None:
         findings += check_fit(examination.specimen, examination.layout, base_path) + check_base_files(base_path)
-        if not any(finding.severity == "reject" for finding in findings):
+        decodes = BaseFolder(base_path).encoder_family is None  # the alignment is measured on generated text
+        if decodes and not any(finding.severity == "reject" for finding in findings):
             findings += check_alignment(align(examination.specimen, examination.layout, collect_subspaces(base_path)))
     rejected = [finding for finding in findings if finding.severity == "reject"]
     if rejected:

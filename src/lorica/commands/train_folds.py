@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.member import Member
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.commands import build
 from lorica.commands.arguments import emit, inform, warn
@@ -259,7 +259,7 @@ def _answer_held_out(
     config: Config,
     divided: DividedRows,
     jobs: Sequence[TrainJob],
-    adapters: Mapping[str, AdapterFolder],
+    adapters: Mapping[str, Member],
     output: Path,
     run_log: RunFolder,
 ) -> dict[str, Answer]:

@@ -19,7 +19,7 @@ from lorica.config.presets import GROUPS
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.split import split
-from lorica.engine_table import ENGINES
+from lorica.engine_table import ENGINES, styles_for
 from lorica.errors import ConfigError, DataError
 from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import find_metric
@@ -178,7 +178,7 @@ def _usual_dimensions(resolved: Resolved, task: Task) -> list[Dimension]:
     methods = [method for method in task.methods if method != "generate" or task.answer_type == "text"]
     rank, scale = lora.r, _configured(resolved, SCALE)
     dimensions = [
-        choices("task.style", task.styles),
+        choices("task.style", styles_for(config.engine.name, task.styles)),
         choices("task.method", methods),
         number_range("training.learning_rate", *_decades(training.learning_rate)),
         choices("training.epochs", _around(training.epochs)),

@@ -7,7 +7,7 @@ say where a bad value came from."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -18,9 +18,11 @@ from lorica.config.origins import ConfigSource, Precedence, Setting, flatten, re
 from lorica.config.parse_values import coerce
 from lorica.config.paths import local_path
 from lorica.config.presets import Presets, compose_presets
-from lorica.config.schema import Config
+from lorica.config.schema import Config, EngineConfig
 from lorica.config.validate import check
+from lorica.engine_table import ENGINES
 from lorica.errors import ConfigError
+from lorica.tasks import load_task
 
 Chosen = dict[str, Setting]  # full key (with the entry's name for tables) -> the strongest setting so far
 
@@ -53,13 +55,23 @@ class Resolved:
         return plain_config
 
 
-def compose(overrides: Sequence[str] | Mapping[str, object], *, environ: Mapping[str, str]) -> Resolved:
+IsEncoder = Callable[[str, str, str], bool]
+"""Whether model.path, with model.cache_dir and model.revision, is an encoder's."""
+
+
+def compose(
+    overrides: Sequence[str] | Mapping[str, object],
+    *,
+    environ: Mapping[str, str],
+    is_encoder: IsEncoder = lambda path, cache_dir, revision: False,
+) -> Resolved:
     """The configuration that a command line, or arguments from Python, and an environment make.
 
     overrides: `task=mcq` (a preset), `lora.r=8` (a key), `data.algebra=F` (an entry), `config=FILE.yaml` (a
     file); from Python the same as a mapping with plain values, {"task": "mcq", "lora.r": 8}. Precedence: schema
     default < preset < file < preset named on the command line < environment < command line. Raises ConfigError for
-    unknown keys and presets, values of the wrong type or out of range, and contradictions."""
+    unknown keys and presets, values of the wrong type or out of range, and contradictions. is_encoder: looks at a model
+    that no preset names."""
     command_line = read_arguments(overrides) if isinstance(overrides, Mapping) else read_command_line(overrides)
     config_files = [read_config_file(config_path) for config_path in command_line.config_files]
     environment = read_environment(environ)
@@ -77,6 +89,7 @@ def compose(overrides: Sequence[str] | Mapping[str, object], *, environ: Mapping
 
     checked_values = _values(chosen)
     _follow(chosen, checked_values, environment)
+    _follow_encoder(chosen, checked_values, is_encoder)
     checked_values = _values(chosen)
     origins = _origins(chosen)
     config = _build(Config(), _nest(checked_values))
@@ -131,6 +144,21 @@ def _follow(chosen: Chosen, values: Mapping[str, Any], environment: ConfigSource
             batch_rows = coerce(setting.key_spec, "", setting.value, location=setting.location)
             batch_tokens = batch_rows * values["inference.max_input_tokens"]
             _replace(chosen, "inference.batch_tokens", batch_tokens, setting, setting.origin)
+
+
+def _follow_encoder(chosen: Chosen, values: Mapping[str, Any], is_encoder: IsEncoder) -> None:
+    """The engine, where the base is an encoder, and the style of prompts, where the engine has its own."""
+    path_setting, engine_setting = chosen["model.path"], chosen["engine.name"]
+    engine_name = values[engine_setting.key]
+    location = (values[key] for key in ("model.path", "model.cache_dir", "model.revision"))
+    unchosen = engine_name == EngineConfig.name and path_setting.precedence > engine_setting.precedence
+    if unchosen and is_encoder(*location):
+        engine_name = "encoder"
+        _replace(chosen, engine_setting.key, engine_name, path_setting, "follows model.path")
+    style_setting, engine_style = chosen["task.style"], ENGINES[engine_name].style
+    of_preset = style_setting.precedence is Precedence.SCHEMA or style_setting.origin.startswith("preset ")
+    if of_preset and engine_style and engine_style in load_task(values["task.name"]).styles:
+        _replace(chosen, style_setting.key, engine_style, chosen[engine_setting.key], f"follows {engine_setting.key}")
 
 
 def _replace(chosen: Chosen, key: str, value: Any, decider: Setting, origin: str) -> None:

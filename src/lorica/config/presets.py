@@ -49,8 +49,11 @@ class Presets:
 
 
 def compose_presets(choices: Mapping[str, str]) -> Presets:
-    """The chosen presets, with the default one for every group that `choices` (checked names) leaves out."""
-    return copy.deepcopy(_composed(tuple(f"{group}={name}" for group, name in sorted(choices.items()))))
+    """The chosen presets, with the default one for every group that `choices` (checked names) leaves out. A preset of a
+    model may name the engine that goes with it, as `engine: NAME`."""
+    composed = copy.deepcopy(_composed(tuple(f"{group}={name}" for group, name in sorted(choices.items()))))
+    engine = composed.values_by_group["model"].pop("engine", None)
+    return compose_presets({**choices, "engine": engine}) if engine and "engine" not in choices else composed
 
 
 @lru_cache(maxsize=64)

@@ -23,7 +23,7 @@ from lorica.tasks import TASKS
 
 TaskName = Annotated[str, Meta(extra={"words": TASKS})]  # read when a value is checked
 Method = Literal["choice", "likelihood", "generate"]
-Style = Literal["plain", "structured", "contrastive", ""]
+Style = Literal["plain", "structured", "contrastive", "segments", ""]
 AnswerNumbers = Literal["auto", "from_0", "from_1", "text"]
 Truncate = Literal["middle", "left", "right", "error"]
 Scheduler = Literal["cosine", "linear", "constant"]
@@ -47,7 +47,8 @@ class TaskConfig:
 
     style: Style = "plain"
     """How a `rules` prompt is written, and for `rules` only: `plain`, `structured` (labelled sections with the row's
-    examples) or `contrastive` (the same, with three reasoning steps). Empty for every other task."""
+    examples), `contrastive` (the same, with three reasoning steps) or `segments` (rule, examples and post as the
+    segments of an encoder's input; follows `engine.name`). Empty for every other task."""
 
     truncate: Truncate = "middle"
     """What is cut from a row's long texts when its prompt does not fit; `error` refuses the row instead."""
@@ -90,7 +91,7 @@ class ModelConfig:
 
     path: LocalPath = "embedded:lorica_tiny"
     """A Hugging Face id, a folder, a GGUF file, `embedded:lorica_tiny` for the small model in this package, or
-    `package:NAME` for the GGUF file that an installed Python package carries. Ids are looked up in the local cache;
+    `package:NAME` for the model that an installed Python package carries. Ids are looked up in the local cache;
     nothing is downloaded."""
 
     revision: str = ""
@@ -117,8 +118,8 @@ class ModelConfig:
     """Whether the base weights are held in four bits (NF4). Needs bitsandbytes."""
 
     chat_template: LocalPath = "auto"
-    """`auto`: the model's own template, or the plain format where it has none; `plain`: the plain format;
-    anything else is the path of a Jinja file."""
+    """`auto`: the model's own template, or the plain format where it has none, and for an encoder the tokenizer's own
+    way to join texts; `plain`: the plain format; anything else is the path of a Jinja file."""
 
 
 @dataclass(frozen=True)
@@ -303,8 +304,9 @@ class EngineConfig:
     """What computes."""
 
     name: Annotated[str, Meta(extra={"words": ENGINES})] = "native"
-    """`native`: Lorica's own decoder; `transformers`: any architecture transformers and PEFT know, slower;
-    `fake`: answers from a hash of the prompt, for trying out files and settings."""
+    """`native`: Lorica's own decoder; `transformers`: any decoder that transformers and PEFT know, slower; `encoder`:
+    classifiers on BERT, RoBERTa, DeBERTa and ModernBERT, for `rules`; `fake`: answers from a hash of the prompt, for
+    trying out files and settings. Follows the model where only that is set."""
 
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """CPU threads; 0 leaves the choice to torch. Unit: threads."""
@@ -313,8 +315,9 @@ class EngineConfig:
     """Whether the native engine computes the common beginning of prompts once."""
 
     deterministic: bool = True
-    """Whether the native engine on a CPU scores a row the same to the last bit, whatever the other rows, their order,
-    the batches and the number of threads; off, they differ by rounding."""
+    """Whether on a CPU the native engine scores a row the same to the last bit, whatever the other rows, their order,
+    the batches and the number of threads, and the encoder engine, on one number of threads, each row alone; off, they
+    differ by rounding."""
 
     merge: Merge = "auto"
     """Whether `lorica infer` with the native engine on a CPU merges the adapter into the weights when one answers all

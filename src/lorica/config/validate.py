@@ -8,11 +8,18 @@ from typing import Any
 
 from lorica.config.parse_values import show
 from lorica.config.schema import Config
-from lorica.engine_table import ENGINES
+from lorica.engine_table import ENGINES, SEGMENTS
 from lorica.errors import ConfigError
 from lorica.names import spellings
 from lorica.precision import precision_of
 from lorica.tasks import TASKS, load_task
+from lorica.tasks.base import Task
+
+_ANSWERS = {
+    "score": "the probability of one of two labels",
+    "option": "one of several options",
+    "text": "written text",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ def _check_task(config: Config, facts: _Facts) -> None:
             f"{facts['task.method']} is not a method of {facts['task.name']}; it has {', '.join(loaded_task.methods)}",
             fix=f"task={task.name} chooses the method that fits",
         )
+    _check_engine(config, loaded_task, facts)
     style_names = ", ".join(filter(None, loaded_task.styles))
     if not task.style and style_names:
         raise ConfigError(
@@ -76,6 +84,24 @@ def _check_task(config: Config, facts: _Facts) -> None:
         raise ConfigError(
             f"task.columns.{doubly_set[0]} and task.constants.{doubly_set[0]} are both set",
             fix="keep the one that is meant",
+        )
+
+
+def _check_engine(config: Config, task: Task, facts: _Facts) -> None:
+    """Whether the engine gives what the task asks for, in the style that it is asked in."""
+    entry = ENGINES[config.engine.name]
+    answer_type = "text" if config.task.method == "generate" else task.answer_type
+    if answer_type not in entry.answers:
+        able = [name for name, other in ENGINES.items() if answer_type in other.answers and other.runs_model]
+        raise ConfigError(
+            f"{facts['task.name']} with {facts['task.method']} asks for {_ANSWERS[answer_type]}, and "
+            f"{facts['engine.name']} gives {' or '.join(_ANSWERS[name] for name in entry.answers)} only",
+            fix=f"task=rules, or a base for engine={' or engine='.join(able)}",
+        )
+    if config.task.style == SEGMENTS != entry.style:
+        raise ConfigError(
+            f"{facts['task.style']} is the input of an encoder and asks nothing of {facts['engine.name']}",
+            fix="task.style=structured, or an encoder such as model=deberta_v3_base",
         )
 
 

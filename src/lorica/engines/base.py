@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.member import Member
 from lorica.config.schema import EngineConfig, InferenceConfig, Merge, ModelConfig
 from lorica.engines.batch_timer import BatchTimer
-from lorica.errors import EngineError
+from lorica.errors import AdapterError, EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.names import did_you_mean
 from lorica.records import Generate, Output, Request, ScoreChoices
@@ -99,9 +100,9 @@ class Engine(Protocol):
         """What it is and can do, as of now."""
         ...
 
-    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
-        """Make an opened adapter known. Raises AdapterError for one that cannot be used, or asks for what this engine
-        does not apply; EngineError for a taken name.
+    def add_adapter(self, name: str, adapter: Member) -> None:
+        """Make an opened adapter, or another member, known. Raises AdapterError for one that cannot be used, or asks
+        for what this engine does not apply; EngineError for a taken name.
         """
         ...
 
@@ -218,6 +219,24 @@ def check_adapters(requests: Sequence[Request], adapter_names: Collection[str]) 
                 f"request {request.id!r} asks for the adapter {name!r}; this engine has: {available_names}",
                 fix=did_you_mean(name, adapter_names, otherwise="add the adapter to the engine before running"),
             )
+
+
+def is_new(name: str, adapter: Member, digests: Mapping[str, str]) -> bool:
+    """Whether no adapter has this name yet. digests: of those that are there, by name. Raises EngineError where another
+    one has it."""
+    if digests.get(name, adapter.digest) != adapter.digest:
+        raise EngineError(f"the adapter name {name!r} is taken by another adapter than {adapter.path}")
+    return name not in digests
+
+
+def as_lora(adapter: Member) -> AdapterFolder:
+    """The adapter of a base model that a member is. Raises AdapterError for a member that is a model of its own."""
+    if isinstance(adapter, AdapterFolder):
+        return adapter
+    raise AdapterError(
+        f"{adapter.path}: is a model of its own and no adapter of a decoder",
+        fix="use the engine that it was trained for, such as engine=encoder",
+    )
 
 
 def unknown_adapter(name: str, adapter_names: Collection[str]) -> EngineError:

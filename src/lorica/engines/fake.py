@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 
-from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.member import Member
 from lorica.engines.base import (
     EngineInfo,
     EngineSettings,
@@ -45,7 +45,7 @@ class FakeEngine:
     def __init__(self, *, reply: Reply = echo, max_positions: int = _UNLIMITED) -> None:
         self._reply = reply
         self._max_positions = max_positions
-        self._adapters: dict[str, AdapterFolder] = {}
+        self._adapters: dict[str, Member] = {}
         self._timer = BatchTimer()
 
     @property
@@ -53,7 +53,7 @@ class FakeEngine:
         """An output depends on its request alone."""
         return EngineInfo("fake", batch_invariant=(ScoreChoices, Generate), runs_model=False)
 
-    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
+    def add_adapter(self, name: str, adapter: Member) -> None:
         """Remember the name. Raises EngineError when another adapter has it."""
         if self._adapters.setdefault(name, adapter).digest != adapter.digest:
             raise EngineError(f"the adapter name {name!r} is taken by {self._adapters[name].path}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch import Tensor
 from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.rescaled_copies import write_variant
 from lorica.adapters.tensor_names import module_of
-from lorica.errors import AdapterError, MissingExtraError
+from lorica.errors import AdapterError, EngineError, MissingExtraError
 from lorica.models.offline import import_bitsandbytes_offline, offline
 from lorica.names import utf8_path
 
@@ -54,6 +54,66 @@ def attach_adapter(model: Any, opened: AdapterFolder, peft_name: str) -> tuple[A
         applied_names ^ {_plain(tensor_name, peft_name) for tensor_name in opened.tensors if not _of_base(tensor_name)}
     )
     return model.eval(), unmatched_names
+
+
+class PeftAdapters:
+    """Adapters by name in one transformers model, which PEFT changes: `model` is what to run, `damage` why it no longer
+    can be, "" for sound."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.damage = ""
+        self._names: dict[str, str] = {}  # name -> the name inside PEFT, where dots are not allowed
+        self._added = 0
+        self._leftovers: list[str] = []
+
+    def add(self, name: str, adapter: AdapterFolder) -> None:
+        """Attach an adapter. Raises AdapterError for one that PEFT would apply only in part, MissingExtraError without
+        PEFT."""
+        peft_name = f"adapter_{self._added}"
+        self._added += 1
+        try:
+            self.model, difference = attach_adapter(self.model, adapter, peft_name)
+        except AdapterError as error:
+            # PEFT changes the model before it knows that it fails.
+            if any(f".{peft_name}" in parameter_name for parameter_name, _ in self.model.named_parameters()):
+                self.damage = f"{adapter.path} failed to load half-way: {error.message}"
+            raise
+        if difference:
+            self._leftovers.append(peft_name)
+            self._clear()
+            raise misfit(adapter, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
+        self._names[name] = peft_name
+        self._clear()
+
+    def parameters(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """The numbers that an adapter brought, by their names in the model."""
+        mark = f".{self._names[name]}"
+        return ((path, tensor) for path, tensor in self.model.named_parameters() if f"{mark}." in f"{path}.")
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter and free its memory."""
+        self._leftovers.append(self._names.pop(name))
+        self._clear()
+
+    def using(self, name: str | None) -> AbstractContextManager[object]:
+        """Within the block the adapter is applied, and no other; None: none is. Raises EngineError for a model that an
+        adapter has damaged."""
+        if self.damage:
+            raise EngineError(f"this engine's model was changed: {self.damage}", fix="load the engine again")
+        if name is not None:
+            self.model.set_adapter(self._names[name])
+            return nullcontext()
+        wrapped = hasattr(self.model, "disable_adapter")
+        return cast(AbstractContextManager[object], self.model.disable_adapter() if wrapped else nullcontext())
+
+    def _clear(self) -> None:
+        """Delete what was removed, as soon as another adapter is there: PEFT cannot be without any."""
+        with warnings.catch_warnings():
+            # PEFT warns that it activates another adapter; every run sets its own.
+            warnings.simplefilter("ignore")
+            while self._leftovers and self._names:
+                self.model.delete_adapter(self._leftovers.pop())
 
 
 def _of_base(tensor_name: str) -> bool:
@@ -93,7 +153,8 @@ def _plain(tensor_name: str, peft_name: str) -> str:
 def _check_fit(model: Any, opened: AdapterFolder) -> None:
     """Compare names and shapes before PEFT changes the model, which it cannot undo."""
     base_model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    base_modules = dict(base_model.named_modules())
+    # PEFT keeps a module that an earlier adapter brings its own of as `original_module`.
+    base_modules = {name.replace(".original_module", ""): module for name, module in base_model.named_modules()}
     for tensor_name, tensor_info in opened.tensors.items():
         module_path, factor_name = module_of(tensor_name)
         if module_path not in base_modules:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -15,22 +13,25 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder
+from lorica.adapters.folder import MORE_THAN_PAIRS
+from lorica.adapters.member import Member
 from lorica.engines.base import (
     EngineInfo,
     EngineSettings,
     OnDone,
     OnOutputs,
+    as_lora,
     check_adapters,
     failed,
+    is_new,
     max_new_tokens_for,
     output_without_model,
     resolve_device,
     unknown_adapter,
 )
 from lorica.engines.batch_timer import BatchTimer
-from lorica.engines.peft_adapters import attach_adapter, misfit
-from lorica.errors import AdapterError, EngineError, MissingExtraError
+from lorica.engines.peft_adapters import PeftAdapters
+from lorica.errors import EngineError, MissingExtraError
 from lorica.models.allocator import keep_buffers
 from lorica.models.base_folder import BaseFolder
 from lorica.models.offline import import_bitsandbytes_offline, offline
@@ -45,62 +46,37 @@ class TransformersEngine:
     """AutoModelForCausalLM with PEFT adapters. Nothing is downloaded and no code of a model folder is run."""
 
     def __init__(self, base: BaseFolder, settings: EngineSettings) -> None:
-        self._model = _load(base.path, settings)
+        self._adapters = PeftAdapters(_load(base.path, settings))
         self._settings = settings
-        self._adapters: dict[str, str] = {}  # name -> the name inside PEFT, where dots are not allowed
         self._digests: dict[str, str] = {}
-        self._added = 0
-        self._leftovers: list[str] = []
-        self._damage = ""
         self._timer = BatchTimer()
         config = self._model.config.get_text_config()
         self._vocab_size = int(self._model.get_input_embeddings().num_embeddings)
         self._max_positions = int(getattr(config, "max_position_embeddings", None) or 1 << 62)
         self._accepted = frozenset(inspect.signature(self._model.forward).parameters)
 
-    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
+    @property
+    def _model(self) -> Any:
+        return self._adapters.model
+
+    def add_adapter(self, name: str, adapter: Member) -> None:
         """Load an adapter under a name; the same adapter again changes nothing.
 
         Raises AdapterError for one that cannot be used or that PEFT would apply only in part, EngineError when another
         adapter has the name, MissingExtraError without PEFT.
         """
-        adapter.check_applied(MORE_THAN_PAIRS)
-        if name in self._digests:
-            if self._digests[name] != adapter.digest:
-                raise EngineError(f"the adapter name {name!r} is taken by another adapter than {adapter.path}")
+        lora = as_lora(adapter)
+        lora.check_applied(MORE_THAN_PAIRS)
+        if not is_new(name, lora, self._digests):
             return
-        peft_name = f"adapter_{self._added}"
-        self._added += 1
-        try:
-            self._model, difference = attach_adapter(self._model, adapter, peft_name)
-        except AdapterError as error:
-            # PEFT changes the model before it knows that it fails.
-            if any(f".{peft_name}" in parameter_name for parameter_name, _ in self._model.named_parameters()):
-                self._damage = f"{adapter.path} failed to load half-way: {error.message}"
-            raise
-        if difference:
-            self._leftovers.append(peft_name)
-            self._clear()
-            raise misfit(adapter, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
-        self._adapters[name], self._digests[name] = peft_name, adapter.digest
-        self._clear()
+        self._adapters.add(name, lora)
+        self._digests[name] = lora.digest
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
-        peft_name = self._adapters.pop(name, None)
-        if peft_name is None:
-            raise unknown_adapter(name, self._adapters)
-        del self._digests[name]
-        self._leftovers.append(peft_name)
-        self._clear()
-
-    def _clear(self) -> None:
-        """Delete what was removed, as soon as another adapter is there: PEFT cannot be without any."""
-        with warnings.catch_warnings():
-            # PEFT warns that it activates another adapter; every run sets its own.
-            warnings.simplefilter("ignore")
-            while self._leftovers and self._adapters:
-                self._model.delete_adapter(self._leftovers.pop())
+        if self._digests.pop(name, None) is None:
+            raise unknown_adapter(name, self._digests)
+        self._adapters.remove(name)
 
     @property
     def info(self) -> EngineInfo:
@@ -132,9 +108,7 @@ class TransformersEngine:
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
     ) -> list[Output]:
         """Answer all requests in their order; see `Engine.run`."""
-        check_adapters(requests, self._adapters)
-        if self._damage:
-            raise EngineError(f"this engine's model was changed: {self._damage}", fix="load the engine again")
+        check_adapters(requests, self._digests)
         outputs: list[Output | None] = [None] * len(requests)
         groups: dict[tuple[object, ...], list[int]] = {}
         for request_index, request in enumerate(requests):
@@ -144,7 +118,7 @@ class TransformersEngine:
             if outputs[request_index] is None:
                 groups.setdefault(self._batch_key(request), []).append(request_index)
         for group_members in groups.values():
-            with self._using(requests[group_members[0]].adapter):
+            with self._adapters.using(requests[group_members[0]].adapter):
                 for request_batch in self._batches(requests, group_members):
                     batch = [requests[request_index] for request_index in request_batch]
                     with self._timer.batch({request.id: _sequence_length(request) for request in batch}):
@@ -165,13 +139,6 @@ class TransformersEngine:
         batch_alone = request.id if _is_sampled(request) else ""
         max_new_tokens = max_new_tokens_for(request, self._max_positions)
         return (request.adapter, request.sampling, request.stop_tokens, max_new_tokens, batch_alone)
-
-    def _using(self, adapter: str | None) -> AbstractContextManager[object]:
-        if adapter is not None:
-            self._model.set_adapter(self._adapters[adapter])
-            return nullcontext()
-        wrapped = hasattr(self._model, "disable_adapter")
-        return cast(AbstractContextManager[object], self._model.disable_adapter() if wrapped else nullcontext())
 
     def _batches(self, requests: Sequence[Request], group_members: Sequence[int]) -> Iterator[list[int]]:
         """Rows of similar length together, so that padding is small and within the budget."""

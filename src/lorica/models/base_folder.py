@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lorica.adapters.classifier_config import claims_head
+from lorica.encoder_families import EncoderFamily, encoder_family
 from lorica.gguf.file_header import is_gguf, read_header
 from lorica.gguf.metadata import metadata_notes, read_config
 from lorica.models.families import (
@@ -79,9 +81,21 @@ class BaseFolder:
         return parse_decoder_config(self.config, self.config_path)
 
     @cached_property
+    def encoder_family(self) -> EncoderFamily | None:
+        """Which encoder it is; None for a decoder and for what is not known."""
+        return encoder_family(self.config.get("model_type"))
+
+    @cached_property
+    def has_head(self) -> bool:
+        """Whether it is an encoder that classifies by itself, without an adapter."""
+        return claims_head(self.config)
+
+    @cached_property
     def max_positions(self) -> int | None:
         """Tokens that the model sees at once, whatever its family; None where the config does not say."""
-        return next(filter(None, map(self._size, _MAX_POSITIONS)), None)
+        positions = next(filter(None, map(self._size, _MAX_POSITIONS)), None)
+        family = self.encoder_family
+        return positions if positions is None or family is None else positions - family.position_offset
 
     @cached_property
     def vocabulary_size(self) -> int | None:

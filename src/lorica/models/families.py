@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lorica.encoder_families import encoder_family
 from lorica.errors import ModelConfigError, ModelError
 from lorica.file_signatures import LFS_FIX, Content, recognise
 from lorica.models.config_keys import check_keys, key_notes
@@ -141,7 +142,7 @@ def parse_decoder_config(raw_config: Raw, config_path: Path) -> DecoderConfig:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(
             f"{config_path}: model_type {model_type!r} is not one of {', '.join(FAMILIES)}",
-            fix="use engine=transformers for other architectures",
+            fix=_other_architecture(model_type),
         )
     read_packed_format(raw_config, config_path)  # refuses other formats
     try:
@@ -155,6 +156,12 @@ def parse_decoder_config(raw_config: Raw, config_path: Path) -> DecoderConfig:
         raise ModelConfigError(f"{config_path}: the key {error} is missing", fix=_AGAIN) from None
     except (AttributeError, ArithmeticError, TypeError, ValueError) as error:
         raise ModelConfigError(f"{config_path}: unusable value: {error}", fix=_AGAIN) from error
+
+
+def _other_architecture(model_type: object) -> str:
+    if encoder_family(model_type) is not None:
+        return "it is an encoder, which classifies and writes nothing: engine=encoder"
+    return "use engine=transformers for other architectures"
 
 
 def config_notes(raw_config: Raw, config_path: Path) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +29,48 @@ def load_causal(folder: Path, options: Mapping[str, Any]) -> Any:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
-    try:
-        if is_gguf(folder):
-            from lorica.models.gguf_layers import read_tensor  # torch
+    if is_gguf(folder):
+        from lorica.models.gguf_layers import read_tensor  # torch
 
+        with _as_model_error(folder):
             config = AutoConfig.for_model(**BaseFolder(folder).config)
             weights = {name: read_tensor(stored) for name, stored in stored_tensors(folder).items()}
             model, loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
                 None, config=config, state_dict=weights, output_loading_info=True, **options
             )
-        else:
-            with utf8_path(folder) as readable_path:
-                model, loaded = AutoModelForCausalLM.from_pretrained(
-                    readable_path,
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                    **options,
-                )
-    except LoricaError:
-        raise
-    except MemoryError:
+    else:
+        model, loaded = load_with_transformers(AutoModelForCausalLM, folder, options)
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelError(
+            f"{folder}: weights of the model are in no file ({len(missing)}, the first is {missing[0]}); "
+            "transformers would fill them with random numbers",
+            fix="give a folder that was saved with all its weights; for a missing output head alone, set "
+            "tie_word_embeddings in config.json to what the model was trained with",
+        )
+    return model
+
+
+def load_with_transformers(model_class: Any, folder: Path, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """The model of a folder, by one of transformers' `AutoModel` classes, and what it found missing there; no code of
+    the folder is run, and nothing is downloaded. Raises ModelError for what transformers refuses.
+    """
+    with _as_model_error(folder), utf8_path(folder) as readable_path:
+        model, loaded = model_class.from_pretrained(
+            readable_path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    return model, loaded
+
+
+@contextmanager
+def _as_model_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (LoricaError, MemoryError):
         raise
     # Each config's class of transformers raises what its own checks raise, without a common base.
     except Exception as error:
@@ -59,14 +80,6 @@ def load_causal(folder: Path, options: Mapping[str, Any]) -> Any:
             f"{folder}: transformers cannot load this model: {_reason(error)}",
             fix="give a folder with config.json and safetensors of an architecture that transformers knows",
         ) from error
-    if missing := sorted(loaded["missing_keys"]):
-        raise ModelError(
-            f"{folder}: weights of the model are in no file ({len(missing)}, the first is {missing[0]}); "
-            "transformers would fill them with random numbers",
-            fix="give a folder that was saved with all its weights; for a missing output head alone, set "
-            "tie_word_embeddings in config.json to what the model was trained with",
-        )
-    return model
 
 
 def check_config(base: BaseFolder) -> None:

@@ -237,8 +237,7 @@ class Pipeline:
                     "as the same tokens",
                     fix="use the model's own tokenizer: this one does not know them",
                 )
-            # The last token of an answer is predicted, never read.
-            answer = settings.sampling.max_new_tokens if generated else max(map(len, choices), default=1) - 1
+            answer = settings.sampling.max_new_tokens if generated else self.encoder.choice_positions(choices)
             prompt = self._encode_prompt(self.task.render(row), answer, generated, look_up.texts)
         except PromptError as error:
             return _PreparedRow(row, chosen_route, None, problem=str(error), look_up=look_up)

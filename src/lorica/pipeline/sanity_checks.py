@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.member import Member
 from lorica.records import Answer
 from lorica.training.types import TrainResult
 
@@ -20,17 +21,20 @@ class SanityCheck:
 
 
 def check_trained_adapter(
-    adapter: AdapterFolder, result: TrainResult, base_answers: Mapping[str, Answer], adapted: Mapping[str, Answer]
+    adapter: Member, result: TrainResult, base_answers: Mapping[str, Answer], adapted: Mapping[str, Answer]
 ) -> list[SanityCheck]:
     """Sanity checks of a trained adapter.
 
     base, adapted: answers to the same rows (by id) without and with the adapter.
     """
+    size = f"{len(adapter.tensors)} tensors"
+    if isinstance(adapter, AdapterFolder):
+        size = f"{len(adapter.modules())} modules, rank {adapter.config.r}"
     answer_pairs = [(base_answers[row_id], answer) for row_id, answer in adapted.items()]
     changed = sum(_answer_content(before) != _answer_content(after) for before, after in answer_pairs)
     distinct = len({_answer_content(after) for _, after in answer_pairs})
     return [
-        SanityCheck("is the folder whole?", True, f"{len(adapter.modules())} modules, rank {adapter.config.r}"),
+        SanityCheck("is the folder whole?", True, size),
         SanityCheck(
             "did it learn?",
             result.trained_loss < result.base_loss,

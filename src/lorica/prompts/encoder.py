@@ -9,6 +9,7 @@ from typing import Any
 
 from lorica.errors import PromptError, TooLongError
 from lorica.prompts.notes import template_notes, vocabulary_notes
+from lorica.prompts.segments import SegmentFormat
 from lorica.prompts.template import ChatTemplate
 from lorica.prompts.tokenizer_folder import EncoderComponents, read_components
 from lorica.prompts.truncate import check_policy, fit_spans, replace_spans, span_texts
@@ -34,11 +35,13 @@ class Encoder:
     def __init__(self, components: EncoderComponents) -> None:
         """Use `Encoder.load`; this takes what it found."""
         self._vocabulary: Vocabulary = components.vocabulary
-        self._template: ChatTemplate = components.template
+        self._template: ChatTemplate | SegmentFormat = components.template
         self.template_digest = components.template_digest
         self.tokenizer_digest = components.tokenizer_digest
         self.template_origin = components.template.source.origin
         self.folds_system = components.template.folds_system
+        # A decoder reads one text, an encoder one text for each segment.
+        self._after_marker: RunPosition = "start" if self.reads_segments else "segment"
         position = components.template.position
         end_marker = self._vocabulary.first_marker(position.after)
         self.end_of_turn: int = components.end_of_text if end_marker is None else end_marker
@@ -65,7 +68,8 @@ class Encoder:
     ) -> Encoder:
         """Read a model folder's tokenizer and chat template; no network, no code from the folder.
 
-        chat_template: "auto" (the folder's own, else the plain format), "plain", or the path of a Jinja file.
+        chat_template: "auto" (the folder's own, else the plain format; for an encoder, "segments"), "plain", "segments"
+        (each message is a segment of an encoder's input), or the path of a Jinja file.
         thinking: whether templates that know `enable_thinking` may open a thinking block. model_config: the folder's
         config.json, where it was read before.
         Raises PromptError for a folder without a usable tokenizer or template.
@@ -139,6 +143,16 @@ class Encoder:
             raise PromptError(f"the answer {choice_text!r} has no tokens", fix="give every choice and answer a text")
         return tokens
 
+    @property
+    def reads_segments(self) -> bool:
+        """Whether a prompt is the whole input of an encoder, behind which nothing is read."""
+        return isinstance(self._template, SegmentFormat)
+
+    def choice_positions(self, choices: Sequence[tuple[int, ...]]) -> int:
+        """Positions that scoring these choices takes behind a prompt: the last token of one is predicted, never
+        read, and an encoder reads none."""
+        return 0 if self.reads_segments else max(map(len, choices), default=1) - 1
+
     def count_tokens(self, plain_text: str) -> int:
         """Tokens of a text by itself."""
         return self._vocabulary.count(plain_text)
@@ -197,7 +211,7 @@ class Encoder:
                 tokens.extend(
                     self._vocabulary.encode(text_piece.translate(restore) if restore else text_piece, position)
                 )
-            position = "segment"
+            position = self._after_marker
         return tuple(tokens)
 
     def _stand_ins(self, contents: Sequence[str]) -> dict[str, str]:

@@ -9,11 +9,14 @@ from typing import Any
 import msgspec
 
 from lorica.data.digest import bytes_digest
+from lorica.encoder_families import encoder_family
+from lorica.engine_table import SEGMENTS
 from lorica.errors import ModelError, PromptError
 from lorica.file_signatures import LFS_FIX, Content, recognise
 from lorica.gguf.file_header import is_gguf
 from lorica.gguf.metadata import read_config
 from lorica.gguf.tokenizer import read_tokenizer
+from lorica.prompts.segments import SegmentFormat
 from lorica.prompts.template import ChatTemplate, find_template
 from lorica.prompts.vocabulary import Vocabulary
 
@@ -24,7 +27,7 @@ class EncoderComponents(msgspec.Struct, frozen=True):
     """Everything an encoder is made of."""
 
     vocabulary: Vocabulary
-    template: ChatTemplate
+    template: ChatTemplate | SegmentFormat
     thinking: bool
     trailing: str  # spaces that end the template's prompts, and belong to the first token of the answer
     named_tokens: tuple[str, ...]  # the beginning and the end of text, as the tokenizer's config names them
@@ -39,12 +42,17 @@ def read_components(
 ) -> EncoderComponents:
     """Read a folder in Hugging Face's layout, or a GGUF file.
 
-    Raises PromptError when it has no tokenizer, a broken one, no end-of-text token, or a template that fails.
+    chat_template "auto" is `SEGMENTS` for an encoder, by its `model_config`. Raises PromptError when it has no
+    tokenizer, a broken one, no end-of-text token, or a template that fails.
     """
     config, tokenizer, origin = _read_gguf(folder) if is_gguf(folder) else _read_folder(folder)
     named_tokens = _named_tokens(config, _read_json(folder / "special_tokens_map.json"))
     tokenizer["added_tokens"] = _all_added_tokens(tokenizer, config, named_tokens)
     vocabulary = Vocabulary(tokenizer, origin)
+    if model_config is None and not is_gguf(folder):
+        model_config = _read_json(folder / "config.json")
+    if chat_template == SEGMENTS or (chat_template == "auto" and _is_encoder(model_config)):
+        return _segments(vocabulary, tokenizer, origin)
     stop_tokens = _generation_stops(folder, model_config)
     source = find_template(folder, chat_template, config)
     variables: dict[str, object] = {**named_tokens, "enable_thinking": thinking}
@@ -56,7 +64,6 @@ def read_components(
     # What is added to a template's own prompts, and taken from them, changes them, as another template would.
     changed = [position.marker + ("" if thinking else position.closing), trailing]
     template_bytes = msgspec.json.encode([source.text, thinking, *(changed if any(changed) else [])])
-    tokenizer_bytes = msgspec.json.encode(_encoding_parts(tokenizer), order="sorted")
     return EncoderComponents(
         vocabulary=vocabulary,
         template=template,
@@ -68,8 +75,33 @@ def read_components(
         end_of_text=_end_of_text(folder, vocabulary, named_tokens, stop_tokens),
         more_stop_tokens=stop_tokens,
         template_digest=bytes_digest(template_bytes),
-        tokenizer_digest=bytes_digest(tokenizer_bytes),
+        tokenizer_digest=_tokenizer_digest(tokenizer),
     )
+
+
+def _is_encoder(model_config: Mapping[str, Any] | None) -> bool:
+    return model_config is not None and encoder_family(model_config.get("model_type")) is not None
+
+
+def _segments(vocabulary: Vocabulary, tokenizer: Mapping[str, Any], origin: str) -> EncoderComponents:
+    template = SegmentFormat(vocabulary, origin)
+    end_of_text = vocabulary.marker_id(template.separator)
+    assert end_of_text is not None  # it is one of the tokenizer's markers
+    return EncoderComponents(
+        vocabulary=vocabulary,
+        template=template,
+        thinking=False,
+        trailing="",
+        named_tokens=(),
+        end_of_text=end_of_text,
+        more_stop_tokens=(),
+        template_digest=bytes_digest(msgspec.json.encode([template.source.text])),
+        tokenizer_digest=_tokenizer_digest(tokenizer),
+    )
+
+
+def _tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
+    return bytes_digest(msgspec.json.encode(_encoding_parts(tokenizer), order="sorted"))
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], str]:

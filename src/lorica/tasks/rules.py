@@ -38,6 +38,15 @@ from lorica.tasks.parse_probability import parse_probability
 from lorica.tasks.probe_texts import labelled_records, rule_canaries
 
 CHOICES: tuple[str, str] = ("Yes", "No")
+
+SEGMENT_PREFIXES = {
+    "rule": "Rule: ",
+    "breaking": "Breaks the rule: ",
+    "allowed": "Keeps the rule: ",
+    "community": "Community: ",
+}
+"""What the segments of a prompt begin with (style `segments`); the post has none."""
+
 _EXAMPLES = ("positive_example_1", "positive_example_2", "negative_example_1", "negative_example_2")
 _EXAMPLES_UNUSED = (
     "the examples of the rows (positive_example_1, negative_example_1, ...) are left out of prompts by "
@@ -116,11 +125,11 @@ class RulesTask:
 
     name = "rules"
     methods = ("choice", "generate")
-    styles = ("plain", "structured", "contrastive")
+    styles = ("plain", "structured", "contrastive", "segments")
     answer_type: AnswerType = "score"
     generated_choices = ("1.0", "0.0")
     row_examples = RowExamples(
-        ("structured", "contrastive"), _with_swapped_examples, _EXAMPLES_UNUSED, _examples_as_rows
+        ("structured", "contrastive", "segments"), _with_swapped_examples, _EXAMPLES_UNUSED, _examples_as_rows
     )
     metric_names = ("roc_auc", "accuracy", "f1")
     probes = ProbeSet("rules", partial(labelled_records, "rules"), rule_canaries)
@@ -151,11 +160,13 @@ class RulesTask:
         )
 
     def render(self, row: Row) -> tuple[Message, ...]:
-        """One user message (`plain`), or a system and a user message (`structured`, `contrastive`); the turns of a chat
-        as they are."""
+        """One user message (`plain`), a system and a user message (`structured`, `contrastive`), or a message for each
+        segment (`segments`); the turns of a chat as they are."""
         if isinstance(row.case, ChatCase):
             return chat_messages(row.case)
         rules_case = _case(row)
+        if self.settings.style == "segments":
+            return _segments(rules_case)
         reply_instruction = _REPLY[self.settings.method]
         if self.settings.style == "plain":
             builder = MessageBuilder().add("Rule: ").add_protected(rules_case.rule)
@@ -342,6 +353,18 @@ def _spelling(cell_value: object) -> str:
     return (
         re.sub(r"([0-9])\.0+", r"\1", spelled_text) if re.fullmatch(r"[+-]?[0-9]+\.0+", spelled_text) else spelled_text
     )
+
+
+def _segments(rules_case: RulesCase) -> tuple[Message, ...]:
+    """Rule, examples and community, each with its prefix, and the post last."""
+    segments = [MessageBuilder().add(SEGMENT_PREFIXES["rule"]).add_protected(rules_case.rule)]
+    for prefix_name, examples in (("breaking", rules_case.breaking), ("allowed", rules_case.allowed)):
+        prefix = SEGMENT_PREFIXES[prefix_name]
+        segments += [MessageBuilder().add(prefix).add_truncatable(example) for example in examples]
+    if rules_case.subreddit:
+        segments.append(MessageBuilder().add(SEGMENT_PREFIXES["community"]).add(rules_case.subreddit))
+    segments.append(MessageBuilder().add_truncatable(rules_case.body))
+    return tuple(segment.build("user") for segment in segments)
 
 
 def _add_examples(builder: MessageBuilder, heading: str, examples: Sequence[str]) -> None:

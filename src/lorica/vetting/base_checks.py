@@ -19,6 +19,7 @@ from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.errors import AdapterError, EngineError, LoricaError, MissingExtraError
+from lorica.models.base_folder import BaseFolder
 from lorica.records import Row
 from lorica.tasks import TASKS
 from lorica.tasks.base import TaskSettings
@@ -125,6 +126,8 @@ class BaseChecker:
         Raises ModelError for a base that is none.
         """
         specimen, layout = examination.specimen, examination.layout
+        if specimen is not None and specimen.kind == "classifier":
+            return self._try_classifier(examination, specimen)
         if specimen is None or layout is None:
             return examination, BaseCheckResult(unable=("not tried on the base: nothing of it could be read",))
         rejected = any(finding.severity == "reject" for finding in examination.findings)
@@ -133,7 +136,8 @@ class BaseChecker:
         findings += [finding for finding in passport if finding not in examination.findings]
         unable: list[str] = []
         fits_base = not any(finding.code.startswith("L30") and finding.severity == "reject" for finding in findings)
-        if layout.pairs and specimen.weights is not None and fits_base:
+        decodes = BaseFolder(self._settings.base).encoder_family is None  # the alignment is measured on generated text
+        if layout.pairs and specimen.weights is not None and fits_base and decodes:
             try:
                 findings += check_alignment(align(specimen, layout, self._directions))
             except LoricaError as error:
@@ -149,6 +153,24 @@ class BaseChecker:
                 unable=(*unable, *([f"not asked anything: {reason}"] if reason else []))
             )
         return self._check_behaviour(examination, unable)
+
+    def _try_classifier(self, examination: Examination, specimen: RawAdapter) -> tuple[Examination, BaseCheckResult]:
+        """Levels 3 and 4 of a model of its own: has it the base's tokens, and does it give what its passport says?"""
+        passport = check_passport(specimen, self._settings.base, earlier=examination.findings)
+        examination = examination.add([finding for finding in passport if finding not in examination.findings], 3)
+        if self._top < 4 or any(finding.severity == "reject" for finding in examination.findings):
+            return examination, BaseCheckResult()
+        try:
+            session = self._session_for(specimen)
+            engine = session.engine(more_than_pairs=False)
+            name = session.add_adapter(engine, specimen.folder)
+            findings = check_canaries(specimen, engine, name)
+            session.remove_adapter(engine, name)
+        except AdapterError as error:
+            return examination.add([finding("L400", error.message, fix=error.fix)]), BaseCheckResult()
+        except LoricaError as error:
+            return examination, BaseCheckResult(unable=(f"could not be asked: {error.message}",))
+        return examination.add(findings, 4 if findings else None), BaseCheckResult()
 
     def _check_behaviour(self, examination: Examination, unable: list[str]) -> tuple[Examination, BaseCheckResult]:
         assert examination.specimen is not None

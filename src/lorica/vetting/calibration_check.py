@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lorica.adapters.classifier_config import MODEL_CONFIG, MODEL_WEIGHTS
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME, digest_files
 from lorica.adapters.raw_adapter import RawAdapter
@@ -21,9 +22,11 @@ def check_calibration(specimen: RawAdapter) -> list[Finding]:
     except AdapterError as error:
         return [finding("L351", shown(error.message, 200), file=CALIBRATION_NAME)]
     findings = []
-    if all((specimen.folder / file_name).is_file() for file_name in (CONFIG_NAME, WEIGHTS_NAME)):
+    is_classifier = specimen.kind == "classifier"
+    decisive_files = (MODEL_CONFIG, MODEL_WEIGHTS) if is_classifier else (CONFIG_NAME, WEIGHTS_NAME)
+    if all((specimen.folder / file_name).is_file() for file_name in decisive_files):
         try:
-            adapter_digest = digest_files(specimen.folder)
+            adapter_digest = digest_files(specimen.folder, decisive_files)
         except OSError:
             return []  # a file that cannot be read is named where it is read
         if adapter_digest != calibration.adapter:

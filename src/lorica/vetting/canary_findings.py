@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
+from lorica.adapters.member import open_member
 from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.admission.canaries import CanaryOutcome, CanaryResult, describe_result, run_canaries
@@ -37,7 +37,7 @@ def check_canaries(specimen: RawAdapter, engine: Engine, name: str = "") -> list
         return []
     adapter_name = name or specimen.name
     try:
-        engine.add_adapter(adapter_name, open_adapter(specimen.folder, applied=MORE_THAN_PAIRS))
+        engine.add_adapter(adapter_name, open_member(specimen.folder))
         canary_result = run_canaries(engine, adapter_name, passport.canaries)
     except LoricaError as error:
         # The folder may be where an archive was unpacked, which is nowhere by the time this is read.

@@ -24,6 +24,7 @@ from lorica.adapters.registry import training_owner
 from lorica.adapters.tensor_map import TensorMap, map_tensors
 from lorica.locks import describe as describe_owner
 from lorica.vetting.calibration_check import check_calibration
+from lorica.vetting.check_classifier import check_head, check_values, classifier_profile
 from lorica.vetting.claims.check_claims import check_claims
 from lorica.vetting.claims.named_bases import NamedBase
 from lorica.vetting.claims.training_evidence import TrainingEvidence, training_evidence
@@ -111,6 +112,8 @@ def _examine(source: AdapterSource, max_level: int) -> Examination:
         )
         empty_profile = Profile(name=source.name, path=str(source.user_path), kind=source.kind, method=tool_title)
         return Examination(source=source, profile=empty_profile, findings=tuple(findings), ran=_ran(findings))
+    if specimen.kind == "classifier":
+        return _classifier(source, specimen, findings, max_level)
     layout = None if specimen.header is None else map_tensors(specimen.header)
     examination = Examination(
         source=source,
@@ -128,6 +131,31 @@ def _examine(source: AdapterSource, max_level: int) -> Examination:
         return examination
     numbers, number_findings = check_numbers(specimen, layout)
     return msgspec.structs.replace(examination.add(number_findings, 2), numbers=numbers)
+
+
+def _classifier(
+    source: AdapterSource, specimen: RawAdapter, findings: Sequence[Finding], max_level: int
+) -> Examination:
+    """A model of its own, which has no pairs to compare with a base's."""
+    examination = Examination(
+        source=source,
+        profile=classifier_profile(specimen),
+        findings=tuple(findings),
+        ran=(0,),
+        specimen=specimen,
+        evidence=training_evidence(specimen),
+    )
+    if specimen.weights is None or specimen.header is None or max_level < 1:
+        return examination
+    examination = examination.add(
+        [
+            *check_head(specimen),
+            *check_passport(specimen, None, earlier=findings),
+            *check_calibration(specimen),
+        ],
+        1,
+    )
+    return examination if max_level < 2 else examination.add(check_values(specimen.weights, specimen.header), 2)
 
 
 def _ran(findings: Sequence[Finding]) -> tuple[int, ...]:

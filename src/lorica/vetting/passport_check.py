@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorica.adapters.classifier_config import MODEL_CONFIG
 from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.effective_settings import effective_settings, plain_name
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import Header
 from lorica.adapters.passport import FEWEST_CANARIES, PASSPORT_NAME, Passport, to_passport
@@ -18,10 +20,8 @@ from lorica.adapters.passport_facts import (
     DECISIVE,
     changed_settings,
     content_digest,
-    effective_settings,
     file_sha256,
     name_changes,
-    plain_name,
 )
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.registry import TRAINING_RECORD
@@ -77,6 +77,15 @@ def _against_files(specimen: RawAdapter, passport: Passport) -> list[Finding]:
         findings += _changed_config(changes, "the passport")
         if not findings:
             same_meaning.append(CONFIG_NAME)
+    if specimen.kind == "classifier" and _digest(specimen.folder / MODEL_CONFIG) != recorded_facts.config:
+        findings.append(
+            finding(
+                "L342",
+                f"{MODEL_CONFIG} is another than the passport was made for",
+                expected=f"{recorded_facts.config[:23]}...",
+                file=MODEL_CONFIG,
+            )
+        )
     if specimen.weights is not None and specimen.header is not None and specimen.weights.is_file():
         if _digest(specimen.weights) == recorded_facts.weights:
             findings += _against_header(passport, specimen.header)

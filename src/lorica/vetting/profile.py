@@ -16,6 +16,9 @@ from lorica.vetting.files.tools import tool_of
 # Where PEFT's config, MLX's and AdapterHub's name the base.
 _BASES = ("base_model_name_or_path", "model", "model_name")
 
+CLASSIFIER = "classifier"
+"""The method of an encoder classifier of its own, which is none of PEFT's."""
+
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """name, path, kind: see `RawAdapter`. method: PEFT's name for it. base, revision: as the config claims.

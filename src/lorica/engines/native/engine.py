@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.member import Member
 from lorica.config.schema import InferenceConfig
 from lorica.engines.base import (
     Decode,
@@ -16,7 +16,9 @@ from lorica.engines.base import (
     MergeDecision,
     OnDone,
     OnOutputs,
+    as_lora,
     check_adapters,
+    is_new,
     output_without_model,
     resolve_device,
     unknown_adapter,
@@ -77,24 +79,18 @@ class NativeEngine:
         self._prefix_cache = PrefixCache()
         self._timer = BatchTimer()
 
-    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
+    def add_adapter(self, name: str, adapter: Member) -> None:
         """Load an adapter under a name; the same adapter again changes nothing.
 
         Raises AdapterError for one that cannot be used on this base or is more than plain LoRA pairs, EngineError when
         another adapter has the name.
         """
-        if self._digests.setdefault(name, adapter.digest) != adapter.digest:
-            raise EngineError(f"the adapter name {name!r} is taken by another adapter than {adapter.path}")
-        if name not in self._adapters:
-            decoder = self._decoder
-            try:
-                weights = load_lora(
-                    name, adapter, decoder.config, dtype=decoder.dtype, device=decoder.device, keep_narrow=True
-                )
-            except BaseException:
-                del self._digests[name]
-                raise
-            self._adapters[name] = weights
+        lora, decoder = as_lora(adapter), self._decoder
+        if is_new(name, lora, self._digests):
+            self._adapters[name] = load_lora(
+                name, lora, decoder.config, dtype=decoder.dtype, device=decoder.device, keep_narrow=True
+            )
+            self._digests[name] = lora.digest
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter and free its memory. Raises EngineError for one that was never added."""

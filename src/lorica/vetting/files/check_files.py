@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from lorica.adapters.classifier_config import MODEL_WEIGHTS, is_classifier, read_model_config
 from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import Header, HeaderError, read_header
@@ -86,6 +87,8 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
         folder = open_safe_folder(source, findings)
     except OSError as error:
         return None, [*findings, finding("L008", f"the folder cannot be read ({error.strerror})")]
+    if not folder.single and folder.find(CONFIG_NAME) is None and is_classifier(folder.path):
+        return _classifier(folder, source, findings), findings
     raw_config, config = _config(folder, findings)
     weights, header = _weights(folder, source, findings)
     # Beside what is no adapter's file at all, it is not the config that is missing.
@@ -118,6 +121,32 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
         card=card_text,
     )
     return adapter, findings
+
+
+def _classifier(folder: SafeFolder, source: AdapterSource, findings: list[Finding]) -> RawAdapter:
+    """An encoder classifier of its own, as far as it can be read."""
+    weights_path, header = folder.path / MODEL_WEIGHTS, None
+    if folder.find(MODEL_WEIGHTS) is None:
+        findings.append(finding("L003", f"there is {folder.describe()}", expected=MODEL_WEIGHTS))
+    elif folder.allows(MODEL_WEIGHTS, severity="reject"):
+        try:
+            header = read_header(weights_path)
+        except HeaderError as error:
+            findings.append(_header_finding(error, weights_path, MODEL_WEIGHTS))
+    documents, card_text = read_documents(folder.path, folder.files, findings, folder.allows)
+    findings += _unread_files(folder, weights_path)
+    return RawAdapter(
+        name=source.name,
+        given=source.user_path,
+        kind="classifier",
+        folder=folder.path,
+        weights=None if header is None else weights_path,
+        raw_config=read_model_config(folder.path),
+        header=header,
+        files=folder.files | source.members,
+        documents=documents,
+        card=card_text,
+    )
 
 
 def _add_missing_config(folder: SafeFolder, findings: list[Finding]) -> None:

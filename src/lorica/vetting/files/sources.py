@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from lorica.adapters.classifier_config import is_classifier
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.json_document import short_text
 from lorica.adapters.raw_adapter import Kind
@@ -159,7 +160,7 @@ def _adapter_at(folder: Path, adapter_name: str, search: _Search, user_path: Pat
         return _cached(folder, search)
     entries = entries_of(folder)
     # Of a training that goes on, checkpoints come and go: it is one adapter that is not there yet.
-    if (is_adapter(entries) and not is_hollow(folder, entries)) or training_owner(folder):
+    if (is_adapter(entries) and not is_hollow(folder, entries)) or training_owner(folder) or is_classifier(folder):
         return [_adapter(folder, adapter_name, user_path or folder, search)]
     folders = {entry.name for entry in entries if is_folder(entry)}
     if BEST in folders and is_adapter(entries_of(folder / BEST)):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from lorica.engine_table import SEGMENTS
 from lorica.errors import ModelError, PromptError
 from lorica.models.families import read_json_object
 from lorica.records import Message
@@ -151,10 +152,11 @@ def formats_of(session: ModelSession, task: Task) -> list[PromptFormat]:
     settings = task.settings
     configured = PromptFormat(settings.style, settings.method)
     # The folder's own template may be the plain one.
+    of_encoder = session.encoder().reads_segments
     templates = [template for template in ("auto", "plain") if _is_another(session, template)]
     templates += other_templates(session)
     formats = [configured]
-    formats += [PromptFormat(style, configured.method) for style in task.styles]
+    formats += [PromptFormat(style, configured.method) for style in task.styles if of_encoder or style != SEGMENTS]
     formats += [PromptFormat(configured.style, configured.method, template) for template in templates]
     formats += [PromptFormat(configured.style, method) for method in task.methods]
     return list(dict.fromkeys(formats))

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
+from lorica.adapters.member import open_member
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.errors import ModelError
@@ -135,7 +135,7 @@ class ModelSession:
     def add_adapter(self, engine: Engine, folder: Path) -> str:
         """Load an adapter under a name that no other has. Raises AdapterError and MissingExtraError."""
         adapter_name = f"lorica-check-{next(self._numbers)}"
-        engine.add_adapter(adapter_name, open_adapter(folder, applied=MORE_THAN_PAIRS))
+        engine.add_adapter(adapter_name, open_member(folder))
         return adapter_name
 
     def remove_adapter(self, engine: Engine, name: str) -> None:

@@ -8,6 +8,7 @@ from lorica.adapters.config import CONFIG_NAME, TASK_HEADS, AdapterConfig
 from lorica.adapters.methods import method_of_names
 from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
+from lorica.encoder_families import ENCODER_FAMILIES
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.leftovers import alpha_tensors
@@ -108,7 +109,15 @@ def _without_head(config: AdapterConfig, head_names: list[str], tensor_map: Tens
         actual += f"; {shown(tensor_map.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{head_names[-1]}.weight: without them the head stays as it was initialised"
     facts = {"lost": head_names, "asked": []}
-    return [finding("L131", actual, expected=expected, facts=facts, severity="warn")]
+    # Without its head an encoder answers nothing; what else has a head may have it in the base.
+    severity: Severity | None = None if _on_encoder(config, tensor_map) else "warn"
+    return [finding("L131", actual, expected=expected, facts=facts, severity=severity)]
+
+
+def _on_encoder(config: AdapterConfig, tensor_map: TensorMap) -> bool:
+    """Whether it is a classifier on one of the encoders that Lorica knows, as far as its modules tell."""
+    targets = {target for family in ENCODER_FAMILIES.values() for target in family.lora_targets}
+    return config.task_type == "SEQ_CLS" and any(path.rsplit(".", 1)[-1] in targets for path in tensor_map.modules)
 
 
 def _saved_by_suffix(configured: list[str], prefix_lines: str, stored: list[str]) -> list[Finding]:
@@ -228,7 +237,9 @@ def _features(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
         unsupported.append("convolutions are adapted")
     findings = []
     if unsupported:
-        findings.append(finding("L136", "; ".join(unsupported), file=CONFIG_NAME, facts={"features": len(unsupported)}))
+        fix = "use engine=encoder, which applies it to its encoder" if _on_encoder(config, tensor_map) else ""
+        facts = {"features": len(unsupported)}
+        findings.append(finding("L136", "; ".join(unsupported), fix=fix, file=CONFIG_NAME, facts=facts))
     initialisation = config.init_lora_weights
     if isinstance(initialisation, str) and initialisation.startswith(_BASE_CHANGING):
         actual = f"init_lora_weights is {shown(initialisation)!r}: the base's weights were changed in training"

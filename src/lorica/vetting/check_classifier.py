@@ -1,0 +1,77 @@
+"""An encoder classifier of its own, levels 0 to 2: is its folder whole, has it a head of two labels, are there numbers?
+
+An adapter of an encoder is an adapter like any other; this is for what full fine-tuning leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lorica.adapters.arrays import READABLE, TensorReader
+from lorica.adapters.classifier_config import MODEL_CONFIG
+from lorica.adapters.classifier_folder import open_classifier
+from lorica.adapters.header import Header
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.errors import AdapterError
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.profile import CLASSIFIER, Profile
+from lorica.vetting.wording import shown, some
+
+
+def classifier_profile(specimen: RawAdapter) -> Profile:
+    """Its line in a table."""
+    raw_config, tensors = specimen.raw_config or {}, {} if specimen.header is None else specimen.header.tensors
+    return Profile(
+        name=specimen.name,
+        path=str(specimen.given),
+        kind=specimen.kind,
+        method=CLASSIFIER,
+        base=shown(raw_config.get("model_type", "")),
+        parameters=sum(math.prod(tensor_info.shape) for tensor_info in tensors.values()),
+        bytes=max((tensor_info.stop for tensor_info in tensors.values()), default=0),
+        dtypes=tuple(sorted({tensor_info.dtype for tensor_info in tensors.values()})),
+    )
+
+
+def check_head(specimen: RawAdapter) -> list[Finding]:
+    """Whether an engine could open it: head, labels and family."""
+    try:
+        open_classifier(specimen.folder)
+    except AdapterError as error:
+        message = error.message.removeprefix(f"{specimen.folder}: ")
+        return [finding("L190", shown(message, 200), fix=error.fix, file=MODEL_CONFIG)]
+    return []
+
+
+def check_values(weights: Path, header: Header) -> list[Finding]:
+    """Whether all its values are numbers. Raises AdapterError for a file that cannot be read to its end."""
+    broken = list(_not_finite(weights, header))
+    nan_count, infinity_count = sum(nans for _, nans, _ in broken), sum(infinities for *_, infinities in broken)
+    if not broken:
+        return []
+    names = some([name for name, *_ in broken], len(header.tensors), "tensors")
+    return [
+        finding(
+            "L200",
+            f"{nan_count} NaN and {infinity_count} infinite values in {names}",
+            expected="finite values only",
+            file=weights.name,
+            facts={"nans": nan_count, "infinities": infinity_count, "tensors": len(broken)},
+        )
+    ]
+
+
+def _not_finite(weights: Path, header: Header) -> Iterator[tuple[str, int, int]]:
+    """(tensor, its NaN, its infinite values) of those that have any."""
+    with TensorReader(weights) as reader:
+        for name, tensor_info in header.tensors.items():
+            if tensor_info.dtype not in READABLE:
+                continue  # whole numbers, such as positions
+            blocks = [(int(np.isnan(block).sum()), int(np.isinf(block).sum())) for block in reader.blocks(tensor_info)]
+            nan_count, infinity_count = sum(nans for nans, _ in blocks), sum(infinities for _, infinities in blocks)
+            if nan_count or infinity_count:
+                yield name, nan_count, infinity_count
