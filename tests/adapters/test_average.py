@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from lorica.adapters.arrays import read_array
 from lorica.adapters.average import average_adapters
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import AdapterFolder, open_adapter, save_adapter
 from lorica.adapters.tensor_names import tensor_name
 from lorica.cli import main
+from lorica.commands.average import average_folders
 from lorica.errors import AdapterError
 
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj")
@@ -47,8 +50,6 @@ def _adapter(
 
 
 def _updates(adapter: AdapterFolder) -> dict[str, np.ndarray]:
-    from lorica.adapters.arrays import read_array
-
     return {
         module: adapter.config.scaling(module)
         * read_array(adapter.weights, adapter.tensors[tensor_name(module, "lora_B")])
@@ -89,6 +90,32 @@ def test_a_cut_mean_is_the_nearest_of_its_rank_and_states_its_error(tmp_path: Pa
     assert average.error == pytest.approx((lost / total) ** 0.5, rel=1e-4)
     assert average.rank == 5
     assert average_adapters(adapters, [1 / 3] * 3, 12).error == 0.0
+
+
+def test_heads_of_classifiers_are_averaged_and_keep_their_names(tmp_path: Path) -> None:
+    adapters, heads = [], []
+    head = "base_model.model.classifier.weight"
+    for seed in range(2):
+        plain = _adapter(tmp_path / f"plain-{seed}", seed)
+        weights = np.random.default_rng(10 + seed).normal(size=(2, 24)).astype("<f4")
+        heads.append(weights)
+        tensors = {
+            name: ("F32", tuple(info.shape), read_array(plain.weights, info).astype("<f4").tobytes())
+            for name, info in plain.tensors.items()
+        }
+        config = msgspec.structs.replace(plain.config, modules_to_save=["classifier"])
+        folder = tmp_path / f"head-{seed}"
+        save_adapter(
+            folder, config, {**tensors, head: ("F32", (2, 24), weights.tobytes())}, applied=("modules_to_save",)
+        )
+        adapters.append(folder)
+    result = average_folders(adapters, tmp_path / "mean", weights=[0.25, 0.75])
+    mean = open_adapter(result.output, applied=("modules_to_save",))
+    assert np.allclose(read_array(mean.weights, mean.tensors[head]), 0.25 * heads[0] + 0.75 * heads[1], atol=1e-6)
+    assert mean.config.modules_to_save == ["classifier"]
+    assert result.rank == 8
+    with pytest.raises(AdapterError, match=r"other whole parameters(.|\n)*classifier"):
+        average_folders([adapters[0], tmp_path / "plain-1"], tmp_path / "none")
 
 
 def test_adapters_of_another_base_or_shape_are_refused_by_name(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.tensor_names import module_of, tensor_name
 from lorica.errors import AdapterError
 
+_SAVED = "saved"  # a whole parameter, as `module_of` names it
+
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 
@@ -34,16 +36,17 @@ class AdapterAverage(msgspec.Struct, frozen=True):
 def average_adapters(adapters: Sequence[AdapterFolder], weights: Sequence[float], rank: int = 0) -> AdapterAverage:
     """The weighted mean of the adapters' updates, in float32. weights: one for each. rank: 0 keeps it exact.
 
-    A module that some adapters leave alone counts as no update of theirs. Raises AdapterError, naming the adapter, for
-    one of another base, of other shapes, or with more than plain pairs.
+    A module that some adapters leave alone counts as no update of theirs. Of whole parameters that adapters bring along
+    (modules_to_save, the head of a classifier) the mean is theirs, exact at any rank. Raises AdapterError, naming the
+    adapter, for one of another base, of other shapes, or with more than pairs and whole parameters.
     """
     _check_same_base(adapters)
     factors: dict[str, list[tuple[Floats, Floats]]] = {}
+    tensors: Tensors = {name: _encode(mean) for name, mean in _mean_saved(adapters, weights).items()}
     for adapter, weight in zip(adapters, weights, strict=True):
         for module, pair in _scaled_pairs(adapter, weight).items():
             _check_shapes(adapters[0], adapter, module, factors.get(module), pair)
             factors.setdefault(module, []).append(pair)
-    tensors: Tensors = {}
     ranks: dict[str, int] = {}
     lost = total = 0.0
     for module in sorted(factors):
@@ -61,9 +64,9 @@ def average_adapters(adapters: Sequence[AdapterFolder], weights: Sequence[float]
 def _check_same_base(adapters: Sequence[AdapterFolder]) -> None:
     first = adapters[0]
     for adapter in adapters:
-        if not adapter.is_plain:
+        if not {module_of(name)[1] for name in adapter.tensors} <= {"lora_A", "lora_B", _SAVED}:
             raise AdapterError(
-                f"{adapter.path}: holds more than LoRA pairs, of which no mean of updates can be made",
+                f"{adapter.path}: holds more than LoRA pairs and whole parameters, of which no mean can be made",
                 fix="average plain LoRA adapters",
             )
         base_name = adapter.config.base_model_name_or_path
@@ -81,11 +84,35 @@ def _scaled_pairs(adapter: AdapterFolder, weight: float) -> dict[str, tuple[Floa
     with TensorReader(adapter.weights) as reader:
         for name, tensor_info in adapter.tensors.items():
             module, parameter = module_of(name)
-            stored.setdefault(module, {})[parameter] = reader.read(tensor_info)
+            if parameter != _SAVED:
+                stored.setdefault(module, {})[parameter] = reader.read(tensor_info)
     return {
         module: (parts["lora_A"], parts["lora_B"] * np.float32(weight * adapter.config.scaling(module)))
         for module, parts in stored.items()
     }
+
+
+def _mean_saved(adapters: Sequence[AdapterFolder], weights: Sequence[float]) -> dict[str, Floats]:
+    """Name -> weighted mean of each whole parameter, float32."""
+    first = adapters[0]
+    shapes = _saved_shapes(first)
+    means: dict[str, Floats] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        if _saved_shapes(adapter) != shapes:
+            differing = sorted(dict(_saved_shapes(adapter).items() ^ shapes.items()))
+            raise AdapterError(
+                f"{adapter.path}: brings other whole parameters than {first.path}, or of other shapes: {differing[0]}",
+                fix="average adapters that were trained alike",
+            )
+        with TensorReader(adapter.weights) as reader:
+            for name in shapes:
+                scaled = reader.read(adapter.tensors[name]) * np.float32(weight)
+                means[name] = means[name] + scaled if name in means else scaled
+    return means
+
+
+def _saved_shapes(adapter: AdapterFolder) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(info.shape) for name, info in adapter.tensors.items() if module_of(name)[1] == _SAVED}
 
 
 def _check_shapes(

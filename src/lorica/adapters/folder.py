@@ -93,14 +93,10 @@ class AdapterFolder(msgspec.Struct, frozen=True):
         AdapterError.
         """
         _refuse_unsupported(self.path, self.config, applied)
-        allowed = {parameter for method_key in applied for parameter in MORE_THAN_PAIRS[method_key]}
         tensors = {
-            tensor_name: (tensor_info.dtype, tensor_info.shape)
-            for tensor_name, tensor_info in self.tensors.items()
-            if _parameter_of(tensor_name) not in allowed
+            tensor_name: (tensor_info.dtype, tensor_info.shape) for tensor_name, tensor_info in self.tensors.items()
         }
-        if tensors or not allowed:
-            check_structure(self.config, tensors, location_text=str(self.weights))
+        _check_pairs(self.config, tensors, applied, location_text=str(self.weights))
 
 
 # What PEFT applies beyond plain pairs -> the parts of it that stand in the file.
@@ -194,6 +190,20 @@ def _check_files(adapter_path: Path) -> None:
     raise AdapterError(f"{adapter_path}: holds no {WEIGHTS_NAME}{listing}", fix="copy the whole folder again")
 
 
+def _check_pairs(
+    config: AdapterConfig,
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    applied: Collection[str],
+    *,
+    location_text: str,
+) -> None:
+    """`check_structure` of the tensors that are of no method in `applied`."""
+    allowed = {parameter for method_key in applied for parameter in MORE_THAN_PAIRS[method_key]}
+    pairs = {name: facts for name, facts in tensors.items() if _parameter_of(name) not in allowed}
+    if pairs or not allowed:
+        check_structure(config, pairs, location_text=location_text)
+
+
 def check_structure(
     config: AdapterConfig, tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, location_text: str
 ) -> None:
@@ -284,14 +294,15 @@ def save_adapter(
     tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]],
     *,
     extra_files: Mapping[str, bytes] | None = None,
+    applied: Collection[str] = (),
 ) -> None:
     """Write an adapter's folder that PEFT loads. Equal input gives equal bytes.
 
-    tensors: PEFT's name -> (dtype such as "F32", shape, little-endian bytes). extra_files: further files, by
-    name. A new folder appears complete or not at all. In an existing one other files stay, and the config is
-    taken away first and put back last: a folder with a config is always whole. Raises AdapterError for
-    tensors that contradict the config or that Lorica would not load back, and for a place that cannot be
-    written.
+    tensors: PEFT's name -> (dtype such as "F32", shape, little-endian bytes). extra_files: further files, by name.
+    applied: as `open_adapter` takes it. A new folder appears complete or not at all. In an existing one other files
+    stay, and the config is taken away first and put back last: a folder with a config is always whole. Raises
+    AdapterError for tensors that contradict the config or that Lorica would not load back, and for a place that cannot
+    be written.
     """
     adapter_path = Path(adapter_path)
     extra_contents = dict(extra_files or {})
@@ -302,7 +313,7 @@ def save_adapter(
         tensor_name: (element_type, tuple(tensor_shape))
         for tensor_name, (element_type, tensor_shape, _) in tensors.items()
     }
-    check_structure(config, shapes, location_text=str(adapter_path))
+    _check_pairs(config, shapes, applied, location_text=str(adapter_path))
     for tensor_name, (element_type, tensor_shape, raw_bytes) in tensors.items():
         if len(raw_bytes) != byte_count(element_type, tuple(tensor_shape)):
             raise AdapterError(

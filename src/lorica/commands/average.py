@@ -17,6 +17,8 @@ from lorica.names import shell_word
 _EXAMPLES = """  lorica average runs/fold-* --output runs/mean
   lorica average a b c --weights 0.5,0.25,0.25 --rank 16 --output mean"""
 
+_AVERAGED = ("modules_to_save",)  # what is averaged beyond plain pairs
+
 
 @dataclass(frozen=True)
 class AverageResult:
@@ -70,10 +72,10 @@ def average_folders(
         raise UsageError(f"--rank {rank}; allowed: 0 (exact) or more", fix="--rank 16")
     if (output / CONFIG_NAME).exists():
         raise UsageError(f"--output {output}: holds an adapter already", fix="name a new folder")
-    adapters = [open_adapter(path) for path in folders]
+    adapters = [open_adapter(path, applied=_AVERAGED) for path in folders]
     shares = weights or [1 / len(adapters)] * len(adapters)
     average = average_adapters(adapters, shares, rank)
-    save_adapter(output, average.config, average.tensors)
+    save_adapter(output, average.config, average.tensors, applied=_AVERAGED)
     digests = {folder: adapter.digest for folder, adapter in zip(folders, adapters, strict=True)}
     return AverageResult(output, dict(zip(folders, shares, strict=True)), digests, average.rank, average.error)
 
