@@ -147,6 +147,7 @@ def test_a_finished_run_is_shown_again_and_computes_nothing(
     text = capsys.readouterr().out
     assert "pooled" in text
     assert "spread (std)" in text
+    assert f"lorica eval {folded / 'out_of_fold.csv'} {few_posts} task=rules\n" in text, "a command that can be given"
 
 
 def test_rows_that_were_answered_before_an_interruption_are_not_answered_again(

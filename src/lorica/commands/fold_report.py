@@ -9,12 +9,14 @@ from typing import Any
 
 from lorica.commands.eval_report import estimate_text, number_text
 from lorica.data.fold_audit import FoldAudit
-from lorica.names import listed, shell_word
+from lorica.names import listed, shell_line, shell_word
 from lorica.pipeline.fold_scores import FoldTable
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 
 _NAMED = 3  # leaks and contradictions that a text names
+# Settings that the next commands do not need.
+_OF_TRAINING = ("input=", "run_dir=", "folds", "training", "lora")
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def audit_dict(audit: FoldAudit, digest: str, *, leaks_allowed: bool) -> dict[st
     return {"plan_digest": digest, "leaks_allowed": leaks_allowed, "audit": audit}
 
 
-def folds_text(result: FoldsResult, gold: str, task_name: str) -> str:
-    """The fold table, what was trained in spite of, and what to do next. gold: the file of the training rows."""
+def folds_text(result: FoldsResult, gold: str, overrides: Sequence[str]) -> str:
+    """The fold table, what was trained in spite of, and what to do next. gold: the file of the training rows.
+    overrides: those that it was trained with."""
     table = result.table
     metric_names = list(table.pooled)
     rows: list[tuple[Cell, ...]] = [
@@ -113,11 +116,12 @@ def folds_text(result: FoldsResult, gold: str, task_name: str) -> str:
             f"LEAKS were allowed (folds.allow_leaks): {len(result.audit.leaks)} sets of rows are on both sides of a "
             "fold, and the figures are too good by an unknown amount"
         )
+    settings = shell_line(*(word for word in overrides if not word.startswith(_OF_TRAINING)))
     answers, plan_folder = shell_word(str(result.out_of_fold)), shell_word(str(result.plan.parent))
     paragraphs.append(
         f"out-of-fold scores: {answers}; plan: {result.plan}\n"
-        f"  -> lorica eval {answers} {shell_word(gold)} task={task_name}\n"
-        f"  -> one adapter, the ensemble or the best fold? lorica folds {plan_folder} TEST.csv task={task_name}\n"
+        f"  -> lorica eval {answers} {shell_word(gold)} {settings}\n"
+        f"  -> one adapter, the ensemble or the best fold? lorica folds {plan_folder} TEST.csv {settings}\n"
         "     (TEST: rows that no fold was trained on)"
     )
     return "\n\n".join(paragraphs)

@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     paragraphs = ["\n".join(_line(adapter_name, result) for adapter_name, result in trained.adapters.items())]
     if trained.folds is not None:
         plain_values["folds"] = folds_dict(trained.folds)
-        paragraphs.append(folds_text(trained.folds, resolved.config.input, resolved.config.task.name))
+        paragraphs.append(folds_text(trained.folds, resolved.config.input, options.overrides))
     emit(plain_values, as_json=options.json, text="\n\n".join(paragraphs))
     useless = [result for result in trained.adapters.values() if result.outcome == "diverged" and not result.useful]
     return TrainingError.exit_code if useless else 0
