@@ -76,7 +76,8 @@ class ExpectedGain:
         """In a sentence."""
         predicted = "" if math.isnan(self.low) else f"; on unseen rules expect {self.low:+.3f} to {self.high:+.3f}"
         figures = f"ROC-AUC {self.gain.value:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}] in the mean of "
-        figures += f"{len(self.rules)} rules left out, shuffled labels {self.control.value:+.3f} "
+        count = len(self.rules)
+        figures += f"{count} {'rule' if count == 1 else 'rules'} left out, shuffled labels {self.control.value:+.3f} "
         figures += f"[{self.control.low:+.3f}, {self.control.high:+.3f}]{predicted}"
         if self.control_gains:
             return f"Do not believe the gain: shuffled labels help as well. {figures}."

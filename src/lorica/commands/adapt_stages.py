@@ -11,11 +11,13 @@ from pathlib import Path
 
 import msgspec
 
+from lorica.adapters.registry import BEST, CHECKPOINTS
 from lorica.admission.provenance import rows_facts
 from lorica.commands import build
 from lorica.commands.arguments import inform
 from lorica.commands.row_progress import row_progress
 from lorica.commands.train import listener, train_jobs
+from lorica.commands.train_plan import LAST
 from lorica.config.schema import Config
 from lorica.data.digest import bytes_digest, file_digest
 from lorica.data.write import atomic_file, sync_folder
@@ -115,7 +117,7 @@ def publish_stage(stage: TrainedStage, target: Path) -> None:
     copy, former = (target.with_name(f".{target.name}.{suffix}") for suffix in ("tmp", "old"))
     for leftover in (copy, former):
         shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(stage.folder, copy, ignore=shutil.ignore_patterns(".*", "checkpoints", "best"))
+    shutil.copytree(stage.folder, copy, ignore=shutil.ignore_patterns(".*", CHECKPOINTS, BEST, LAST))
     if target.exists():
         os.replace(target, former)
     os.replace(copy, target)
