@@ -24,7 +24,7 @@ from lorica.tuning.trial_store import TrialStore
 
 POSTS = Path(__file__).resolve().parents[1] / "examples" / "rules" / "posts.csv"
 SETTINGS = ("tune", "task=rules", "training=tiny", "training.save_steps=5", f"input={POSTS}", "training.resume=true")
-SHORT = ("tune.space.training.epochs=[1,2]", "minutes=60")
+SHORT = ("training.epochs=1", "tune.space.training.epochs=[1,2]", "minutes=60")
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from lorica.errors import MissingExtraError
 from lorica.tuning.dimensions import Dimension, choices, number_range
-from lorica.tuning.optuna_study import importances, suggest
+from lorica.tuning.optuna_study import importances, load_optuna, suggest
 from lorica.tuning.trial_store import Trial
 
 SPACE = (
@@ -41,6 +41,15 @@ def test_the_same_trials_and_seed_suggest_the_same() -> None:
     for number in (0, 5, 11):
         assert suggest(SPACE, trials[:number], seed=0, maximize=True) == trials[number].settings
     assert suggest(SPACE, trials, seed=1, maximize=True) != suggest(SPACE, trials, seed=0, maximize=True)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_the_first_suggestions_are_spread(seed: int) -> None:
+    first = [trial.settings for trial in search(6, seed=seed)]
+    assert sorted(settings["lora.r"] for settings in first) == [4, 4, 8, 8, 16, 16]
+    assert sorted(settings["task.style"] for settings in first) == ["plain"] * 3 + ["structured"] * 3
+    parts = sorted(int((math.log10(settings["training.learning_rate"]) + 5) / 4 * 6) for settings in first)
+    assert parts == [0, 1, 2, 3, 4, 5]
 
 
 def test_it_does_better_than_chance() -> None:
@@ -90,4 +99,4 @@ def test_importance_names_what_mattered() -> None:
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(MissingExtraError, match=r"lorica tune needs the package 'optuna'(.|\n)*lorica\[tune\]"):
-        suggest(SPACE, [], seed=0, maximize=True)
+        load_optuna()

@@ -154,6 +154,7 @@ def _trial_dict(trial: Trial) -> dict[str, Any]:
         "low": trial.low,
         "high": trial.high,
         "curve": trial.curve,
+        "share": trial.share,
         "seconds": round(trial.seconds, 3),
         "problem": trial.problem,
     }
@@ -205,8 +206,8 @@ def trials_table(result: TuneResult, trials: Sequence[Trial], *, interactive: bo
 def _state(trial: Trial) -> str:
     if trial.state == "failed":
         return f"failed: {trial.problem}"
-    if trial.state in ("cut", "pruned") and trial.curve:
-        return f"{trial.state} at {trial.curve[-1][0]:.0%}"
+    if trial.state in ("cut", "pruned"):
+        return f"{trial.state} at {trial.share:.0%}"
     return f"{trial.state} ({DEFAULTS})" if trial.number == 0 else trial.state
 
 

@@ -157,6 +157,7 @@ class Study:
             settings=settings,
             origin=origin,
             curve=listener.curve,
+            share=listener.share,
             seconds=self.clock.used - began,
             used=self.clock.used,
             **outcome,

@@ -49,6 +49,14 @@ class Dimension(msgspec.Struct, frozen=True):
         """Whether a value is one of it."""
         return value in self.values if self.values else _is_number(value) and self.low <= value <= self.high
 
+    def at(self, share: float) -> Any:
+        """The value at a share of the dimension, from 0 to below 1."""
+        if self.values:
+            return self.values[int(share * len(self.values))]
+        if self.logarithmic:
+            return self.rounded(self.low * (self.high / self.low) ** share)
+        return self.rounded(self.low + (self.high - self.low) * share)
+
     def rounded(self, number: float) -> float:
         """A number of the range as few digits as are needed."""
         if self.integers:

@@ -1,7 +1,8 @@
 """What to try next, and what mattered: optuna, as pure functions of the trials so far.
 
-The sampler of a trial is seeded by the study's seed and the trial's number, and learns from the trials that ended
-before. So what it suggests is the same in one session and in many, whatever was killed when.
+The first suggestions are spread over the space (a Latin hypercube: every value of a setting has its turn); then a
+sampler learns from the trials that ended, seeded by the study's seed and the trial's number. So what is suggested is
+the same in one session and in many, whatever was killed when.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import random
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +19,8 @@ from lorica.errors import MissingExtraError
 from lorica.tuning.dimensions import Dimension, Settings, combinations
 from lorica.tuning.trial_store import Trial
 
-_RANDOM_TRIALS = 6  # before the sampler models anything
+_SPREAD_TRIALS = 6  # before the sampler models anything
+_FEWEST_MODELLED = 4  # finished and pruned trials from which the sampler learns
 _REDRAWS = 8  # of settings that were tried before
 _FEWEST_IMPORTANT = 6  # finished trials from which importances are estimated
 
@@ -39,6 +42,9 @@ def suggest(dimensions: Sequence[Dimension], trials: Sequence[Trial], *, seed: i
     same settings.
     """
     tried = [trial.settings for trial in trials]
+    suggested = sum(trial.origin == "suggested" for trial in trials)
+    if suggested < _SPREAD_TRIALS and (settings := _spread(dimensions, seed)[suggested]) not in tried:
+        return settings
     for redraw in range(_REDRAWS):
         settings = _draw(dimensions, trials, _seed(seed, len(trials), redraw), maximize)
         if settings not in tried:
@@ -60,6 +66,17 @@ def importances(dimensions: Sequence[Dimension], trials: Sequence[Trial]) -> dic
     return {key: float(share) for key, share in shares.items()}
 
 
+def _spread(dimensions: Sequence[Dimension], seed: int) -> list[Settings]:
+    """The first suggestions. A setting of k values has each of them in every k-th one of them, and one of a range lies
+    in another part of the range in each."""
+    columns: dict[str, list[Any]] = {}
+    for dimension in dimensions:
+        chance = random.Random(_seed(seed, dimension.key))
+        parts = chance.sample(range(_SPREAD_TRIALS), _SPREAD_TRIALS)
+        columns[dimension.key] = [dimension.at((part + chance.random()) / _SPREAD_TRIALS) for part in parts]
+    return [{key: values[number] for key, values in columns.items()} for number in range(_SPREAD_TRIALS)]
+
+
 def _draw(dimensions: Sequence[Dimension], trials: Sequence[Trial], seed: int, maximize: bool) -> Settings:
     optuna = load_optuna()
     study = _study(optuna, dimensions, trials, seed=seed, maximize=maximize)
@@ -71,7 +88,7 @@ def _study(optuna: Any, dimensions: Sequence[Dimension], trials: Sequence[Trial]
     """A study in memory that knows the trials."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this sampler's joint model is experimental
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS, multivariate=True)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_FEWEST_MODELLED, multivariate=True)
     study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)
     states = {"finished": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
     for trial in trials:
@@ -123,6 +140,7 @@ def _decoded(dimension: Dimension, drawn: Any) -> Any:
     return dimension.values[drawn] if dimension.values else dimension.rounded(drawn)
 
 
-def _seed(seed: int, number: int, redraw: int) -> int:
-    digest = hashlib.blake2b(f"{seed}\0{number}\0{redraw}".encode(), digest_size=4).digest()
+def _seed(*purpose: object) -> int:
+    """A seed for one purpose of a study."""
+    digest = hashlib.blake2b("\0".join(map(str, purpose)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")

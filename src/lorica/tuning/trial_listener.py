@@ -37,6 +37,7 @@ class TrialListener:
         self._reserve, self._is_hopeless = reserve, is_hopeless
         self._path = folder / CURVE_NAME
         self._total, self._losses = _read(self._path)
+        self._step = 0
         self._marked = self._created = clock.used
         self._longest = 0.0  # seconds of an update, or of an evaluation
         self._first_evaluation = 0.0
@@ -48,13 +49,18 @@ class TrialListener:
         return tuple((step / self._total, loss) for step, loss in sorted(self._losses.items()) if self._total)
 
     @property
+    def share(self) -> float:
+        """How much of its updates the training has made."""
+        return self._step / self._total if self._total else 0.0
+
+    @property
     def last_told(self) -> float:
         """Seconds that the study had used at the last update or evaluation."""
         return self._marked
 
     def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
         """Forget what will be told again."""
-        self._total = total_steps
+        self._step, self._total = completed_steps, total_steps
         self._losses = {step: loss for step, loss in self._losses.items() if step <= completed_steps}
         self._marked = self._clock.used
         self._loading = self._marked - self._created
@@ -62,6 +68,7 @@ class TrialListener:
 
     def stepped(self, report: StepReport) -> None:
         """Take the time of the update."""
+        self._step = report.step
         self._take_time()
         self._progress.stepped(report)
 

@@ -23,9 +23,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of `trials.jsonl`.
 
     value: the task's main metric on the validation rows, with its 95% interval; None unless the trial finished. curve:
-    the losses that it was judged by on the way. seconds: that it took in its last session, tail: of them after its
-    training, comparing: that the rows of the last comparison take. used: that the study had used when it ended.
-    problem: why it failed. A trial that was cut by the deadline goes on where it was when there are more minutes.
+    the losses that it was judged by on the way. share: of its updates that were made. seconds: that it took in its last
+    session, tail: of them after its training, comparing: that the rows of the last comparison take. used: that the
+    study had used when it ended. problem: why it failed. A trial that was cut by the deadline goes on where it was when
+    there are more minutes.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     low: float | None = None
     high: float | None = None
     curve: Curve = ()
+    share: float = 0.0
     seconds: float = 0.0
     tail: float = 0.0
     comparing: float = 0.0

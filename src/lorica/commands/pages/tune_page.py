@@ -127,10 +127,11 @@ def _place_numbers(label: str, numbers: Sequence[float], *, logarithmic: bool) -
 
 def _progress(result: TuneResult) -> Section:
     """The best value over the time that was used."""
-    points, best = [], math.nan
+    points, best = list[tuple[float, float]](), math.nan
     for trial in result.trials:
         if trial.value is not None:
             is_better = not trial.value <= best if result.higher_is_better else not trial.value >= best
+            points += [] if math.isnan(best) else [(trial.used / 60, best)]
             best = trial.value if is_better else best
             points.append((trial.used / 60, best))
     line = Line("the best so far", tuple(points))
