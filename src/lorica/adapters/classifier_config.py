@@ -34,9 +34,9 @@ def is_classifier(folder: Path) -> bool:
         return False
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
-    """The object in a folder's `config.json`. Raises AdapterError for what is no object."""
-    config_path = folder / MODEL_CONFIG
+def read_model_config(folder: Path, config_name: str = MODEL_CONFIG) -> dict[str, Any]:
+    """The object in a folder's `config.json`, or another config. Raises AdapterError for what is no object."""
+    config_path = folder / config_name
     try:
         config_bytes = read_capped(config_path, _MAX_CONFIG_BYTES + 1)
     except OSError as error:

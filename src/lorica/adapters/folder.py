@@ -20,7 +20,7 @@ from lorica.adapters.effective_settings import effective_settings
 from lorica.adapters.header import TensorInfo, byte_count, header_bytes, read_header
 from lorica.adapters.methods import method_of_files
 from lorica.adapters.passport import PASSPORT_NAME
-from lorica.adapters.registry import TRAINING_RECORD
+from lorica.adapters.registry import MEMBER_CONFIG, MEMBER_WEIGHTS, TRAINING_RECORD, VOCABULARY
 from lorica.adapters.tensor_names import module_of, parse_tensor_name
 from lorica.errors import AdapterError
 from lorica.locks import describe, lock_owner
@@ -28,7 +28,12 @@ from lorica.names import shell_word
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 # What appears together when an adapter is published.
-_PUBLISHED = frozenset({CONFIG_NAME, WEIGHTS_NAME, MODEL_CONFIG, MODEL_WEIGHTS, PASSPORT_NAME, TRAINING_RECORD})
+_PUBLISHED = frozenset(
+    {
+        *(CONFIG_NAME, WEIGHTS_NAME, MODEL_CONFIG, MODEL_WEIGHTS, PASSPORT_NAME, TRAINING_RECORD),
+        *(MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY),
+    }
+)
 PAIR_PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 """The tensors of a pair, as `module_of` names them."""
 FLOATS = ("F16", "BF16", "F32", "F64")

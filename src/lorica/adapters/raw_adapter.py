@@ -7,10 +7,19 @@ from typing import Any, Literal
 
 import msgspec
 
+from lorica.adapters.classifier_config import MODEL_CONFIG, MODEL_WEIGHTS
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import Header
+from lorica.adapters.registry import MEMBER_CONFIG, MEMBER_WEIGHTS
 
-Kind = Literal["folder", "checkpoint", "file", "archive", "cache", "classifier"]
+Kind = Literal["folder", "checkpoint", "file", "archive", "cache", "classifier", "member"]
+
+
+OWN_MODELS: dict[Kind, tuple[str, str]] = {
+    "classifier": (MODEL_CONFIG, MODEL_WEIGHTS),
+    "member": (MEMBER_CONFIG, MEMBER_WEIGHTS),
+}
+"""What is no adapter of a base -> the names of its config and its weights."""
 
 
 class RawAdapter(msgspec.Struct, frozen=True, kw_only=True):

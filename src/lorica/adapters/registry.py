@@ -18,6 +18,8 @@ BEST = "best"
 # What a training run writes before its adapter is there.
 TRAINING_RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
+# What a member without a language model has in place of an adapter's config, and its further files.
+MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY = "member.json", "member.safetensors", "vocabulary.json"
 # What a training says it does, in the lock on its folder.
 TRAINING = "training"
 
@@ -116,11 +118,18 @@ def _adapter_in(adapter_folder: Path) -> Path | None:
 
 
 def member_config(folder: Path) -> Path | None:
-    """The file that makes a folder a member's: an adapter's config, or that of an encoder classifier; None where there
-    is neither."""
-    if (folder / CONFIG_NAME).is_file():
-        return folder / CONFIG_NAME
+    """The file that makes a folder a member's: an adapter's config, that of a member without a language model, or of an
+    encoder classifier; None where there is none of them."""
+    for config_name in (CONFIG_NAME, MEMBER_CONFIG):
+        if (folder / config_name).is_file():
+            return folder / config_name
     return folder / MODEL_CONFIG if is_classifier(folder) else None
+
+
+def is_own_model(folder: Path) -> bool:
+    """Whether a folder is that of a member which is no adapter of a base."""
+    config_path = member_config(folder)
+    return config_path is not None and config_path.name != CONFIG_NAME
 
 
 def is_adapter(adapter_folder: Path) -> bool:

@@ -22,7 +22,7 @@ from lorica.commands.build_retrieval import build_retriever
 from lorica.commands.calibrations import open_calibrations
 from lorica.commands.dtypes import answer_dtype
 from lorica.config.schema import Config
-from lorica.engine_table import ENGINES
+from lorica.engine_table import ENGINES, SEGMENTS
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings, resolve_device
 from lorica.errors import AdapterError
@@ -68,18 +68,25 @@ def build_task(config: Config) -> Task:
     )
 
 
+def tokenizer_folder(config: Config, base_model: BaseFolder) -> BaseFolder:
+    """The folder that spells prompts: the base's own, or that of an engine which reads texts."""
+    engine_tokenizer = ENGINES[config.engine.name].tokenizer
+    return BaseFolder(locate_model(engine_tokenizer, environ=os.environ)) if engine_tokenizer else base_model
+
+
 def build_encoder(config: Config, base_model: BaseFolder) -> Encoder:
     """The base model's tokenizer and chat template, held against the model; what a person should know of them is said.
 
     Raises PromptError for a template that asks for answers where the model has none, and a tokenizer of another model.
     """
+    tokenizer = tokenizer_folder(config, base_model)
     encoder = Encoder.load(
-        base_model.path,
-        chat_template=config.model.chat_template,
+        tokenizer.path,
+        chat_template=SEGMENTS if ENGINES[config.engine.name].tokenizer else config.model.chat_template,
         thinking=config.task.thinking,
-        model_config=base_model.config,
+        model_config=tokenizer.config,
     )
-    vocabulary_size = base_model.vocabulary_size
+    vocabulary_size = tokenizer.vocabulary_size
     for note in (*encoder.notes, *(() if vocabulary_size is None else encoder.check_vocabulary(vocabulary_size))):
         inform(note)
     return encoder
@@ -139,7 +146,7 @@ def answer_settings(config: Config, base_model: BaseFolder) -> AnswerSettings:
     inference = config.inference
     return AnswerSettings(
         max_input_tokens=inference.max_input_tokens,
-        max_positions=base_model.max_positions,
+        max_positions=tokenizer_folder(config, base_model).max_positions,
         truncate=config.task.truncate,
         sampling=Sampling(
             max_new_tokens=inference.max_new_tokens,
@@ -216,17 +223,23 @@ def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Coll
             fix="give their subjects an adapter (adapters.fallback), or set adapters.calibration=auto",
         )
     if row_counts[None]:
-        _refuse_without_head(base_folder(config), row_counts[None])
+        _refuse_without_member(config, row_counts[None])
     _tell_idle_adapters(adapters, row_counts)
     return row_counts
 
 
-def _refuse_without_head(base_model: BaseFolder, row_count: int) -> None:
-    if base_model.encoder_family is not None and not base_model.has_head:
-        raise AdapterError(
-            f"{base_model.path} is an encoder without a head to classify with, and {row_count} rows have no adapter",
-            fix="train one with `lorica train`, and name it: adapters.dir=RUN_DIR, or adapters.paths.NAME=FOLDER",
-        )
+def _refuse_without_member(config: Config, row_count: int) -> None:
+    if ENGINES[config.engine.name].tokenizer:
+        reason = f"model={config.model.name} answers nothing untrained"
+    else:
+        base_model = base_folder(config)
+        if base_model.encoder_family is None or base_model.has_head:
+            return
+        reason = f"{base_model.path} is an encoder without a head to classify with"
+    raise AdapterError(
+        f"{reason}, and {row_count} rows have no adapter",
+        fix="train one with `lorica train`, and name it: adapters.dir=RUN_DIR, or adapters.paths.NAME=FOLDER",
+    )
 
 
 def _tell_idle_adapters(adapters: Iterable[str], row_counts: Mapping[str | None, int]) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 
+from lorica.adapters.raw_adapter import OWN_MODELS
 from lorica.commands.check_result import AdapterCheck, CheckResult
 from lorica.names import listed
 from lorica.reports.page import Cell, Report, ReportTable, Section, clean
 from lorica.reports.text_table import plain_table
 from lorica.vetting.claims.training_evidence import TrainingEvidence
 from lorica.vetting.findings import LEVELS, Finding
-from lorica.vetting.profile import CLASSIFIER, Profile
+from lorica.vetting.profile import Profile
 
 COLUMNS = (
     *("place", "adapter", "verdict", "levels", "method", "base", "revision", "fits", "rank", "alpha", "scaling"),
@@ -147,9 +148,10 @@ def finding_dict(finding: Finding) -> dict[str, Any]:
 
 
 def _summary(profile: Profile) -> str:
-    if profile.method == CLASSIFIER:
+    if profile.kind in OWN_MODELS:
         numbers = f"{profile.parameters:,} parameters, {_size(profile.bytes)}, {', '.join(profile.dtypes)}"
-        return f"{CLASSIFIER} of its own on {clean(profile.base)} · {numbers}"
+        base_words = f" on {clean(profile.base)}" if profile.base else ""
+        return f"{clean(profile.method)} of its own{base_words} · {numbers}"
     if not profile.modules:
         return f"{clean(profile.method) or 'unknown method'}, no adapted modules could be read"
     variants = [

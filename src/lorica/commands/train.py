@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
             **asdict(result),
             "folder": str(result.folder),
             "reading": trained.reading,
-            "example": asdict(trained.examples[adapter_name]),
+            "example": asdict(example) if (example := trained.examples.get(adapter_name)) else None,
         }
         for adapter_name, result in trained.adapters.items()
     }

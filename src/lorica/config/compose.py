@@ -24,6 +24,8 @@ from lorica.engine_table import ENGINES
 from lorica.errors import ConfigError
 from lorica.tasks import load_task
 
+_LONGEST_TEXT = 1 << 20  # bytes of a row, where nothing but memory bounds them
+
 Chosen = dict[str, Setting]  # full key (with the entry's name for tables) -> the strongest setting so far
 
 
@@ -90,6 +92,7 @@ def compose(
     checked_values = _values(chosen)
     _follow(chosen, checked_values, environment)
     _follow_encoder(chosen, checked_values, is_encoder)
+    _follow_text_engine(chosen, checked_values)
     checked_values = _values(chosen)
     origins = _origins(chosen)
     config = _build(Config(), _nest(checked_values))
@@ -159,6 +162,13 @@ def _follow_encoder(chosen: Chosen, values: Mapping[str, Any], is_encoder: IsEnc
     of_preset = style_setting.precedence is Precedence.SCHEMA or style_setting.origin.startswith("preset ")
     if of_preset and engine_style and engine_style in load_task(values["task.name"]).styles:
         _replace(chosen, style_setting.key, engine_style, chosen[engine_setting.key], f"follows {engine_setting.key}")
+
+
+def _follow_text_engine(chosen: Chosen, values: Mapping[str, Any]) -> None:
+    """The longest prompt of an engine whose tokens are bytes, which no model's positions bound."""
+    engine_setting, length_setting = chosen["engine.name"], chosen["inference.max_input_tokens"]
+    if ENGINES[values[engine_setting.key]].tokenizer and length_setting.precedence <= Precedence.PRESET:
+        _replace(chosen, length_setting.key, _LONGEST_TEXT, engine_setting, f"follows {engine_setting.key}")
 
 
 def _replace(chosen: Chosen, key: str, value: Any, decider: Setting, origin: str) -> None:

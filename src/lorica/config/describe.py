@@ -8,7 +8,15 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from lorica.config import adapt_section, folds_section, reading_section, retrieval_section, schema, tune_section
+from lorica.config import (
+    adapt_section,
+    folds_section,
+    members_section,
+    reading_section,
+    retrieval_section,
+    schema,
+    tune_section,
+)
 from lorica.config.fields import key_name, key_specs
 from lorica.config.render import yaml_value
 
@@ -56,7 +64,8 @@ def _field_docs() -> dict[str, str]:
 
 def _classes() -> dict[str, ast.ClassDef]:
     sources = map(
-        inspect.getsource, (schema, adapt_section, folds_section, reading_section, retrieval_section, tune_section)
+        inspect.getsource,
+        (schema, adapt_section, folds_section, members_section, reading_section, retrieval_section, tune_section),
     )
     nodes = [node for source in sources for node in ast.parse(source).body]
     return {class_node.name: class_node for class_node in nodes if isinstance(class_node, ast.ClassDef)}

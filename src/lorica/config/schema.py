@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from lorica.config.adapt_section import AdaptConfig
 from lorica.config.folds_section import FoldsConfig
+from lorica.config.members_section import CentroidsConfig, TfidfConfig
 from lorica.config.reading_section import ReadingConfig
 from lorica.config.retrieval_section import RetrievalConfig
 from lorica.config.tune_section import TuneConfig
@@ -370,6 +371,8 @@ class Config:
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
+    tfidf: TfidfConfig = field(default_factory=TfidfConfig)
+    centroids: CentroidsConfig = field(default_factory=CentroidsConfig)
 
     # The keys are `data.bad_rows`, ...: short words for what a command line often needs, beside the training files.
     reading: ReadingConfig = field(default_factory=ReadingConfig, metadata={"key": "data"})

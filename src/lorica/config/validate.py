@@ -60,7 +60,7 @@ def _check_task(config: Config, facts: _Facts) -> None:
         )
     _check_engine(config, loaded_task, facts)
     style_names = ", ".join(filter(None, loaded_task.styles))
-    if not task.style and style_names:
+    if not task.style and "" not in loaded_task.styles:
         raise ConfigError(
             f"task.style is empty; {task.name} needs one of {style_names}", fix=f"task.style={loaded_task.styles[0]}"
         )

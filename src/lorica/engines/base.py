@@ -235,7 +235,7 @@ def as_lora(adapter: Member) -> AdapterFolder:
         return adapter
     raise AdapterError(
         f"{adapter.path}: is a model of its own and no adapter of a decoder",
-        fix="use the engine that it was trained for, such as engine=encoder",
+        fix="name the model that it was trained with, such as model=minilm or model=tfidf",
     )
 
 

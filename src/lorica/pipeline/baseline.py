@@ -19,7 +19,7 @@ def baseline_answers(task: Task, train_rows: Sequence[Row], rows: Sequence[Row])
     """
     train_texts, test_texts = ([task.baseline_text(row) for row in some_rows] for some_rows in (train_rows, rows))
     if task.answer_type == "score":
-        scores = tfidf.fit_score(train_texts, [_gold_index(row) for row in train_rows], test_texts)
+        scores = tfidf.fit_classifier(train_texts, [_gold_index(row) for row in train_rows]).score(test_texts)
         return {
             row.id: _scored_answer(task, row, float(predicted_score))
             for row, predicted_score in zip(rows, scores, strict=True)
@@ -28,12 +28,10 @@ def baseline_answers(task: Task, train_rows: Sequence[Row], rows: Sequence[Row])
         train_options, options = (
             [tuple(task.options(row).values()) for row in rows_of_side] for rows_of_side in (train_rows, rows)
         )
-        chosen = tfidf.fit_choose(
-            train_texts, train_options, [_gold_index(row) for row in train_rows], test_texts, options
-        )
+        chooser = tfidf.fit_chooser(train_texts, train_options, [_gold_index(row) for row in train_rows])
         answers = [
             list(task.options(row))[int(option_scores.argmax())]
-            for row, option_scores in zip(rows, chosen, strict=True)
+            for row, option_scores in zip(rows, chooser.choose(test_texts, options), strict=True)
         ]
         return {row.id: _text_answer(row, answer, "choice") for row, answer in zip(rows, answers, strict=True)}
     nearest = tfidf.nearest_answers(train_texts, [task.target(row) for row in train_rows], test_texts)

@@ -162,6 +162,15 @@ def encode_job(
 ) -> EncodedJob:
     """The rows of a job as examples; notes what a person should know of their answers. Raises what `encode` raises."""
     examples, validation = encode(split_rows.train), encode(split_rows.validation)
+    digests, facts = describe_job(train_job, split_rows, task=task, provenance=provenance, listener=listener)
+    return EncodedJob(examples, validation, digests, facts)
+
+
+def describe_job(
+    train_job: TrainJob, split_rows: TrainVal, *, task: Task, provenance: Mapping[str, str], listener: Listener
+) -> tuple[dict[str, str], Mapping[str, object]]:
+    """What identifies the rows of a job, and the counts of their answers for the record; notes what a person should
+    know of them."""
     training_answers, held_out_answers = count_answers(split_rows.train), count_answers(split_rows.validation)
     for balance_note in label_notes(task, training_answers, held_out_answers):
         listener.note(f"{train_job.name}: {balance_note}")
@@ -171,7 +180,7 @@ def encode_job(
         "validation_rows": ids_digest(row.id for row in split_rows.validation),
         "source": train_job.source,
     }
-    return EncodedJob(examples, validation, digests, label_facts(training_answers, held_out_answers))
+    return digests, label_facts(training_answers, held_out_answers)
 
 
 def encode_rows(

@@ -37,7 +37,7 @@ class McqTask:
 
     name = "mcq"
     methods = ("choice", "likelihood")
-    styles = ("",)
+    styles = ("", "segments")
     row_examples = None
     answer_type: AnswerType = "option"
     generated_choices = ()
@@ -60,8 +60,14 @@ class McqTask:
         return find_numbering(answers())
 
     def render(self, row: Row) -> tuple[Message, ...]:
-        """One user message: instruction, passage if any, question, options as lines "A. text"."""
+        """One user message: instruction, passage if any, question, options as lines "A. text". Style `segments`: a
+        message for the question, and one for each option."""
         mcq_case = _case(row)
+        if self.settings.style == "segments":
+            question = MessageBuilder().add_truncatable(mcq_case.passage).add("\n" if mcq_case.passage else "")
+            question.add_protected(mcq_case.question)
+            options = [MessageBuilder().add_protected(option) for option in mcq_case.options]
+            return tuple(segment.build("user") for segment in (question, *options))
         letters = self.settings.method == "choice"
         instruction = "Answer with the letter of the right option.\n" if letters else "Answer the question.\n"
         builder = MessageBuilder().add(instruction).mark_context()

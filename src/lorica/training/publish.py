@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.folder import open_adapter
+from lorica.adapters.folder import open_adapter, write_files
 from lorica.adapters.passport import PASSPORT_NAME, Passport, passport_bytes, read_passport, write_passport
 from lorica.adapters.passport_facts import content_digest, file_changes, file_sha256
 from lorica.data.journal import check_same_run
@@ -83,6 +83,14 @@ def stage(folder: Path, trainable: Trainable[BatchT]) -> Path:
     staged_folder = folder / _STAGE
     shutil.rmtree(staged_folder, ignore_errors=True)
     trainable.save(staged_folder)
+    return staged_folder
+
+
+def stage_files(folder: Path, contents: Mapping[str, bytes]) -> Path:
+    """The same of a member whose files are at hand by name."""
+    staged_folder = folder / _STAGE
+    shutil.rmtree(staged_folder, ignore_errors=True)
+    write_files(staged_folder, {file_name: [content] for file_name, content in contents.items()})
     return staged_folder
 
 

@@ -1,4 +1,4 @@
-"""The baseline without a language model: TF-IDF features and logistic regression, or the nearest question.
+"""TF-IDF features with logistic regression, and the nearest question: what needs no language model.
 
 Words (one and two in a row) and character pieces (3 to 5, within words) are weighted by how rare they are.
 Everything is deterministic; scikit-learn is imported when a function is called.
@@ -6,145 +6,80 @@ Everything is deterministic; scikit-learn is imported when a function is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lorica.calibration.calibration_maps import sigmoid
+from lorica.config.members_section import TfidfConfig
 from lorica.errors import MissingExtraError, TrainingError
 
-# Inverse strength of the L2 penalty. Above sklearn's 1 because TF-IDF rows have length 1 and thousands of
-# features.
-DEFAULT_C = 10.0
+FEATURE_SETS = ("words", "pieces")
+OPTION_FEATURES = 3
+"""Of an option beside its words: likeness to the question, likeness to the other options, length among them."""
 
 
-def fit_score(
-    train_texts: Sequence[str],
-    train_labels: Sequence[int],
-    texts: Sequence[str],
-    *,
-    inverse_regularisation: float = DEFAULT_C,
-) -> NDArray[np.float64]:
-    """P(label 1) of each of `texts`, [n] in 0..1, learned from texts with labels 0 and 1.
+@dataclass(frozen=True)
+class TfidfFeatures:
+    """Fitted vectorizers of scikit-learn, by the names in `FEATURE_SETS`."""
 
-    Raises TrainingError when there is only one label to learn from or no text, MissingExtraError without
-    scikit-learn.
-    """
-    labels = np.asarray(train_labels, dtype=np.int64)
-    _require_same(len(train_texts), len(labels))
-    _require_both(labels)
-    vectorizer = _vectorizer(train_texts)
-    if not texts:
-        return np.zeros(0)
-    return _probabilities(
-        vectorizer.transform(train_texts), labels, vectorizer.transform(texts), inverse_regularisation
-    )
+    vectorizers: dict[str, Any]
 
+    @classmethod
+    def fit(cls, texts: Sequence[str]) -> TfidfFeatures:
+        """Learn n-grams and how rare they are. Raises TrainingError where the texts hold no word."""
+        vectorizers = _vectorizers({})
+        try:
+            for vectorizer in vectorizers.values():
+                vectorizer.fit(list(texts))
+        except ValueError as error:
+            raise TrainingError(
+                f"TF-IDF has no words to learn from in {len(texts)} texts: {error}",
+                fix="see whether the right column was mapped to the text",
+            ) from error
+        return cls(vectorizers)
 
-def fit_choose(
-    train_questions: Sequence[str],
-    train_options: Sequence[Sequence[str]],
-    train_answers: Sequence[int],
-    questions: Sequence[str],
-    options: Sequence[Sequence[str]],
-    *,
-    inverse_regularisation: float = DEFAULT_C,
-) -> list[NDArray[np.float64]]:
-    """For each question, the probabilities of its options (they sum to 1), learned pairwise: is this option
-    right?
+    @classmethod
+    def restore(
+        cls, vocabularies: dict[str, list[str]], inverse_frequencies: dict[str, NDArray[np.float64]]
+    ) -> TfidfFeatures:
+        """The features of these n-grams, in the order of their columns, and their inverse document frequencies. Raises
+        ValueError where the two differ in number, or an n-gram stands twice."""
+        vectorizers = _vectorizers(vocabularies)
+        for name, vectorizer in vectorizers.items():
+            vectorizer.idf_ = inverse_frequencies[name]
+        return cls(vectorizers)
 
-    An option is described by its own words, by its likeness to the question and to the other options, and by
-    its length among them; so questions with other options, or another number of them, can be answered.
-    train_answers: index of the right option. Raises TrainingError for an index outside the options.
-    """
-    _require_same(len(train_questions), len(train_options), len(train_answers))
-    _require_same(len(questions), len(options))
-    labels = []
-    for number, (own_options, answer) in enumerate(zip(train_options, train_answers, strict=True), 1):
-        if not 0 <= answer < len(own_options):
-            raise TrainingError(f"question {number} of the baseline: answer {answer} of {len(own_options)} options")
-        labels += [int(index == answer) for index in range(len(own_options))]
-    flat_labels = np.asarray(labels, dtype=np.int64)
-    _require_both(flat_labels)
-    vectorizer = _vectorizer(
-        [*train_questions, *(option_text for own_options in train_options for option_text in own_options)]
-    )
-    if not questions:
-        return []
-    features = _pair_features(vectorizer)
-    scores = _probabilities(
-        features(train_questions, train_options), flat_labels, features(questions, options), inverse_regularisation
-    )
-    probabilities, span_start = [], 0
-    for own_options in options:
-        option_scores = scores[span_start : span_start + len(own_options)]
-        probabilities.append(option_scores / option_scores.sum())
-        span_start += len(own_options)
-    return probabilities
+    @property
+    def vocabularies(self) -> dict[str, list[str]]:
+        """Feature set -> its n-grams, in the order of their columns."""
+        return {
+            name: [str(term) for term in vectorizer.get_feature_names_out()]
+            for name, vectorizer in self.vectorizers.items()
+        }
 
+    @property
+    def inverse_frequencies(self) -> dict[str, NDArray[np.float64]]:
+        """Feature set -> inverse document frequency of each n-gram."""
+        return {name: np.asarray(vectorizer.idf_, dtype=np.float64) for name, vectorizer in self.vectorizers.items()}
 
-def nearest_answers(
-    train_questions: Sequence[str], train_answers: Sequence[str], questions: Sequence[str]
-) -> list[tuple[str, float]]:
-    """For each question, the answer of the most similar training question, and that cosine similarity (0..1).
+    def transform(self, texts: Sequence[str]) -> Any:
+        """Sparse [texts, n-grams]: a row is one vector of length 1 for each feature set, side by side."""
+        from scipy.sparse import hstack
 
-    Of equally similar ones the first wins. Raises TrainingError when there is nothing to learn from.
-    """
-    _require_same(len(train_questions), len(train_answers))
-    vectorizer = _vectorizer(train_questions)
-    train_vectors = vectorizer.transform(train_questions)
-    nearest_pairs = []
-    for batch_start in range(0, len(questions), 512):
-        likeness = np.asarray(
-            (vectorizer.transform(questions[batch_start : batch_start + 512]) @ train_vectors.T).todense()
-        )
-        nearest = likeness.argmax(axis=1)
-        # Each row is two vectors of length 1 side by side, so the product of two rows is at most 2.
-        nearest_pairs += [
-            (train_answers[index], float(row[index]) / 2) for row, index in zip(likeness, nearest, strict=True)
-        ]
-    return nearest_pairs
+        return hstack([vectorizer.transform(texts) for vectorizer in self.vectorizers.values()], format="csr")
 
+    def transform_options(self, questions: Sequence[str], options: Sequence[Sequence[str]]) -> Any:
+        """Sparse [options of all questions, n-grams + 3]: an option's own words, its likeness to the question and to
+        the other options, and its length among them."""
+        from scipy.sparse import csr_matrix, hstack
 
-def _vectorizer(texts: Sequence[str]) -> Any:
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.pipeline import FeatureUnion
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", extra="baseline", needed_for="the TF-IDF baseline") from error
-    feature_union = FeatureUnion(
-        [
-            ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")),
-            ("pieces", TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)),
-        ]
-    )
-    try:
-        return feature_union.fit(list(texts))
-    except ValueError as error:
-        raise TrainingError(
-            f"the TF-IDF baseline has no words to learn from in {len(texts)} texts: {error}",
-            fix="see whether the right column was mapped to the text",
-        ) from error
-
-
-def _probabilities(
-    train_features: Any, labels: NDArray[np.int64], features: Any, inverse_regularisation: float
-) -> NDArray[np.float64]:
-    from sklearn.linear_model import LogisticRegression
-
-    classifier = LogisticRegression(C=inverse_regularisation, max_iter=2000).fit(train_features, labels)
-    return np.asarray(classifier.predict_proba(features)[:, 1], dtype=np.float64)
-
-
-def _pair_features(vectorizer: Any) -> Callable[[Sequence[str], Sequence[Sequence[str]]], Any]:
-    """A function from questions and options to a sparse matrix with a row per option."""
-    from scipy.sparse import csr_matrix, hstack
-
-    def features(questions: Sequence[str], options: Sequence[Sequence[str]]) -> Any:
-        word_features = vectorizer.transform([option_text for own_options in options for option_text in own_options])
-        question_vectors = vectorizer.transform(questions)
-        dense_features = np.zeros((word_features.shape[0], 3))
+        word_features = self.transform([option_text for own_options in options for option_text in own_options])
+        question_vectors = self.transform(questions)
+        dense_features = np.zeros((word_features.shape[0], OPTION_FEATURES))
         span_start = 0
         for row, own_options in enumerate(options):
             option_span = slice(span_start, span_start + len(own_options))
@@ -161,7 +96,124 @@ def _pair_features(vectorizer: Any) -> Callable[[Sequence[str], Sequence[Sequenc
             dense_features[option_span, 2] = option_lengths - option_lengths.mean()
         return hstack([word_features, csr_matrix(dense_features)], format="csr")
 
-    return features
+
+@dataclass(frozen=True)
+class TfidfModel:
+    """P(label 1) = sigmoid(features . coefficients + intercept). coefficients: [features]."""
+
+    features: TfidfFeatures
+    coefficients: NDArray[np.float64]
+    intercept: float
+
+    def score(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """P(label 1) of texts, [texts] in 0..1."""
+        return self._probabilities(self.features.transform(texts)) if texts else np.zeros(0)
+
+    def choose(self, questions: Sequence[str], options: Sequence[Sequence[str]]) -> list[NDArray[np.float64]]:
+        """For each question, the probabilities of its options; they sum to 1."""
+        _require_same(len(questions), len(options))
+        if not questions:
+            return []
+        scores = self._probabilities(self.features.transform_options(questions, options))
+        probabilities, span_start = [], 0
+        for own_options in options:
+            option_scores = scores[span_start : span_start + len(own_options)]
+            probabilities.append(option_scores / option_scores.sum())
+            span_start += len(own_options)
+        return probabilities
+
+    def _probabilities(self, feature_matrix: Any) -> NDArray[np.float64]:
+        return sigmoid(np.asarray(feature_matrix @ self.coefficients) + self.intercept)
+
+
+def fit_classifier(
+    texts: Sequence[str],
+    labels: Sequence[int],
+    *,
+    inverse_regularisation: float = TfidfConfig.inverse_regularisation,
+) -> TfidfModel:
+    """A model that scores texts, learned from texts with labels 0 and 1.
+
+    Raises TrainingError when there is only one label to learn from or no text, MissingExtraError without
+    scikit-learn.
+    """
+    label_array = np.asarray(labels, dtype=np.int64)
+    _require_same(len(texts), len(label_array))
+    _require_both(label_array)
+    features = TfidfFeatures.fit(texts)
+    return _fit(features, features.transform(texts), label_array, inverse_regularisation)
+
+
+def fit_chooser(
+    questions: Sequence[str],
+    options: Sequence[Sequence[str]],
+    answers: Sequence[int],
+    *,
+    inverse_regularisation: float = TfidfConfig.inverse_regularisation,
+) -> TfidfModel:
+    """A model that chooses among options, learned pairwise: is this option right?
+
+    Questions with other options, or another number of them, can be answered, since an option is described by its words
+    and by how it stands to the others. answers: index of the right option. Raises TrainingError for an index outside
+    the options, and as `fit_classifier` does.
+    """
+    _require_same(len(questions), len(options), len(answers))
+    labels = []
+    for number, (own_options, answer) in enumerate(zip(options, answers, strict=True), 1):
+        if not 0 <= answer < len(own_options):
+            raise TrainingError(f"question {number} of TF-IDF: answer {answer} of {len(own_options)} options")
+        labels += [int(index == answer) for index in range(len(own_options))]
+    label_array = np.asarray(labels, dtype=np.int64)
+    _require_both(label_array)
+    features = TfidfFeatures.fit([*questions, *(option_text for own_options in options for option_text in own_options)])
+    return _fit(features, features.transform_options(questions, options), label_array, inverse_regularisation)
+
+
+def nearest_answers(
+    train_questions: Sequence[str], train_answers: Sequence[str], questions: Sequence[str]
+) -> list[tuple[str, float]]:
+    """For each question, the answer of the most similar training question, and that cosine similarity (0..1).
+
+    Of equally similar ones the first wins. Raises TrainingError when there is nothing to learn from.
+    """
+    _require_same(len(train_questions), len(train_answers))
+    features = TfidfFeatures.fit(train_questions)
+    train_vectors = features.transform(train_questions)
+    nearest_pairs = []
+    for batch_start in range(0, len(questions), 512):
+        likeness = np.asarray(
+            (features.transform(questions[batch_start : batch_start + 512]) @ train_vectors.T).todense()
+        )
+        nearest = likeness.argmax(axis=1)
+        # Each row is two vectors of length 1 side by side, so the product of two rows is at most 2.
+        nearest_pairs += [
+            (train_answers[index], float(row[index]) / 2) for row, index in zip(likeness, nearest, strict=True)
+        ]
+    return nearest_pairs
+
+
+def _vectorizers(vocabularies: dict[str, list[str]]) -> dict[str, Any]:
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", extra="baseline", needed_for="TF-IDF") from error
+    settings: dict[str, dict[str, Any]] = {
+        "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"},
+        "pieces": {"analyzer": "char_wb", "ngram_range": (3, 5)},
+    }
+    return {
+        name: TfidfVectorizer(sublinear_tf=True, vocabulary=vocabularies.get(name), **settings[name])
+        for name in FEATURE_SETS
+    }
+
+
+def _fit(
+    features: TfidfFeatures, feature_matrix: Any, labels: NDArray[np.int64], inverse_regularisation: float
+) -> TfidfModel:
+    from sklearn.linear_model import LogisticRegression
+
+    classifier = LogisticRegression(C=inverse_regularisation, max_iter=2000).fit(feature_matrix, labels)
+    return TfidfModel(features, np.asarray(classifier.coef_[0], dtype=np.float64), float(classifier.intercept_[0]))
 
 
 def _require_same(*counts: int) -> None:
@@ -174,6 +226,6 @@ def _require_both(labels: NDArray[np.int64]) -> None:
     if distinct_labels.tolist() != [0, 1]:
         seen_labels = ", ".join(map(str, distinct_labels)) or "none"
         raise TrainingError(
-            f"the TF-IDF baseline needs rows of label 0 and of label 1; the {len(labels)} rows have: {seen_labels}",
+            f"TF-IDF needs rows of label 0 and of label 1; the {len(labels)} rows have: {seen_labels}",
             fix="give rows of both kinds",
         )

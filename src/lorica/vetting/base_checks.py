@@ -16,7 +16,7 @@ import msgspec
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import FLOATS, MORE_THAN_PAIRS
 from lorica.adapters.passport import PASSPORT_NAME, to_passport
-from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.errors import AdapterError, EngineError, LoricaError, MissingExtraError
 from lorica.models.base_folder import BaseFolder
@@ -126,8 +126,8 @@ class BaseChecker:
         Raises ModelError for a base that is none.
         """
         specimen, layout = examination.specimen, examination.layout
-        if specimen is not None and specimen.kind == "classifier":
-            return self._try_classifier(examination, specimen)
+        if specimen is not None and specimen.kind in OWN_MODELS:
+            return self._try_own_model(examination, specimen)
         if specimen is None or layout is None:
             return examination, BaseCheckResult(unable=("not tried on the base: nothing of it could be read",))
         rejected = any(finding.severity == "reject" for finding in examination.findings)
@@ -154,7 +154,7 @@ class BaseChecker:
             )
         return self._check_behaviour(examination, unable)
 
-    def _try_classifier(self, examination: Examination, specimen: RawAdapter) -> tuple[Examination, BaseCheckResult]:
+    def _try_own_model(self, examination: Examination, specimen: RawAdapter) -> tuple[Examination, BaseCheckResult]:
         """Levels 3 and 4 of a model of its own: has it the base's tokens, and does it give what its passport says?"""
         passport = check_passport(specimen, self._settings.base, earlier=examination.findings)
         examination = examination.add([finding for finding in passport if finding not in examination.findings], 3)
@@ -162,7 +162,8 @@ class BaseChecker:
             return examination, BaseCheckResult()
         try:
             session = self._session_for(specimen)
-            engine = session.engine(more_than_pairs=False)
+            own_engine = "" if specimen.kind == "classifier" else str((specimen.raw_config or {}).get("kind"))
+            engine = session.engine(more_than_pairs=False, engine_name=own_engine)
             name = session.add_adapter(engine, specimen.folder)
             findings = check_canaries(specimen, engine, name)
             session.remove_adapter(engine, name)

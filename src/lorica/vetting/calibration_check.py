@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from lorica.adapters.classifier_config import MODEL_CONFIG, MODEL_WEIGHTS
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME, digest_files
-from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.calibration.saved import CALIBRATION_NAME, to_calibration
 from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
@@ -22,8 +21,7 @@ def check_calibration(specimen: RawAdapter) -> list[Finding]:
     except AdapterError as error:
         return [finding("L351", shown(error.message, 200), file=CALIBRATION_NAME)]
     findings = []
-    is_classifier = specimen.kind == "classifier"
-    decisive_files = (MODEL_CONFIG, MODEL_WEIGHTS) if is_classifier else (CONFIG_NAME, WEIGHTS_NAME)
+    decisive_files = OWN_MODELS.get(specimen.kind, (CONFIG_NAME, WEIGHTS_NAME))
     if all((specimen.folder / file_name).is_file() for file_name in decisive_files):
         try:
             adapter_digest = digest_files(specimen.folder, decisive_files)

@@ -1,6 +1,7 @@
-"""An encoder classifier of its own, levels 0 to 2: is its folder whole, has it a head of two labels, are there numbers?
+"""Members that are models of their own, levels 0 to 2: is the folder whole, can it be opened, are there numbers?
 
-An adapter of an encoder is an adapter like any other; this is for what full fine-tuning leaves.
+An adapter of an encoder is an adapter like any other; this is for what full fine-tuning leaves, for TF-IDF and for
+centroids.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from lorica.adapters.arrays import READABLE, TensorReader
-from lorica.adapters.classifier_config import MODEL_CONFIG
-from lorica.adapters.classifier_folder import open_classifier
 from lorica.adapters.header import Header
-from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.member import open_member
+from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.profile import CLASSIFIER, Profile
@@ -29,7 +29,7 @@ def classifier_profile(specimen: RawAdapter) -> Profile:
         name=specimen.name,
         path=str(specimen.given),
         kind=specimen.kind,
-        method=CLASSIFIER,
+        method=shown(raw_config.get("kind", "")) if specimen.kind == "member" else CLASSIFIER,
         base=shown(raw_config.get("model_type", "")),
         parameters=sum(math.prod(tensor_info.shape) for tensor_info in tensors.values()),
         bytes=max((tensor_info.stop for tensor_info in tensors.values()), default=0),
@@ -37,13 +37,13 @@ def classifier_profile(specimen: RawAdapter) -> Profile:
     )
 
 
-def check_head(specimen: RawAdapter) -> list[Finding]:
-    """Whether an engine could open it: head, labels and family."""
+def check_opens(specimen: RawAdapter) -> list[Finding]:
+    """Whether an engine could open it: head, labels and family, or the digests of its files."""
     try:
-        open_classifier(specimen.folder)
+        open_member(specimen.folder)
     except AdapterError as error:
         message = error.message.removeprefix(f"{specimen.folder}: ")
-        return [finding("L190", shown(message, 200), fix=error.fix, file=MODEL_CONFIG)]
+        return [finding("L190", shown(message, 200), fix=error.fix, file=OWN_MODELS[specimen.kind][0])]
     return []
 
 

@@ -19,12 +19,12 @@ from lorica.adapters.fingerprint import AdapterShapes, BaseMatch, describe_match
 from lorica.adapters.folder import snapshot
 from lorica.adapters.json_document import short_text
 from lorica.adapters.methods import FORMATS
-from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.adapters.registry import training_owner
 from lorica.adapters.tensor_map import TensorMap, map_tensors
 from lorica.locks import describe as describe_owner
 from lorica.vetting.calibration_check import check_calibration
-from lorica.vetting.check_classifier import check_head, check_values, classifier_profile
+from lorica.vetting.check_classifier import check_opens, check_values, classifier_profile
 from lorica.vetting.claims.check_claims import check_claims
 from lorica.vetting.claims.named_bases import NamedBase
 from lorica.vetting.claims.training_evidence import TrainingEvidence, training_evidence
@@ -112,8 +112,8 @@ def _examine(source: AdapterSource, max_level: int) -> Examination:
         )
         empty_profile = Profile(name=source.name, path=str(source.user_path), kind=source.kind, method=tool_title)
         return Examination(source=source, profile=empty_profile, findings=tuple(findings), ran=_ran(findings))
-    if specimen.kind == "classifier":
-        return _classifier(source, specimen, findings, max_level)
+    if specimen.kind in OWN_MODELS:
+        return _own_model(source, specimen, findings, max_level)
     layout = None if specimen.header is None else map_tensors(specimen.header)
     examination = Examination(
         source=source,
@@ -133,9 +133,7 @@ def _examine(source: AdapterSource, max_level: int) -> Examination:
     return msgspec.structs.replace(examination.add(number_findings, 2), numbers=numbers)
 
 
-def _classifier(
-    source: AdapterSource, specimen: RawAdapter, findings: Sequence[Finding], max_level: int
-) -> Examination:
+def _own_model(source: AdapterSource, specimen: RawAdapter, findings: Sequence[Finding], max_level: int) -> Examination:
     """A model of its own, which has no pairs to compare with a base's."""
     examination = Examination(
         source=source,
@@ -149,7 +147,7 @@ def _classifier(
         return examination
     examination = examination.add(
         [
-            *check_head(specimen),
+            *check_opens(specimen),
             *check_passport(specimen, None, earlier=findings),
             *check_calibration(specimen),
         ],

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorica.adapters.classifier_config import MODEL_CONFIG
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.effective_settings import effective_settings, plain_name
 from lorica.adapters.folder import WEIGHTS_NAME
@@ -23,8 +22,9 @@ from lorica.adapters.passport_facts import (
     file_sha256,
     name_changes,
 )
-from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.adapters.registry import TRAINING_RECORD
+from lorica.engine_table import ENGINES
 from lorica.errors import AdapterError, LoricaError
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
@@ -77,13 +77,14 @@ def _against_files(specimen: RawAdapter, passport: Passport) -> list[Finding]:
         findings += _changed_config(changes, "the passport")
         if not findings:
             same_meaning.append(CONFIG_NAME)
-    if specimen.kind == "classifier" and _digest(specimen.folder / MODEL_CONFIG) != recorded_facts.config:
+    own_config = OWN_MODELS.get(specimen.kind, ("",))[0]
+    if own_config and _digest(specimen.folder / own_config) != recorded_facts.config:
         findings.append(
             finding(
                 "L342",
-                f"{MODEL_CONFIG} is another than the passport was made for",
+                f"{own_config} is another than the passport was made for",
                 expected=f"{recorded_facts.config[:23]}...",
-                file=MODEL_CONFIG,
+                file=own_config,
             )
         )
     if specimen.weights is not None and specimen.header is not None and specimen.weights.is_file():
@@ -253,6 +254,9 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
                 severity="reject" if differences else None,
             )
         )
+    engine = ENGINES.get(passport.canaries.engine)
+    if engine is not None and engine.tokenizer:
+        return findings  # the base's own tokenizer spells no prompt of it
     thinking = passport.prompt.settings.get("thinking") is True
     prompt = passport.prompt
     return findings + _against_prompts(

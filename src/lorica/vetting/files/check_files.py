@@ -7,19 +7,21 @@ in the raw adapter, so that later levels say more.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lorica.adapters.classifier_config import MODEL_WEIGHTS, is_classifier, read_model_config
+from lorica.adapters.classifier_config import read_model_config
 from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import Header, HeaderError, read_header
 from lorica.adapters.json_document import read_capped, short_text
 from lorica.adapters.methods import method_of_files
-from lorica.adapters.raw_adapter import RawAdapter
-from lorica.adapters.registry import TRAINING_RECORD
+from lorica.adapters.raw_adapter import OWN_MODELS, Kind, RawAdapter
+from lorica.adapters.registry import MEMBER_CONFIG, TRAINING_RECORD, member_config
+from lorica.errors import AdapterError
 from lorica.file_signatures import Content, recognise
 from lorica.names import listed
 from lorica.vetting.files.configs import examine_config
@@ -87,8 +89,8 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
         folder = open_safe_folder(source, findings)
     except OSError as error:
         return None, [*findings, finding("L008", f"the folder cannot be read ({error.strerror})")]
-    if not folder.single and folder.find(CONFIG_NAME) is None and is_classifier(folder.path):
-        return _classifier(folder, source, findings), findings
+    if not folder.single and folder.find(CONFIG_NAME) is None and member_config(folder.path) is not None:
+        return _own_model(folder, source, findings), findings
     raw_config, config = _config(folder, findings)
     weights, header = _weights(folder, source, findings)
     # Beside what is no adapter's file at all, it is not the config that is missing.
@@ -123,25 +125,29 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
     return adapter, findings
 
 
-def _classifier(folder: SafeFolder, source: AdapterSource, findings: list[Finding]) -> RawAdapter:
-    """An encoder classifier of its own, as far as it can be read."""
-    weights_path, header = folder.path / MODEL_WEIGHTS, None
-    if folder.find(MODEL_WEIGHTS) is None:
-        findings.append(finding("L003", f"there is {folder.describe()}", expected=MODEL_WEIGHTS))
-    elif folder.allows(MODEL_WEIGHTS, severity="reject"):
+def _own_model(folder: SafeFolder, source: AdapterSource, findings: list[Finding]) -> RawAdapter:
+    """An encoder classifier, or a member without a language model, as far as it can be read."""
+    kind: Kind = "member" if (folder.path / MEMBER_CONFIG).is_file() else "classifier"
+    config_name, weights_name = OWN_MODELS[kind]
+    weights_path, raw_config, header = folder.path / weights_name, None, None
+    with suppress(AdapterError):  # which opening it says
+        raw_config = read_model_config(folder.path, config_name)
+    if folder.find(weights_name) is None:
+        findings.append(finding("L003", f"there is {folder.describe()}", expected=weights_name))
+    elif folder.allows(weights_name, severity="reject"):
         try:
             header = read_header(weights_path)
         except HeaderError as error:
-            findings.append(_header_finding(error, weights_path, MODEL_WEIGHTS))
+            findings.append(_header_finding(error, weights_path, weights_name))
     documents, card_text = read_documents(folder.path, folder.files, findings, folder.allows)
     findings += _unread_files(folder, weights_path)
     return RawAdapter(
         name=source.name,
         given=source.user_path,
-        kind="classifier",
+        kind=kind,
         folder=folder.path,
         weights=None if header is None else weights_path,
-        raw_config=read_model_config(folder.path),
+        raw_config=raw_config,
         header=header,
         files=folder.files | source.members,
         documents=documents,

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.adapters.classifier_config import is_classifier
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.json_document import short_text
 from lorica.adapters.raw_adapter import Kind
-from lorica.adapters.registry import BEST, CHECKPOINTS, training_owner
+from lorica.adapters.registry import BEST, CHECKPOINTS, is_own_model, training_owner
 from lorica.errors import AdapterError
 from lorica.names import closest_file, visible
 from lorica.vetting.files.archives import is_archive, peek
@@ -160,7 +159,7 @@ def _adapter_at(folder: Path, adapter_name: str, search: _Search, user_path: Pat
         return _cached(folder, search)
     entries = entries_of(folder)
     # Of a training that goes on, checkpoints come and go: it is one adapter that is not there yet.
-    if (is_adapter(entries) and not is_hollow(folder, entries)) or training_owner(folder) or is_classifier(folder):
+    if (is_adapter(entries) and not is_hollow(folder, entries)) or training_owner(folder) or is_own_model(folder):
         return [_adapter(folder, adapter_name, user_path or folder, search)]
     folders = {entry.name for entry in entries if is_folder(entry)}
     if BEST in folders and is_adapter(entries_of(folder / BEST)):

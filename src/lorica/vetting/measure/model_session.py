@@ -87,13 +87,14 @@ class ModelSession:
         """Whether the engine was chosen from outside, so that no other may be tried."""
         return self._fixed_engine is not None or bool(self.settings.engine)
 
-    def engine(self, *, more_than_pairs: bool) -> Engine:
+    def engine(self, *, more_than_pairs: bool, engine_name: str = "") -> Engine:
         """The engine for an adapter. more_than_pairs: it is more than plain LoRA pairs, which only transformers
-        applies. Raises ModelError, MissingExtraError or EngineError when there is none."""
+        applies. engine_name: the only one that answers with it. Raises ModelError, MissingExtraError or EngineError
+        when there is none."""
         if self._fixed_engine is not None:
             return self._fixed_engine
         settings = self.settings
-        engine_name = settings.engine or ("transformers" if more_than_pairs else "native")
+        engine_name = engine_name or settings.engine or ("transformers" if more_than_pairs else "native")
         if engine_name not in self._engines:
             try:
                 self._engines[engine_name] = load_engine(

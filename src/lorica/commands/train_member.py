@@ -1,0 +1,255 @@
+"""Training members that are no network's adapters: TF-IDF with logistic regression, and centroids of embeddings."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, cast
+
+from lorica import __version__
+from lorica.adapters.member_folder import (
+    FORMAT,
+    Doubles,
+    MemberConfig,
+    member_files,
+    open_member_folder,
+)
+from lorica.adapters.passport import BaseFacts, Passport
+from lorica.adapters.registry import CHECKPOINTS, MEMBER_CONFIG, MEMBER_WEIGHTS
+from lorica.admission.make_passport import (
+    data_facts,
+    make_passport,
+    measure_on_rows,
+    prompt_facts,
+    shipped_canaries,
+    training_facts,
+)
+from lorica.admission.provenance import base_facts, package_versions, trained_as
+from lorica.commands import build
+from lorica.commands.row_progress import row_progress
+from lorica.config.schema import Config
+from lorica.locks import FolderLock
+from lorica.members.embed_texts import embed_texts
+from lorica.members.fit_member import FittedMember, fit_centroids_member, fit_tfidf_member, measure_losses
+from lorica.members.row_texts import LabelledRow, read_segments
+from lorica.models.base_folder import BaseFolder
+from lorica.pipeline.train import LossExample, TrainJob, TrainVal, describe_job
+from lorica.prompts.encoder import Encoder
+from lorica.records import Row
+from lorica.retrieval.dense_encoder import DenseEncoder, TransformerEncoder, check_encoder
+from lorica.tasks.base import Task
+from lorica.training import publish
+from lorica.training.outcome import Losses, judge_outcome
+from lorica.training.trainable import MemberFiles
+from lorica.training.types import Listener, TrainResult, identifying
+
+_FILES = MemberFiles(MEMBER_WEIGHTS, MEMBER_CONFIG)
+
+
+@dataclass(frozen=True)
+class MemberTrainer:
+    """A `pipeline.trainer.Trainer`. embedder: of centroids; None for TF-IDF. embeddings: of the texts of all jobs so
+    far, which share most of them."""
+
+    config: Config
+    task: Task
+    base_model: BaseFolder
+    encoder: Encoder
+    embedder: DenseEncoder | None
+    provenance: Mapping[str, str]
+    facts_of_base: BaseFacts
+    embeddings: dict[str, Doubles] = field(default_factory=dict)
+
+    @property
+    def digests(self) -> tuple[str, str]:
+        """Of the encoder whose embeddings are compared, and of the tokenizer that spells prompts."""
+        return self.base_model.digest, self.encoder.tokenizer_digest
+
+    def train(
+        self,
+        job: TrainJob,
+        split_rows: TrainVal,
+        folder_lock: FolderLock,
+        tell_example: Callable[[LossExample], None] | None,
+        *,
+        listener: Listener,
+    ) -> TrainResult:
+        """Fit one member, publish it with its passport, and say what it is worth."""
+        folder = folder_lock.folder
+        digests, facts = describe_job(job, split_rows, task=self.task, provenance=self.provenance, listener=listener)
+        manifest = self._manifest(job.name, digests)
+        issue_passport = partial(self._passport, job, split_rows)
+        finished = publish.open_run(folder, manifest, resume=self.config.training.resume, config_name=MEMBER_CONFIG)
+        if finished is not None:
+            for change in publish.issue_missing_passport(folder, finished, issue_passport):
+                listener.note(f"{job.name}: {change}; look at it with `lorica check {folder}`")
+            listener.note(f"{job.name}: finished before, nothing to do")
+            return finished
+        record_facts = {"adapter": job.name, **facts}
+        started = time.perf_counter()
+        try:
+            with publish.naming_disk_errors(folder_lock):
+                publish.record_start(folder, manifest, record_facts)
+                rows, held_out = map(self._labelled, (split_rows.train, split_rows.validation))
+                fitted = self._fit(rows, held_out, job.name, folder / CHECKPOINTS, listener)
+                result = _result(fitted, rows, held_out, folder, time.perf_counter() - started)
+                staged = publish.stage_files(folder, self._files(fitted))
+                passport = issue_passport(staged, result)
+                publish.publish(folder_lock, staged, _FILES, manifest, record_facts, result, passport)
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            listener.finished(result)
+        finally:
+            listener.closed()
+        return result
+
+    @property
+    def _answer_type(self) -> Literal["score", "option"]:
+        return cast(Literal["score", "option"], self.task.answer_type)  # of those in `engine_table`
+
+    def _manifest(self, name: str, digests: Mapping[str, str]) -> dict[str, str]:
+        """What a resumed run must share."""
+        config = self.config
+        own_settings = asdict(config.tfidf if self.embedder is None else config.centroids)
+        trained = self.embedder is not None and config.centroids.triplet
+        settings = own_settings | (identifying(config.training) if trained else {})
+        return {
+            "adapter": name,
+            "kind": config.engine.name,
+            **{f"settings.{setting_name}": str(value) for setting_name, value in settings.items()},
+            **{f"digest.{digest_name}": value for digest_name, value in digests.items()},
+        }
+
+    def _labelled(self, rows: Sequence[Row]) -> list[LabelledRow]:
+        """The rows as the member reads them: the segments of their prompts, uncut."""
+        return [
+            LabelledRow(
+                read_segments([message.content for message in self.task.render(row)], self._answer_type),
+                cast(int, row.gold),  # a file without is refused when it is read
+            )
+            for row in rows
+        ]
+
+    def _fit(
+        self,
+        rows: Sequence[LabelledRow],
+        held_out: Sequence[LabelledRow],
+        name: str,
+        checkpoints: Path,
+        listener: Listener,
+    ) -> FittedMember:
+        config, embedder = self.config, self.embedder
+        if embedder is None:
+            return fit_tfidf_member(rows, self._answer_type, config.tfidf, name, listener)
+
+        def embed(texts: Sequence[str]) -> dict[str, Doubles]:
+            new_texts = [text for text in texts if text not in self.embeddings]
+            with row_progress(len(new_texts), "texts") as advance:
+                self.embeddings.update(embed_texts(new_texts, embedder, checkpoints, advance))
+            return {text: self.embeddings[text] for text in texts}
+
+        return fit_centroids_member(rows, held_out, embedder, embed, config.centroids, config.training, name, listener)
+
+    def _files(self, fitted: FittedMember) -> dict[str, bytes]:
+        model = fitted.model
+        config = MemberConfig(
+            format=FORMAT,
+            kind=model.kind,
+            made_by=f"lorica {__version__}",
+            task=self.task.name,
+            answer_type=self._answer_type,
+            files={},
+            settings=asdict(self.config.tfidf if self.embedder is None else self.config.centroids),
+            encoder="" if self.embedder is None else self.embedder.digest,
+            facts=model.facts(),
+        )
+        return member_files(config, model.arrays(), model.vocabularies())
+
+    def _passport(self, job: TrainJob, split_rows: TrainVal, folder: Path, result: TrainResult) -> Passport:
+        """The passport of the member in `folder`, asked through the engine that will answer."""
+        config, member = self.config, open_member_folder(folder)
+        engine = build.build_engine(config, self.base_model)
+        engine.add_adapter(job.name, member)
+        answering = build.answer_settings(config, self.base_model)
+        return make_passport(
+            member,
+            base=self.facts_of_base,
+            prompt=prompt_facts(self.encoder, self.task, build.prompt_settings(config)),
+            canaries=shipped_canaries(engine, job.name, self.task, self.encoder, self.base_model),
+            metrics=measure_on_rows(
+                self.task,
+                self.encoder,
+                engine,
+                job.name,
+                job.held_out or split_rows.validation,
+                answering,
+                row_source="held_out" if job.held_out else "validation",
+            ),
+            data=data_facts(job, split_rows),
+            training=training_facts(config.training, result),
+        )
+
+
+def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> MemberTrainer:
+    """The trainer of the configured kind. Raises RetrievalError for a base that is no encoder."""
+    base_model = build.base_folder(config)
+    encoder = build.build_encoder(config, base_model)
+    embedder = None
+    if config.engine.name == "centroids":
+        embedder = TransformerEncoder(base_model.path)
+        check_encoder(embedder, str(base_model.path))
+    return MemberTrainer(
+        config=config,
+        task=task,
+        base_model=base_model,
+        encoder=encoder,
+        embedder=embedder,
+        provenance={
+            **trained_as(task, encoder, base_model),
+            "model": config.model.name,
+            **package_versions(),
+            **reading,
+        },
+        facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
+    )
+
+
+def _result(
+    fitted: FittedMember,
+    rows: Sequence[LabelledRow],
+    held_out: Sequence[LabelledRow],
+    folder: Path,
+    seconds: float,
+) -> TrainResult:
+    """What the member is worth, against one answer to all rows."""
+    seen = measure_losses(fitted.model, rows, rows)
+    judged = measure_losses(fitted.model, held_out, rows) if held_out else seen
+    losses = Losses(base=judged.constant, published=judged.member, seen_base=seen.constant, seen_last=seen.member)
+    outcome = judge_outcome(losses)
+    problems = []
+    if outcome != "better":
+        problems.append(
+            f"no better than one answer to all rows ({judged.member:.4f} against {judged.constant:.4f} nats per row): "
+            "give more rows, or another model"
+        )
+    if judged.unanswered:
+        problems.append(f"{judged.unanswered} of {len(held_out)} held-out rows are of rules without examples")
+    return TrainResult(
+        best_step=fitted.step,
+        steps=fitted.steps,
+        train_loss=seen.member,
+        eval_loss=judged.member if held_out else None,
+        tokens=0,
+        seconds=seconds,
+        folder=folder,
+        base_loss=judged.constant,
+        trained_loss=judged.member,
+        outcome=outcome,
+        seen_base=seen.constant,
+        seen_last=seen.member,
+        advice="; ".join(problems),
+        weights=MEMBER_WEIGHTS,
+    )

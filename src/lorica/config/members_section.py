@@ -1,0 +1,30 @@
+"""The keys of `tfidf` and `centroids`; `config.schema` says how keys are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+
+@dataclass(frozen=True)
+class TfidfConfig:
+    """How `model=tfidf` is trained: TF-IDF features with logistic regression."""
+
+    inverse_regularisation: Annotated[float, Meta(gt=0)] = 10.0
+    """Inverse strength of the L2 penalty (scikit-learn's `C`). Above its 1, because TF-IDF rows have length 1 and
+    thousands of features. Unit: none."""
+
+
+@dataclass(frozen=True)
+class CentroidsConfig:
+    """How `model=centroids` is trained: distances of embeddings to those of positive and negative examples."""
+
+    triplet: bool = False
+    """Whether a projection of the embeddings is trained on triplets (a post, one of its rule and label, one of its rule
+    and the other label), with `training.epochs`, `training.batch_size` and `training.learning_rate`. Without, nothing
+    is trained but two numbers that make a probability of the distances."""
+
+    margin: Annotated[float, Meta(gt=0, le=2)] = 0.3
+    """How much nearer a post should be to one of its own label than to one of the other. Unit: cosine."""

@@ -1,0 +1,156 @@
+"""The engines `tfidf` and `centroids`: prompts of bytes in, log-probabilities of the choices out, through the same
+interface as language models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from lorica.adapters.member import Member
+from lorica.adapters.member_folder import MemberFolder, MemberKind
+from lorica.calibration.calibration_maps import PROBABILITY_FLOOR
+from lorica.engines.base import (
+    EngineInfo,
+    EngineSettings,
+    OnDone,
+    OnOutputs,
+    check_adapters,
+    failed,
+    find_request_problem,
+    unknown_adapter,
+)
+from lorica.engines.batch_timer import BatchTimer
+from lorica.errors import AdapterError, EngineError
+from lorica.members.centroids import load_centroids
+from lorica.members.member_model import Answer, MemberModel
+from lorica.members.row_texts import VOCABULARY_SIZE, RowTexts, read_byte_segments, read_segments
+from lorica.members.tfidf_member import load_tfidf
+from lorica.models.base_folder import BaseFolder
+from lorica.records import Output, Request, ScoreChoices
+from lorica.retrieval.dense_encoder import TransformerEncoder, check_encoder
+from lorica.runs.machine import installed_versions
+
+LoadModel = Callable[[MemberFolder], MemberModel]
+
+_PACKAGES = ("scikit-learn", "numpy", "torch")  # whose versions decide the answers
+_BATCH_ROWS = 64
+_UNLIMITED = 1 << 62  # positions
+
+
+class MemberEngine:
+    """Members of one kind by name. The base alone knows nothing: it gives every choice the same probability."""
+
+    def __init__(self, kind: MemberKind, load_model: LoadModel) -> None:
+        self._kind = kind
+        self._load_model = load_model
+        self._members: dict[str, tuple[MemberFolder, MemberModel]] = {}
+        self._timer = BatchTimer()
+
+    @property
+    def info(self) -> EngineInfo:
+        """An output depends on its request alone."""
+        return EngineInfo(self._kind, batch_invariant=(ScoreChoices,), versions=installed_versions(_PACKAGES))
+
+    def add_adapter(self, name: str, adapter: Member) -> None:
+        """Load a member. Raises AdapterError for one of another kind, and for one that does not belong to the encoder;
+        EngineError for a taken name."""
+        if not isinstance(adapter, MemberFolder) or adapter.config.kind != self._kind:
+            raise AdapterError(
+                f"{adapter.path}: is not a member that engine={self._kind} answers with",
+                fix="name the model that it was trained with: model=tfidf, model=centroids, or its base",
+            )
+        if name in self._members and self._members[name][0].digest != adapter.digest:
+            raise EngineError(f"the adapter name {name!r} is taken by {self._members[name][0].path}")
+        self._members[name] = adapter, self._load_model(adapter)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget a member. Raises EngineError for one that was never added."""
+        if self._members.pop(name, None) is None:
+            raise unknown_adapter(name, self._members)
+
+    def set_timer(self, timer: BatchTimer) -> None:
+        """See `TimedEngine`."""
+        self._timer = timer
+
+    def clear_prefix_cache(self) -> None:
+        """There is none."""
+
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
+        """Answer all requests in their order, batch by batch; see `Engine.run`."""
+        check_adapters(requests, self._members)
+        outputs: list[Output] = []
+        for start in range(0, len(requests), _BATCH_ROWS):
+            batch = requests[start : start + _BATCH_ROWS]
+            with self._timer.batch({request.id: len(request.prompt) for request in batch}):
+                batch_outputs = [
+                    output
+                    for adapter, group in groupby(batch, key=lambda request: request.adapter)
+                    for output in self._answer(adapter, list(group))
+                ]
+            outputs += batch_outputs
+            if on_outputs is not None:
+                on_outputs(list(enumerate(batch_outputs, start)))
+            if on_done is not None:
+                on_done(len(batch_outputs))
+        return outputs
+
+    def _answer(self, adapter: str | None, requests: Sequence[Request]) -> list[Output]:
+        if adapter is None:
+            return [_without_member(request) for request in requests]
+        folder, model = self._members[adapter]
+        texts: list[RowTexts | str] = [_texts_of(request, folder) for request in requests]
+        answers = iter(model.answer([row for row in texts if isinstance(row, RowTexts)]))
+        return [
+            _output(request, row if isinstance(row, str) else next(answers))
+            for request, row in zip(requests, texts, strict=True)
+        ]
+
+
+def _without_member(request: Request) -> Output:
+    problem = _problem(request)
+    if problem or not isinstance(request, ScoreChoices):
+        return failed(request, problem)
+    return Output(id=request.id, logprobs=(-math.log(len(request.choices)),) * len(request.choices))
+
+
+def _problem(request: Request) -> str:
+    if not isinstance(request, ScoreChoices):
+        return "this engine scores choices and writes no text"
+    return find_request_problem(request, vocab_size=VOCABULARY_SIZE, max_positions=_UNLIMITED)
+
+
+def _texts_of(request: Request, folder: MemberFolder) -> RowTexts | str:
+    """What the request asks, or why this member cannot answer it."""
+    problem = _problem(request)
+    if problem or not isinstance(request, ScoreChoices):
+        return problem
+    segments = read_byte_segments(request.prompt)
+    if not segments:
+        return "the prompt has no segments"
+    texts = read_segments(segments, folder.config.answer_type)
+    choices = len(texts.options) if folder.config.answer_type == "option" else 2
+    if len(request.choices) != choices:
+        return f"{len(request.choices)} choices are asked for, and the row has {choices}"
+    return texts
+
+
+def _output(request: Request, answer: Answer) -> Output:
+    if isinstance(answer, str):
+        return failed(request, answer)
+    logprobs = tuple(math.log(max(probability, PROBABILITY_FLOOR)) for probability in answer)
+    return Output(id=request.id, logprobs=logprobs)
+
+
+def load_tfidf_engine(base: BaseFolder, settings: EngineSettings) -> MemberEngine:
+    """The factory of `tfidf` for `load_engine`; it has no base."""
+    return MemberEngine("tfidf", load_tfidf)
+
+
+def load_centroids_engine(base: BaseFolder, settings: EngineSettings) -> MemberEngine:
+    """The factory of `centroids` for `load_engine`. Raises RetrievalError for a base that is no encoder."""
+    encoder = TransformerEncoder(base.path)
+    check_encoder(encoder, str(base.path))
+    return MemberEngine("centroids", lambda folder: load_centroids(folder, encoder))

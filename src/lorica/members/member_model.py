@@ -1,0 +1,35 @@
+"""What every member's model does, whatever it is made of, and how it is kept in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lorica.adapters.member_folder import Doubles, MemberKind
+from lorica.members.row_texts import RowTexts
+
+Answer = tuple[float, ...] | str
+"""The probabilities of a row's choices, label 1 first where there are labels; or why the row cannot be answered."""
+
+
+class MemberModel(Protocol):
+    """A fitted member."""
+
+    @property
+    def kind(self) -> MemberKind: ...
+
+    def answer(self, rows: Sequence[RowTexts]) -> list[Answer]:
+        """Answers in the order of the rows; a row's is the same to the last bit whatever the other rows are."""
+        ...
+
+    def arrays(self) -> dict[str, Doubles]:
+        """What it keeps in `member.safetensors`."""
+        ...
+
+    def vocabularies(self) -> dict[str, list[str]] | None:
+        """What it keeps in `vocabulary.json`; None for a member without n-grams."""
+        ...
+
+    def facts(self) -> dict[str, object]:
+        """What it keeps in `member.json`, as plain values."""
+        ...

