@@ -186,7 +186,7 @@ def _average(run_dir: Path, folders: Sequence[Path], rank: int) -> tuple[Average
     try:
         average = average_folders(folders, staged, rank=rank)
     except AdapterError as error:
-        return None, error.message
+        return None, f"{error.message}; of LoRA adapters of one base alone there is a mean"
     if not (target / CONFIG_NAME).exists():
         staged.rename(target)
     elif open_adapter(target).digest == open_adapter(staged).digest:
