@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from lorica.cli import main
+from lorica.commands import build
 from lorica.commands.arguments import resolve
 from lorica.commands.tune_attempts import DECISION_NAME, DECISION_TEXT, run_attempts
-from lorica.commands.tune_plan import StudyPlan, plan_study
+from lorica.commands.tune_plan import StudyPlan, plan_study, study_dimensions
 from lorica.commands.tune_result import RESULT_NAME, TuneResult
 from lorica.commands.tune_session import StudyCall, run_study
 from lorica.commands.tune_study import BEST_NAME
@@ -169,6 +170,19 @@ def test_it_finds_better_settings_and_says_so(rows: Path, monkeypatch: pytest.Mo
     assert json.loads(Path("study", RESULT_NAME).read_text())["command"] == result.command
     record = json.loads(Path("study/run.json").read_text())
     assert (record["command"], record["status"], record["summary"]["trials"]) == ("tune", "finished", 16)
+
+
+def test_what_is_varied_by_itself_suits_the_model() -> None:
+    def keys(*words: str) -> list[str]:
+        resolved = resolve(["task=rules", *words])
+        return [dimension.key for dimension in study_dimensions(resolved, build.build_task(resolved.config))]
+
+    training = ["training.learning_rate", "training.epochs", "training.batch_size"]
+    assert keys("engine=encoder") == training
+    lora = ["lora.r", "scale", "lora.dropout", "lora.target_modules"]
+    assert keys() == ["task.style", *training, *lora]
+    assert keys("training=tiny", "lora.alpha=8", "task.style=plain") == [*training, *lora[:1], *lora[2:]]
+    assert keys("lora.r=8", "tune.vary=[lora.r]") == ["lora.r"], "named, it is varied around what is set"
 
 
 def test_no_row_of_the_comparison_is_seen_by_a_trial(rows: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,9 +46,14 @@ _STUDY_KEYS = ("minutes", "run_dir", "output", "training.resume", *SHORT_KEYS)
 # What may differ from session to session.
 _FREE_KEYS = (*_STUDY_KEYS, "tune.trials", "tune.attempts", "tune.minutes_per_attempt", "training.logging_steps")
 _TRAINING = ("training.learning_rate", "training.epochs", "training.batch_size")
-_LORA = ("lora.r", SCALE, "lora.dropout", "lora.target_modules")
-# What suits by itself, by the engine that answers with what is trained.
-_SUITABLE = {"native": ("task.style", "task.method", *_TRAINING, *_LORA), "encoder": _TRAINING}
+_LORA_SHAPE = ("lora.r", SCALE, "lora.dropout")
+# What suits by itself, by the engine that answers with what is trained; an encoder has a LoRA's shape where it has one.
+_SUITABLE = {
+    "native": ("task.style", "task.method", *_TRAINING, *_LORA_SHAPE, "lora.target_modules"),
+    "encoder": _TRAINING,
+    "tfidf": ("tfidf.inverse_regularisation",),
+    "centroids": ("centroids.triplet",),
+}
 _FEWEST_COMPARED = 10  # rows of the last comparison
 
 
@@ -173,36 +179,40 @@ def study_dimensions(resolved: Resolved, task: Task) -> list[Dimension]:
 
 def _usual_dimensions(resolved: Resolved, task: Task) -> list[Dimension]:
     """Values around the configured ones; those with a single value are left out."""
-    config = resolved.config
-    training, lora = config.training, config.lora
-    methods = [method for method in task.methods if method != "generate" or task.answer_type == "text"]
-    rank, scale = lora.r, _configured(resolved, SCALE)
-    dimensions = [
-        choices("task.style", styles_for(config.engine.name, task.styles)),
-        choices("task.method", methods),
-        number_range("training.learning_rate", *_decades(training.learning_rate)),
-        choices("training.epochs", _around(training.epochs)),
-        choices("training.batch_size", _around(training.batch_size)),
-        choices("lora.r", _around(rank)),
-        choices(SCALE, (1, 2, 4, scale)),
-        choices("lora.dropout", (0.0, 0.05, 0.1, lora.dropout)),
-        choices("lora.target_modules", (lora.target_modules, ["q_proj", "v_proj"], "all-linear")),
-    ]
-    suitable = _SUITABLE.get(config.engine.name, ())
-    return [
-        dimension
-        for dimension in dimensions
-        if dimension.key in suitable and (len(dimension.values) > 1 or not dimension.values)
-    ]
+    engine_name = resolved.config.engine.name
+    keys = _SUITABLE.get(engine_name, ())
+    if engine_name == "encoder" and _configured(resolved, "training.method") == "lora":
+        keys += _LORA_SHAPE
+    dimensions = [_usual_dimension(resolved, task, key) for key in keys]
+    return [dimension for dimension in dimensions if len(dimension.values) > 1 or not dimension.values]
+
+
+def _usual_dimension(resolved: Resolved, task: Task, key: str) -> Dimension:
+    value = _configured(resolved, key)
+    if key == "task.style":
+        return choices(key, styles_for(resolved.config.engine.name, task.styles))
+    if key == "task.method":
+        return choices(key, (method for method in task.methods if method != "generate" or task.answer_type == "text"))
+    if key == SCALE:
+        return choices(key, (1, 2, 4, value))
+    if key == "lora.dropout":
+        return choices(key, (0.0, 0.05, 0.1, value))
+    if key == "lora.target_modules":
+        return choices(key, (value, ["q_proj", "v_proj"], "all-linear"))
+    if key == "training.learning_rate":
+        return number_range(key, *_decades(value, highest=1.0))
+    if isinstance(value, bool):
+        return choices(key, (False, True))
+    return choices(key, _around(value)) if isinstance(value, int) else number_range(key, *_decades(value))
 
 
 def _around(number: int) -> tuple[int, int, int]:
     return max(1, number // 2), number, 2 * number
 
 
-def _decades(rate: float) -> tuple[float, float]:
-    """A tenth to ten times a rate, without what division adds to its digits."""
-    return float(f"{rate / 10:.6g}"), min(1.0, float(f"{rate * 10:.6g}"))
+def _decades(number: float, *, highest: float = math.inf) -> tuple[float, float]:
+    """A tenth to ten times a number, without what division adds to its digits."""
+    return float(f"{number / 10:.6g}"), min(highest, float(f"{number * 10:.6g}"))
 
 
 def _configured(resolved: Resolved, key: str) -> Any:
