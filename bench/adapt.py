@@ -1,15 +1,16 @@
 """What `lorica adapt` is worth: a rule that training has not seen, answered before and after learning its examples.
 
-    python bench/adapt.py --data ../shared/data --out runs/adapt_bench [--unseen advertising,hate] [--only table]
-        [--drill] [--shift] [KEY=VALUE ...]
+    python bench/adapt.py --data ../shared/data --out runs/adapt_bench [--unseen advertising,hate] [--only-table]
+        [--rules advertising,hate,insults,spoilers] [--texts 236] [--seen-rows 30] [--drill] [--shift] [KEY=VALUE ...]
 
 Makes a table in the shape of the rule-violation task out of HateCheck, sms_spam and examples/rules: rule, post, two
-examples that break the rule and two that do not, from texts that are nobody's post. Six rules, of which one is left to
-the test file. Runs `lorica adapt` once for each rule of --unseen, compares its answers with those of the unadapted
-model by pairs (`lorica eval`), and holds the gain against what was expected beforehand. --drill turns the pseudo-labels
-of a class around in the last round and compares the adapter with the last good one, byte by byte. --shift moves the
-scores of one rule and blends with and without ranks within rules. KEY=VALUE goes to `lorica adapt`. Ends with one line
-of key=value figures.
+examples that break the rule and two that do not, from texts that are nobody's post. Six rules (or those of --rules), of
+which one is left to the test file. --texts: of each label of a rule, at most; --seen-rows: of each label of the other
+rules that go to the test file. Runs `lorica adapt` once for each rule of --unseen, compares its answers with those of
+the unadapted model by pairs (`lorica eval`), and holds the gain against what was expected beforehand. --drill turns the
+pseudo-labels of a class around in the last round and compares the adapter with the last good one, byte by byte. --shift
+moves the scores of one rule and blends with and without ranks within rules. KEY=VALUE goes to `lorica adapt`. Ends with
+one line of key=value figures.
 """
 
 from __future__ import annotations
@@ -42,8 +43,6 @@ EXAMPLE_RULES = {
     "spoilers": "No spoilers",
 }
 POOL_SHARE = 0.4  # of a rule's texts, which are examples; the others are posts
-SEEN_TEST_ROWS = 30  # of each label of each rule that training has seen
-MOST_TEXTS = 236  # of a label, as many as there are of the rarest
 
 
 def read_texts(data: Path, examples: Path) -> dict[str, tuple[str, Texts]]:
@@ -74,14 +73,14 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(csv_file))
 
 
-def rule_rows(name: str, rule: str, texts: Texts, generator: random.Random) -> list[dict[str, str]]:
+def rule_rows(name: str, rule: str, texts: Texts, most: int, generator: random.Random) -> list[dict[str, str]]:
     """The rows of one rule in random order; posts and examples share no text."""
     posts: list[tuple[str, int]] = []
     pools: Texts = {}
     for label in (0, 1):
         distinct = list(dict.fromkeys(texts[label]))
         generator.shuffle(distinct)
-        distinct = distinct[:MOST_TEXTS]
+        distinct = distinct[:most]
         pool_size = int(len(distinct) * POOL_SHARE)
         pools[label] = distinct[:pool_size]
         posts += [(text, label) for text in distinct[pool_size:]]
@@ -94,18 +93,20 @@ def rule_rows(name: str, rule: str, texts: Texts, generator: random.Random) -> l
     return rows
 
 
-def make_tables(rules: Mapping[str, tuple[str, Texts]], unseen: str, out: Path, seed: int) -> tuple[Path, Path]:
+def make_tables(
+    rules: Mapping[str, tuple[str, Texts]], unseen: str, out: Path, *, most: int, seen_rows: int, seed: int
+) -> None:
     """train.csv of all rules but one; test.csv with all rows of that one, and some of the others."""
     generator = random.Random(seed)
     train: list[dict[str, str]] = []
     test: list[dict[str, str]] = []
     for name, (rule, texts) in rules.items():
-        rows = rule_rows(name, rule, texts, generator)
+        rows = rule_rows(name, rule, texts, most, generator)
         if name == unseen:
             test += rows
             continue
         by_label = {label: [row for row in rows if row["rule_violation"] == str(label)] for label in (0, 1)}
-        held_out = {row["row_id"] for own in by_label.values() for row in own[:SEEN_TEST_ROWS]}
+        held_out = {row["row_id"] for own in by_label.values() for row in own[:seen_rows]}
         test += [row for row in rows if row["row_id"] in held_out]
         train += [row for row in rows if row["row_id"] not in held_out]
     for rows in (train, test):
@@ -116,7 +117,6 @@ def make_tables(rules: Mapping[str, tuple[str, Texts]], unseen: str, out: Path, 
             writer = csv.DictWriter(csv_file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-    return out / "train.csv", out / "test.csv"
 
 
 def _run(*words: str) -> None:
@@ -256,18 +256,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/adapt_bench"))
     parser.add_argument("--unseen", default="advertising")
+    parser.add_argument("--rules", default="advertising,hate,legal,selling,insults,spoilers")
+    parser.add_argument("--texts", type=int, default=236)  # as many as there are of the rarest label
+    parser.add_argument("--seen-rows", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only-table", action="store_true")
     parser.add_argument("--drill", action="store_true")
     parser.add_argument("--shift", action="store_true")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
-    rules = read_texts(arguments.data, Path(__file__).parents[1] / "examples" / "rules")
+    all_rules = read_texts(arguments.data, Path(__file__).parents[1] / "examples" / "rules")
+    rules = {name: all_rules[name] for name in arguments.rules.split(",")}
     answering = [word for word in arguments.words if word.startswith(("model", "task.", "engine", "inference"))]
     figures: dict[str, float] = {}
     for unseen in arguments.unseen.split(","):
         out = arguments.out / unseen
-        make_tables(rules, unseen, out, arguments.seed)
+        sizes = {"most": arguments.texts, "seen_rows": arguments.seen_rows}
+        make_tables(rules, unseen, out, **sizes, seed=arguments.seed)
         if arguments.only_table:
             continue
         for leftover in out.glob("*adapted.csv*"):

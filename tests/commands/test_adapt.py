@@ -303,6 +303,9 @@ def test_scores_of_rows_whose_own_labels_were_trained_on_are_refused(
     assert main(["eval", "answers.csv", "test.csv", "task=rules", "--allow-training-rows", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["trained_rows"] == [rows[3]["row_id"]]
     Path("other.csv").write_bytes(Path("answers.csv").read_bytes())
+    calibrate = ["calibrate", "answers.csv", "test.csv", "--adapter", "run/rules", "task=rules"]
+    assert main(calibrate) == 3
+    assert main([*calibrate, "--method", "platt", "--allow-training-rows"]) == 0
     assert main(["ensemble", "answers.csv", "other.csv", "--gold", "test.csv", "task=rules"]) == 3
     assert "trained on the own labels" in capsys.readouterr().err
     clean = [row for row in rows if row is not rows[3]]

@@ -100,7 +100,7 @@ def calibrate_answers(
     check_place(path)
     record = record_of_answers(answers) if isinstance(answers, Path) else None
     config = resolve(overrides).config
-    gold = read_gold(config, gold_file, [])
+    gold = read_gold(config, gold_file, [], allow_training_rows=allow_training_rows)
     _check_task(gold.task, method)
     answers_name = str(answers) if isinstance(answers, Path) else "answers"
     judged = _of_adapter(gold.judge(gold.read_answers(answers), answers_name), adapter, record, answers_name)

@@ -69,7 +69,8 @@ def find_trained_rows(answers_path: Path, rows: Sequence[Row], *, allow: bool) -
             problem,
             path=answers_path,
             row_id=trained_ids[0],
-            fix="judge on other rows (leave these out of the gold file); --allow-training-rows judges all the same",
+            fix="judge on other rows: leave these out of the gold file; eval, ensemble and calibrate take "
+            "--allow-training-rows",
         )
     warn(f"{answers_path}: {problem}")
     return trained_ids
