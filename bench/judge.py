@@ -5,12 +5,14 @@
 Rows are drawn from a file of short answers with subjects (OpenStax). A right answer is the gold one, a wrong one the
 gold answer of another row of the same subject, half and half; the labels are known without anybody's reading. Each base
 judges them (the embedded one where none is named), then the same answers again out of the journal. Prints what `lorica
-judge` does, and ends with one line of key=value figures of each base.
+judge` does, and ends with one line of key=value figures of each base. auc: of its probability of "correct", in the mean
+of both orders: what a better threshold or better words could still bring out.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import random
 import tempfile
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import lorica
 from lorica.commands.judge_report import judge_text
+from lorica.metrics.metric_table import find_metric
 
 SAQ = Path(__file__).resolve().parents[2] / "shared" / "data" / "openstax" / "saq.jsonl"
 
@@ -46,19 +49,26 @@ def write_rows(saq_file: Path, folder: Path, row_count: int) -> tuple[Path, Path
 
 def judge_twice(base: str, files: tuple[Path, Path, Path], rubric: str) -> str:
     """Judge, then take the same verdicts from the journal; the figures as one line."""
-    answers, gold, labels = files
-    first, again = (lorica.judge(answers, gold, task="saq", base=base, labels=labels, rubric=rubric) for _ in range(2))
+    answers, gold_file, labels = files
+    first, again = (
+        lorica.judge(answers, gold_file, task="saq", base=base, labels=labels, rubric=rubric) for _ in range(2)
+    )
     if (again.calls, again.rows) != (0, first.rows):
         raise SystemExit(f"the journal lost verdicts: {again.calls} calls were made again")
     print(judge_text(first), end="\n\n")
     (labelled,) = (entry for entry in first.agreements if entry.reference == "the labelled rows")
     assert first.label_mass is not None
+    is_right = dict(csv.reader(labels.read_text("utf-8").splitlines()[1:]))
+    judged = [verdict for verdict in first.rows if verdict.is_judged]
+    gold = [int(is_right[verdict.row_id] == "correct") for verdict in judged]
+    auc = find_metric("roc_auc")(gold, [verdict.score for verdict in judged])
     figures = {
         "base": Path(base).name,
         "rows": first.mean.n,
         "failed": first.failed,
         "judged_correct": f"{first.mean.mean.value:.3f}",
         "accuracy": f"{labelled.accuracy.value:.3f}",
+        "auc": f"{auc:.3f}",
         "kappa": f"{labelled.kappa.value:.3f}",
         "kappa_low": f"{labelled.kappa.low:.3f}",
         "kappa_high": f"{labelled.kappa.high:.3f}",

@@ -18,7 +18,7 @@ from lorica.config.retrieval_section import PassageSearch
 from lorica.errors import MissingExtraError, RetrievalError
 from lorica.retrieval.build_index import BuildOptions, build_index, update_index
 from lorica.retrieval.index import Index
-from lorica.retrieval.index_manifest import read_manifest
+from lorica.retrieval.index_manifest import FileStamp, data_digest, read_manifest
 from lorica.retrieval.passage_store import open_store
 from lorica.retrieval.passages import Passage
 
@@ -134,7 +134,7 @@ def test_an_update_encodes_what_is_new_and_holds_what_a_build_holds(
     build_index(tmp_path / "anew", "s", [documents], options)
     assert _contents(tmp_path / "kb", encoder) == _contents(tmp_path / "anew", encoder)
     names = sorted(path.name for path in (tmp_path / "kb" / "s").iterdir())
-    assert len(names) == 2, names  # the manifest and one folder: what was deleted is in no file
+    assert len(names) == 3, names  # the manifest, a folder and vectors: what was deleted is in no file
     manifest = read_manifest(tmp_path / "kb", "s")
     assert update_index(tmp_path / "kb", "s", [documents], BuildOptions(encoder=encoder)).unchanged
     assert read_manifest(tmp_path / "kb", "s") == manifest
@@ -215,6 +215,18 @@ def test_a_changed_folder_is_refused_and_can_be_built_again(change: str, tmp_pat
     build_index(tmp_path / "kb", "s", [documents], options, force=True)
     with Index.open(tmp_path / "kb", "s") as index:
         assert index.query("Danube", 1)
+
+
+def test_tables_of_another_program_are_refused(tmp_path: Path, documents: Path) -> None:
+    build_index(tmp_path / "kb", "s", [documents], BuildOptions(store="lancedb"))
+    manifest = read_manifest(tmp_path / "kb", "s")
+    folder = tmp_path / "kb" / "s" / manifest.passages_file.name
+    (folder / "terms.lance").rename(folder / "words.lance")
+    stamp = FileStamp(folder.name, data_digest(folder))
+    restamped = msgspec.structs.replace(manifest, passages_file=stamp).stamped()
+    (folder.parent / "index.json").write_bytes(restamped.encoded())
+    with pytest.raises(RetrievalError, match="cannot be read as an index"):
+        Index.open(tmp_path / "kb", "s")
 
 
 def test_without_the_package_it_is_named(tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:

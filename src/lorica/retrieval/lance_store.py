@@ -1,9 +1,10 @@
 """LanceDB as the store of a subject that has outgrown the embedded one (extra `lancedb`).
 
-A folder of Lance tables: passages with their terms and vectors, the counts of terms and tags, and the chunks of every
-document. Lance finds candidates, by its own BM25 with a boost for each term that makes up for its other weight of rare
-terms, and by comparing all vectors; their scores are then computed here, in double precision, as the embedded store
-computes them. Lance names its files at random: equal passages do not give equal bytes.
+A folder of Lance tables: passages with their terms, the counts of terms, and the chunks of every document; vectors
+are the NumPy file of the embedded store, which is read ten times as fast as Lance compares all of them. Lance finds
+candidates by its own BM25, with a boost for each term that makes up for its other weight of rare terms; their scores
+are then computed here, in double precision, as the embedded store computes them. Lance names its files at random:
+equal passages do not give equal bytes.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from lorica.retrieval.index_manifest import IndexManifest
 from lorica.retrieval.lexical_tokens import lexical_tokens, telling_terms
 from lorica.retrieval.passages import Chunk, IndexedPassage, SourceFile
 from lorica.retrieval.read_folder import hold_folder
+from lorica.retrieval.vectors import nearest, open_vectors, write_vectors
 
 _BATCH = 4096  # rows that are written together
 _MARGIN = 32  # candidates beyond those that are asked for
 _K1, _B = 1.2, 0.75  # of BM25, as in FTS5 and in Lance
 _LEAST_WEIGHT = 1e-6  # of a term in more than half of the passages, as in FTS5
 _ROUNDING = 1e-4  # of a score that was added up in single precision, relative
+_LANCE_ERRORS = (RuntimeError, OSError, ValueError)  # what Lance raises, whatever the reason
 # Terms are split at the spaces, and are as `lexical_tokens` makes them.
 _PLAIN_TERMS = {
     "with_position": False,
@@ -57,8 +60,8 @@ def write_store(
     counts = _TermCounts()
     try:
         database = lancedb.connect(folder)
-        schema = _passage_schema(pa, None if vectors is None else vectors.shape[1])
-        batches = _passage_batches(pa, schema, passages, vectors, counts, advance)
+        schema = _passage_schema(pa)
+        batches = _passage_batches(pa, schema, passages, counts, advance)
         table = database.create_table("passages", pa.RecordBatchReader.from_batches(schema, batches))
         table.create_index("terms", config=FTS(**_PLAIN_TERMS))
         table.create_index("number", config=BTree())
@@ -66,70 +69,66 @@ def write_store(
         database.create_table("files", pa.Table.from_pylist(_file_rows(files), _file_schema(pa)))
         schema, batches = _chunk_schema(pa), _chunk_batches(pa, files, passages)
         database.create_table("chunks", pa.RecordBatchReader.from_batches(schema, batches))
-    except (RuntimeError, OSError, ValueError) as error:
+    except _LANCE_ERRORS as error:
         raise RetrievalError(f"{folder}: cannot be written ({error})", fix="free some space") from error
-    return [folder]
+    if vectors is None:
+        return [folder]
+    vectors_path = draft.with_suffix(".npy")
+    write_vectors(vectors_path, vectors)
+    return [folder, vectors_path]
 
 
 def open_store(folder: Path, manifest: IndexManifest) -> LanceStore:
     """See `passage_store.open_store`."""
-    return LanceStore(folder / manifest.passages_file.name, manifest)
+    stamp = manifest.vectors_file
+    vectors = None if stamp is None else open_vectors(folder / stamp.name, manifest)
+    return LanceStore(folder / manifest.passages_file.name, manifest.passages, vectors)
 
 
 class LanceStore:
     """The tables of an index, opened for reading; they are not removed until it is closed. See `PassageStore`."""
 
-    def __init__(self, path: Path, manifest: IndexManifest) -> None:
+    def __init__(self, path: Path, passage_count: int, vectors: Vectors | None) -> None:
         """Raises FileNotFoundError where they are gone, RetrievalError where they are no index's."""
         lancedb, _ = _packages()
         self.path = path
-        self._passage_count = manifest.passages
-        self._has_vectors = manifest.encoder is not None
+        self.vectors = vectors
+        self._passage_count = passage_count
         self._held: int | None = hold_folder(path)
         try:
             database = lancedb.connect(path)
             self._tables = {name: database.open_table(name) for name in ("passages", "terms", "files", "chunks")}
             occurrences = self._read("terms", ["occurrences"])["occurrences"]
             self._mean_length = float(np.sum(occurrences.to_numpy())) / max(self._passage_count, 1)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, _LANCE_ERRORS):
+                raise self._broken(error) from error
             raise
 
-    @property
-    def vectors(self) -> Vectors | None:
-        """See `PassageStore`."""
-        if not self._has_vectors:
-            return None
-        table = self._read("passages", ["number", "vector"]).sort_by("number")
-        return _as_matrix(table["vector"])
-
     def rank_terms(self, question: str, count: int, tags: Sequence[str] = ()) -> list[tuple[int, float]]:
-        """See `PassageStore`."""
+        """See `PassageStore`. Lance is asked for more until what it found last is so much worse than the last that is
+        wanted that no rounding could have kept a better one out."""
         weights = self._term_weights(question)
-        if not weights:
-            return []
-        query = self._weighted_query(weights)
-
-        def score(candidates: Any) -> list[float]:
+        limit = count + _MARGIN
+        while weights:
+            candidates = self._find(weights, limit, tags)
             bags = (Counter(terms.split(" ")) for terms in candidates["terms"].to_pylist())
-            return [self._bm25(bag, weights) for bag in bags]
-
-        def search() -> Any:
-            return self._tables["passages"].search(query, query_type="fts")
-
-        return self._best(search, ("terms", "_score"), score, count, tags)
+            scores = [self._bm25(bag, weights) for bag in bags]
+            pairs = zip(candidates["number"].to_pylist(), scores, strict=True)
+            ranked = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+            if len(ranked) < limit or ranked[-1][1] < ranked[count - 1][1] * (1 - _ROUNDING):
+                return ranked[:count]
+            limit *= 4
+        return []
 
     def rank_vectors(self, question: Vectors, count: int, tags: Sequence[str] = ()) -> list[tuple[int, float]]:
         """See `PassageStore`."""
-
-        def search() -> Any:
-            query = self._tables["passages"].search(question, query_type="vector", vector_column_name="vector")
-            return query.distance_type("dot")
-
-        def score(candidates: Any) -> list[float]:
-            return [float(vector @ question) for vector in _as_matrix(candidates["vector"])]
-
-        return self._best(search, ("vector", "_distance"), score, count, tags)
+        assert self.vectors is not None
+        numbers = None
+        if tags:
+            numbers = sorted(self._read("passages", ["number"], _having(tags))["number"].to_pylist())
+        return nearest(self.vectors, question, count, numbers)
 
     def passages(self, numbers: Iterable[int]) -> list[IndexedPassage]:
         """See `PassageStore`."""
@@ -158,10 +157,11 @@ class LanceStore:
         """See `PassageStore`."""
         texts = self._read("passages", ["number", "text"]).sort_by("number")["text"].to_pylist()
         chunks: dict[int, list[Chunk]] = {}
-        for row in self._read("chunks").sort_by([("file", "ascending"), ("position", "ascending")]).to_pylist():
-            text = row["text"] if row["passage"] is None else texts[row["passage"] - 1]
-            chunk = Chunk(text, json.loads(row["source"]), row["title"], tuple(row["tags"]))
-            chunks.setdefault(row["file"], []).append(chunk)
+        table = self._read("chunks").sort_by([("file", "ascending"), ("position", "ascending")])
+        names = ("file", "passage", "text", "source", "title", "tags")
+        for file, passage, text, source, title, tags in zip(*(table[name].to_pylist() for name in names), strict=True):
+            chunk = Chunk(texts[passage - 1] if text is None else text, json.loads(source), title, tuple(tags))
+            chunks.setdefault(file, []).append(chunk)
         return [
             SourceFile(
                 row["name"],
@@ -176,6 +176,7 @@ class LanceStore:
 
     def close(self) -> None:
         """Let go of the folder."""
+        self.vectors = None
         held, self._held = self._held, None
         if held is not None:
             os.close(held)
@@ -195,40 +196,21 @@ class LanceStore:
             weights[term] = (weight, weight / math.log1p(odds))
         return weights
 
-    def _weighted_query(self, weights: dict[str, tuple[float, float]]) -> Any:
+    def _find(self, weights: dict[str, tuple[float, float]], limit: int, tags: Sequence[str]) -> Any:
+        """The best passages by Lance's own BM25, with their terms."""
         from lancedb.query import BooleanQuery, MatchQuery, Occur
 
-        return BooleanQuery(
-            [(Occur.SHOULD, MatchQuery(term, "terms", boost=boost)) for term, (_, boost) in weights.items()]
-        )
+        matches = [(Occur.SHOULD, MatchQuery(term, "terms", boost=boost)) for term, (_, boost) in weights.items()]
+        try:
+            query = self._tables["passages"].search(BooleanQuery(matches), query_type="fts")
+            query = query.select(["number", "terms", "_score"]).limit(limit)
+            return (query.where(_having(tags), prefilter=True) if tags else query).to_arrow()
+        except _LANCE_ERRORS as error:
+            raise self._broken(error) from error
 
     def _bm25(self, bag: Counter[str], weights: dict[str, tuple[float, float]]) -> float:
         norm = _K1 * (1 - _B + _B * bag.total() / self._mean_length)
         return sum(weight * bag[term] * (_K1 + 1) / (bag[term] + norm) for term, (weight, _) in weights.items())
-
-    def _best(
-        self,
-        search: Callable[[], Any],
-        columns: tuple[str, str],
-        score: Callable[[Any], list[float]],
-        count: int,
-        tags: Sequence[str],
-    ) -> list[tuple[int, float]]:
-        """The best of what Lance finds, by their exact scores. It is asked for more until what it found last is so much
-        worse than the last that is wanted that no rounding could have kept a better one out."""
-        where = " AND ".join(f"array_has(tags, {_quoted(tag)})" for tag in tags)
-        limit = count + _MARGIN
-        while True:
-            try:
-                query = search().select(["number", *columns]).limit(limit)
-                candidates = (query.where(where, prefilter=True) if tags else query).to_arrow()
-            except (RuntimeError, OSError, ValueError) as error:
-                raise self._broken(error) from error
-            scored = zip(candidates["number"].to_pylist(), score(candidates), strict=True)
-            ranked = sorted(scored, key=lambda row: (-row[1], row[0]))
-            if len(ranked) < limit or ranked[-1][1] < ranked[count - 1][1] - _ROUNDING * abs(ranked[count - 1][1]):
-                return ranked[:count]
-            limit *= 4
 
     def _read(self, table: str, columns: Sequence[str] | None = None, where: str = "", limit: int | None = None) -> Any:
         try:
@@ -238,7 +220,7 @@ class LanceStore:
             if where:
                 query = query.where(where)
             return query.limit(limit).to_arrow()
-        except (RuntimeError, OSError, ValueError) as error:
+        except _LANCE_ERRORS as error:
             raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> RetrievalError:
@@ -254,12 +236,9 @@ def _packages() -> tuple[Any, Any]:
     return lancedb, pa
 
 
-def _passage_schema(pa: Any, dimension: int | None) -> Any:
+def _passage_schema(pa: Any) -> Any:
     texts = [pa.field(name, pa.string()) for name in ("id", "text", "source", "title", "terms")]
-    fields = [pa.field("number", pa.int64()), *texts, pa.field("tags", pa.list_(pa.string()))]
-    if dimension is not None:
-        fields.append(pa.field("vector", pa.list_(pa.float32(), dimension)))
-    return pa.schema(fields)
+    return pa.schema([pa.field("number", pa.int64()), *texts, pa.field("tags", pa.list_(pa.string()))])
 
 
 def _file_schema(pa: Any) -> Any:
@@ -298,7 +277,6 @@ def _passage_batches(
     pa: Any,
     schema: Any,
     passages: Sequence[IndexedPassage],
-    vectors: Vectors | None,
     counts: _TermCounts,
     advance: Callable[[int], None],
 ) -> Iterator[Any]:
@@ -316,9 +294,6 @@ def _passage_batches(
             "terms": [" ".join(passage_terms) for passage_terms in terms],
         }
         arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
-        if vectors is not None:
-            block = pa.array(np.ascontiguousarray(vectors[start : start + len(rows)], dtype=np.float32).reshape(-1))
-            arrays["vector"] = pa.FixedSizeListArray.from_arrays(block, vectors.shape[1])
         yield pa.record_batch([arrays[name] for name in schema.names], schema=schema)
         advance(len(rows))
 
@@ -340,11 +315,9 @@ def _chunk_batches(pa: Any, files: Sequence[SourceFile], passages: Sequence[Inde
         yield pa.RecordBatch.from_pylist(rows, schema=_chunk_schema(pa))
 
 
-def _as_matrix(column: Any) -> Vectors:
-    """A column of vectors as an array [rows, dimension]."""
-    array = column.combine_chunks()
-    matrix: Vectors = array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
-    return matrix
+def _having(tags: Sequence[str]) -> str:
+    """Tags, all of which a passage must have, as SQL has it."""
+    return " AND ".join(f"array_has(tags, {_quoted(tag)})" for tag in tags)
 
 
 def _quoted(text: str) -> str:
