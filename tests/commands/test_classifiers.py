@@ -187,6 +187,20 @@ def test_check_reads_classifiers_as_what_they_are(members: Path, tmp_path: Path,
     assert "three" not in kept
 
 
+def test_what_is_for_decoders_says_so(members: Path, tmp_path: Path, capsys: Any) -> None:
+    general, spam = members / "members" / "general", members / "members" / "spam"
+    assert main(["diagnose", str(general)]) == 12
+    assert "is a classifier of its own; what is diagnosed are LoRA adapters" in capsys.readouterr().err
+    assert main(["diagnose", str(spam), "--base", str(members / "base")]) == 0
+    assert "its answers change with the input" in capsys.readouterr().out
+    member = f"adapters.paths.rules={spam}"
+    assert infer(members, tmp_path / "out.jsonl", member, "engine=transformers") == 4
+    assert "is an encoder (model_type 'bert'), which writes no text" in capsys.readouterr().err
+    assert infer(members, tmp_path / "out.jsonl", f"adapters.paths.rules={general}", "model=lorica_tiny",
+                 "model.path=embedded:lorica_tiny") == 4  # fmt: skip
+    assert "is a model of its own and no adapter of a decoder" in capsys.readouterr().err
+
+
 def made(*overrides: str) -> Resolved:
     return resolve(overrides)
 

@@ -7,10 +7,22 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lorica.adapters.classifier_config import is_classifier
 from lorica.commands import base_trial
-from lorica.commands.arguments import Overrides, as_base, as_path, as_report, emit, names_task, parser, resolve
-from lorica.errors import UsageError
+from lorica.commands.arguments import (
+    Overrides,
+    as_base,
+    as_path,
+    as_report,
+    emit,
+    names_task,
+    parser,
+    resolve,
+    with_base,
+)
+from lorica.errors import AdapterError, UsageError
 from lorica.gguf.file_header import is_gguf
+from lorica.names import shell_word
 from lorica.reports.write_report import write_report
 from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose, to_plain, to_report, to_text
 from lorica.vetting.diagnosis.diagnose import find_adapter
@@ -65,8 +77,13 @@ def diagnose_adapter(
     if rows_file is not None and not base and answers is None:
         raise UsageError(f"{rows_file}: rows have no effect without a base or answers", fix="name the base")
     adapter_source = find_adapter(adapter)
+    if is_classifier(adapter_source.path):
+        raise AdapterError(
+            f"{adapter}: is a classifier of its own; what is diagnosed are LoRA adapters",
+            fix=f"check it: lorica check {shell_word(str(adapter))} --base BASE; measure its answers: lorica eval",
+        )
     task_named = names_task(overrides, rows_file) and rows_file is not None
-    config = resolve(overrides).config
+    config = resolve(with_base(overrides, base) if base else overrides).config
     base_model = base_trial.locate(base, config) if base else None
     diagnosis_inputs = DiagnosisInputs(
         base=None if base_model is None else base_model.path,

@@ -39,6 +39,7 @@ def load_causal(folder: Path, options: Mapping[str, Any]) -> Any:
                 None, config=config, state_dict=weights, output_loading_info=True, **options
             )
     else:
+        _refuse_encoder(folder)
         model, loaded = load_with_transformers(AutoModelForCausalLM, folder, options)
     if missing := sorted(loaded["missing_keys"]):
         raise ModelError(
@@ -48,6 +49,16 @@ def load_causal(folder: Path, options: Mapping[str, Any]) -> Any:
             "tie_word_embeddings in config.json to what the model was trained with",
         )
     return model
+
+
+def _refuse_encoder(folder: Path) -> None:
+    """transformers would give it the head of a decoder, of random numbers."""
+    base = BaseFolder(folder)
+    if base.config_path.is_file() and base.encoder_family is not None:
+        raise ModelError(
+            f"{folder}: is an encoder (model_type {base.config['model_type']!r}), which writes no text",
+            fix="use engine=encoder, which classifies with it",
+        )
 
 
 def load_with_transformers(model_class: Any, folder: Path, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
