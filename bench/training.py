@@ -76,6 +76,7 @@ class Side:
     script: str
     job: dict[str, Any]
     source: Path | None = None
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
     peak_mib: float = 0.0
     process: subprocess.Popen[str] | None = None
 
@@ -83,7 +84,7 @@ class Side:
         """Load, up to the first update. Raises RuntimeError where the process ends before."""
         path = folder / f"{self.name}.json"
         path.write_text(json.dumps(self.job), "utf-8")
-        environment = dict(os.environ)
+        environment = os.environ | self.environment
         environment.pop("PYTHONPATH", None)
         if self.source:
             environment["PYTHONPATH"] = str(self.source)

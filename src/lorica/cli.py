@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 from lorica import __version__, signals
 from lorica.errors import UNCHECKED, ConfigError, LoricaError, UsageError
@@ -61,6 +61,11 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
 }
 COMMANDS = {name: entry for commands in STAGES.values() for name, entry in commands.items()}
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_SPINS = (
+    "1000"  # what libgomp itself takes where it knows of more threads than processors; of other processes it knows none
+)
+
 UNPRINTED = 8
 CLOSED_PIPE = 141
 
@@ -71,6 +76,7 @@ _VERDICTS = ("check", "diagnose")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Whatever stops it is one message on stderr, never a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    wait_briefly(os.environ)
     with sturdy_streams() as output:
         try:
             exit_code = _run(words)
@@ -79,6 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SystemExit(_printed(output, int(end.code or 0))) from None
         output.flush()
         return _printed(output, exit_code)
+
+
+def wait_briefly(environ: MutableMapping[str, str]) -> None:
+    """Let threads that wait for each other spin for microseconds, not milliseconds, unless the user has chosen.
+
+    Beside other work the last one waits for the very processor on which they spin (bench/busy_machine.py). OpenMP reads
+    this when torch loads it.
+    """
+    if not any(name in environ for name in _WAITING):
+        environ["GOMP_SPINCOUNT"] = _SPINS
 
 
 def _run(words: list[str]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorica import __version__, errors
-from lorica.cli import COMMANDS, STAGES, main
+from lorica.cli import COMMANDS, STAGES, main, wait_briefly
 from lorica.vetting.findings import EXIT_CODES
 
 
@@ -142,3 +142,13 @@ def test_what_prompts_leave_out_is_no_concern_of_eval(tmp_path: Path, capsys: py
     assert "inf " not in shown.out
     assert main(["infer", "task=rules", f"input={rows}", f"output={tmp_path / 'out.csv'}", "engine=fake"]) == 0
     assert "left out of prompts by task.style=plain" in capsys.readouterr().err
+
+
+def test_threads_wait_briefly_unless_the_user_has_chosen() -> None:
+    environ: dict[str, str] = {"PATH": "/bin"}
+    wait_briefly(environ)
+    assert environ == {"PATH": "/bin", "GOMP_SPINCOUNT": "1000"}
+    for name, value in (("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "5"), ("KMP_BLOCKTIME", "200")):
+        chosen = {name: value}
+        wait_briefly(chosen)
+        assert chosen == {name: value}
