@@ -190,6 +190,9 @@ def test_a_class_turned_around_is_stopped_and_rolled_back_to_the_byte(
         assert "round-2" in models.trained
     sound = adapt(capsys, *words, "run_dir=sound")
     assert not sound["rolled_back"]
+    early = adapt(capsys, *words, "run_dir=early", "adapt.drill=flip_1", "adapt.min_pseudo_labels=1000")
+    assert result["drill"]
+    assert not early["drill"], "a drill that did not take place is not told as one"
 
 
 def test_the_ledger_names_every_label_and_its_rows(

@@ -39,7 +39,8 @@ class AdaptResult:
     `train` has not. estimate: made before anything was learned from the input; no_estimate: why there is none. stopped:
     why the rounds ended before their number; rolled_back: whether by a guard. measured: on those rows of the input with
     gold whose own labels nothing was trained on, the gain in ROC-AUC over the unadapted model, in the mean of the
-    unseen strata. own_rows: ids of rows of the input whose own labels were trained on: no evaluation may use them."""
+    unseen strata. drill: whether labels were turned around. own_rows: ids of rows of the input whose own labels were
+    trained on: no evaluation may use them."""
 
     folder: Path
     adapter: Path

@@ -99,6 +99,15 @@ class AdaptRun:
             warn(f"round {rounds.reports[-1].number} is rolled back: {stopped}")
         return self._result(unseen, (estimate, no_estimate), rounds, stopped, unadapted)
 
+    def _drilled(self, rounds: Rounds) -> bool:
+        """Whether the drill that was wanted took place."""
+        if self.settings.drill == "off":
+            return False
+        took_place = bool(rounds.reports) and rounds.reports[-1].number == self.settings.rounds
+        if not took_place:
+            warn("the drill did not take place: the rounds ended before the last one")
+        return took_place
+
     def _check_unchanged(self) -> None:
         """A round that is rolled back must have left the published model alone."""
         if folder_digest(self.target) != self._digest:
@@ -236,7 +245,7 @@ class AdaptRun:
             rolled_back=rounds.rolled_back,
             own_rows=own_rows,
             measured=self._measured(unadapted, unseen, set(own_rows)),
-            drill=self.settings.drill != "off",
+            drill=self._drilled(rounds),
         )
 
     def _measured(self, unadapted: TrainedStage | None, unseen: Sequence[str], own_rows: set[str]) -> Estimate | None:
