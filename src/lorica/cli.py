@@ -19,7 +19,7 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("lorica.commands.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
         "convert": ("lorica.commands.convert:run", "a PyTorch pickle or an MLX adapter as PEFT's folder; runs no code"),
         "average": ("lorica.commands.average:run", "one adapter whose update is the mean of several"),
-        "train": ("lorica.commands.train:run", "train LoRA adapters: per task, per subject, or by folds"),
+        "train": ("lorica.commands.train:run", "train LoRA adapters or classifiers: per task, subject or fold"),
         "folds": ("lorica.commands.folds:run", "the folds' average, their ensemble or the best fold: which is better"),
         "adapt": ("lorica.commands.adapt:run", "train at test time: on the rows' own examples, and confident scores"),
         "tune": ("lorica.commands.tune:run", "training settings that beat the defaults, within given minutes"),

@@ -40,7 +40,12 @@ ENGINES = {
         merges=True,
     ),
     "transformers": EngineEntry("lorica.engines.transformers:load_transformers"),
-    "encoder": EngineEntry("lorica.engines.encoder_engine:load_encoder", answers=("score",), style=SEGMENTS),
+    "encoder": EngineEntry(
+        "lorica.engines.encoder_engine:load_encoder",
+        trainer="lorica.commands.train_classifier:make_trainer",
+        answers=("score",),
+        style=SEGMENTS,
+    ),
     "tfidf": EngineEntry(
         "lorica.members.member_engine:load_tfidf_engine",
         trainer="lorica.commands.train_member:make_trainer",

@@ -26,7 +26,7 @@ def test_it_shows_values_and_origins() -> None:
     assert lines["r"].endswith("# command line")
     assert lines["r"].split() == ["r:", "8", "#", "command", "line"]
     assert lines["top_p"].endswith("# environment TOP_P")
-    assert lines["method"].endswith("# preset task/mcq")
+    assert lines["style"].endswith("# preset task/mcq")
     assert lines["alpha"].endswith("# schema default")
     assert lines["algebra"].startswith("  algebra: ")
     assert ' "my file.csv" ' in lines["algebra"]

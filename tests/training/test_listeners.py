@@ -32,12 +32,12 @@ def test_a_pipe_gets_a_plain_line_now_and_then() -> None:
     _tell(listener)
     assert out.getvalue().splitlines() == [
         "algebra: 8 updates, going on after 2",
-        "algebra: loss of the base model: 2.5000",
+        "algebra: loss to beat: 2.5000",
         "algebra: update 5/8, loss 1.5000, 12,346 tokens/s, lr 1.00e-04",
         "algebra: update 8/8, loss 1.5000, 12,346 tokens/s, lr 1.00e-04",
         "algebra: loss after update 8: 0.7500 (best so far)",
         "algebra: a [bold] note",
-        "algebra: 8 updates in 12.0 s, validation loss 2.5000 (base) -> 0.7500 (update 6), saved in run/adapter",
+        "algebra: 8 updates in 12.0 s, validation loss 2.5000 (to beat) -> 0.7500 (update 6), saved in run/adapter",
     ]
 
 

@@ -296,10 +296,11 @@ def prompt_settings(config: Config) -> dict[str, object]:
 
 
 def adapter_config(config: Config, base_model: BaseFolder) -> AdapterConfig:
-    """The `lora` keys as the `adapter_config.json` of a new adapter; `all-linear` becomes the family's list."""
+    """The `lora` keys as the `adapter_config.json` of a new adapter; `all-linear` becomes the family's list (of an
+    encoder when its modules are there)."""
     lora = config.lora
     target_modules = lora.target_modules
-    if target_modules == "all-linear":
+    if target_modules == "all-linear" and base_model.encoder_family is None:
         linear_shapes = base_model.decoder_config.linear_shapes()
         target_modules = sorted({linear_path.rsplit(".", 1)[1] for linear_path in linear_shapes})
     return AdapterConfig(
@@ -309,7 +310,7 @@ def adapter_config(config: Config, base_model: BaseFolder) -> AdapterConfig:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         use_rslora=lora.use_rslora,
-        target_modules=sorted(target_modules),
+        target_modules=target_modules if isinstance(target_modules, str) else sorted(target_modules),
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
     )

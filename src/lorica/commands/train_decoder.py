@@ -26,6 +26,7 @@ from lorica.commands.dtypes import TrainingPrecision, training_precision
 from lorica.config.schema import Config
 from lorica.engines.base import resolve_device
 from lorica.engines.native.engine import NativeEngine
+from lorica.errors import ConfigError
 from lorica.locks import FolderLock
 from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
@@ -115,6 +116,11 @@ class DecoderTrainer:
 
 def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> DecoderTrainer:
     """Load the base model. Raises ModelError, PromptError, ConfigError and RetrievalError for what cannot be used."""
+    if config.training.method != "lora":
+        raise ConfigError(
+            f"training.method={config.training.method}: a decoder is trained with LoRA",
+            fix="training.method=lora, or an encoder such as model=minilm",
+        )
     passages = training_passages(config.retrieval, config.training.seed)
     base_model = build.base_folder(config)
     encoder = build.build_encoder(config, base_model)

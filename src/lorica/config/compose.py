@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from lorica.config.config_file import read_config_file
+from lorica.config.encoder_defaults import ENCODER_TOKENS, encoder_defaults
 from lorica.config.environment import read_environment
 from lorica.config.fields import find, key_name, key_specs, own_keys
 from lorica.config.origins import ConfigSource, Precedence, Setting, flatten, read_arguments, read_command_line
@@ -25,6 +26,7 @@ from lorica.errors import ConfigError
 from lorica.tasks import load_task
 
 _LONGEST_TEXT = 1 << 20  # bytes of a row, where nothing but memory bounds them
+_INPUT_KEY = "inference.max_input_tokens"
 
 Chosen = dict[str, Setting]  # full key (with the entry's name for tables) -> the strongest setting so far
 
@@ -93,6 +95,7 @@ def compose(
     _follow(chosen, checked_values, environment)
     _follow_encoder(chosen, checked_values, is_encoder)
     _follow_text_engine(chosen, checked_values)
+    _follow_training(chosen, checked_values)
     checked_values = _values(chosen)
     origins = _origins(chosen)
     config = _build(Config(), _nest(checked_values))
@@ -169,6 +172,19 @@ def _follow_text_engine(chosen: Chosen, values: Mapping[str, Any]) -> None:
     engine_setting, length_setting = chosen["engine.name"], chosen["inference.max_input_tokens"]
     if ENGINES[values[engine_setting.key]].tokenizer and length_setting.precedence <= Precedence.PRESET:
         _replace(chosen, length_setting.key, _LONGEST_TEXT, engine_setting, f"follows {engine_setting.key}")
+
+
+def _follow_training(chosen: Chosen, values: Mapping[str, Any]) -> None:
+    """How a classifier is trained, and the length of its input, as far as nobody chose it."""
+    engine_setting, method_setting = chosen["engine.name"], chosen["training.method"]
+    if engine_setting.value != "encoder":
+        return
+    unchosen = method_setting.precedence is Precedence.SCHEMA
+    for setting in encoder_defaults("full" if unchosen else values[method_setting.key]):
+        if chosen[setting.key].precedence <= Precedence.PRESET:
+            chosen[setting.key] = setting
+    if chosen[_INPUT_KEY].precedence <= Precedence.PRESET:
+        _replace(chosen, _INPUT_KEY, ENCODER_TOKENS, engine_setting, f"follows {engine_setting.key}")
 
 
 def _replace(chosen: Chosen, key: str, value: Any, decider: Setting, origin: str) -> None:

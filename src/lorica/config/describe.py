@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lorica.config import (
     adapt_section,
+    adapters_section,
     folds_section,
     members_section,
     reading_section,
@@ -65,7 +66,16 @@ def _field_docs() -> dict[str, str]:
 def _classes() -> dict[str, ast.ClassDef]:
     sources = map(
         inspect.getsource,
-        (schema, adapt_section, folds_section, members_section, reading_section, retrieval_section, tune_section),
+        (
+            schema,
+            adapt_section,
+            adapters_section,
+            folds_section,
+            members_section,
+            reading_section,
+            retrieval_section,
+            tune_section,
+        ),
     )
     nodes = [node for source in sources for node in ast.parse(source).body]
     return {class_node.name: class_node for class_node in nodes if isinstance(class_node, ast.ClassDef)}

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from lorica.config.adapt_section import AdaptConfig
+from lorica.config.adapters_section import AdaptersConfig
 from lorica.config.folds_section import FoldsConfig
 from lorica.config.members_section import CentroidsConfig, TfidfConfig
 from lorica.config.reading_section import ReadingConfig
@@ -28,8 +29,6 @@ Style = Literal["plain", "structured", "contrastive", "segments", ""]
 AnswerNumbers = Literal["auto", "from_0", "from_1", "text"]
 Truncate = Literal["middle", "left", "right", "error"]
 Scheduler = Literal["cosine", "linear", "constant"]
-Fallback = Literal["general", "base", "error"]
-Gate = Literal["auto", "require", "off"]
 Merge = Literal["auto", "never", "always"]
 
 
@@ -156,7 +155,13 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How adapters are trained."""
+    """How adapters and classifiers are trained."""
+
+    method: Literal["lora", "full"] = "lora"
+    """What is learned: LoRA factors, and an encoder's head; or all weights, of encoders only and by default there."""
+
+    head: Literal["two_classes", "one_logit"] = "two_classes"
+    """How an encoder's new head tells two labels apart: by a logit for each, or by one, the log-odds of label 1."""
 
     epochs: Positive = 3
     """Passes over the training rows. Unit: passes."""
@@ -168,7 +173,7 @@ class TrainingConfig:
     """Batches whose gradients are added up before the weights change. Unit: batches."""
 
     share_prefixes: bool = True
-    """Whether, on a CPU, rows of an update that begin alike are batched together, in the memory of
+    """Whether, for a decoder on a CPU, rows of an update that begin alike are batched together, in the memory of
     `training.batch_size` rows, and what they share is computed once, with the same gradients."""
 
     learning_rate: Annotated[float, Meta(gt=0, le=1)] = 1e-4
@@ -196,7 +201,7 @@ class TrainingConfig:
     """AdamW's decoupled weight decay. Unit: share of the weight per update and learning rate."""
 
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
-    """Longest gradient over all adapter weights; longer ones are scaled down. 0 never scales. Unit: L2 norm."""
+    """Longest gradient over all that is learned; longer ones are scaled down. 0 never scales. Unit: L2 norm."""
 
     logging_steps: Positive = 10
     """Distance of two lines in the training log. Unit: updates."""
@@ -328,35 +333,6 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
-class AdaptersConfig:
-    """Which adapters answer rows."""
-
-    dir: LocalPath = ""
-    """Folder whose subfolders are adapters, each named after its task or subject, or `general`. A subject is met
-    in any spelling: `world_history` answers `World History`. Two adapters in spellings of one name are an error."""
-
-    paths: dict[str, LocalPath] = field(default_factory=dict)
-    """Single adapters: name -> folder, as in `adapters.paths.algebra=runs/algebra`. Goes before what `adapters.dir`
-    has under this name, in any spelling."""
-
-    fallback: Fallback = "general"
-    """What answers a row for whose task and subject there is no adapter: the `general` adapter (the base
-    model where there is none), the `base` model, or an `error`."""
-
-    use: str = ""
-    """The one adapter that answers every row; empty chooses per row: task, subject, general, base."""
-
-    gate: Gate = "auto"
-    """What an adapter must prove before it answers. `auto`: that the engine reproduces the canaries of its passport
-    (`lorica.json`), or without a passport that it changes the base's answers; `require`: the same, and every adapter
-    has a passport; `off`: nothing."""
-
-    calibration: Literal["off", "auto", "require"] = "off"
-    """Whether `rules` and `mcq` scores are calibrated by what `lorica calibrate` left beside their adapter: `off`;
-    `auto`: where it is there; `require`: and where it is missing, that is an error."""
-
-
-@dataclass(frozen=True)
 class Config:
     """The whole configuration of one run."""
 
@@ -394,5 +370,4 @@ class Config:
     """Time that a search (`lorica frontier`, `lorica tune`) may take in all. Unit: minutes."""
 
     run_dir: LocalPath = ""
-    """Folder for what a run leaves behind: logs, checkpoints, adapters. Empty for one beside the output or
-    under `runs/`."""
+    """Folder for what a run leaves behind (logs, checkpoints, adapters); empty: beside the output or under `runs/`."""

@@ -29,7 +29,7 @@ def create_lora(name: str, config: DecoderConfig, adapter: AdapterConfig, *, see
     """
     linear_shapes = config.linear_shapes()
     targets = _targets(config, adapter)
-    _check_patterns(adapter, targets)
+    check_patterns(adapter, targets)
     generator = torch.Generator().manual_seed(seed)
     pairs = {}
     for module_path in targets:
@@ -74,7 +74,7 @@ def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
     return adapted_paths
 
 
-def _check_patterns(adapter: AdapterConfig, targets: list[str]) -> None:
+def check_patterns(adapter: AdapterConfig, targets: list[str]) -> None:
     """Raises ConfigError for a pattern without an adapted module: it would change nothing, silently."""
     split_paths = [module_path.split(".") for module_path in targets]
     endings = sorted(

@@ -12,7 +12,8 @@ from types import MappingProxyType
 import msgspec
 
 from lorica.calibration.saved import SavedCalibration
-from lorica.config.schema import AdaptersConfig, Fallback, InferenceConfig, TaskConfig, Truncate, ValidationConfig
+from lorica.config.adapters_section import AdaptersConfig, Fallback
+from lorica.config.schema import InferenceConfig, TaskConfig, Truncate, ValidationConfig
 from lorica.data.journal import OutputLog
 from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine, TimedEngine
 from lorica.errors import ConfigError, PromptError, TooLongError

@@ -60,6 +60,11 @@ def check_examples(examples: Sequence[Example], *, vocab_size: int, set_name: st
             f"{name_rows(empty_examples)}",
             fix="raise training.max_seq_length, and see whether these rows have an answer",
         )
+    refuse_foreign_tokens(examples, vocab_size=vocab_size, set_name=set_name)
+
+
+def refuse_foreign_tokens(examples: Sequence[Example], *, vocab_size: int, set_name: str) -> None:
+    """Raise TrainingError, naming rows, for tokens that the base does not have."""
     foreign = [
         example.id
         for example in examples

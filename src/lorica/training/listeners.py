@@ -137,7 +137,7 @@ def summary(result: TrainResult) -> str:
     """The result in one line."""
     rows = "training" if result.eval_loss is None else "validation"
     return (
-        f"{result.steps} updates in {result.seconds:.1f} s, {rows} loss {result.base_loss:.4f} (base) -> "
+        f"{result.steps} updates in {result.seconds:.1f} s, {rows} loss {result.base_loss:.4f} (to beat) -> "
         f"{result.trained_loss:.4f} (update {result.best_step}), saved in {result.folder}"
     )
 
@@ -147,5 +147,5 @@ def _numbers(report: StepReport) -> str:
 
 
 def _evaluation(step: int, validation_loss: float, is_best: bool) -> str:
-    update_words = f"after update {step}" if step else "of the base model"
+    update_words = f"after update {step}" if step else "to beat"
     return f"loss {update_words}: {validation_loss:.4f}" + (" (best so far)" if is_best else "")

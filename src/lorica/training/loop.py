@@ -191,14 +191,18 @@ def _train_to_end(training_run: Run[BatchT]) -> tuple[Path, TrainResult]:
         return earlier_seconds + time.perf_counter() - start_time
 
     if run_state.base_loss is None:
-        run_state.base_loss = _reference_loss(training_run, training_run.probe)
+        first_loss = evaluate(training_run.learner, training_run.probe, step=0, warming_up=True)
+        run_state.base_loss = min(first_loss, training_run.learner.trainable.constant_loss(training_run.probe))
+        if not training_run.validation:
+            run_state.seen_base = first_loss
         training_run.log.write({"step": 0, "base_loss": run_state.base_loss, "seconds": round(clock(), 3)})
         training_run.listener.evaluated(0, run_state.base_loss, False)
     if run_state.seen_base is None:
         # A checkpoint of an earlier version does not hold it, and the base alone is not at hand any more.
-        measured = training_run.validation and run_state.step == 0
         run_state.seen_base = (
-            _reference_loss(training_run, training_run.training_probe) if measured else run_state.base_loss
+            run_state.base_loss
+            if run_state.step
+            else evaluate(training_run.learner, training_run.training_probe, step=0, warming_up=True)
         )
     epoch_plan: list[list[list[int]]] = []
     with Deferred() as signals:
@@ -231,12 +235,6 @@ def _train_to_end(training_run: Run[BatchT]) -> tuple[Path, TrainResult]:
     return _stage_best(training_run, clock)
 
 
-def _reference_loss(training_run: Run[BatchT], batches: Sequence[BatchT]) -> float:
-    """What is to be beaten: the loss before the first update, or that of one answer to every row."""
-    first_loss = evaluate(training_run.learner, batches, step=0, warming_up=True)
-    return min(first_loss, training_run.learner.trainable.constant_loss(batches))
-
-
 def _save_checkpoint(training_run: Run[BatchT], *, extra_checkpoint: bool) -> None:
     """Write a checkpoint; an extra one is none of `save_total_limit`."""
     publish.require_folder(training_run.lock)
@@ -256,7 +254,7 @@ def _diverged_error(training_run: Run[BatchT], error: TrainingError) -> Training
     if best_loss is not None and base_loss is not None and best_loss < base_loss:
         message += (
             f"; update {run_state.best_step} did best on the held-out rows ({best_loss:.4f} against "
-            f"{base_loss:.4f} of the {reference}): "
+            f"{base_loss:.4f} of {reference}): "
             f"{checkpoints.best_folder(training_run.folder, run_state.best_step)}"
         )
     else:

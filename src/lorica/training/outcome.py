@@ -21,15 +21,16 @@ _SAFE_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Wording:
-    """How a person is told of a result. member: what is trained. reference: what it is held against. unit: what has a
-    loss each."""
+    """How a person is told of a result. member: what is trained. reference: what it is held against. start: what it was
+    before the first update. unit: what has a loss each."""
 
     member: str
     reference: str
+    start: str
     unit: str
 
 
-ADAPTER_WORDING = Wording("adapter", "base model", "answer token")
+ADAPTER_WORDING = Wording("adapter", "the base model", "base model", "answer token")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def judge_outcome(losses: Losses) -> Outcome:
         return "diverged"
     if losses.published < losses.base:
         return "better"
-    return "overfitted" if losses.seen_last < losses.seen_base / _FACTOR else "no better"
+    # A classifier's first state may be worse than any constant: falling to that is not learning by heart.
+    return "overfitted" if losses.seen_last < min(losses.seen_base, losses.base) / _FACTOR else "no better"
 
 
 def lower_rate(learning_rate: float) -> float:
@@ -85,17 +87,17 @@ def advice(
     if outcome == "diverged":
         useful = losses.published < losses.base
         saved_words = f"what is saved is update {best_step}, " + (
-            f"from before, which is better than the {wording.reference} ({compared})"
+            f"from before, which is better than {wording.reference} ({compared})"
             if useful
-            else f"which is no better than the {wording.reference} ({compared}): do not use it"
+            else f"which is no better than {wording.reference} ({compared}): do not use it"
         )
         return (
-            f"the training diverged: loss {losses.seen_base:.4f} ({wording.reference}) -> {losses.seen_last:.4f} on "
-            f"its own training rows, gradient norm up to {gradient_norm:.3g} (update {norm_step}), "
+            f"the training diverged: loss {losses.seen_base:.4f} ({wording.start}) -> {losses.seen_last:.4f} on its "
+            f"own training rows, gradient norm up to {gradient_norm:.3g} (update {norm_step}), "
             f"learning rate {learning_rate:g}; {saved_words}. "
             f"{_sentence(rerun_command(folder, learning_rate))}"
         )
-    advice_text = f"the {wording.member} is no better than the {wording.reference} ({compared}): "
+    advice_text = f"the {wording.member} is no better than {wording.reference} ({compared}): "
     if outcome == "overfitted":
         advice_text += f"it learned its own rows by heart ({losses.seen_base:.4f} -> {losses.seen_last:.4f}): "
         if learning_rate > _SAFE_RATE:  # fewer updates of that size do not help

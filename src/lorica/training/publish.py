@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.folder import open_adapter, write_files
+from lorica.adapters.folder import write_files
+from lorica.adapters.member import open_member
 from lorica.adapters.passport import PASSPORT_NAME, Passport, passport_bytes, read_passport, write_passport
 from lorica.adapters.passport_facts import content_digest, file_changes, file_sha256
 from lorica.data.journal import check_same_run
@@ -153,7 +154,7 @@ def issue_missing_passport(folder: Path, result: TrainResult, issue_passport: Is
         write_passport(folder, issue_passport(folder, result))
     try:
         passport = read_passport(folder)
-        adapter = open_adapter(folder)
+        adapter = open_member(folder)
         return [] if passport is None else file_changes(passport.adapter, adapter)
     except AdapterError as error:
         return [error.message]

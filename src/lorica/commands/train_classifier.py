@@ -1,0 +1,172 @@
+"""Training encoder classifiers, by all weights or LoRA: what all jobs share, and a passport for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lorica.adapters.member import open_member
+from lorica.adapters.passport import BaseFacts, Passport
+from lorica.admission.make_passport import (
+    data_facts,
+    make_passport,
+    measure_on_rows,
+    prompt_facts,
+    shipped_canaries,
+    training_facts,
+)
+from lorica.admission.provenance import base_facts, package_versions, trained_as
+from lorica.commands import build
+from lorica.config.schema import Config, TrainingConfig
+from lorica.encoder_families import EncoderFamily
+from lorica.engines import load_engine
+from lorica.engines.base import EngineSettings, resolve_device
+from lorica.errors import ConfigError
+from lorica.hardware import this_machine
+from lorica.locks import FolderLock
+from lorica.models.base_folder import BaseFolder
+from lorica.models.classifiers import base_family
+from lorica.pipeline.answer import check_prompt_fits
+from lorica.pipeline.train import LossExample, TrainJob, TrainVal
+from lorica.pipeline.train_classifier import train_classifier
+from lorica.precision_choice import for_accelerator
+from lorica.prompts.encoder import Encoder
+from lorica.tasks.base import Task
+from lorica.training.types import Listener, TrainResult
+
+
+@dataclass(frozen=True)
+class ClassifierTrainer:
+    """A `pipeline.trainer.Trainer` of encoder classifiers. config: with the precision of its training decided."""
+
+    config: Config
+    task: Task
+    base_model: BaseFolder
+    encoder: Encoder
+    provenance: Mapping[str, str]
+    facts_of_base: BaseFacts
+
+    @property
+    def digests(self) -> tuple[str, str]:
+        """Of base and tokenizer."""
+        return self.base_model.digest, self.encoder.tokenizer_digest
+
+    def train(
+        self,
+        job: TrainJob,
+        split_rows: TrainVal,
+        folder_lock: FolderLock,
+        tell_example: Callable[[LossExample], None] | None,
+        *,
+        listener: Listener,
+    ) -> TrainResult:
+        """Train one classifier, and issue its passport."""
+        return train_classifier(
+            job,
+            split_rows,
+            task=self.task,
+            encoder=self.encoder,
+            base=self.base_model,
+            adapter=build.adapter_config(self.config, self.base_model),
+            settings=self.config.training,
+            engine_settings=self._engine_settings(),
+            truncate=self.config.task.truncate,
+            provenance=self.provenance,
+            listener=listener,
+            issue_passport=partial(self._passport, job, split_rows),
+            folder_lock=folder_lock,
+            tell_example=tell_example,
+        )
+
+    def _engine_settings(self) -> EngineSettings:
+        """In float32, in which classifiers are saved, and by as many threads as train."""
+        return EngineSettings(
+            dtype="float32",
+            device=resolve_device(self.config.model.device),
+            batch_tokens=self.config.inference.batch_tokens,
+            threads=torch.get_num_threads(),
+        )
+
+    def _passport(self, job: TrainJob, split_rows: TrainVal, folder: Path, train_result: TrainResult) -> Passport:
+        """The passport of the trained classifier in `folder`, asked through the engine that will answer."""
+        config, member = self.config, open_member(folder)
+        engine = load_engine("encoder", self.base_model, self._engine_settings())
+        engine.add_adapter(job.name, member)
+        return make_passport(
+            member,
+            base=self.facts_of_base,
+            prompt=prompt_facts(self.encoder, self.task, build.prompt_settings(config)),
+            canaries=shipped_canaries(engine, job.name, self.task, self.encoder, self.base_model),
+            metrics=measure_on_rows(
+                self.task,
+                self.encoder,
+                engine,
+                job.name,
+                job.held_out or split_rows.validation,
+                build.answer_settings(config, self.base_model),
+                row_source="held_out" if job.held_out else "validation",
+            ),
+            data=data_facts(job, split_rows),
+            training=training_facts(config.training, train_result),
+        )
+
+
+def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> ClassifierTrainer:
+    """Open the base model. Raises ModelError, PromptError and ConfigError for what cannot be used."""
+    base_model = build.base_folder(config)
+    family = base_family(base_model)
+    if task.answer_type != "score" or task.settings.method != "choice":
+        raise ConfigError(
+            f"an encoder classifier has two labels; task={task.name} with task.method={task.settings.method} asks for "
+            "something else",
+            fix="use task=rules, or train a decoder such as model=lorica_tiny",
+        )
+    if config.retrieval.train:
+        raise ConfigError(
+            "retrieval.train=true puts passages into the prompts of decoders, and an encoder has none",
+            fix="leave it out, or train a decoder",
+        )
+    encoder = build.build_encoder(config, base_model)
+    check_prompt_fits(task, build.answer_settings(config, base_model))
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    return ClassifierTrainer(
+        config=replace(config, training=classifier_precision(config, family)),
+        task=task,
+        base_model=base_model,
+        encoder=encoder,
+        provenance={
+            **trained_as(task, encoder, base_model),
+            "model": config.model.name,
+            **package_versions(),
+            **reading,
+        },
+        facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
+    )
+
+
+def classifier_precision(config: Config, family: EncoderFamily) -> TrainingConfig:
+    """The settings with `bf16` and `fp16` decided: float32 on a CPU, and on a GPU what it multiplies fastest and the
+    family survives. Weights are float32 always. Raises ConfigError for what the family overflows in, and for weights
+    that are not trained.
+    """
+    model, training = config.model, config.training
+    if model.load_in_4bit or model.dtype not in ("auto", "float32"):
+        key_text = "model.load_in_4bit=true" if model.load_in_4bit else f"model.dtype={model.dtype}"
+        raise ConfigError(
+            f"{key_text}: the weights of a classifier are trained in float32",
+            fix="leave it out; training.bf16=true multiplies in bfloat16",
+        )
+    if training.fp16 and "float16" not in family.dtypes:
+        raise ConfigError(
+            f"training.fp16=true: {family.model_type} overflows in float16; allowed: {', '.join(family.dtypes)}",
+            fix="training.bf16=true, or neither",
+        )
+    if training.fp16 or training.bf16 or model.dtype == "float32" or resolve_device(model.device) == "cpu":
+        return training
+    fast = for_accelerator(this_machine()).dtype
+    return replace(training, bf16=fast == "bfloat16", fp16=fast == "float16" and fast in family.dtypes)

@@ -1,0 +1,168 @@
+"""`lorica train` of encoder classifiers, from a file of rows to a folder that answers, resumes and proves itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from lorica.cli import main
+from lorica.commands import train_classifier
+from lorica.commands.arguments import resolve
+from lorica.config.schema import Config, ModelConfig, TrainingConfig
+from lorica.encoder_families import ENCODER_FAMILIES
+from lorica.errors import ConfigError
+from lorica.pipeline import train_classifier as pipeline_module
+from lorica.training.classifier import TrainableClassifier
+from tests.encoders import save_base
+
+SPAM = ("Win 1,000 pounds now", "Buy cheap watches", "Call 0900-123 today", "you lucky winner")
+HAM = ("I will be late, sorry", "see you at home", "Are we meeting for lunch", "tomorrow is fine")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base, and rows of which half break the rule."""
+    folder = tmp_path_factory.mktemp("classifier")
+    save_base("bert", folder / "base")
+    with (folder / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row_id", "body", "rule", "rule_violation"])
+        for number in range(48):
+            posts = SPAM if number % 2 else HAM
+            body = f"{posts[number // 2 % 4]} {'!' * (number % 5)} {number}"
+            writer.writerow([f"r{number}", body, "No advertising", number % 2])
+    return folder
+
+
+def _command(place: Path, run_dir: Path, *overrides: str) -> list[str]:
+    base, rows = f"model.path={place / 'base'}", f"input={place / 'rows.csv'}"
+    quick = ["training.epochs=2", "training.learning_rate=3e-3", "training.val_ratio=0.3"]
+    return ["train", "task=rules", base, rows, f"run_dir={run_dir}", *quick, *overrides]
+
+
+@pytest.mark.parametrize(("method", "weights"), [("full", "model.safetensors"), ("lora", "adapter_model.safetensors")])
+def test_from_rows_to_answers(
+    method: str, weights: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = _command(place, tmp_path / "run", f"training.method={method}")
+    assert main([*command, "--json"]) == 0
+    output = capsys.readouterr()
+    assert "is learned as 'No', by these" in output.err
+    assert "the saved classifier gives the trainer's scores to the bit" in output.err
+    result = json.loads(output.out)["rules"]
+    assert (result["weights"], result["steps"]) == (weights, 6)
+    member = tmp_path / "run" / "rules"
+    record = json.loads((member / "training.json").read_text())
+    assert (record["status"], record["labels"]["training"]["distinct"]) == ("finished", 2)
+    assert record["manifest"]["training.method"] == f'"{method}"'
+    run_record = json.loads((member / "run.json").read_text())
+    assert run_record["status"] == "finished"
+    assert [Path(entry["path"]).name for entry in run_record["outputs"]] == [weights]
+    passport = json.loads((member / "lorica.json").read_text())
+    assert passport["metrics"]["adapter"]["roc_auc"]["value"] is not None
+    assert passport["metrics"]["base"]["roc_auc"]["value"] == pytest.approx(0.5)
+    answers = tmp_path / "answers.jsonl"
+    use = ["infer", "task=rules", f"model.path={place / 'base'}", f"input={place / 'rows.csv'}", f"output={answers}"]
+    assert main([*use, f"adapters.dir={tmp_path / 'run'}"]) == 0
+    scores = {json.loads(line)["score"] for line in answers.read_text().splitlines()}
+    assert len(scores) > 10
+    capsys.readouterr()
+    assert main(command) == 6
+    assert "holds a finished run" in capsys.readouterr().err
+    assert main([*command, "training.resume=true"]) == 0
+    assert "finished before, nothing to do" in capsys.readouterr().err
+
+
+def test_what_scores_otherwise_after_loading_is_not_published(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when a head is lost on the way to the disk."""
+    real = TrainableClassifier.save
+
+    def losing(self: TrainableClassifier, folder: Path, extra_files: Any = None) -> None:
+        import torch
+
+        weight = self.model.classifier.weight
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight.zero_()
+        real(self, folder, extra_files)
+        with torch.no_grad():
+            weight.copy_(kept)
+
+    monkeypatch.setattr(TrainableClassifier, "save", losing)
+    # The best checkpoint is read back into the trainer before it is saved: without held-out rows there is none.
+    assert main(_command(place, tmp_path / "run", "training.val_ratio=0", "training.epochs=1")) == 5
+    said = capsys.readouterr().err
+    assert "loaded in a fresh process it does not score as it did in training: row 'r" in said
+    assert f"nothing is published, and the files are kept in {tmp_path / 'run' / 'rules' / 'rejected'}" in said
+    assert (tmp_path / "run" / "rules" / "rejected" / "model.safetensors").is_file()
+    assert not (tmp_path / "run" / "rules" / "config.json").exists()
+
+
+def test_one_logit_and_gradient_checkpointing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_module, "compare_reloaded", lambda *_: 0.0)
+    more = ["training.head=one_logit", "training.gradient_checkpointing=true", "training.epochs=1"]
+    assert main(_command(place, tmp_path / "run", *more)) == 0
+    config = json.loads((tmp_path / "run" / "rules" / "config.json").read_text())
+    assert config["id2label"] == {"0": "Yes"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=mcq"], "task=rules"),
+        (["task.method=generate"], "task=rules"),
+        (["model.dtype=bfloat16"], "model.dtype=bfloat16: the weights of a classifier are trained in float32"),
+        (["retrieval.train=true", "retrieval.index=nowhere"], ""),
+        (["model.path=embedded:lorica_tiny", "training.method=full"], "a decoder is trained with LoRA"),
+        (["lora.target_modules=[q_proj]", "training.method=lora"], "no 'q_proj' beneath the head; bert has dense"),
+    ],
+)
+def test_settings_that_cannot_train_a_classifier(
+    overrides: list[str], message: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_command(place, tmp_path / "run", *overrides)) in (2, 3)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "rules" / "training.json").exists()
+
+
+def test_rows_of_one_label_are_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.csv").write_text(
+        "row_id,body,rule,rule_violation\n" + "".join(f"r{number},text {number},No,1\n" for number in range(12))
+    )
+    assert main(_command(place, tmp_path / "run", f"input={tmp_path / 'one.csv'}")) == 5
+    assert "all 12 training rows have label 1: a classifier learns to tell two labels apart" in capsys.readouterr().err
+
+
+def test_a_family_is_not_trained_in_what_it_overflows_in() -> None:
+    config = Config(training=TrainingConfig(fp16=True), model=ModelConfig(device="cuda"))
+    for model_type in ("deberta-v2", "modernbert"):
+        with pytest.raises(ConfigError, match=f"{model_type} overflows in float16; allowed: float32, bfloat16"):
+            train_classifier.classifier_precision(config, ENCODER_FAMILIES[model_type])
+    assert train_classifier.classifier_precision(config, ENCODER_FAMILIES["bert"]).fp16
+
+
+def test_defaults_follow_the_base_and_the_method() -> None:
+    full = resolve(["model=minilm"])
+    training = full.config.training
+    assert (training.method, training.learning_rate, training.epochs) == ("full", 2e-5, 3)
+    assert (training.batch_size, training.warmup_ratio, training.weight_decay) == (16, 0.1, 0.01)
+    assert training.gradient_accumulation_steps == 1
+    assert (training.max_seq_length, full.config.inference.max_input_tokens) == (512, 512)
+    assert full.origins["training.learning_rate"] == "preset training/classifier, follows engine.name"
+    lora = resolve(["model=minilm", "training.method=lora", "training.epochs=7", "inference.max_input_tokens=99"])
+    assert (lora.config.training.learning_rate, lora.config.training.epochs) == (1e-3, 7)
+    assert (lora.config.lora.target_modules, lora.config.inference.max_input_tokens) == ("all-linear", 99)
+    chosen = resolve(["model=minilm", "training=quick", "lora=qv"]).config
+    assert (chosen.training.epochs, chosen.training.weight_decay) == (1, 0.01)
+    assert chosen.lora.target_modules == ["q_proj", "v_proj"]
+    assert resolve([]).config.training == TrainingConfig()
