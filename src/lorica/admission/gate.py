@@ -15,6 +15,7 @@ from typing import Literal
 from lorica.adapters.arrays import TensorReader
 from lorica.adapters.folder import PAIR_PARTS, AdapterFolder
 from lorica.adapters.member import Member
+from lorica.adapters.member_folder import MemberFolder
 from lorica.adapters.passport import Passport, read_passport
 from lorica.adapters.passport_facts import file_changes
 from lorica.adapters.tensor_names import module_of
@@ -209,6 +210,9 @@ def _without_passport(
     outputs: Sequence[Output],
     dtype: str,
 ) -> Admission:
+    if isinstance(adapter, MemberFolder):
+        note = "no passport: its files have the digests that member.json says, and nothing else was proved"
+        return Admission(adapter_name, "none", notes=(note,))
     if isinstance(adapter, AdapterFolder):
         check_layer_coverage(adapter_name, adapter, base)
     if any(output.error for output in base_outputs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
@@ -13,7 +13,6 @@ from typing import Literal, cast
 from lorica import __version__
 from lorica.adapters.member_folder import (
     FORMAT,
-    Doubles,
     MemberConfig,
     member_files,
     open_member_folder,
@@ -33,36 +32,36 @@ from lorica.commands import build
 from lorica.commands.row_progress import row_progress
 from lorica.config.schema import Config
 from lorica.locks import FolderLock
-from lorica.members.embed_texts import embed_texts
+from lorica.members.embed_texts import RememberingEncoder
+from lorica.members.fit_centroids import all_texts
 from lorica.members.fit_member import FittedMember, fit_centroids_member, fit_tfidf_member, measure_losses
+from lorica.members.member_engine import member_engine
 from lorica.members.row_texts import LabelledRow, read_segments
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, describe_job
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
-from lorica.retrieval.dense_encoder import DenseEncoder, TransformerEncoder, check_encoder
+from lorica.retrieval.dense_encoder import TransformerEncoder, check_encoder
 from lorica.tasks.base import Task
 from lorica.training import publish
 from lorica.training.outcome import Losses, judge_outcome
 from lorica.training.trainable import MemberFiles
-from lorica.training.types import Listener, TrainResult, identifying
+from lorica.training.types import Listener, TrainResult
 
 _FILES = MemberFiles(MEMBER_WEIGHTS, MEMBER_CONFIG)
 
 
 @dataclass(frozen=True)
 class MemberTrainer:
-    """A `pipeline.trainer.Trainer`. embedder: of centroids; None for TF-IDF. embeddings: of the texts of all jobs so
-    far, which share most of them."""
+    """A `pipeline.trainer.Trainer`. embedder: of centroids; None for TF-IDF."""
 
     config: Config
     task: Task
     base_model: BaseFolder
     encoder: Encoder
-    embedder: DenseEncoder | None
+    embedder: RememberingEncoder | None
     provenance: Mapping[str, str]
     facts_of_base: BaseFacts
-    embeddings: dict[str, Doubles] = field(default_factory=dict)
 
     @property
     def digests(self) -> tuple[str, str]:
@@ -114,8 +113,7 @@ class MemberTrainer:
         """What a resumed run must share."""
         config = self.config
         own_settings = asdict(config.tfidf if self.embedder is None else config.centroids)
-        trained = self.embedder is not None and config.centroids.triplet
-        settings = own_settings | (identifying(config.training) if trained else {})
+        settings = own_settings | {"seed": config.training.seed}
         return {
             "adapter": name,
             "kind": config.engine.name,
@@ -144,14 +142,10 @@ class MemberTrainer:
         config, embedder = self.config, self.embedder
         if embedder is None:
             return fit_tfidf_member(rows, self._answer_type, config.tfidf, name, listener)
-
-        def embed(texts: Sequence[str]) -> dict[str, Doubles]:
-            new_texts = [text for text in texts if text not in self.embeddings]
-            with row_progress(len(new_texts), "texts") as advance:
-                self.embeddings.update(embed_texts(new_texts, embedder, checkpoints, advance))
-            return {text: self.embeddings[text] for text in texts}
-
-        return fit_centroids_member(rows, held_out, embedder, embed, config.centroids, config.training, name, listener)
+        new_texts = embedder.missing(all_texts([*rows, *held_out]))
+        with row_progress(len(new_texts), "texts") as advance:
+            embedder.compute(new_texts, checkpoints, advance)
+        return fit_centroids_member(rows, held_out, embedder, config.centroids, config.training.seed, name, listener)
 
     def _files(self, fitted: FittedMember) -> dict[str, bytes]:
         model = fitted.model
@@ -171,7 +165,7 @@ class MemberTrainer:
     def _passport(self, job: TrainJob, split_rows: TrainVal, folder: Path, result: TrainResult) -> Passport:
         """The passport of the member in `folder`, asked through the engine that will answer."""
         config, member = self.config, open_member_folder(folder)
-        engine = build.build_engine(config, self.base_model)
+        engine = member_engine(self.embedder)
         engine.add_adapter(job.name, member)
         answering = build.answer_settings(config, self.base_model)
         return make_passport(
@@ -199,8 +193,9 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> Memb
     encoder = build.build_encoder(config, base_model)
     embedder = None
     if config.engine.name == "centroids":
-        embedder = TransformerEncoder(base_model.path)
-        check_encoder(embedder, str(base_model.path))
+        dense_encoder = TransformerEncoder(base_model.path)
+        check_encoder(dense_encoder, str(base_model.path))
+        embedder = RememberingEncoder(dense_encoder)
     return MemberTrainer(
         config=config,
         task=task,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from lorica.config.value_types import Positive
+
 
 @dataclass(frozen=True)
 class TfidfConfig:
@@ -22,9 +24,17 @@ class CentroidsConfig:
     """How `model=centroids` is trained: distances of embeddings to those of positive and negative examples."""
 
     triplet: bool = False
-    """Whether a projection of the embeddings is trained on triplets (a post, one of its rule and label, one of its rule
-    and the other label), with `training.epochs`, `training.batch_size` and `training.learning_rate`. Without, nothing
-    is trained but two numbers that make a probability of the distances."""
+    """Whether a projection of the embeddings is trained on triplets: a post, one of its rule and label, one of its rule
+    and the other label. Without, nothing is trained but two numbers that make a probability of the distances."""
 
     margin: Annotated[float, Meta(gt=0, le=2)] = 0.3
     """How much nearer a post should be to one of its own label than to one of the other. Unit: cosine."""
+
+    triplet_epochs: Positive = 20
+    """Passes over the posts, each with another triplet for every post. Unit: passes."""
+
+    triplet_batch_size: Positive = 64
+    """Triplets of an update. Unit: triplets."""
+
+    triplet_learning_rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
+    """AdamW's learning rate at the first update, from where it falls to 0 by a cosine. Unit: per update."""

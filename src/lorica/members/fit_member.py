@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lorica.adapters.member_folder import Doubles
+import numpy as np
+
 from lorica.calibration.calibration_maps import PROBABILITY_FLOOR
 from lorica.config.members_section import CentroidsConfig, TfidfConfig
-from lorica.config.schema import TrainingConfig
 from lorica.members.centroids import project
 from lorica.members.fit_centroids import all_texts, fit_centroids, labelled_posts
 from lorica.members.member_model import MemberModel
@@ -19,8 +19,6 @@ from lorica.members.row_texts import LabelledRow
 from lorica.members.tfidf_member import fit_tfidf
 from lorica.retrieval.dense_encoder import DenseEncoder
 from lorica.training.types import Listener
-
-Embed = Callable[[Sequence[str]], dict[str, Doubles]]
 
 
 @dataclass(frozen=True)
@@ -59,22 +57,22 @@ def fit_centroids_member(
     rows: Sequence[LabelledRow],
     held_out: Sequence[LabelledRow],
     encoder: DenseEncoder,
-    embed: Embed,
     settings: CentroidsConfig,
-    training: TrainingConfig,
+    seed: int,
     name: str,
     listener: Listener,
 ) -> FittedMember:
     """Centroids of the training rows; with `centroids.triplet` of projected embeddings. Raises TrainingError where the
     rows allow no fit."""
-    embeddings = embed(list(dict.fromkeys([*all_texts(rows), *all_texts(held_out)])))
+    texts = all_texts([*rows, *held_out])
+    embeddings = dict(zip(texts, encoder.encode(texts).astype(np.float64), strict=True))
     if not settings.triplet:
         listener.started(name, 0, 1)
         return FittedMember(fit_centroids(rows, rows, encoder, embeddings), 1, 1)
     from lorica.members.triplets import train_projection
 
     posts = labelled_posts(rows)
-    trained = train_projection(posts, labelled_posts(held_out), embeddings, training, settings.margin, name, listener)
+    trained = train_projection(posts, labelled_posts(held_out), embeddings, settings, seed, name, listener)
     projected = {text: project(embedding, trained.matrix) for text, embedding in embeddings.items()}
     # The training rows are nearer to their own kind than others will be: the scale is taken where nothing was learned.
     scaling_rows = held_out if {row.label for row in held_out} == {0, 1} else rows

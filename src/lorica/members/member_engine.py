@@ -28,7 +28,7 @@ from lorica.members.row_texts import VOCABULARY_SIZE, RowTexts, read_byte_segmen
 from lorica.members.tfidf_member import load_tfidf
 from lorica.models.base_folder import BaseFolder
 from lorica.records import Output, Request, ScoreChoices
-from lorica.retrieval.dense_encoder import TransformerEncoder, check_encoder
+from lorica.retrieval.dense_encoder import DenseEncoder, TransformerEncoder, check_encoder
 from lorica.runs.machine import installed_versions
 
 LoadModel = Callable[[MemberFolder], MemberModel]
@@ -144,13 +144,20 @@ def _output(request: Request, answer: Answer) -> Output:
     return Output(id=request.id, logprobs=logprobs)
 
 
+def member_engine(encoder: DenseEncoder | None) -> MemberEngine:
+    """The engine of centroids on this encoder's embeddings, or of TF-IDF, which has none."""
+    if encoder is None:
+        return MemberEngine("tfidf", load_tfidf)
+    return MemberEngine("centroids", lambda folder: load_centroids(folder, encoder))
+
+
 def load_tfidf_engine(base: BaseFolder, settings: EngineSettings) -> MemberEngine:
     """The factory of `tfidf` for `load_engine`; it has no base."""
-    return MemberEngine("tfidf", load_tfidf)
+    return member_engine(None)
 
 
 def load_centroids_engine(base: BaseFolder, settings: EngineSettings) -> MemberEngine:
     """The factory of `centroids` for `load_engine`. Raises RetrievalError for a base that is no encoder."""
     encoder = TransformerEncoder(base.path)
     check_encoder(encoder, str(base.path))
-    return MemberEngine("centroids", lambda folder: load_centroids(folder, encoder))
+    return member_engine(encoder)

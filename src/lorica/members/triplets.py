@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorica.adapters.member_folder import Doubles
-from lorica.config.schema import TrainingConfig
+from lorica.config.members_section import CentroidsConfig
 from lorica.errors import TrainingError
 from lorica.members.fit_centroids import LabelledPost
-from lorica.training.schedule import rate_factor, warmup_steps
+from lorica.training.schedule import rate_factor
 from lorica.training.types import Listener, StepReport
 
 
@@ -66,8 +66,8 @@ def train_projection(
     posts: Sequence[LabelledPost],
     held_out: Sequence[LabelledPost],
     embeddings: Mapping[str, Doubles],
-    settings: TrainingConfig,
-    margin: float,
+    settings: CentroidsConfig,
+    seed: int,
     name: str,
     listener: Listener,
 ) -> Projection:
@@ -87,36 +87,31 @@ def train_projection(
     vectors = _stack(posts, embeddings)
     judged = [post for post in held_out if sampler.can_draw(post)]
     judged_vectors = _stack(judged, embeddings) if judged else None
-    judged_pairs = sampler.draw(judged, np.random.default_rng(settings.seed))
+    judged_pairs = sampler.draw(judged, np.random.default_rng(seed))
     matrix = torch.eye(vectors.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.AdamW([matrix], lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    total = settings.epochs * -(-len(anchors) // settings.batch_size)
+    optimizer = torch.optim.AdamW([matrix], lr=settings.triplet_learning_rate, weight_decay=0.0)
+    total = settings.triplet_epochs * -(-len(anchors) // settings.triplet_batch_size)
     listener.started(name, 0, total)
     best, best_step, best_loss, step = matrix.detach().clone(), 0, math.inf, 0
-    for epoch in range(settings.epochs + 1):
+    for epoch in range(settings.triplet_epochs + 1):
         if judged_vectors is not None:
-            loss = float(_loss(matrix.detach(), judged_vectors, vectors, judged_pairs, margin))
+            loss = float(_loss(matrix.detach(), judged_vectors, vectors, judged_pairs, settings.margin))
             listener.evaluated(step, loss, loss < best_loss)
             if loss < best_loss:
                 best, best_step, best_loss = matrix.detach().clone(), step, loss
-        if epoch == settings.epochs:
+        if epoch == settings.triplet_epochs:
             break
-        random = np.random.default_rng((settings.seed, epoch))
+        random = np.random.default_rng((seed, epoch))
         order = random.permutation(len(anchors)).tolist()
-        for start in range(0, len(order), settings.batch_size):
-            batch = [anchors[index] for index in order[start : start + settings.batch_size]]
-            rate = _learning_rate(settings, step, total)
-            batch_loss = _loss(matrix, _stack(batch, embeddings), vectors, sampler.draw(batch, random), margin)
+        for start in range(0, len(order), settings.triplet_batch_size):
+            batch = [anchors[index] for index in order[start : start + settings.triplet_batch_size]]
+            rate = settings.triplet_learning_rate * rate_factor(step, total, warmup=0, scheduler="cosine")
+            batch_loss = _loss(matrix, _stack(batch, embeddings), vectors, sampler.draw(batch, random), settings.margin)
             step += 1
             listener.stepped(_update(optimizer, matrix, batch_loss, StepReport(step, total, 0.0, rate, 0.0, 0.0)))
     if judged_vectors is None:
         best, best_step = matrix.detach(), step
     return Projection(best.numpy(), best_step, step)
-
-
-def _learning_rate(settings: TrainingConfig, step: int, total: int) -> float:
-    warmup = warmup_steps(total, settings.warmup_ratio)
-    return settings.learning_rate * rate_factor(step, total, warmup=warmup, scheduler=settings.scheduler)
 
 
 def _update(optimizer: torch.optim.Optimizer, matrix: Tensor, loss: Tensor, report: StepReport) -> StepReport:
