@@ -7,7 +7,8 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,16 +95,14 @@ class WordCounts:
             for name, folder in folders.items()
         }
 
-    def build_pipeline(self, config: Any, base: Any, adapters: Mapping[str, Any]) -> Any:
+    @contextmanager
+    def adapter_answers(
+        self, config: Any, adapters: Mapping[str, Any], requested: Sequence[tuple[str, Row]], *rest: Any, **options: Any
+    ) -> Iterator[tuple[None, list[tuple[str, Answer]]]]:
         (adapter,) = adapters.values()
         weights = json.loads((adapter.path / "model.json").read_text())
         task = build.build_task(config)
-
-        def answer(rows: Sequence[Row], on_done: Callable[[int], None]) -> list[Answer]:
-            on_done(len(rows))
-            return [Answer(row.id, score=_score(weights, task, row)) for row in rows]
-
-        return SimpleNamespace(answer=answer)
+        yield None, [(name, Answer(row.id, score=_score(weights, task, row))) for name, row in requested]
 
 
 def _words(task: Any, row: Row) -> list[str]:
@@ -127,7 +126,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> WordCounts:
     stub = WordCounts()
     monkeypatch.setattr(adapt_stages, "train_jobs", stub.train_jobs)
     monkeypatch.setattr(build, "open_adapters", stub.open_adapters)
-    monkeypatch.setattr(build, "build_pipeline", stub.build_pipeline)
+    monkeypatch.setattr(adapt_stages, "adapter_answers", stub.adapter_answers)
     return stub
 
 

@@ -136,7 +136,7 @@ def test_a_finished_run_is_shown_again_and_computes_nothing(
     def refuse(*arguments: object, **settings: object) -> None:
         raise AssertionError("answered again")
 
-    monkeypatch.setattr("lorica.commands.train_folds.answer_by_adapter", refuse)
+    monkeypatch.setattr("lorica.commands.adapter_answers.answer_by_adapter", refuse)
     before = (folded / "folds.json").read_bytes()
     assert main(_command(few_posts, folded, "training.resume=true", "--json")) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -14,8 +14,8 @@ import msgspec
 from lorica.adapters.registry import BEST, CHECKPOINTS
 from lorica.admission.provenance import rows_facts
 from lorica.commands import build
+from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import inform
-from lorica.commands.row_progress import row_progress
 from lorica.commands.train import listener, train_jobs
 from lorica.commands.train_plan import LAST
 from lorica.config.schema import Config
@@ -74,34 +74,30 @@ class StageRunner:
         passes = math.ceil(settings.epochs * result.best_step / max(1, result.steps))
         return TrainedStage(job.name, job.folder, result, frozenset(row.id for row in trained), passes)
 
-    def score(self, stage: TrainedStage | None, rows: Sequence[Row], name: str) -> dict[str, float]:
-        """Row id -> score by a stage's model, or by the base alone; kept as `name`. Raises DataError for a row that
-        gets no score."""
-        base = build.base_folder(self._config)
-        adapters = {} if stage is None else build.open_adapters({self._task.name: stage.folder})
-        model_digest = base.digest if stage is None else adapters[self._task.name].digest
+    def score(self, stage: TrainedStage, rows: Sequence[Row], name: str) -> dict[str, float]:
+        """Row id -> score by a stage's model; kept as `name`, and what was answered before a kill with it. Raises
+        DataError for a row that gets no score."""
+        config, adapter_name = self._config, self._task.name
+        adapters = build.open_adapters({adapter_name: stage.folder})
+        model_digest = adapters[adapter_name].digest
         stored_path = self._root / f"{name}.{_SCORES}"
         rows_digest = rows_facts(rows).content
         stored = _read_scores(stored_path)
         if stored is not None and (stored.model, stored.rows) == (model_digest, rows_digest):
             return stored.scores
-        used = self._task.name if adapters else ""
-        config = replace(self._config, adapters=replace(self._config.adapters, use=used))
-        pipeline = build.build_pipeline(config, base, adapters)
         scores: dict[str, float] = {}
-        window = config.inference.window_rows
-        with row_progress(len(rows), f"rows scored ({name})") as advance:
-            for start in range(0, len(rows), window):
-                for answer in pipeline.answer(rows[start : start + window], advance):
-                    if answer.score is None:
-                        problem = answer.problem or "the model gave no probability"
-                        raise DataError(
-                            f"has no score: {problem}", path=config.input, row_id=answer.id, fix="mend the row"
-                        )
-                    scores[answer.id] = answer.score
-        stored_path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(stored_path) as scores_file:
-            scores_file.write(msgspec.json.encode(_StoredScores(model_digest, rows_digest, scores)))
+        requested = [(adapter_name, row) for row in rows]
+        journal_folder, unit_name = self._root / f"{name}.partial", f"rows scored ({name})"
+        with adapter_answers(
+            config, adapters, requested, journal_folder, {"rows": rows_digest}, unit_name=unit_name
+        ) as (_, answered):
+            for _, answer in answered:
+                if answer.score is None:
+                    problem = answer.problem or "the model gave no probability"
+                    raise DataError(f"has no score: {problem}", path=config.input, row_id=answer.id, fix="mend the row")
+                scores[answer.id] = answer.score
+            with atomic_file(stored_path) as scores_file:
+                scores_file.write(msgspec.json.encode(_StoredScores(model_digest, rows_digest, scores)))
         return scores
 
 

@@ -12,22 +12,20 @@ from typing import Any
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import open_adapter
 from lorica.commands import build
+from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import as_path, emit, parser, resolve, split_words, warn
 from lorica.commands.average import AverageResult, average_folders
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict
 from lorica.commands.fold_files import FoldsState, read_state, trained_texts
 from lorica.commands.gold_file import GoldFile, read_gold
-from lorica.commands.row_progress import row_progress
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest, ids_digest
-from lorica.data.journal import Journal
 from lorica.data.near_duplicates import text_digest
 from lorica.data.write import write_answers
 from lorica.ensemble.blends import blend_scores, to_answers, vote
 from lorica.ensemble.members import EnsembleMember, degenerate_reasons
 from lorica.errors import AdapterError, ConfigError, DataError, ResumeError, UsageError
-from lorica.pipeline.answer_by_adapter import answer_by_adapter
 from lorica.pipeline.compare import FileComparison, compare
 from lorica.pipeline.evaluate import Evaluation
 from lorica.records import Answer
@@ -201,20 +199,14 @@ def _answer(
     config: Config, gold: GoldFile, folders: Mapping[str, Path], state: FoldsState, output: Path
 ) -> dict[str, dict[str, Answer]]:
     """Adapter -> row id -> answer. A kill costs one batch: the next call goes on."""
-    base, adapters = build.base_folder(config), build.open_adapters(folders)
-    pipeline = build.build_pipeline(config, base, adapters)
     requested = [(name, row) for name in folders for row in gold.rows]
     rows_digest = ids_digest(row.id for row in gold.rows)
     identity = {"plan": state.manifest["plan"], "input": file_digest(gold.path), "rows": rows_digest}
-    manifest = build.manifest(config, base, adapters, pipeline, identity)
     answers: dict[str, dict[str, Answer]] = {name: {} for name in folders}
-    with Journal.open(output / "answers.partial", manifest, resume=True) as journal:
-        with row_progress(len(requested)) as advance:
-            for name, answer in answer_by_adapter(
-                pipeline, requested, journal, window_rows=config.inference.window_rows, on_done=advance
-            ):
-                answers[name][answer.id] = answer
-        journal.remove()
+    adapters, journal_folder = build.open_adapters(folders), output / "answers.partial"
+    with adapter_answers(config, adapters, requested, journal_folder, identity) as (_, answered):
+        for name, answer in answered:
+            answers[name][answer.id] = answer
     return answers
 
 

@@ -12,6 +12,7 @@ import msgspec
 from lorica.adapters.member import Member
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.commands import build
+from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import emit, inform, warn
 from lorica.commands.fold_files import (
     OUT_OF_FOLD_NAME,
@@ -21,9 +22,8 @@ from lorica.commands.fold_files import (
     write_state,
 )
 from lorica.commands.fold_report import FoldsResult, audit_dict, audit_text, fold_name
-from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, reading_log, tell
-from lorica.commands.run_log import counted, logged_messages, recorded_configuration, run_file
+from lorica.commands.run_log import logged_messages, recorded_configuration, run_file
 from lorica.commands.train import SKIPPED_SUFFIX, TrainingRun, listener, locked, nothing_lost, train_locked
 from lorica.commands.train_log import RecordedTraining
 from lorica.commands.train_plan import read_training_rows, training_root
@@ -34,13 +34,11 @@ from lorica.data.digest import file_digest
 from lorica.data.fold_audit import FoldAudit, audit_folds
 from lorica.data.fold_plan import FoldPlan, plan_by_column, plan_folds
 from lorica.data.group_columns import EMPTY
-from lorica.data.journal import Journal
 from lorica.data.read_log import ReadLog
 from lorica.data.split import require_components
 from lorica.data.write import read_answers, write_answers
 from lorica.errors import ConfigError, DataError
 from lorica.metrics.bootstrap import Estimate
-from lorica.pipeline.answer_by_adapter import answer_by_adapter
 from lorica.pipeline.fold_scores import measure_folds
 from lorica.pipeline.judged_answers import judge_answers
 from lorica.pipeline.train import FEWEST_TO_SPLIT, LossExample, TrainJob
@@ -248,7 +246,6 @@ def _no_trace_of_nothing(root: Path, jobs: Sequence[TrainJob]) -> Iterator[None]
 def _run_record(resolved: Resolved, divided: DividedRows, manifest: Mapping[str, str]) -> RunRecord:
     return RunRecord(
         command="train",
-        command_line="lorica.train(...)",
         **recorded_configuration(resolved),
         manifest=dict(manifest),
         inputs=[run_file("rows", divided.source, rows=len(divided.rows))],
@@ -265,19 +262,12 @@ def _answer_held_out(
 ) -> dict[str, Answer]:
     """Answer every row by the fold that did not see it, into `output`; after a kill the next call goes on."""
     inform("answering the rows of each fold by the adapter that did not see them")
-    base = build.base_folder(config)
-    pipeline = build.build_pipeline(config, base, adapters)
-    manifest = build.manifest(config, base, adapters, pipeline, {"plan": divided.digest})
     requested = [(job.name, row) for job in jobs for row in job.held_out]
-    with Journal.open(output.with_name(output.name + ".partial"), manifest, resume=True) as journal:
-        with row_progress(len(requested)) as advance:
-            answered = answer_by_adapter(
-                pipeline,
-                requested,
-                journal,
-                window_rows=config.inference.window_rows,
-                on_done=counted(advance, run_log),
-            )
+    journal_folder = output.with_name(output.name + ".partial")
+    with adapter_answers(config, adapters, requested, journal_folder, {"plan": divided.digest}, run_log=run_log) as (
+        pipeline,
+        answered,
+    ):
         answers = {answer.id: answer for _, answer in answered}
         write_answers(
             output,
@@ -285,7 +275,6 @@ def _answer_held_out(
             csv_guard=config.inference.csv_guard,
             optional_columns=() if pipeline.retriever is None else PASSAGE_COLUMNS,
         )
-        journal.remove()
     return answers
 
 
