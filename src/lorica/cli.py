@@ -62,9 +62,8 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
 COMMANDS = {name: entry for commands in STAGES.values() for name, entry in commands.items()}
 
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_SPINS = (
-    "1000"  # what libgomp itself takes where it knows of more threads than processors; of other processes it knows none
-)
+# What libgomp itself takes where it knows of more threads than processors; of other processes it knows none.
+_SPINS = "1000"
 
 UNPRINTED = 8
 CLOSED_PIPE = 141

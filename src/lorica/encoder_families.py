@@ -12,8 +12,7 @@ class EncoderFamily:
     dtypes: the precisions that its activations survive, the most exact first. head: the modules between the encoder's
     layers and the logits, which an adapter brings whole (`modules_to_save`). logits: the last of them, with one row for
     each label. lora_targets: its linear layers in attention and MLP. position_offset: positions of
-    `max_position_embeddings` that hold no token. segment_types: whether an embedding tells the first segment from the
-    later ones.
+    `max_position_embeddings` that hold no token.
     """
 
     model_type: str
@@ -22,7 +21,6 @@ class EncoderFamily:
     logits: str
     lora_targets: tuple[str, ...]
     position_offset: int = 0
-    segment_types: bool = False
 
 
 _ALL = ("float32", "bfloat16", "float16")
@@ -37,7 +35,6 @@ ENCODER_FAMILIES: dict[str, EncoderFamily] = {
             head=("pooler", "classifier"),
             logits="classifier",
             lora_targets=("query", "key", "value"),
-            segment_types=True,
         ),
         EncoderFamily(
             "roberta",

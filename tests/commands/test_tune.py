@@ -236,7 +236,7 @@ def test_a_trial_that_was_cut_is_listed_and_goes_on_with_more_minutes(
     assert first.command == "lorica tune ..."
     made = stub.disk["study", 0]
     stub.now += 10_000  # a pause
-    with pytest.raises(ResumeError, match="holds a study already"):
+    with pytest.raises(ResumeError, match="holds a run of `lorica tune` already"):
         studied(stub, monkeypatch, "minutes=2")
     second = studied(stub, monkeypatch, "minutes=2", "training.resume=true")
     assert stub.trained[1] == (0, {}, made)

@@ -104,11 +104,6 @@ def test_an_unread_answer_is_wrong() -> None:
     assert label_metrics.f1([1, 1, 0], [1, None, 0]) == pytest.approx(2 / 3)
 
 
-def test_as_labels() -> None:
-    assert score_metrics.as_labels([0.49, 0.5, 0.51]).tolist() == [0, 1, 1]
-    assert score_metrics.as_labels(np.array([0.3, 0.1]), threshold=0.2).tolist() == [1, 0]
-
-
 BAD: dict[str, tuple[Callable[[], object], str]] = {
     "lengths": (lambda: score_metrics.roc_auc([0, 1], [0.5]), "2 gold values and 1 predictions"),
     "gold 2": (lambda: score_metrics.roc_auc([0, 2], [0.5, 0.5]), "must be 0 or 1, got 2"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from lorica.data.digest import bytes_digest
 from lorica.data.near_duplicates import normalise_text
 from lorica.records import Row
 from lorica.tasks.base import RowExamples, Task
@@ -18,7 +18,7 @@ from lorica.tasks.base import RowExamples, Task
 def label_digest(stratum: str, text: str) -> str:
     """sha256 of what a label is of: a text under a stratum, without case, punctuation and white space."""
     content = json.dumps([normalise_text(stratum), normalise_text(text)])
-    return "sha256:" + hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return bytes_digest(content.encode())
 
 
 class LabelledText(msgspec.Struct, frozen=True):
@@ -62,24 +62,16 @@ class Harvest:
 
 
 class TextLabels:
-    """Which text under which stratum has which label: the digests of a task's rows."""
+    """Which text under which stratum has which label: the digests of a task's rows. text, stratum: see `Task`."""
 
     def __init__(self, task: Task, examples: RowExamples) -> None:
-        self._text = task.text
-        self._stratum = task.stratum
+        self.text = task.text
+        self.stratum = task.stratum
         self._examples = examples
-
-    def stratum(self, row: Row) -> str:
-        """What the row is judged by."""
-        return self._stratum(row)
 
     def digest(self, row: Row) -> str:
         """Of the row's own text under its stratum."""
-        return label_digest(self.stratum(row), self._text(row))
-
-    def text(self, row: Row) -> str:
-        """The row's own text."""
-        return self._text(row)
+        return label_digest(self.stratum(row), self.text(row))
 
     def of_rows(self, rows: Iterable[Row]) -> list[LabelledText]:
         """Labelled rows as they are, each its own source."""
@@ -89,7 +81,7 @@ class TextLabels:
         """The examples of `rows`, each text once under its stratum, whatever community it stands in; without those of
         `labelled`, and without texts that bear both labels there and here."""
         examples = [(example, row.id) for row in rows for example in self._examples.as_rows(row)]
-        items = [*((item, item.sources[0], False) for item in labelled)]
+        items = [(item, item.sources[0], False) for item in labelled]
         items += [
             (LabelledText(self.digest(example), self.stratum(example), example, ()), source, True)
             for example, source in examples
@@ -112,7 +104,7 @@ class TextLabels:
             Contradiction(
                 digest,
                 firsts[digest][0].stratum,
-                self._text(firsts[digest][0].row),
+                self.text(firsts[digest][0].row),
                 tuple(sources[digest][1]),
                 tuple(sources[digest][0]),
             )
@@ -153,7 +145,7 @@ def training_rows(weighed: Iterable[tuple[LabelledText, int]]) -> list[Row]:
 
 
 def by_stratum(rows: Iterable[Row], stratum: Callable[[Row], str]) -> dict[str, list[Row]]:
-    """Criterion -> its rows, the most frequent first."""
+    """Stratum -> its rows, the most frequent first."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(stratum(row), []).append(row)

@@ -69,7 +69,6 @@ def adapt_rows(
     plan = make_plan(resolved)
     record = RunRecord(
         command="adapt",
-        command_line="lorica.adapt(...)",
         **recorded_configuration(resolved),
         manifest=plan.manifest,
         inputs=[run_file(role, path, rows=count) for role, path, count in plan.inputs],

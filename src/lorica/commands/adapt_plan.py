@@ -12,16 +12,15 @@ from lorica.commands import build
 from lorica.commands.adapt_stages import STAGES
 from lorica.commands.arguments import required
 from lorica.commands.rows import open_rows, reading_log, tell
+from lorica.commands.run_log import goes_on
 from lorica.commands.trainers import check_trainable
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
-from lorica.data.journal import check_same_run
 from lorica.data.write import check_output
-from lorica.errors import ConfigError, DataError, ResumeError
+from lorica.errors import ConfigError, DataError
 from lorica.names import visible_values
 from lorica.records import Row
-from lorica.runs.run_record import RECORD_NAME, read_record
 from lorica.tasks.base import Task
 
 _DECISIVE = ("task", "lora", "training", "adapt")  # sections whose values decide what is trained
@@ -123,16 +122,10 @@ def _manifest(config: Config, files: dict[str, Path]) -> dict[str, str]:
 def check_former(plan: AdaptPlan) -> bool:
     """Whether to go on with the run that is in the folder. Raises ResumeError where another one is there, or one that
     is not to be resumed."""
-    if not (plan.folder / RECORD_NAME).exists() or not (plan.folder / STAGES).exists():
-        return False
-    former = read_record(plan.folder)
-    start_anew = f"name another run_dir, or delete {plan.folder}"
-    if former.command != "adapt":
-        return False  # `RunFolder.create` refuses it
-    if not plan.resolved.config.training.resume:
-        raise ResumeError(
-            f"{plan.folder} holds a run of `lorica adapt` already ({former.status})",
-            fix=f"go on with it: training.resume=true; or {start_anew}",
-        )
-    check_same_run(plan.folder, former.manifest, plan.manifest, otherwise=start_anew)
-    return True
+    return (plan.folder / STAGES).exists() and goes_on(
+        plan.folder,
+        "adapt",
+        plan.manifest,
+        resume=plan.resolved.config.training.resume,
+        otherwise=f"name another run_dir, or delete {plan.folder}",
+    )

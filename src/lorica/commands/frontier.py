@@ -101,7 +101,6 @@ def find_frontier(
     random.Random(0).shuffle(rows)  # a sample is the beginning, and files are often sorted
     record = RunRecord(
         command="frontier",
-        command_line="lorica.frontier(...)",
         **recorded_configuration(plan.resolved),
         manifest=plan.manifest,
         inputs=[run_file("rows", plan.input_path, rows=len(rows))],

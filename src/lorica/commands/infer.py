@@ -212,7 +212,6 @@ def _run_record(
     )
     return RunRecord(
         command="infer",
-        command_line="lorica.infer(...)",
         **recorded_configuration(resolved),
         manifest=manifest,
         inputs=[rows_file],

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, TypedDict
 
 from lorica.commands.arguments import MESSAGE_LISTENER, as_path, inform
 from lorica.data.digest import file_digest
+from lorica.data.journal import check_same_run
+from lorica.errors import ResumeError
 from lorica.records import Row
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import RunFile, RunRecord
+from lorica.runs.run_record import RECORD_NAME, RunFile, RunRecord, read_record
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -61,6 +63,34 @@ def recorded_run(
     with RunFolder.create(folder, record, words=words) as run_log, logged_messages(run_log):
         yield run_log
     inform(f"run: {folder}")
+
+
+def goes_on(
+    folder: Path,
+    command: str,
+    manifest: Mapping[str, str],
+    *,
+    resume: bool,
+    resume_words: str = "training.resume=true",
+    otherwise: str,
+) -> bool:
+    """Whether to go on with a run of this command that is in the folder; of another command `RunFolder.create` refuses
+    it. resume: whether that is wanted, as `resume_words` say. otherwise: what else helps.
+
+    Raises ResumeError for a run that is not to be resumed, and for one with another manifest.
+    """
+    if not (folder / RECORD_NAME).exists():
+        return False
+    former = read_record(folder)
+    if former.command != command:
+        return False
+    if not resume:
+        raise ResumeError(
+            f"{folder} holds a run of `lorica {command}` already ({former.status})",
+            fix=f"go on with it: {resume_words}; or {otherwise}",
+        )
+    check_same_run(folder, former.manifest, manifest, otherwise=otherwise)
+    return True
 
 
 def run_file(role: str, path: Path | str, *, rows: int | None = None) -> RunFile:

@@ -41,7 +41,6 @@ class RecordedTraining:
         }
         record = RunRecord(
             command="train",
-            command_line="lorica.train(...)",
             **recorded_configuration(resolved),
             inputs=[run_file("rows", file, rows=row_counts.get(file)) for file in files],
         )

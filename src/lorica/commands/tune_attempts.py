@@ -6,7 +6,6 @@ found best, and compares on the same rows, which no trial of any attempt saw. Wh
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,10 +22,10 @@ from lorica.commands.tune_session import StudyCall, resumes, run_study, study_re
 from lorica.commands.tune_trial import Runner, TrialRunner
 from lorica.data.write import atomic_file
 from lorica.metrics.paired_tests import holm
-from lorica.names import json_values
 from lorica.reports.markdown import to_markdown
 from lorica.reports.text_table import plain_table
 from lorica.runs.run_folder import RunFolder
+from lorica.runs.run_record import record_json
 from lorica.tuning.dimensions import Settings
 
 DECISION_NAME, DECISION_TEXT = "decision.json", "decision.md"
@@ -101,8 +100,7 @@ def attempts_text(decision: AttemptsResult) -> str:
 
 def _write(run_log: RunFolder, decision: AttemptsResult, html: Path | None) -> None:
     with atomic_file(run_log.path / DECISION_NAME) as decision_file:
-        content = json_values(attempts_dict(decision))
-        decision_file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+        decision_file.write(record_json(attempts_dict(decision)))
     page = attempts_page(decision)
     with atomic_file(run_log.path / DECISION_TEXT) as text_file:
         text_file.write(f"{to_markdown(page)}\nNext:\n\n```sh\n{decision.command}\n```\n".encode())

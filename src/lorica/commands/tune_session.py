@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,14 @@ from pathlib import Path
 from lorica.commands.arguments import Overrides, inform
 from lorica.commands.pages.page_files import write_pages
 from lorica.commands.pages.tune_page import tune_page
-from lorica.commands.run_log import logged_messages, recorded_configuration, run_file
+from lorica.commands.run_log import goes_on, logged_messages, recorded_configuration, run_file
 from lorica.commands.tune_plan import ATTEMPT, StudyPlan
 from lorica.commands.tune_result import RESULT_NAME, TuneResult, progress_line, tune_dict
 from lorica.commands.tune_study import Ending, Study
 from lorica.commands.tune_trial import TRIALS, Runner, TrialRunner
-from lorica.data.journal import check_same_run
 from lorica.data.write import atomic_file
-from lorica.errors import ResumeError
-from lorica.names import json_values
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import RECORD_NAME, RunMetric, RunRecord, read_record
+from lorica.runs.run_record import RunMetric, RunRecord, record_json
 from lorica.tuning.optuna_study import importances
 from lorica.tuning.study_clock import CLOCK_NAME, StudyClock
 from lorica.tuning.trial_store import TRIALS_NAME, Trial, TrialStore
@@ -78,7 +74,6 @@ def study_record(plan: StudyPlan) -> RunRecord:
     row_count = len(plan.rows.search) + len(plan.rows.compared)
     return RunRecord(
         command="tune",
-        command_line="lorica.tune(...)",
         **recorded_configuration(plan.resolved),
         manifest=plan.manifest,
         inputs=[run_file("rows", plan.rows.source, rows=row_count)],
@@ -90,17 +85,14 @@ def resumes(plan: StudyPlan) -> bool:
     """Whether to go on with the study that is in the folder. Raises ResumeError where there is another one, or one that
     is not to be resumed."""
     is_begun = any((plan.folder / name).exists() for name in (TRIALS_NAME, TRIALS, ATTEMPT.format(1)))
-    if not is_begun or not (plan.folder / RECORD_NAME).exists():
-        return False
-    former = read_record(plan.folder)
-    if former.command == "tune" and not plan.config.training.resume:
-        raise ResumeError(
-            f"{plan.folder} holds a study already",
-            fix="go on with it: training.resume=true (and more minutes=, where they are used); or name another run_dir",
-        )
-    if former.command == "tune":
-        check_same_run(plan.folder, former.manifest, plan.manifest, otherwise="name another run_dir")
-    return former.command == "tune"
+    return is_begun and goes_on(
+        plan.folder,
+        "tune",
+        plan.manifest,
+        resume=plan.config.training.resume,
+        resume_words="training.resume=true (and more minutes=, where they are used)",
+        otherwise="name another run_dir",
+    )
 
 
 def _result(study: Study, ending: Ending, resume_command: str) -> TuneResult:
@@ -132,7 +124,7 @@ def _result(study: Study, ending: Ending, resume_command: str) -> TuneResult:
 
 def _write(run_log: RunFolder, result: TuneResult, html: Path | None) -> None:
     with atomic_file(run_log.path / RESULT_NAME) as result_file:
-        result_file.write(json.dumps(json_values(tune_dict(result)), indent=2, ensure_ascii=False).encode() + b"\n")
+        result_file.write(record_json(tune_dict(result)))
     reports = write_pages(lambda: (tune_page(result), None), html, run_log)
     metrics = {
         f"{name}: {result.metric}": RunMetric(

@@ -5,7 +5,6 @@ Whatever ends it, the best adapter so far lies on disk and `best.json` names it.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -25,10 +24,10 @@ from lorica.commands.tune_trial import (
 )
 from lorica.data.write import atomic_file, read_answers, write_answers
 from lorica.errors import DataError
-from lorica.names import json_values
 from lorica.pipeline.compare import PairComparison, compare
 from lorica.pipeline.judged_answers import judge_answers
 from lorica.records import Answer
+from lorica.runs.run_record import record_json
 from lorica.training.listeners import make_brief_listener
 from lorica.training.types import TrainingStopped
 from lorica.tuning.dimensions import Settings
@@ -249,7 +248,7 @@ class Study:
             "command": self.plan.train_command(settings),
         }
         with atomic_file(self.plan.folder / BEST_NAME) as best_file:
-            best_file.write(json.dumps(json_values(content), indent=2, ensure_ascii=False).encode() + b"\n")
+            best_file.write(record_json(content))
 
     def _remove_leftovers(self) -> None:
         """Remove what was trained by trials that ended, but for the best one and the defaults."""

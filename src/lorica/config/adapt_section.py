@@ -9,9 +9,6 @@ from msgspec import Meta
 
 from lorica.config.value_types import LocalPath, NotNegative, Positive, Probability, Share
 
-Estimate = Literal["auto", "require", "off"]
-Drill = Literal["off", "flip_1", "flip_0"]
-
 
 @dataclass(frozen=True)
 class AdaptConfig:
@@ -25,7 +22,7 @@ class AdaptConfig:
     """How often an example stands among the training rows; more gives the examples more say beside the rows of `train`.
     Unit: copies."""
 
-    estimate: Estimate = "auto"
+    estimate: Literal["auto", "require", "off"] = "auto"
     """Whether the gain is estimated by leaving one rule out of `train`, before anything is learned from `input`:
     `auto` where `train` is given; `require` also stops where no gain is expected; `off` never."""
 
@@ -72,6 +69,6 @@ class AdaptConfig:
     """The part of the examples (without these, of `train`) that is held out as canary rows where there are rounds and
     no `adapt.canaries`; 0 goes without. Unit: share of 1."""
 
-    drill: Drill = "off"
+    drill: Literal["off", "flip_1", "flip_0"] = "off"
     """A drill of the guards: turns the pseudo-labels of one class around in the last round (`flip_1`: those that are
     1), which must end in a rollback."""

@@ -109,13 +109,13 @@ def _leaks(rows: Sequence[Row], plan: FoldPlan) -> Iterator[Leak]:
         ("near-duplicates", plan.near_duplicates),
     )
     for link, keys in text_links:
-        for members in _sets(keys):
-            if not crossing.issuperset(members) and len({plan.folds[index] for index in members}) > 1:
-                crossing.update(members)
-                yield _leak(rows, plan, link, members)
-    for members in _sets([row.group for row in rows]):
-        if len({plan.folds[index] for index in members}) > 1:
-            yield _leak(rows, plan, "group", members, rows[members[0]].group)
+        for indices in _sets(keys):
+            if not crossing.issuperset(indices) and len({plan.folds[index] for index in indices}) > 1:
+                crossing.update(indices)
+                yield _leak(rows, plan, link, indices)
+    for indices in _sets([row.group for row in rows]):
+        if len({plan.folds[index] for index in indices}) > 1:
+            yield _leak(rows, plan, "group", indices, rows[indices[0]].group)
 
 
 def _shown(
@@ -132,15 +132,15 @@ def _shown(
 
 def _sets(keys: Sequence[str | int]) -> Iterator[list[int]]:
     """The indices of each key [n] but "", which stands for none."""
-    members: dict[str | int, list[int]] = {}
+    by_key: dict[str | int, list[int]] = {}
     for index, key in enumerate(keys):
         if key != "":
-            members.setdefault(key, []).append(index)
-    yield from members.values()
+            by_key.setdefault(key, []).append(index)
+    yield from by_key.values()
 
 
-def _leak(rows: Sequence[Row], plan: FoldPlan, link: Link, members: Sequence[int], group: str = "") -> Leak:
-    row_ids, folds = tuple(rows[index].id for index in members), tuple(plan.folds[index] for index in members)
+def _leak(rows: Sequence[Row], plan: FoldPlan, link: Link, indices: Sequence[int], group: str = "") -> Leak:
+    row_ids, folds = tuple(rows[index].id for index in indices), tuple(plan.folds[index] for index in indices)
     return Leak(link, row_ids, folds, group)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from lorica.data.digest import bytes_digest
 from lorica.data.near_duplicates import join_near_duplicates, text_digest
-from lorica.data.split import label_text, require_components
+from lorica.data.split import join_groups, label_text, require_components
 from lorica.data.union_find import UnionFind
 from lorica.errors import ConfigError, DataError
 from lorica.records import Row
@@ -145,10 +145,7 @@ def _link(
     near_duplicates = tuple(map(union_find.find, range(len(rows))))
     if not join_texts:
         union_find = UnionFind(len(rows))
-    first_by_group: dict[str, int] = {}
-    for row_index, row in enumerate(rows):
-        if row.group:
-            union_find.join(first_by_group.setdefault(row.group, row_index), row_index)
+    join_groups(rows, union_find)
     return tuple(map(union_find.find, range(len(rows)))), near_duplicates, tuple(map(text_digest, row_texts))
 
 

@@ -69,15 +69,20 @@ def split(
 def components_of(rows: Sequence[Row], text_of_row: Callable[[Row], str]) -> list[list[int]]:
     """The indices of rows that must stay together, each list ascending, the lists by their first index."""
     union_find = UnionFind(len(rows))
-    first_by_group: dict[str, int] = {}
-    for row_index, row in enumerate(rows):
-        if row.group:
-            union_find.join(first_by_group.setdefault(row.group, row_index), row_index)
+    join_groups(rows, union_find)
     join_near_duplicates([text_of_row(row) for row in rows], union_find)
     members: dict[int, list[int]] = {}
     for row_index in range(len(rows)):
         members.setdefault(union_find.find(row_index), []).append(row_index)
     return list(members.values())
+
+
+def join_groups(rows: Sequence[Row], union_find: UnionFind) -> None:
+    """Make one set of the rows of each group; rows without one stay."""
+    first_by_group: dict[str, int] = {}
+    for row_index, row in enumerate(rows):
+        if row.group:
+            union_find.join(first_by_group.setdefault(row.group, row_index), row_index)
 
 
 def _shuffled(rows: Sequence[Row], text_of_row: Callable[[Row], str], seed: int) -> list[_Component]:

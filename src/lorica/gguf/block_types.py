@@ -56,7 +56,6 @@ UNREAD_TYPES = {
 }  # fmt: skip
 """Names of types that are refused, for the message."""
 
-_HALF = 16  # codes of a 32-weight block that lie in the lower halves of its bytes
 _SUB_BLOCKS = 8  # of a 256-weight block of Q4_K and Q5_K, each with a scale and a minimum of 6 bits
 
 

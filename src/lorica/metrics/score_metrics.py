@@ -63,12 +63,6 @@ def binary(gold_labels: Column) -> Floats:
     return labels.astype(np.float64)
 
 
-def as_labels(scores: Column, threshold: float = 0.5) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Scores [n] -> labels [n]: 1 where score >= threshold."""
-    labels: np.ndarray[tuple[int], np.dtype[np.int64]] = (_numbers(scores) >= threshold).astype(np.int64)
-    return labels
-
-
 def outside_probability(scores: Column) -> float | None:
     """The first score [n] that is no probability, or None where all of them may be."""
     return next((float(score) for score in scores if not 0 <= score <= 1), None)

@@ -48,16 +48,16 @@ class FoldTable:
 def measure_folds(task: Task, judged: Sequence[JudgedAnswer], folds: Sequence[int]) -> FoldTable:
     """judged: [n] out-of-fold answers; folds: [n] the fold in which each row was held out, from 1."""
     metrics = [find_metric(name) for name in task.metric_names]
-    members: dict[int, list[JudgedAnswer]] = {}
+    by_fold: dict[int, list[JudgedAnswer]] = {}
     for judged_row, fold in zip(judged, folds, strict=True):
-        members.setdefault(fold, []).append(judged_row)
+        by_fold.setdefault(fold, []).append(judged_row)
     scores = tuple(
         FoldScores(
             fold,
-            len(members[fold]),
-            {metric.name: estimate_metric(metric, members[fold], 0, within=True) for metric in metrics},
+            len(by_fold[fold]),
+            {metric.name: estimate_metric(metric, by_fold[fold], 0, within=True) for metric in metrics},
         )
-        for fold in sorted(members)
+        for fold in sorted(by_fold)
     )
     values = {
         metric.name: [value for fold in scores if not math.isnan(value := fold.metrics[metric.name].value)]

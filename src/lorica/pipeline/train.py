@@ -106,11 +106,11 @@ def train_adapter(
     tell_example: Callable[[LossExample], None] | None = None,
     passages: TrainingPassages | None = None,
 ) -> TrainResult:
-    """Train one adapter and leave it, with its log and checkpoints, in `job.folder`.
+    """Train one adapter and leave it, with its log and checkpoints, in the folder of its job.
 
-    split_rows: the job's rows where `train_val_split` was called before. issue, lock: as `train` takes them.
-    tell_example: is given the first training row as it is learned, before training begins. passages: looks up what
-    stands before the rows.
+    split_rows: the job's rows where `train_val_split` was called before. issue_passport, folder_lock: as `train` takes
+    them. tell_example: is given the first training row as it is learned, before training begins. passages: looks up
+    what stands before the rows.
 
     Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
     training loop raises.

@@ -73,7 +73,7 @@ class RunFolder:
         """Begin a run in a folder, made if missing: its record says `running` from now on.
 
         record: what the run is given; machine, versions and times are added here. words: of the command line, which is
-        recorded without secrets; () where the record has one. resume: goes on with the run that is there. owned: the
+        recorded without secrets; () from Python. resume: goes on with the run that is there. owned: the
         folder is the command's own, so that a damaged record gives way, and a finished run only once this one has
         finished (`former_run`). folder_lock: on the folder, where the caller holds it.
 
@@ -90,9 +90,10 @@ class RunFolder:
                 for file_name in OF_ONE_RUN:
                     (folder / file_name).unlink(missing_ok=True)
             redactor = Redactor(words, os.environ)
+            command_line = f"lorica.{record.command}(...)"
             if words:
                 command_line = f"lorica {record.command} {shell_line(*redactor.words(words))}"
-                record = msgspec.structs.replace(record, command_line=command_line)
+            record = msgspec.structs.replace(record, command_line=command_line)
             run_folder = cls(folder, _begun(record, former if resume else None, redactor), redactor, new_lock)
             run_folder._write()
         except BaseException as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from lorica.data.record_log import RecordLog
 from lorica.training.types import Listener, StepReport, TrainResult
 from lorica.tuning.study_clock import StudyClock
 from lorica.tuning.trial_store import Curve
@@ -15,6 +16,14 @@ CUT, PRUNED = "its minutes are over", "others did better at this point"
 """Why a trial's training is ended."""
 
 CURVE_NAME = "curve.jsonl"
+
+
+class _Evaluation(msgspec.Struct, frozen=True, array_like=True):
+    """One line of `curve.jsonl`: the loss on the validation rows after update `step` of `total`."""
+
+    step: int
+    total: int
+    loss: float
 
 
 class TrialListener:
@@ -32,11 +41,13 @@ class TrialListener:
         is_hopeless: Callable[[Curve], bool],
     ) -> None:
         """reserve: seconds that must be left when the training ends, of those that loading and the first evaluation
-        took. is_hopeless: whether losses are so high that the trial should end."""
+        took. is_hopeless: whether losses are so high that the trial should end. Raises DataError for losses of a
+        killed session that are none."""
         self._progress, self._name, self._clock = progress, name, clock
         self._reserve, self._is_hopeless = reserve, is_hopeless
-        self._path = folder / CURVE_NAME
-        self._total, self._losses = _read(self._path)
+        self._log = RecordLog(folder / CURVE_NAME, _Evaluation, noun="evaluation of a trial")
+        self._total = self._log.records[-1].total if self._log.records else 0
+        self._losses = {record.step: record.loss for record in self._log.records}
         self._step = 0
         self._marked = self._created = clock.used
         self._longest = 0.0  # seconds of an update, or of an evaluation
@@ -77,11 +88,8 @@ class TrialListener:
         seconds = self._take_time()
         if step:
             self._losses[step] = validation_loss
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as curve_file:
-                curve_file.write(json.dumps([step, self._total, validation_loss]).encode() + b"\n")
-                curve_file.flush()
-                os.fsync(curve_file.fileno())
+            self._log.path.parent.mkdir(parents=True, exist_ok=True)
+            self._log.append(_Evaluation(step, self._total, validation_loss))
         else:
             self._first_evaluation = seconds
         self._progress.evaluated(step, validation_loss, is_best)
@@ -111,16 +119,3 @@ class TrialListener:
         self._marked += seconds
         self._longest = max(self._longest, seconds)
         return seconds
-
-
-def _read(path: Path) -> tuple[int, dict[int, float]]:
-    """The updates in all, and update -> loss, as far as lines are whole."""
-    total, losses = 0, dict[int, float]()
-    content = path.read_bytes() if path.exists() else b""
-    if not content.endswith(b"\n") and content:
-        content = content[: content.rfind(b"\n") + 1]
-        os.truncate(path, len(content))
-    for line in content.splitlines():
-        step, total, loss = json.loads(line)
-        losses[step] = loss
-    return total, losses
