@@ -241,3 +241,31 @@ def test_a_check_tells_a_sound_member_from_a_changed_one(
     output = capsys.readouterr().out
     assert "L190" in output
     assert "is not the file that was trained" in output
+
+
+def test_the_list_of_check_names_the_members_of_an_ensemble_by_their_weights(
+    tfidf_run: Path, few_posts: Path, posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Adapters of several runs are called RUN/rules in the list, and `rules` in their answers."""
+    second_run, outputs = tmp_path / "second", [tmp_path / "scores-1.csv", tmp_path / "scores-2.csv"]
+    assert main(_train(few_posts, second_run, "model=tfidf", "tfidf.inverse_regularisation=0.1")) == 0
+    for run_dir, output in zip((tfidf_run, second_run), outputs, strict=True):
+        assert main(_infer(posts, output, run_dir, "model=tfidf")) == 0
+    both, second = tmp_path / "both.yaml", tmp_path / "second.yaml"
+    assert main(["check", str(tfidf_run), str(second_run), "--keep-working", str(both)]) == 0
+    assert main(["check", str(second_run / "rules"), "--keep-working", str(second)]) == 0
+    blends = []
+    for working in (both, second):
+        capsys.readouterr()
+        assert main(["ensemble", *map(str, outputs), "--json", f"config={working}"]) == 0
+        blends.append(json.loads(capsys.readouterr().out))
+    assert [member["file"] for member in blends[0]["members"]] == [str(output) for output in outputs]
+    assert list(blends[1]["left_out"]) == [str(outputs[0])], "rules.csv of another run is another adapter"
+
+
+def test_check_says_that_rows_are_not_asked_of_a_model_of_its_own(
+    tfidf_run: Path, posts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tfidf_run / "rules")
+    assert main(["check", folder, "--base", "embedded:text_bytes", "--rows", str(posts), "--task", "rules"]) == 0
+    assert "`lorica eval` measure a model of its own on rows" in capsys.readouterr().out

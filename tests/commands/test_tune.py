@@ -140,7 +140,7 @@ def studied(stub: Stub, monkeypatch: pytest.MonkeyPatch, *words: str) -> TuneRes
         "lorica.commands.tune_session.StudyClock",
         lambda folder, *, limit, started: StudyClock(folder, limit=limit, now=lambda: stub.now),
     )
-    result = run_study(plan_of(*words), StudyCall(words, resume_command="lorica tune ..."), make_runner=stub.of)
+    result = run_study(plan_of(*words), StudyCall(words, words, "lorica tune ..."), make_runner=stub.of)
     assert stub.now >= started
     return result
 
@@ -233,7 +233,7 @@ def test_a_trial_that_was_cut_is_listed_and_goes_on_with_more_minutes(
     assert [trial.state for trial in first.trials] == ["cut"]
     assert first.best is None
     assert "No trial finished in 0.4 minutes" in first.verdict
-    assert first.command == "lorica tune ..."
+    assert first.command == "lorica tune minutes=0.8 training.resume=true", "the same minutes are used up"
     made = stub.disk["study", 0]
     stub.now += 10_000  # a pause
     with pytest.raises(ResumeError, match="holds a run of `lorica tune` already"):
@@ -247,7 +247,7 @@ def test_a_trial_that_was_cut_is_listed_and_goes_on_with_more_minutes(
 def test_defaults_that_nothing_was_held_against_are_no_find(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = studied(Stub(), monkeypatch, "trials=1")
     assert "No other trial finished" in result.verdict
-    assert result.command == "lorica tune ..."
+    assert result.command == "lorica tune trials=2 training.resume=true"
 
 
 @pytest.mark.parametrize("killed_at", [(1, 4), (4, 1), (3, 9)])

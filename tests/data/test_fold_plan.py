@@ -128,8 +128,11 @@ def test_grouped_folds_are_as_even_as_those_of_scikit_learn() -> None:
 
 def test_what_cannot_be_divided_is_one_clear_message() -> None:
     rows = [_row(0, 0, text="one thing"), _row(1, 1, text="another")]
-    with pytest.raises(DataError, match=r"posts\.csv: 2 rows(.|\n)*cannot be divided into 3 folds(.|\n)*fewer folds"):
+    with pytest.raises(DataError, match=r"posts\.csv: 2 rows(.|\n)*cannot be divided into 3 folds(.|\n)*; folds=2"):
         plan_folds(rows, 3, seed=0, text=_text, source="posts.csv")
+    alike = [msgspec.structs.replace(_row(i, i % 2, text="the same text"), group=str(i)) for i in range(4)]
+    with pytest.raises(DataError, match=r"leaves 1 that(.|\n)*train without folds=; folds\.near_duplicates=false"):
+        plan_folds(alike, 3, seed=0, text=_text, source="posts.csv")
     with pytest.raises(ConfigError, match="at least 2"):
         plan_folds(rows, 1, seed=0, text=_text)
     few = [_row(number, int(number < 6), text="the same text" if number < 3 else "") for number in range(40)]

@@ -97,7 +97,7 @@ def adapt_text(result: AdaptResult) -> str:
             f"{len(result.own_rows)} rows of the input ({listed(result.own_rows, 3)}) bear a label that was trained "
             "on: `lorica eval` refuses their scores."
         )
-    paragraphs.append(f"{result.adapter}" + (f"\n{result.output}" if result.output else ""))
+    paragraphs.append(f"model: {result.adapter}" + (f"\nanswers: {result.output}" if result.output else ""))
     return "\n\n".join(paragraphs)
 
 

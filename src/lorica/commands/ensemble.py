@@ -11,6 +11,7 @@ import msgspec
 
 from lorica.commands import build
 from lorica.commands.arguments import as_path, emit, inform, parse_weights, parser, resolve, split_words
+from lorica.commands.ensemble_list import listed_members
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
 from lorica.commands.ensemble_request import BlendRequest, check_request
 from lorica.commands.gold_file import GoldFile, read_gold
@@ -142,7 +143,7 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
     if request.gold is not None:
         allow = request.allow_training_rows
         gold = read_gold(config, request.gold, [request.within or ""], allow_training_rows=allow)
-    members, unlisted = _listed(_read_members(config, request.files, gold), config)
+    members, unlisted = listed_members(_read_members(config, request.files, gold), config)
     if request.model is not None:
         answers = _apply_model(request.model, members)
         result = EnsembleResult("model", tuple(member.name for member in members), (), unlisted, {})
@@ -153,6 +154,9 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
         result = _measure(plan, answers, gold, unlisted | degenerate)
         if request.save is not None:
             _save(request.save, _fitted(plan))
+            inform(
+                f"{request.save} serves rows to come: lorica ensemble NEW ... --model {request.save} --output blend.csv"
+            )
     if request.output is not None:
         write_answers(request.output, answers, csv_guard=config.inference.csv_guard)
         inform(f"{len(answers):,} rows written to {request.output}")
@@ -183,28 +187,6 @@ def _read_members(config: Config, files: Sequence[Path], gold: GoldFile | None) 
         EnsembleMember(str(path), {answer.id: answer for answer in read_answers(path, id_names=names)})
         for path in files
     ]
-
-
-def _listed(members: Sequence[EnsembleMember], config: Config) -> tuple[list[EnsembleMember], dict[str, str]]:
-    """The members whose adapter `adapters.paths` names, as `lorica check --keep-working` writes it; all where it names
-    none. And the names of the others, with the reason."""
-    adapter_names = set(config.adapters.paths)
-    if not adapter_names:
-        return list(members), {}
-    is_listed = {
-        member.name: Path(member.name).name.split(".")[0] in adapter_names
-        or {answer.adapter for answer in member.answers.values()} <= adapter_names
-        for member in members
-    }
-    unlisted = {name: "its adapter is not in adapters.paths" for name, listed in is_listed.items() if not listed}
-    if len(unlisted) == len(members):
-        raise DataError(
-            f"this file and {len(members) - 1} others are of no adapter in adapters.paths: "
-            + ", ".join(sorted(adapter_names)),
-            path=members[0].name,
-            fix="name each file after its adapter, or leave config=FILE out",
-        )
-    return [member for member in members if is_listed[member.name]], unlisted
 
 
 def _plan(request: BlendRequest, config: Config, members: Sequence[EnsembleMember], gold: GoldFile | None) -> _Plan:

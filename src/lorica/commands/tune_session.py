@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorica.commands.arguments import Overrides, inform
+from lorica.commands.arguments import Overrides, going_on, inform
 from lorica.commands.pages.page_files import write_pages
 from lorica.commands.pages.tune_page import tune_page
 from lorica.commands.run_log import goes_on, logged_messages, recorded_configuration, run_file
@@ -58,7 +58,7 @@ def run_study(
         study = Study(plan, make_runner(plan), clock, store, on_trial)
         try:
             ending = study.search()
-            result = _result(study, ending, call.resume_command)
+            result = _result(study, ending, _more_command(call, plan, ending))
         except BaseException as error:
             if store.all or isinstance(error, KeyboardInterrupt):
                 error.add_note(f"{len(store.ended)} trials are kept in {plan.folder}; go on: {call.resume_command}")
@@ -95,7 +95,22 @@ def resumes(plan: StudyPlan) -> bool:
     )
 
 
-def _result(study: Study, ending: Ending, resume_command: str) -> TuneResult:
+def _more_command(call: StudyCall, plan: StudyPlan, ending: Ending) -> str:
+    """What goes on with a study that ended: the same command, with twice of what is used up."""
+    tune = plan.resolved.config.tune
+    minutes_key = "minutes_per_attempt" if tune.attempts else "minutes"
+    more_of: dict[Ending, tuple[str, float]] = {
+        "minutes": (minutes_key, 2 * plan.minutes),
+        "trials": ("trials", 2 * tune.trials),
+    }
+    if not call.words or ending not in more_of:
+        return call.resume_command
+    key, amount = more_of[ending]
+    other_words = [word for word in call.words if not word.startswith((f"{key}=", f"tune.{key}="))]
+    return going_on("tune", [*other_words, f"{key}={amount:g}"], "training.resume=true")
+
+
+def _result(study: Study, ending: Ending, more_command: str) -> TuneResult:
     plan, best = study.plan, study.best
     trials = study.store.all
     comparison = study.comparison()
@@ -117,7 +132,7 @@ def _result(study: Study, ending: Ending, resume_command: str) -> TuneResult:
         commands={
             "best": plan.train_command(best.settings if best is not None and best.number else {}),
             "defaults": plan.train_command({}),
-            "more": resume_command,
+            "more": more_command,
         },
     )
 

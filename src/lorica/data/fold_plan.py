@@ -90,7 +90,11 @@ def plan_folds(
     for row_index, component in enumerate(components):
         members.setdefault(component, []).append(row_index)
     labels = [label_text(row) for row in rows]
-    require_components(rows, len(members), count, f"{count} folds", source=source, otherwise="ask for fewer folds")
+    if len(members) < count:
+        otherwise = f"folds={len(members)}" if len(members) > 1 else "or train without folds="
+        if join_texts and len(set(_link(rows, text, join_texts=False)[0])) >= count:
+            otherwise += "; folds.near_duplicates=false keeps groups alone together, and lists what then crosses"
+        require_components(rows, len(members), count, f"{count} folds", source=source, otherwise=otherwise)
     if need_labels:
         _require_labels(labels, components, count, source)
     features = [(f"label {label}", f"stratum {stratum(row)}\n{label}") for row, label in zip(rows, labels, strict=True)]

@@ -115,10 +115,10 @@ def _verify(
     staged_folder: Path,
 ) -> None:
     """Load what is staged in a fresh process, and hold its scores against the trainer's."""
-    listener.note(f"{name}: loading it in a fresh process, and comparing the scores of {len(probe)} rows")
+    listener.note(f"loading it in a fresh process, and comparing the scores of {len(probe)} rows")
     # An engine takes the choices by their order, label 1 first, whatever their tokens are.
     requests = [ScoreChoices(example.id, example.encoded.tokens, ((0,), (0,)), adapter=name) for example in probe]
     expected = {row_id: (label_1, label_0) for row_id, (label_0, label_1) in trainable.scores(probe).items()}
     difference = compare_reloaded(spec, name, staged_folder, requests, expected)
     agreement = "to the bit" if difference == 0 else f"to {difference:.1g} in log-probability"
-    listener.note(f"{name}: the saved classifier gives the trainer's scores {agreement}")
+    listener.note(f"the saved classifier gives the trainer's scores {agreement}")

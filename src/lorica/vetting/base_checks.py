@@ -42,6 +42,8 @@ from lorica.vetting.measure.probe_rows import chosen_rows
 from lorica.vetting.measure.scoring import OnDone
 from lorica.vetting.passport_check import check_passport
 
+_ROWS_UNUSED = "its rows were not asked: `lorica infer` and `lorica eval` measure a model of its own on rows"
+
 
 class BaseCheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """What trying an adapter on its base gave, besides findings. unable: why a level could not be carried out."""
@@ -171,7 +173,9 @@ class BaseChecker:
             return examination.add([finding("L400", error.message, fix=error.fix)]), BaseCheckResult()
         except LoricaError as error:
             return examination, BaseCheckResult(unable=(f"could not be asked: {error.message}",))
-        return examination.add(findings, 4 if findings else None), BaseCheckResult()
+        return examination.add(findings, 4 if findings else None), BaseCheckResult(
+            unable=(_ROWS_UNUSED,) * bool(self._rows)
+        )
 
     def _check_behaviour(self, examination: Examination, unable: list[str]) -> tuple[Examination, BaseCheckResult]:
         assert examination.specimen is not None
