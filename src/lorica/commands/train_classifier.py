@@ -10,17 +10,10 @@ from pathlib import Path
 import torch
 
 from lorica.adapters.member import open_member
-from lorica.adapters.passport import BaseFacts, Passport
-from lorica.admission.make_passport import (
-    data_facts,
-    make_passport,
-    measure_on_rows,
-    prompt_facts,
-    shipped_canaries,
-    training_facts,
-)
-from lorica.admission.provenance import base_facts, package_versions, trained_as
+from lorica.adapters.passport import Passport
+from lorica.admission.provenance import base_facts
 from lorica.commands import build
+from lorica.commands.trainer_parts import TrainerParts, training_provenance
 from lorica.config.schema import Config, TrainingConfig
 from lorica.encoder_families import EncoderFamily
 from lorica.engines import load_engine
@@ -28,32 +21,18 @@ from lorica.engines.base import EngineSettings, resolve_device
 from lorica.errors import ConfigError
 from lorica.hardware import this_machine
 from lorica.locks import FolderLock
-from lorica.models.base_folder import BaseFolder
 from lorica.models.classifiers import base_family
 from lorica.pipeline.answer import check_prompt_fits
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal
 from lorica.pipeline.train_classifier import train_classifier
 from lorica.precision_choice import for_accelerator
-from lorica.prompts.encoder import Encoder
 from lorica.tasks.base import Task
 from lorica.training.types import Listener, TrainResult
 
 
 @dataclass(frozen=True)
-class ClassifierTrainer:
-    """A `pipeline.trainer.Trainer` of encoder classifiers. config: with the precision of its training decided."""
-
-    config: Config
-    task: Task
-    base_model: BaseFolder
-    encoder: Encoder
-    provenance: Mapping[str, str]
-    facts_of_base: BaseFacts
-
-    @property
-    def digests(self) -> tuple[str, str]:
-        """Of base and tokenizer."""
-        return self.base_model.digest, self.encoder.tokenizer_digest
+class ClassifierTrainer(TrainerParts):
+    """A `pipeline.trainer.Trainer` of encoder classifiers."""
 
     def train(
         self,
@@ -93,26 +72,8 @@ class ClassifierTrainer:
 
     def _passport(self, job: TrainJob, split_rows: TrainVal, folder: Path, train_result: TrainResult) -> Passport:
         """The passport of the trained classifier in `folder`, asked through the engine that will answer."""
-        config, member = self.config, open_member(folder)
         engine = load_engine("encoder", self.base_model, self._engine_settings())
-        engine.add_adapter(job.name, member)
-        return make_passport(
-            member,
-            base=self.facts_of_base,
-            prompt=prompt_facts(self.encoder, self.task, build.prompt_settings(config)),
-            canaries=shipped_canaries(engine, job.name, self.task, self.encoder, self.base_model),
-            metrics=measure_on_rows(
-                self.task,
-                self.encoder,
-                engine,
-                job.name,
-                job.held_out or split_rows.validation,
-                build.answer_settings(config, self.base_model),
-                row_source="held_out" if job.held_out else "validation",
-            ),
-            data=data_facts(job, split_rows),
-            training=training_facts(config.training, train_result),
-        )
+        return self.passport(job, split_rows, train_result, open_member(folder), engine)
 
 
 def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> ClassifierTrainer:
@@ -139,12 +100,7 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> Clas
         task=task,
         base_model=base_model,
         encoder=encoder,
-        provenance={
-            **trained_as(task, encoder, base_model),
-            "model": config.model.name,
-            **package_versions(),
-            **reading,
-        },
+        provenance=training_provenance(config, task, encoder, base_model, reading),
         facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
     )
 

@@ -10,19 +10,12 @@ from pathlib import Path
 import torch
 
 from lorica.adapters.folder import open_adapter
-from lorica.adapters.passport import BaseFacts, Passport
-from lorica.admission.make_passport import (
-    data_facts,
-    make_passport,
-    measure_on_rows,
-    prompt_facts,
-    shipped_canaries,
-    training_facts,
-)
-from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, base_facts, package_versions, trained_as
+from lorica.adapters.passport import Passport
+from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, base_facts
 from lorica.commands import build
 from lorica.commands.build_retrieval import training_passages
 from lorica.commands.dtypes import TrainingPrecision, training_precision
+from lorica.commands.trainer_parts import TrainerParts, training_provenance
 from lorica.config.schema import Config
 from lorica.engines.base import resolve_device
 from lorica.engines.native.engine import NativeEngine
@@ -35,28 +28,16 @@ from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.answer import check_prompt_fits
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, train_adapter
 from lorica.pipeline.training_passages import TrainingPassages
-from lorica.prompts.encoder import Encoder
 from lorica.tasks.base import Task
 from lorica.training.types import Listener, TrainResult
 
 
 @dataclass(frozen=True)
-class DecoderTrainer:
-    """A `pipeline.trainer.Trainer` of LoRA adapters. config: with the precision of its training decided."""
+class DecoderTrainer(TrainerParts):
+    """A `pipeline.trainer.Trainer` of LoRA adapters."""
 
-    config: Config
-    task: Task
-    base_model: BaseFolder
-    encoder: Encoder
     decoder: Decoder
     passages: TrainingPassages | None
-    provenance: Mapping[str, str]
-    facts_of_base: BaseFacts
-
-    @property
-    def digests(self) -> tuple[str, str]:
-        """Of base and tokenizer."""
-        return self.base_model.digest, self.encoder.tokenizer_digest
 
     def train(
         self,
@@ -89,29 +70,12 @@ class DecoderTrainer:
         self, job: TrainJob, split_rows: TrainVal, adapter_folder: Path, train_result: TrainResult
     ) -> Passport:
         """The passport of the trained adapter in `adapter_folder`, asked through the engine that will answer."""
-        config, adapter = self.config, open_adapter(adapter_folder)
+        config = self.config
         engine = NativeEngine(
             self.decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
         )
-        engine.add_adapter(job.name, adapter)
-        return make_passport(
-            adapter,
-            base=self.facts_of_base,
-            prompt=prompt_facts(self.encoder, self.task, build.prompt_settings(config)),
-            canaries=shipped_canaries(engine, job.name, self.task, self.encoder, self.base_model),
-            metrics=measure_on_rows(
-                self.task,
-                self.encoder,
-                engine,
-                job.name,
-                job.held_out or split_rows.validation,
-                build.answer_settings(config, self.base_model),
-                row_source="held_out" if job.held_out else "validation",
-                retriever=None if self.passages is None else self.passages.retriever,
-            ),
-            data=data_facts(job, split_rows),
-            training=training_facts(config.training, train_result),
-        )
+        retriever = None if self.passages is None else self.passages.retriever
+        return self.passport(job, split_rows, train_result, open_adapter(adapter_folder), engine, retriever)
 
 
 def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> DecoderTrainer:
@@ -139,11 +103,8 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> Deco
         decoder=decoder,
         passages=passages,
         provenance={
-            **trained_as(task, encoder, base_model),
+            **training_provenance(config, task, encoder, base_model, reading),
             **_passages_shown(passages),
-            "model": config.model.name,
-            **package_versions(),
-            **reading,
         },
         facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
     )

@@ -17,19 +17,12 @@ from lorica.adapters.member_folder import (
     member_files,
     open_member_folder,
 )
-from lorica.adapters.passport import BaseFacts, Passport
+from lorica.adapters.passport import Passport
 from lorica.adapters.registry import CHECKPOINTS, MEMBER_CONFIG, MEMBER_WEIGHTS
-from lorica.admission.make_passport import (
-    data_facts,
-    make_passport,
-    measure_on_rows,
-    prompt_facts,
-    shipped_canaries,
-    training_facts,
-)
-from lorica.admission.provenance import base_facts, package_versions, trained_as
+from lorica.admission.provenance import base_facts
 from lorica.commands import build
 from lorica.commands.row_progress import row_progress
+from lorica.commands.trainer_parts import TrainerParts, training_provenance
 from lorica.config.schema import Config
 from lorica.locks import FolderLock
 from lorica.members.embed_texts import RememberingEncoder
@@ -37,9 +30,7 @@ from lorica.members.fit_centroids import all_texts
 from lorica.members.fit_member import FittedMember, fit_centroids_member, fit_tfidf_member, measure_losses
 from lorica.members.member_engine import member_engine
 from lorica.members.row_texts import LabelledRow, read_segments
-from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, describe_job
-from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.retrieval.dense_encoder import TransformerEncoder, check_encoder
 from lorica.tasks.base import Task
@@ -52,21 +43,10 @@ _FILES = MemberFiles(MEMBER_WEIGHTS, MEMBER_CONFIG)
 
 
 @dataclass(frozen=True)
-class MemberTrainer:
+class MemberTrainer(TrainerParts):
     """A `pipeline.trainer.Trainer`. embedder: of centroids; None for TF-IDF."""
 
-    config: Config
-    task: Task
-    base_model: BaseFolder
-    encoder: Encoder
     embedder: RememberingEncoder | None
-    provenance: Mapping[str, str]
-    facts_of_base: BaseFacts
-
-    @property
-    def digests(self) -> tuple[str, str]:
-        """Of the encoder whose embeddings are compared, and of the tokenizer that spells prompts."""
-        return self.base_model.digest, self.encoder.tokenizer_digest
 
     def train(
         self,
@@ -164,27 +144,8 @@ class MemberTrainer:
 
     def _passport(self, job: TrainJob, split_rows: TrainVal, folder: Path, result: TrainResult) -> Passport:
         """The passport of the member in `folder`, asked through the engine that will answer."""
-        config, member = self.config, open_member_folder(folder)
         engine = member_engine(self.embedder)
-        engine.add_adapter(job.name, member)
-        answering = build.answer_settings(config, self.base_model)
-        return make_passport(
-            member,
-            base=self.facts_of_base,
-            prompt=prompt_facts(self.encoder, self.task, build.prompt_settings(config)),
-            canaries=shipped_canaries(engine, job.name, self.task, self.encoder, self.base_model),
-            metrics=measure_on_rows(
-                self.task,
-                self.encoder,
-                engine,
-                job.name,
-                job.held_out or split_rows.validation,
-                answering,
-                row_source="held_out" if job.held_out else "validation",
-            ),
-            data=data_facts(job, split_rows),
-            training=training_facts(config.training, result),
-        )
+        return self.passport(job, split_rows, result, open_member_folder(folder), engine)
 
 
 def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> MemberTrainer:
@@ -202,12 +163,7 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> Memb
         base_model=base_model,
         encoder=encoder,
         embedder=embedder,
-        provenance={
-            **trained_as(task, encoder, base_model),
-            "model": config.model.name,
-            **package_versions(),
-            **reading,
-        },
+        provenance=training_provenance(config, task, encoder, base_model, reading),
         facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 from lorica.adapters.member_folder import Doubles, MemberFolder, MemberKind
 from lorica.calibration.calibration_maps import PlattScaling, sigmoid
 from lorica.errors import AdapterError
-from lorica.members.member_model import Answer
+from lorica.members.member_model import MemberAnswer
 from lorica.members.row_texts import RowTexts
 from lorica.names import fold_case
 from lorica.retrieval.dense_encoder import DenseEncoder
@@ -61,7 +61,7 @@ class CentroidsMember:
         self._row_of_rule = {rule: index for index, rule in enumerate(facts.rules)}
         self._embed_example = lru_cache(maxsize=_REMEMBERED)(self._embed)
 
-    def answer(self, rows: Sequence[RowTexts]) -> list[Answer]:
+    def answer(self, rows: Sequence[RowTexts]) -> list[MemberAnswer]:
         """See `MemberModel`."""
         return [self._answer(row) for row in rows]
 
@@ -78,7 +78,7 @@ class CentroidsMember:
         plain_facts: dict[str, object] = msgspec.to_builtins(self._facts)
         return plain_facts
 
-    def _answer(self, row: RowTexts) -> Answer:
+    def _answer(self, row: RowTexts) -> MemberAnswer:
         own = {"breaking": row.breaking, "allowed": row.allowed}
         source: ExampleSource = "row" if any(own.values()) else "rule"
         centroids = {}

@@ -18,12 +18,13 @@ from lorica.engines.base import (
     check_adapters,
     failed,
     find_request_problem,
+    is_new,
     unknown_adapter,
 )
 from lorica.engines.batch_timer import BatchTimer
-from lorica.errors import AdapterError, EngineError
+from lorica.errors import AdapterError
 from lorica.members.centroids import load_centroids
-from lorica.members.member_model import Answer, MemberModel
+from lorica.members.member_model import MemberAnswer, MemberModel
 from lorica.members.row_texts import VOCABULARY_SIZE, RowTexts, read_byte_segments, read_segments
 from lorica.members.tfidf_member import load_tfidf
 from lorica.models.base_folder import BaseFolder
@@ -53,16 +54,15 @@ class MemberEngine:
         return EngineInfo(self._kind, batch_invariant=(ScoreChoices,), versions=installed_versions(_PACKAGES))
 
     def add_adapter(self, name: str, adapter: Member) -> None:
-        """Load a member. Raises AdapterError for one of another kind, and for one that does not belong to the encoder;
-        EngineError for a taken name."""
+        """Load a member; the same one again changes nothing. Raises AdapterError for one of another kind, and for one
+        that does not belong to the encoder; EngineError for a taken name."""
         if not isinstance(adapter, MemberFolder) or adapter.config.kind != self._kind:
             raise AdapterError(
                 f"{adapter.path}: is not a member that engine={self._kind} answers with",
                 fix="name the model that it was trained with: model=tfidf, model=centroids, or its base",
             )
-        if name in self._members and self._members[name][0].digest != adapter.digest:
-            raise EngineError(f"the adapter name {name!r} is taken by {self._members[name][0].path}")
-        self._members[name] = adapter, self._load_model(adapter)
+        if is_new(name, adapter, {known_name: folder.digest for known_name, (folder, _) in self._members.items()}):
+            self._members[name] = adapter, self._load_model(adapter)
 
     def remove_adapter(self, name: str) -> None:
         """Forget a member. Raises EngineError for one that was never added."""
@@ -137,7 +137,7 @@ def _texts_of(request: Request, folder: MemberFolder) -> RowTexts | str:
     return texts
 
 
-def _output(request: Request, answer: Answer) -> Output:
+def _output(request: Request, answer: MemberAnswer) -> Output:
     if isinstance(answer, str):
         return failed(request, answer)
     logprobs = tuple(math.log(max(probability, PROBABILITY_FLOOR)) for probability in answer)

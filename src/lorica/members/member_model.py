@@ -8,7 +8,7 @@ from typing import Protocol
 from lorica.adapters.member_folder import Doubles, MemberKind
 from lorica.members.row_texts import RowTexts
 
-Answer = tuple[float, ...] | str
+MemberAnswer = tuple[float, ...] | str
 """The probabilities of a row's choices, label 1 first where there are labels; or why the row cannot be answered."""
 
 
@@ -18,7 +18,7 @@ class MemberModel(Protocol):
     @property
     def kind(self) -> MemberKind: ...
 
-    def answer(self, rows: Sequence[RowTexts]) -> list[Answer]:
+    def answer(self, rows: Sequence[RowTexts]) -> list[MemberAnswer]:
         """Answers in the order of the rows; a row's is the same to the last bit whatever the other rows are."""
         ...
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lorica.adapters.member_folder import Doubles, MemberFolder, MemberKind
 from lorica.errors import AdapterError
-from lorica.members.member_model import Answer
+from lorica.members.member_model import MemberAnswer
 from lorica.members.row_texts import LabelledRow, RowTexts
 from lorica.training.tfidf import (
     FEATURE_SETS,
@@ -30,7 +30,7 @@ class TfidfMember:
     answer_type: Literal["score", "option"]
     kind: MemberKind = "tfidf"
 
-    def answer(self, rows: Sequence[RowTexts]) -> list[Answer]:
+    def answer(self, rows: Sequence[RowTexts]) -> list[MemberAnswer]:
         """See `MemberModel`."""
         if self.answer_type == "score":
             return [(score, 1 - score) for score in map(float, self.model.score([row.with_rule for row in rows]))]
