@@ -44,6 +44,17 @@ def test_a_round_that_turns_on_its_teacher_is_stopped() -> None:
     assert (unsure.value, unsure.passed) == (None, True)
 
 
+def test_a_rare_label_that_is_given_up_is_stopped() -> None:
+    teacher = np.array([0.1] * 90 + [0.9] * 10)
+    given_up = np.linspace(0.01, 0.3, 100)  # agrees on 90 of 100 rows, and says 1 of none
+    reading = teacher_agreement(given_up, teacher, LIMITS)
+    assert (reading.value, reading.passed) == (0, False)
+    assert "0% of the 10 rows that the teacher is sure of to be 1" in reading.reason
+    assert teacher_agreement(teacher * 0.8 + 0.1, teacher, LIMITS).passed
+    few = np.array([0.1] * 98 + [0.9] * 2)  # two rows say nothing by themselves
+    assert teacher_agreement(given_up, few, LIMITS).passed
+
+
 def test_canary_rows_stop_a_fall_and_not_noise() -> None:
     assert not canary_rows(1 - GOOD, GOOD, LABELS, LIMITS).passed
     assert canary_rows(GOOD, GOOD, LABELS, LIMITS).passed

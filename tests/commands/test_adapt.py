@@ -260,6 +260,8 @@ def test_no_gain_is_refused_where_one_is_required(
         (["data.a=train.csv"], "train=FILE"),
         (["adapt.round=1"], "adapt.rounds"),
         (["input="], "input is not set"),
+        (["folds=3"], "one for each fold"),
+        (["output=test.csv"], "would replace a file that this command reads"),
     ],
 )
 def test_mistakes_are_one_message(

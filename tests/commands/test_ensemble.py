@@ -110,6 +110,27 @@ def test_a_saved_blend_serves_other_rows_even_one(
         assert 0 < (tables[1]["0"] or 0) < 1
 
 
+def test_a_saved_blend_refuses_its_files_in_another_order(
+    files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = str(tmp_path / "blend.json")
+    _json(capsys, *files, "--gold", gold, "--save", saved)
+    assert main(["ensemble", files[1], files[0], files[2], "--model", saved, "task=rules"]) == 3
+    assert "in this order" in capsys.readouterr().err
+    _json(capsys, *files, "--model", saved)
+
+
+def test_a_vote_is_judged_by_its_answers(gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    votes = []
+    for voter in range(3):
+        answers = ["Yes" if (i % 3 == 0) != (i % 5 == voter) else "No" for i in range(ROWS)]
+        lines = "".join(f"{i},{answer}\n" for i, answer in enumerate(answers))
+        votes.append(_write(tmp_path / f"vote{voter}.csv", "id,answer\n" + lines))
+    result = _json(capsys, *votes, "--gold", gold, "--method", "vote")
+    assert result["metric"] == "accuracy"
+    assert (result["blend"]["value"], result["over_best"]["better"]) == (1, "the blend")
+
+
 def test_the_list_of_working_adapters_is_the_list_of_members(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +207,11 @@ def test_the_page_without_gold_claims_nothing(
         (["A", "B", "--output", "blend.txt"], 3, "not the suffix of a result file"),
         (["A", "missing.csv"], 3, "missing.csv"),
         (["A", "B", "--output", "B"], 2, "would replace a file that this command reads"),
+        (["A", "NEGATIVE", "--method", "power"], 3, "a power mean takes scores from 0 on"),
+        (["A", "B", "--method", "power", "--power", "nan"], 2, "--power nan"),
+        (["A", "B", "--within", "rule", "--rows", "FEW"], 3, "it lacks 230 of the 240 rows of the answers"),
+        (["A", "B", "--within", "rule", "--gold", "GOLD", "--method", "stack"], 2, "a stack has no ranks"),
+        (["A", "LINK"], 2, "a file is named twice"),
         (["A", "B", "--gold", "GOLD", "--save", "GOLD"], 2, "would replace a file that this command reads"),
     ],
 )
@@ -206,8 +232,12 @@ def test_mistakes_are_one_clear_message(
         "LONG": _scores(tmp_path / "long.csv", 1.0, seed=5, rows=ROWS + 1),
         "TWICE": _write(tmp_path / "twice.csv", "id,score\n1,0.5\n1,0.6\n"),
         "TEXTS": _write(tmp_path / "texts.csv", "id,answer\n" + "".join(f"{i},Yes\n" for i in range(ROWS))),
+        "NEGATIVE": _write(tmp_path / "negative.csv", "id,score\n" + "".join(f"{i},{i - 3}\n" for i in range(ROWS))),
+        "FEW": _write(tmp_path / "few.csv", "id,body,rule\n" + "".join(f"{i},post,rule {i % 2}\n" for i in range(10))),
+        "LINK": str(tmp_path / "link.csv"),
         "NAN": _write(tmp_path / "nan.csv", "id,score\n" + "".join(f"{i},nan\n" for i in range(ROWS))),
     }
+    Path(paths["LINK"]).symlink_to(paths["A"])
     assert main(["ensemble", *(paths.get(word, word) for word in words), "task=rules"]) == code
     error = capsys.readouterr().err
     assert message in error

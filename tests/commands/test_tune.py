@@ -333,6 +333,7 @@ def test_attempts_end_in_a_written_decision(rows: Path, monkeypatch: pytest.Monk
         (["minutes_per_attempt=3"], "attempts is not", 2),
         (["attempts=2", "minutes=3"], "minutes_per_attempt= for each", 2),
         (["tune.space.lora.rr=[8,16]"], "did you mean lora.r", 2),
+        (["tune.space.lora.rr=[8,16]"], "tune.space: unknown configuration key 'lora.rr'", 2),
         (["tune.space.lora.r=[8]"], "one value", 2),
         (["tune.vary=[lora.r,lora.rr]"], "lora.rr", 2),
         (["tune.vary=[training.weight_decay]"], "add tune.space.training.weight_decay=", 2),

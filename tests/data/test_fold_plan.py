@@ -211,3 +211,11 @@ def test_a_column_of_folds_is_complete_and_in_the_order_of_numbers() -> None:
         plan_by_column(rows, {"0": "1", "1": "", "2": "2"}, text=_text, column="fold", source="posts.csv")
     with pytest.raises(DataError, match="names 1 fold"):
         plan_by_column(rows, dict.fromkeys("012", "1"), text=_text, column="fold")
+
+
+def test_a_column_of_folds_leaves_every_label_to_train_on() -> None:
+    rows = [_row(number, number % 2) for number in range(4)]
+    by_label = {"0": "a", "1": "b", "2": "a", "3": "b"}
+    assert plan_by_column(rows, by_label, text=_text, column="fold").count == 2
+    with pytest.raises(DataError, match="leaves no row of label 0 to train on beside fold 'a'"):
+        plan_by_column(rows, by_label, text=_text, column="fold", need_labels=True)

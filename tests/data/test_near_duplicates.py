@@ -21,6 +21,9 @@ from lorica.data.union_find import UnionFind
         ("हिन्दी", "हिन्द", False),
         ("👍", "👎", False),
         ("a\tb\n", "a b", True),
+        ("in\u00advis\u200bib\u2060le \ufeffmarks", "invisible marks", True),
+        ("I \u2764\ufe0f tea", "I \u2764 tea", True),
+        ("a\u202eb", "ab", True),
     ],
 )
 def test_normalise(one: str, other: str, same: bool) -> None:

@@ -51,6 +51,17 @@ def test_mean_rank_and_power_by_their_formulas() -> None:
         blend_scores([first - 1, second], weights, "power", power=2.0)
 
 
+def test_power_means_neither_vanish_nor_divide_by_zero() -> None:
+    first, second = np.array([0.0, 0.5, 0.02]), np.array([0.4, 0.5, 0.04])
+    with np.errstate(all="raise"):
+        high = blend_scores([first, second], [0.5, 0.5], "power", power=1000.0)
+        low = blend_scores([first, second], [0.5, 0.5], "power", power=-2.0)
+        alone = blend_scores([first, second], [0.0, 1.0], "power", power=-2.0)
+    assert high == pytest.approx([0.4, 0.5, 0.04], rel=1e-3)
+    assert low == pytest.approx([0.0, 0.5, (0.5 * (0.02**-2 + 0.04**-2)) ** -0.5])
+    assert alone == pytest.approx(second)
+
+
 def test_ranks_within_rules_restore_what_a_shift_of_one_rule_destroyed() -> None:
     (_, first, second), labels = _columns(600)
     rules = [f"rule {index % 3}" for index in range(600)]

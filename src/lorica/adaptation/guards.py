@@ -12,6 +12,8 @@ from lorica.ensemble.members import Scores, degenerate_reasons
 from lorica.metrics.bootstrap import paired_difference
 from lorica.metrics.metric_table import find_metric
 
+_FEWEST_OF_LABEL = 5  # rows of a label, of which the teacher is sure, that are looked at by themselves
+
 
 class GuardReading(msgspec.Struct, frozen=True):
     """What one guard measured. value beside limit; passed; reason: why not, in a sentence, or why nothing was measured.
@@ -43,13 +45,20 @@ def score_distance(scores: Scores, before: Scores, limits: AdaptConfig) -> Guard
 
 
 def teacher_agreement(scores: Scores, teacher: Scores, limits: AdaptConfig) -> GuardReading:
-    """The share of rows answered as the frozen teacher does, among those that it is sure of."""
+    """The share of rows answered as the frozen teacher does, among those that it is sure of: of all, or of those of one
+    label where it is less. Where one label is rare, a model that gives it up still agrees on nearly all rows."""
     is_sure = (teacher < limits.low) | (teacher > limits.high)
     if not is_sure.any():
         return GuardReading("teacher", None, limits.min_agreement, True, "the teacher is sure of no row")
-    agreement = float(((scores >= 0.5) == (teacher >= 0.5))[is_sure].mean())
+    agrees = (scores >= 0.5) == (teacher >= 0.5)
+    sides = {"": is_sure, " to be 1": is_sure & (teacher >= 0.5), " to be 0": is_sure & (teacher < 0.5)}
+    shares = {
+        side: float(agrees[rows].mean()) for side, rows in sides.items() if not side or rows.sum() >= _FEWEST_OF_LABEL
+    }
+    side, agreement = min(shares.items(), key=lambda entry: entry[1])
     passed = agreement >= limits.min_agreement
-    reason = f"{agreement:.0%} of the {int(is_sure.sum())} rows that the teacher is sure of are answered as it does"
+    row_count = int(sides[side].sum())
+    reason = f"{agreement:.0%} of the {row_count} rows that the teacher is sure of{side} are answered as it does"
     return GuardReading("teacher", agreement, limits.min_agreement, passed, "" if passed else reason)
 
 

@@ -10,7 +10,7 @@ from lorica import __version__
 from lorica.adaptation.harvest import TextLabels
 from lorica.commands import build
 from lorica.commands.adapt_stages import STAGES
-from lorica.commands.arguments import required
+from lorica.commands.arguments import check_not_read, required
 from lorica.commands.rows import open_rows, reading_log, tell
 from lorica.commands.run_log import goes_on
 from lorica.commands.trainers import check_trainable
@@ -65,6 +65,7 @@ def make_plan(resolved: Resolved) -> AdaptPlan:
     _check_settings(config)
     files = {"rows": input_path}
     files |= {role: Path(path) for role, path in (("train", config.train), ("canaries", config.adapt.canaries)) if path}
+    check_not_read({"output": Path(config.output) if config.output else None}, files.values())
     read_log = reading_log(config, unsaid=(task.row_examples.unused,))
     rows_of: dict[str, list[Row]] = {}
     for role, path in files.items():
@@ -90,6 +91,12 @@ def _check_settings(config: Config) -> None:
     settings = config.adapt
     if config.data:
         raise ConfigError("data.* names training files of `lorica train`", fix="give the labelled rows as train=FILE")
+    if config.folds.wanted or config.training.per_subject:
+        raise ConfigError(
+            "one model is adapted, and these settings train one for each "
+            + ("fold" if config.folds.wanted else "subject"),
+            fix="leave folds and training.per_subject out",
+        )
     if not settings.low < settings.high or not settings.low <= 0.5 <= settings.high:
         raise ConfigError(
             f"adapt.low={settings.low:g} and adapt.high={settings.high:g}; a score must not become both labels",

@@ -127,6 +127,8 @@ def outcome(result: AdaptResult) -> str:
         kept_stage = f"The round was rolled back, and the model of {result.stage} stays as it was, to the byte"
         return f"{drill}Stopped by a guard: {result.stopped}. {kept_stage} ({result.digest[:19]}...)."
     ending = f" The rounds ended: {result.stopped}." if result.stopped else ""
+    if result.drill:
+        drill += "NO GUARD STOPPED IT: they are too lax for this input, or too few labels were turned. "
     return f"{drill}The model is that of {result.stage}.{ending}"
 
 

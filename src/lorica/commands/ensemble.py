@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import msgspec
 
 from lorica.commands import build
 from lorica.commands.arguments import as_path, emit, inform, parse_weights, parser, resolve, split_words
+from lorica.commands.ensemble_groups import rank_groups
 from lorica.commands.ensemble_list import listed_members
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
 from lorica.commands.ensemble_request import BlendRequest, check_request
@@ -25,19 +26,19 @@ from lorica.commands.pages.page_files import (
     rows_table,
     write_pages,
 )
-from lorica.commands.rows import id_names, open_rows, table_options
+from lorica.commands.rows import id_names
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.commands.trained_rows import add_trained_option
 from lorica.config.schema import Config
-from lorica.data.group_columns import GroupColumns
 from lorica.data.write import atomic_file, read_answers, write_answers
 from lorica.ensemble.blends import METHODS, blend_scores, to_answers, vote
 from lorica.ensemble.calibrated import CalibratedBlend, SavedBlend, fit_calibrated, load_blend
 from lorica.ensemble.members import EnsembleMember, Scores, check_alignment, degenerate_reasons, rank_correlations
 from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
 from lorica.errors import DataError
+from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import find_metric
-from lorica.pipeline.compare import compare
+from lorica.pipeline.compare import PairComparison, compare
 from lorica.pipeline.evaluate import estimate_metric
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
 from lorica.records import Answer
@@ -93,6 +94,17 @@ class _Plan:
             columns=tuple(self.columns[index] for index in kept) if self.columns else (),
         )
 
+    def _require_positive(self) -> None:
+        """Raises DataError for what a power mean cannot take."""
+        for name, scores in zip(self.names, self.columns, strict=True) if self.method == "power" else ():
+            if scores.min() < 0:
+                raise DataError(
+                    f"a power mean takes scores from 0 on, and the lowest is {scores.min():g}",
+                    path=name,
+                    row_id=self.row_ids[int(scores.argmin())],
+                    fix="--method rank takes scores of any scale",
+                )
+
     def answers(self) -> list[Answer]:
         """The blend's answers; those of a stack are cross-fitted."""
         if self.method == "vote":
@@ -100,6 +112,7 @@ class _Plan:
         if self.method == "stack":
             scores = cross_fitted(self.names, self.columns, self.labels, groups=self.clusters)
         else:
+            self._require_positive()
             scores = blend_scores(self.columns, self.weights, self.method, groups=self.groups, power=self.power)
         return to_answers(self.row_ids, scores)
 
@@ -196,12 +209,7 @@ def _plan(request: BlendRequest, config: Config, members: Sequence[EnsembleMembe
         row_ids = [row.id for row in gold.rows]
         for member in members:
             member.require(row_ids, str(gold.path), fix="blend files that answer the rows with gold")
-    groups = None
-    if request.within:
-        values = (
-            gold.by if gold is not None else _group_values(config, request.rows or request.files[0], request.within)
-        )
-        groups = [values[request.within].get(row_id, "") for row_id in row_ids]
+    groups = rank_groups(config, request, gold, row_ids)
     weights = request.weights or [1 / len(request.files)] * len(request.files)
     weight_of_file = dict(zip(map(str, request.files), weights, strict=True))
     has_labels = gold is not None and {row.gold for row in gold.rows} <= {0, 1}
@@ -216,15 +224,6 @@ def _plan(request: BlendRequest, config: Config, members: Sequence[EnsembleMembe
         bootstrap_clusters(gold.rows) if gold is not None else None,
         [int(row.gold) for row in gold.rows if isinstance(row.gold, int)] if gold is not None and has_labels else [],
     ).subset(range(len(members)))
-
-
-def _group_values(config: Config, rows_file: Path, column: str) -> dict[str, dict[str, str]]:
-    task = build.build_task(config)
-    columns_to_read = GroupColumns(task.schemas, [column])
-    for _ in open_rows(config, task, rows_file, schemas=columns_to_read.schemas):
-        pass
-    columns_to_read.check(rows_file, table_options(config))
-    return columns_to_read.values
 
 
 def _without_degenerate(plan: _Plan) -> tuple[_Plan, dict[str, str]]:
@@ -254,20 +253,30 @@ def _measure(plan: _Plan, answers: Sequence[Answer], gold: GoldFile | None, left
         return result
     blend = _judge(gold, answers, BLEND)
     judged_sets = {BLEND: blend} | {member.name: gold.judge(member.answers, member.name) for member in plan.members}
-    main_metric = find_metric(gold.task.metric_names[0])
+    main_metric = _main_metric(gold, plan.method)
     estimates = {name: estimate_metric(main_metric, judged, seed=0) for name, judged in judged_sets.items()}
     best = max(plan.names, key=lambda name: estimates[name].value)
+
+    def over(rival: Mapping[str, list[JudgedAnswer]]) -> PairComparison:
+        return compare(gold.task, {BLEND: blend, **rival}, metric_name=main_metric.name).pairs[0]
+
     pairs = {}
     for index, name in enumerate(plan.names):
         if len(plan.members) > 1:
             smaller = plan.subset([position for position in range(len(plan.members)) if position != index])
             reduced_name = f"without {name}"
             reduced = _judge(gold, smaller.answers(), reduced_name)
-            pairs[name] = compare(gold.task, {BLEND: blend, reduced_name: reduced}).pairs[0]
-    over_best = compare(gold.task, {BLEND: blend, best: judged_sets[best]}).pairs[0]
+            pairs[name] = over({reduced_name: reduced})
+    over_best = over({best: judged_sets[best]})
     return replace(
         result, metric=main_metric.name, estimates=estimates, best=best, over_best=over_best, over_without=pairs
     )
+
+
+def _main_metric(gold: GoldFile, method: str) -> Metric:
+    """The task's main metric; of a vote, which gives answers and no scores, the first that takes answers."""
+    metrics = [find_metric(name) for name in gold.task.metric_names]
+    return next((metric for metric in metrics if method != "vote" or not metric.takes_scores), metrics[0])
 
 
 def _judge(gold: GoldFile, answers: Sequence[Answer], name: str) -> list[JudgedAnswer]:
@@ -294,6 +303,13 @@ def _apply_model(model_file: Path, members: Sequence[EnsembleMember]) -> list[An
             f"it blends {len(model.names)} files ({', '.join(model.names)}), and {len(members)} are given",
             path=model_file,
             fix="give the same members in the same order",
+        )
+    file_names, fitted_names = [Path(member.name).name for member in members], [Path(name).name for name in model.names]
+    if file_names != fitted_names and sorted(file_names) == sorted(fitted_names):
+        raise DataError(
+            f"it was fitted on {', '.join(model.names)}, in this order, and the files are given in another",
+            path=model_file,
+            fix="give them in its order",
         )
     row_ids = check_alignment(members)
     return to_answers(row_ids, model.predict([member.scores(row_ids) for member in members]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,11 @@ def check_request(request: BlendRequest) -> None:
     count = len(request.files)
     refusals = (
         (count < (1 if request.model else 2), f"{count} files; a blend needs two or more", "name the files of answers"),
-        (len(set(request.files)) < count, "a file is named twice", "name each once; --weights gives it more say"),
+        (
+            len({path.resolve() for path in request.files}) < count,
+            "a file is named twice",
+            "name each once; --weights gives it more say",
+        ),
         (
             request.weights is not None and len(request.weights) != count,
             f"--weights has {len(request.weights or ())} numbers for {count} files",
@@ -52,9 +57,17 @@ def check_request(request: BlendRequest) -> None:
             "--within needs the rows",
             "add --gold or --rows FILE",
         ),
-        (bool(request.within) and request.method == "vote", "a vote has no ranks", "leave --within out"),
+        (
+            bool(request.within) and request.method in ("vote", "stack"),
+            f"a {request.method} has no ranks",
+            "leave --within out, or --method rank",
+        ),
         (request.model is not None and request.gold is not None, "--model fits nothing", "leave --gold out"),
-        (request.power == 0, "--power 0", "give another exponent"),
+        (
+            request.power == 0 or not math.isfinite(request.power),
+            f"--power {request.power:g}",
+            "give another exponent, such as 2",
+        ),
     )
     for is_refused, problem, fix in refusals:
         if is_refused:

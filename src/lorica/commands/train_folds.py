@@ -105,6 +105,7 @@ def divide_rows(config: Config, task: Task, read_log: ReadLog) -> DividedRows:
             text=task.text,
             column=folds.column,
             source=config.input,
+            need_labels=task.answer_type == "score",
         )
         if folds.column
         else plan_folds(

@@ -55,8 +55,8 @@ class AdaptConfig:
     """Guard: how far the distribution of scores may move in a round (Wasserstein distance). Unit: probability."""
 
     min_agreement: Probability = 0.8
-    """Guard: the share of rows, among those that the teacher is sure of, that must be answered as the teacher does. The
-    teacher is the last adapter that was trained without pseudo-labels. Unit: share of 1."""
+    """Guard: the share of rows, among those that the teacher is sure of, that must be answered as the teacher does, of
+    all and of each label. The teacher is the last adapter that was trained without pseudo-labels. Unit: share of 1."""
 
     max_canary_drop: Probability = 0.05
     """Guard: how much the ROC-AUC on labelled canary rows may fall below the teacher's, where more than chance explains

@@ -106,12 +106,18 @@ def plan_folds(
 
 
 def plan_by_column(
-    rows: Sequence[Row], values: Mapping[str, str], *, text: TextOf, column: str, source: str = "<rows>"
+    rows: Sequence[Row],
+    values: Mapping[str, str],
+    *,
+    text: TextOf,
+    column: str,
+    source: str = "<rows>",
+    need_labels: bool = False,
 ) -> FoldPlan:
     """The folds that a column says: each of its values is one, in the order of numbers or else of texts. values: row id
-    -> value, "" for none.
+    -> value, "" for none. need_labels: the rows beside every fold must be of every label.
 
-    Raises DataError for a row without a value and for fewer than two values.
+    Raises DataError for a row without a value, for fewer than two values and for missing labels.
     """
     for row in rows:
         if not values.get(row.id):
@@ -132,7 +138,23 @@ def plan_by_column(
     fold_of = {name: number for number, name in enumerate(names, start=1)}
     components, near_duplicates, texts = _link(rows, text)
     folds = tuple(fold_of[values[row.id]] for row in rows)
+    if need_labels:
+        _require_labels_beside(rows, folds, names, column, source)
     return FoldPlan(len(names), folds, components, near_duplicates, texts, tuple(names))
+
+
+def _require_labels_beside(
+    rows: Sequence[Row], folds: Sequence[int], names: Sequence[str], column: str, source: str
+) -> None:
+    labels = [label_text(row) for row in rows]
+    for fold, name in enumerate(names, start=1):
+        beside = {label for label, row_fold in zip(labels, folds, strict=True) if row_fold != fold}
+        if missing := sorted({*labels, "0", "1"} - beside):
+            raise DataError(
+                f"the column {column!r} leaves no row of label {missing[0]} to train on beside fold {name!r}",
+                path=source,
+                fix="spread the labels over its folds, or let folds=5 divide the rows",
+            )
 
 
 def _numbers_first(name: str) -> tuple[bool, int, str]:

@@ -36,15 +36,25 @@ _ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 def normalise_text(text: str) -> str:
     """Letters, marks and digits in compatibility form and lower case, with one space for anything between
-    them.
+    them; characters that nobody sees (soft hyphens, zero-width marks, variation selectors) are left out, and part no
+    word.
 
     A text without any of these (emoji alone, say) stays as it is, without the white space around it.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     if folded.isascii():  # the same, ten times as fast
         return " ".join(folded.translate(_ASCII).split()) or text.strip()
-    spaced = "".join(char if char.isalnum() or unicodedata.category(char)[0] == "M" else " " for char in folded)
+    spaced = "".join(map(_normalised, folded))
     return " ".join(spaced.split()) or text.strip()
+
+
+def _normalised(char: str) -> str:
+    if char.isalnum():
+        return char
+    category = unicodedata.category(char)
+    if category == "Cf" or "\ufe00" <= char <= "\ufe0f":
+        return ""
+    return char if category[0] == "M" else " "
 
 
 def text_digest(text: str) -> str:

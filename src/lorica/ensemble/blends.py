@@ -54,12 +54,22 @@ def blend_scores(
         ranks = np.stack([unit_ranks(scores, groups) for scores in member_scores])
         return np.asarray((ranks * column_weights).sum(axis=0))
     if method == "power":
-        if stacked.min() < 0:
-            raise ValueError(f"a power mean needs scores from 0 on, and one is {stacked.min():g}")
-        blended = ((stacked**power) * column_weights).sum(axis=0) ** (1 / power)
+        blended = _power_mean(stacked, column_weights, power)
     else:
         blended = (stacked * column_weights).sum(axis=0)
     return blended if groups is None else unit_ranks(blended, groups)
+
+
+def _power_mean(stacked: Scores, column_weights: Scores, power: float) -> Scores:
+    """Of scores [m, n]. Each is taken as a share of its column's largest (with a negative exponent: smallest), so that
+    powers do not vanish; with a negative exponent a 0 makes the mean 0. Raises ValueError for negative scores."""
+    if stacked.min() < 0:
+        raise ValueError(f"a power mean needs scores from 0 on, and one is {stacked.min():g}")
+    weighing = column_weights[:, 0] > 0
+    weighed = stacked[weighing]
+    scale = weighed.max(axis=0) if power > 0 else weighed.min(axis=0)
+    shares = np.divide(weighed, scale, out=np.ones_like(weighed), where=scale > 0)
+    return np.asarray(scale * ((shares**power) * column_weights[weighing]).sum(axis=0) ** (1 / power))
 
 
 def vote(members: Sequence[EnsembleMember], weights: Sequence[float], row_ids: Sequence[str]) -> list[Answer]:

@@ -57,11 +57,13 @@ def compare(
     *,
     normalisation: str = LORICA.name,
     seed: int = 0,
+    metric_name: str = "",
 ) -> FileComparison:
     """Compare every two of `judged_sets` (name -> answers to the same rows in one order), pair by pair of answers.
 
-    The more pairs, the more resamples: see `resamples_for`."""
-    main_metric = find_metric(task.metric_names[0], normalisation)
+    metric_name: by what; the task's main metric where it is "". The more pairs, the more resamples: see
+    `resamples_for`."""
+    main_metric = find_metric(metric_name or task.metric_names[0], normalisation)
     correctness = correctness_metric(task, normalisation)
     right = {name: is_right(correctness, judged) for name, judged in judged_sets.items()}
     name_pairs = list(combinations(judged_sets, 2))

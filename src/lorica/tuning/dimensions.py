@@ -109,7 +109,7 @@ def check_key(key: str, location: str) -> None:
         raise ConfigError(f"{location}{key}: all trials of a study share it", fix="run a study of its own for each")
     if key != SCALE and key not in GROUPS:
         try:
-            find(key, location=location)
+            find(key, location=f"{location.rstrip('.: ')}: ")
         except ConfigError as error:
             if suggestion := did_you_mean(key, [SCALE], form="{}", cutoff=0.8):
                 error.fix = suggestion
