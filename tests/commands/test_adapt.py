@@ -157,6 +157,14 @@ def test_it_adapts_from_examples_and_says_beforehand_what_that_gains(
     assert "expected gain" in capsys.readouterr().out
 
 
+def test_the_expected_gain_stands_for_a_run_without_gold(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tables / "test.csv", [[*row[:-1], ""] for row in read_rows(tables / "test.csv")])
+    adapt(capsys, "train=train.csv", "adapt.rounds=0")
+    assert json.loads((tables / "run" / "run.json").read_text())["main_metric"] == "expected gain"
+
+
 def test_gold_of_the_input_is_never_trained_on(
     tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
 ) -> None:

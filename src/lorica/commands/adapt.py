@@ -115,7 +115,8 @@ def _record(run_log: RunFolder, result: AdaptResult, html_path: Path | None) -> 
     estimate = result.estimate
     metrics = {} if estimate is None else {"expected gain": estimate.gain, "gain by shuffled labels": estimate.control}
     metrics |= {} if result.measured is None else {"measured gain": result.measured}
-    run_log.write_metrics(metrics, main=next(reversed(metrics), ""))
+    main = next((name for name in ("measured gain", "expected gain") if name in metrics), "")
+    run_log.write_metrics(metrics, main=main)
     reports = write_pages(lambda: (adapt_page(result), None), html_path, run_log)
     outputs = [] if result.output is None else [run_file("answers", result.output, rows=result.rows)]
     run_log.update(rows=result.rows, outputs=[*outputs, *reports], summary={"stopped": result.stopped})
