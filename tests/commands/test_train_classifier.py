@@ -21,7 +21,7 @@ from lorica.encoder_families import ENCODER_FAMILIES
 from lorica.errors import ConfigError
 from lorica.pipeline import train_classifier as pipeline_module
 from lorica.training.classifier import TrainableClassifier
-from tests.encoders import save_base
+from tests.encoders import save_base, save_classifier
 
 SPAM = ("Win 1,000 pounds now", "Buy cheap watches", "Call 0900-123 today", "you lucky winner")
 HAM = ("I will be late, sorry", "see you at home", "Are we meeting for lunch", "tomorrow is fine")
@@ -141,6 +141,32 @@ def test_rows_of_one_label_are_refused(place: Path, tmp_path: Path, capsys: pyte
     )
     assert main(_command(place, tmp_path / "run", f"input={tmp_path / 'one.csv'}")) == 5
     assert "all 12 training rows have label 1: a classifier learns to tell two labels apart" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["contradiction", "entailment", "neutral"], "its head has 3 labels; allowed: one logit, or two classes"),
+        (["yes", "no"], "its label 0 is 'yes', which the task reads as label 1"),
+        (["negative", "positive"], "has the label 'negative'"),
+    ],
+)
+def test_a_head_with_other_labels_is_refused_before_it_is_trained(
+    labels: list[str], message: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_classifier("bert", tmp_path / "base", logits=len(labels), labels=labels)
+    assert main(_command(place, tmp_path / "run", f"model.path={tmp_path / 'base'}")) == 4
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "rules" / "training.json").exists()
+
+
+def test_a_device_that_is_not_there_is_named(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert main(_command(place, tmp_path / "run", "model.device=cuda")) == 4
+    assert "device cuda: this machine has 0 CUDA devices that torch can use" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "rules" / "training.json").exists()
 
 
 def test_a_family_is_not_trained_in_what_it_overflows_in() -> None:

@@ -167,13 +167,20 @@ def answer_settings(config: Config, base_model: BaseFolder) -> AnswerSettings:
     )
 
 
+def check_labels_of_base(task: Task, base_model: BaseFolder) -> None:
+    """Raises AdapterError for a base that classifies by itself, and not into the labels of the task."""
+    if base_model.has_head:
+        check_label_names(task, {BASE: open_classifier(base_model.path)})
+
+
 def build_pipeline(
     config: Config, base_model: BaseFolder, adapters: Mapping[str, Member], *, engine: Engine | None = None
 ) -> Pipeline:
     """Task, encoder and engine, loaded and ready, with the adapters that came through the gate. engine: one with the
     base model loaded and without adapters; None to load it."""
     task = build_task(config)
-    check_label_names(task, {**adapters, **({BASE: open_classifier(base_model.path)} if base_model.has_head else {})})
+    check_label_names(task, adapters)
+    check_labels_of_base(task, base_model)
     retriever = build_retriever(config.retrieval)
     encoder = build_encoder(config, base_model)
     engine = engine or build_engine(config, base_model)

@@ -77,7 +77,8 @@ class ClassifierTrainer(TrainerParts):
 
 
 def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> ClassifierTrainer:
-    """Open the base model. Raises ModelError, PromptError and ConfigError for what cannot be used."""
+    """Open the base model. Raises ModelError, PromptError and ConfigError for what cannot be used, AdapterError for a
+    base with a head that has other labels than the task."""
     base_model = build.base_folder(config)
     family = base_family(base_model)
     if task.answer_type != "score" or task.settings.method != "choice":
@@ -91,6 +92,7 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> Clas
             "retrieval.train=true puts passages into the prompts of decoders, and an encoder has none",
             fix="leave it out, or train a decoder",
         )
+    build.check_labels_of_base(task, base_model)
     encoder = build.build_encoder(config, base_model)
     check_prompt_fits(task, build.answer_settings(config, base_model))
     if config.engine.threads:

@@ -197,10 +197,14 @@ class EngineSettings:
 
 
 def resolve_device(device: str) -> str:
-    """The device that `auto` stands for: the GPU where there is one, else the CPU."""
-    if device != "auto":
-        return device
+    """The device that `auto` stands for: the GPU where there is one, else the CPU. Raises ModelError for a device that
+    this machine lacks."""
     import torch
+
+    if device != "auto":
+        from lorica.models.device import find_device
+
+        return str(find_device(device))
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 

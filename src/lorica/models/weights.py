@@ -16,6 +16,7 @@ from lorica.gguf.tensors import CheckpointTensor, stored_tensors
 from lorica.models.allocator import keep_buffers
 from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
+from lorica.models.device import find_device
 from lorica.models.families import DecoderConfig
 from lorica.models.gguf_layers import GgufEmbedding, GgufLinear, GgufWeight, read_tensor
 from lorica.models.gptq_awq import dequantize_layer
@@ -53,7 +54,7 @@ def load_decoder(
     Raises ModelError for missing, truncated or unexpected weights and for a device that is not there,
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
     """
-    torch_device = _device(device)
+    torch_device = find_device(device)
     refuse_adapter_inside(base_folder.path)
     keep_buffers()
     if load_in_4bit:
@@ -71,21 +72,6 @@ def load_decoder(
     if config.tied_embeddings and not (base_folder.is_gguf and as_stored):
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
     return decoder.requires_grad_(False).eval()
-
-
-def _device(device: torch.device | str) -> torch.device:
-    try:
-        torch_device = torch.device(device)
-    except RuntimeError:
-        raise ModelError(
-            f"device {str(device)!r} is none that torch knows", fix="use cpu, cuda, cuda:0, cuda:1 ... or mps"
-        ) from None
-    if torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"device {torch_device}: this machine has {torch.cuda.device_count()} CUDA devices that torch can use",
-            fix="use device=cpu, or install torch with CUDA support",
-        )
-    return torch_device
 
 
 class _WeightLoader:
