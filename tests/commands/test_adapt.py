@@ -320,6 +320,8 @@ def test_scores_of_rows_whose_own_labels_were_trained_on_are_refused(
     assert main([*calibrate, "--method", "platt", "--allow-training-rows"]) == 0
     assert main(["ensemble", "answers.csv", "other.csv", "--gold", "test.csv", "task=rules"]) == 3
     assert "trained on the own labels" in capsys.readouterr().err
+    assert main(["ensemble", "answers.csv", "other.csv", "task=rules"]) == 0
+    assert f"own labels of 1 rows ({rows[3]['row_id']})" in capsys.readouterr().err
     clean = [row for row in rows if row is not rows[3]]
     with open("clean.csv", "w", newline="", encoding="utf-8") as target:
         writer = csv.DictWriter(target, list(rows[0]))

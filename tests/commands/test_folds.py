@@ -324,6 +324,24 @@ def test_rows_that_folds_were_trained_on_are_no_test(
     assert {pair["n"] for pair in shown["pairs"]} == {20}
 
 
+def test_near_duplicates_of_training_rows_are_told_and_may_be_left_out(
+    folded: Path, posts: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = _records(few_posts)
+    texts = {record["body"] for record in trained}
+    unseen = [record for record in _records(posts)[1::11] if record["body"] not in texts][:20]
+    near = {**max(trained, key=lambda record: len(record["body"])), "row_id": "near"}
+    near["body"] += " ok"
+    test = str(_write(tmp_path / "test.csv", [near, *unseen]))
+    words = ["folds", str(folded), test, "task=rules", "--json", "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "1 of 21 rows" in shown.err
+    assert "have nearly the text of a row that folds were trained on, first 'near'" in shown.err
+    assert main([*words, "--leave-out-trained", "--output", str(tmp_path / "others")]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == ["near"]
+
+
 def test_folds_of_another_task_or_of_none_are_refused(
     folded: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from lorica.commands import build
-from lorica.commands.arguments import as_path, emit, inform, parse_weights, parser, resolve, split_words
+from lorica.commands.arguments import as_path, emit, inform, parse_weights, parser, resolve, split_words, warn
 from lorica.commands.ensemble_groups import rank_groups
 from lorica.commands.ensemble_list import listed_members
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
@@ -28,7 +28,7 @@ from lorica.commands.pages.page_files import (
 )
 from lorica.commands.rows import id_names
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
-from lorica.commands.trained_rows import add_trained_option
+from lorica.commands.trained_rows import add_trained_option, recorded_trained_rows
 from lorica.config.schema import Config
 from lorica.data.write import atomic_file, read_answers, write_answers
 from lorica.ensemble.blends import METHODS, blend_scores, to_answers, vote
@@ -38,6 +38,7 @@ from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
 from lorica.errors import DataError
 from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import find_metric
+from lorica.names import listed
 from lorica.pipeline.compare import PairComparison, compare
 from lorica.pipeline.evaluate import estimate_metric
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
@@ -156,6 +157,8 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
     if request.gold is not None:
         allow = request.allow_training_rows
         gold = read_gold(config, request.gold, [request.within or ""], allow_training_rows=allow)
+    else:
+        _tell_trained_rows(request.files)
     members, unlisted = listed_members(_read_members(config, request.files, gold), config)
     if request.model is not None:
         answers = _apply_model(request.model, members)
@@ -174,6 +177,16 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
         write_answers(request.output, answers, csv_guard=config.inference.csv_guard)
         inform(f"{len(answers):,} rows written to {request.output}")
     return FittedBlend(result, answers, members, gold)
+
+
+def _tell_trained_rows(files: Sequence[Path]) -> None:
+    """A blend carries no record of what its members were trained on: say it here."""
+    trained_ids = list(dict.fromkeys(row_id for path in files for row_id in recorded_trained_rows(path)))
+    if trained_ids:
+        warn(
+            f"an adapter was trained on the own labels of {len(trained_ids)} rows ({listed(trained_ids, 3)}); their "
+            "blended scores prove nothing, and `lorica eval` will not know: leave them out of its gold"
+        )
 
 
 def _page(

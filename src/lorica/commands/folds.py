@@ -13,15 +13,17 @@ from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import open_adapter
 from lorica.commands import build
 from lorica.commands.adapter_answers import adapter_answers
-from lorica.commands.arguments import as_path, emit, parser, resolve, split_words, warn
+from lorica.commands.arguments import as_path, emit, inform, parser, resolve, split_words, warn
 from lorica.commands.average import AverageResult, average_folders
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict
 from lorica.commands.fold_files import FoldsState, read_state, trained_texts
 from lorica.commands.gold_file import GoldFile, read_gold
+from lorica.commands.rows import open_rows
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest, ids_digest
-from lorica.data.near_duplicates import text_digest
+from lorica.data.near_duplicates import join_near_duplicates, text_digest
+from lorica.data.union_find import UnionFind
 from lorica.data.write import write_answers
 from lorica.ensemble.blends import blend_scores, to_answers, vote
 from lorica.ensemble.members import EnsembleMember, degenerate_reasons
@@ -113,7 +115,9 @@ def compare_folds(
     """
     state = read_state(run_dir)
     folders = _fold_folders(run_dir, state, config.task.name)
-    gold, trained_on = _without_trained(read_gold(config, test, []), run_dir, leave_out=leave_out_trained)
+    gold = read_gold(config, test, [])
+    near_twins = _near_twins(config, gold, Path(state.source))
+    gold, trained_on = _without_trained(gold, run_dir, near_twins, leave_out=leave_out_trained)
     average, no_average = _average(run_dir, list(folders.values()), rank)
     answered_by = dict(folders) if average is None else {**folders, AVERAGE: average.output}
     answers = _answer(config, gold, answered_by, state, output or run_dir / f"on-{test.stem}")
@@ -154,8 +158,27 @@ def _fold_folders(run_dir: Path, state: FoldsState, task_name: str) -> dict[str,
     return folders
 
 
-def _without_trained(gold: GoldFile, run_dir: Path, *, leave_out: bool) -> tuple[GoldFile, tuple[str, ...]]:
-    """The rows that no fold was trained on, and the ids of the others."""
+def _near_twins(config: Config, gold: GoldFile, source: Path) -> dict[str, str]:
+    """Id -> id of a row of `source`, the training file, that has the same text or nearly so; {} where that file cannot
+    be read any more."""
+    try:
+        trained_rows = list(open_rows(config, gold.task, source))
+    except DataError as error:
+        inform(f"near-duplicates of training rows were not looked for: {error.message} ({source})")
+        return {}
+    texts = [gold.task.text(row) for row in (*trained_rows, *gold.rows)]
+    union_find = UnionFind(len(texts))
+    join_near_duplicates(texts, union_find)
+    trained_ids = {union_find.find(index): row.id for index, row in enumerate(trained_rows)}
+    roots = {row.id: union_find.find(index) for index, row in enumerate(gold.rows, start=len(trained_rows))}
+    return {row_id: trained_ids[root] for row_id, root in roots.items() if root in trained_ids}
+
+
+def _without_trained(
+    gold: GoldFile, run_dir: Path, near_twins: Mapping[str, str], *, leave_out: bool
+) -> tuple[GoldFile, tuple[str, ...]]:
+    """The rows that no fold was trained on, and the ids of the others. near_twins: of near-duplicates of training rows,
+    which are told, and are left out as well where `leave_out`."""
     trained = trained_texts(run_dir)
     twins = {row.id: trained[digest] for row in gold.rows if (digest := text_digest(gold.task.text(row))) in trained}
     if twins and not leave_out:
@@ -167,11 +190,23 @@ def _without_trained(gold: GoldFile, run_dir: Path, *, leave_out: bool) -> tuple
             row_id=first,
             fix="give rows that no fold has seen, or --leave-out-trained to judge on the others",
         )
+    near_ids = [row_id for row_id in near_twins if row_id not in twins]
+    if near_ids and not leave_out:
+        warn(
+            f"{len(near_ids)} of {len(gold.rows)} rows of {gold.path} have nearly the text of a row that folds were "
+            f"trained on, first {near_ids[0]!r} that of {near_twins[near_ids[0]]!r}: all figures are too good there "
+            "(--leave-out-trained judges without them)"
+        )
+    if leave_out:
+        twins |= {row_id: near_twins[row_id] for row_id in near_ids}
     unseen = [row for row in gold.rows if row.id not in twins]
     if not unseen:
         raise DataError("folds were trained on every row", path=gold.path, fix="give rows that no fold has seen")
     if twins:
-        warn(f"{len(twins)} of {len(gold.rows)} rows of {gold.path} are left out: folds were trained on their texts")
+        warn(
+            f"{len(twins)} of {len(gold.rows)} rows of {gold.path} are left out: folds were trained on their texts, "
+            "or on nearly the same"
+        )
     return replace(gold, rows=unseen), tuple(twins)
 
 

@@ -57,7 +57,7 @@ def find_trained_rows(answers_path: Path, rows: Sequence[Row], *, allow: bool) -
     """The ids of those rows with gold that an adapter answered which was trained on their own labels, as the record of
     the run tells. Raises DataError for any, unless that is allowed."""
     row_ids = {row.id for row in rows}
-    trained_ids = [row_id for row_id in _recorded(answers_path) if row_id in row_ids]
+    trained_ids = [row_id for row_id in recorded_trained_rows(answers_path) if row_id in row_ids]
     if not trained_ids:
         return []
     problem = (
@@ -76,7 +76,8 @@ def find_trained_rows(answers_path: Path, rows: Sequence[Row], *, allow: bool) -
     return trained_ids
 
 
-def _recorded(answers_path: Path) -> list[str]:
+def recorded_trained_rows(answers_path: Path) -> list[str]:
+    """The ids of the rows whose own labels the answering adapter was trained on, as the record of the run tells."""
     try:
         record = finished_record(run_folder_of(answers_path))
     except DataError:
