@@ -55,9 +55,9 @@ def test_what_is_printed_reads_back_as_itself(data: dict[str, str], text: str, r
             "model=qwen3_4b",
             "inference=sampling",
             "lora.target_modules=all-linear",
-            f"input=x{escaped}",
+            f"input=./x{escaped}",
             f"training.learning_rate={rate!r}",
-            *(f"data.{name}=x{value.replace('${', '')}" for name, value in data.items() if "=" not in name),
+            *(f"data.{name}=./x{value.replace('${', '')}" for name, value in data.items() if "=" not in name),
         ],
         environ={"BATCH_SIZE": "3", "ADAPTERS_BASE_DIR": "a${b}\\${c}"},
     )
