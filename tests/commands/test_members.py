@@ -111,6 +111,11 @@ def test_a_member_without_a_passport_answers_and_says_so(
     assert main(_infer(few_posts, tmp_path / "a.csv", tmp_path / "run", "model=tfidf")) == 0
     assert "no passport: its files have the digests" in capsys.readouterr().err
     assert main(_infer(few_posts, tmp_path / "b.csv", tmp_path / "run", "model=tfidf", "adapters.gate=require")) == 4
+    capsys.readouterr()
+    config_path = folder / MEMBER_CONFIG
+    config_path.write_text(config_path.read_text().replace('"task": "rules"', '"task": "mcq"'))
+    assert main(_infer(few_posts, tmp_path / "c.csv", tmp_path / "run", "model=tfidf")) == 4
+    assert "was trained for task=mcq, and is asked task=rules" in capsys.readouterr().err
     assert main(["average", str(folder), str(tfidf_run / "rules"), "--output", str(tmp_path / "mean")]) == 4
     assert "is a member without a language model" in capsys.readouterr().err
 

@@ -239,6 +239,18 @@ def test_labels_numbers_and_bases_that_are_others(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="has another tokenizer than"):
         engine_of(base, {"member": tmp_path / "renumbered"})
 
+    save_classifier("bert", tmp_path / "wider", base=base)
+    config_path = tmp_path / "wider" / "config.json"
+    config_path.write_text(config_path.read_text().replace('"intermediate_size": 48', '"intermediate_size": 64'))
+    with pytest.raises(ModelError, match=r"has the shape \(48,\), and config.json makes it \(64,\)"):
+        engine_of(base, {"member": tmp_path / "wider"})
+    save_classifier("bert", tmp_path / "shorter", base=base)
+    config_path = tmp_path / "shorter" / "config.json"
+    positions = f'"max_position_embeddings": {POSITIONS}'
+    config_path.write_text(config_path.read_text().replace(positions, '"max_position_embeddings": 64'))
+    with pytest.raises(AdapterError, match=f"sees 64 tokens at once, and .* {POSITIONS}"):
+        engine_of(base, {"member": tmp_path / "shorter"})
+
 
 def test_precisions_in_which_a_family_overflows_are_refused(tmp_path: Path) -> None:
     base = save_base("deberta-v3", tmp_path / "base")

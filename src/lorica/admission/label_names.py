@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from lorica.adapters.classifier_folder import ClassifierFolder
 from lorica.adapters.member import Member
+from lorica.adapters.member_folder import MemberFolder
 from lorica.data.read import rows_from_memory
 from lorica.errors import AdapterError
 from lorica.tasks.base import Task
@@ -15,8 +16,16 @@ def check_label_names(task: Task, members: Mapping[str, Member]) -> None:
     """Hold the names that classifiers give their labels against the task's; labels without names are taken in the usual
     order, label 1 for the positive one.
 
-    Raises AdapterError for a name that the task does not know, and for labels the other way round.
+    Raises AdapterError for a name that the task does not know, for labels the other way round, and for a member that
+    says itself that it was trained for another task.
     """
+    for name, member in members.items():
+        if isinstance(member, MemberFolder) and member.config.task != task.name:
+            raise AdapterError(
+                f"member {name!r} ({member.path}) was trained for task={member.config.task}, and is asked "
+                f"task={task.name}",
+                fix=f"train one with task={task.name}, or leave it out",
+            )
     named = {name: member for name, member in members.items() if isinstance(member, ClassifierFolder) and member.labels}
     if not named:
         return

@@ -115,7 +115,14 @@ class EncoderEngine:
         return load_classifier(folder, getattr(torch, self._dtype_name)).to(self._device)
 
     def _check_same_tokens(self, classifier: ClassifierFolder) -> None:
-        """Prompts are written in the base's tokens. Raises AdapterError for a classifier with others."""
+        """Prompts are written in the base's tokens, and cut to its positions. Raises AdapterError for a classifier with
+        other tokens, or fewer positions."""
+        positions, of_base = BaseFolder(classifier.path).max_positions, self._base.max_positions
+        if positions is not None and (of_base is None or positions < of_base):
+            raise AdapterError(
+                f"{classifier.path}: sees {positions} tokens at once, and {self._base.path} {of_base}",
+                fix=f"use the base that it was trained on, or model.path={classifier.path}",
+            )
         for key in ("model_type", "vocab_size"):
             if classifier.config.get(key) != self._base.config.get(key):
                 raise AdapterError(
@@ -124,11 +131,11 @@ class EncoderEngine:
                     fix=f"use the base that it was trained on, or model.path={classifier.path}",
                 )
         if (classifier.path / "tokenizer.json").is_file():
-            own, of_base = (
+            own, tokens_of_base = (
                 Encoder.load(folder, chat_template=SEGMENTS, model_config=config).tokenizer_digest
                 for folder, config in ((classifier.path, classifier.config), (self._base.path, self._base.config))
             )
-            if own != of_base:
+            if own != tokens_of_base:
                 raise AdapterError(
                     f"{classifier.path}: has another tokenizer than {self._base.path}",
                     fix=f"use the base that it was trained on, or model.path={classifier.path}",

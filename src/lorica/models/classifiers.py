@@ -37,13 +37,15 @@ def new_classifier(base: BaseFolder, labels: Sequence[str], dtype: torch.dtype, 
     """The encoder of a base under a head with random numbers, to be trained; of the pooler those of the base, where it
     has one. labels: of label 0 and 1 for two classes, of label 1 alone for one logit. The process's random state stays.
 
-    Raises ModelError for a base that is no encoder, or lacks weights of its layers.
+    Raises ModelError for a base that is no encoder, or whose layers lack weights or have other shapes than its config
+    says.
     """
     family = base_family(base)
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, loaded = _load(base, dtype, {"num_labels": len(labels), **names})
+    _refuse_other_shapes(base, loaded, replaced=family)
     lacking = [name for name in sorted(loaded["missing_keys"]) if not _is_head(family, name)]
     if lacking:
         raise ModelError(
@@ -56,11 +58,12 @@ def new_classifier(base: BaseFolder, labels: Sequence[str], dtype: torch.dtype, 
 def load_classifier(base: BaseFolder, dtype: torch.dtype) -> Any:
     """A folder that was saved with its head, ready to answer.
 
-    Raises AdapterError for a folder whose weights are incomplete (transformers would fill in random numbers), of other
-    shapes than its config says, or not numbers, ModelError for what transformers refuses.
+    Raises AdapterError for a folder whose weights are incomplete (transformers would fill in random numbers), or not
+    numbers, ModelError for other shapes than its config says, and for what transformers refuses.
     """
     base_family(base)
     model, loaded = _load(base, dtype, {})
+    _refuse_other_shapes(base, loaded)
     if missing := sorted(loaded["missing_keys"]):
         raise AdapterError(
             f"{base.path}: weights of the classifier are in no file ({len(missing)}, the first is {missing[0]}); "
@@ -90,9 +93,25 @@ def _load(base: BaseFolder, dtype: torch.dtype, options: dict[str, Any]) -> tupl
     logging.set_verbosity_error()  # what it reports as newly initialised is judged here
     try:
         with offline():
-            return load_with_transformers(AutoModelForSequenceClassification, base.path, {"dtype": dtype, **options})
+            # Other shapes than the config's would be an error that names none of them.
+            strictness = {"ignore_mismatched_sizes": True}
+            model, loaded = load_with_transformers(
+                AutoModelForSequenceClassification, base.path, {"dtype": dtype, **strictness, **options}
+            )
     finally:
         logging.set_verbosity(verbosity)
+    return model, loaded
+
+
+def _refuse_other_shapes(base: BaseFolder, loaded: Mapping[str, Any], replaced: EncoderFamily | None = None) -> None:
+    """replaced: the family whose head is made anew, whatever shape the stored one has."""
+    for tensor_name, stored_shape, shape in sorted(loaded["mismatched_keys"]):
+        if replaced is None or not _is_head(replaced, tensor_name):
+            raise ModelError(
+                f"{base.path}: {tensor_name} has the shape {tuple(stored_shape)}, and config.json makes it "
+                f"{tuple(shape)}",
+                fix="give weights and config.json of one model",
+            )
 
 
 def _is_head(family: EncoderFamily, tensor_name: str) -> bool:
