@@ -51,6 +51,15 @@ def test_no_gain_is_said_and_a_control_that_gains_is_not_believed() -> None:
     assert "shuffled labels help as well" in leaking.verdict
 
 
+def test_a_control_that_gains_on_a_model_below_chance_takes_its_share_off_the_gain() -> None:
+    """A training may rank an unseen rule upside down by chance; any other one then looks better."""
+    estimate = expected_gain(make_rules([(-1, 2, 0), (-1, 2, 0)]), 1)
+    assert estimate.control_gains
+    assert estimate.expected
+    assert estimate.by_labels.value == pytest.approx(estimate.gain.value - estimate.control.value)
+    assert f"count on {estimate.by_labels.value:+.3f}" in estimate.verdict
+
+
 def test_one_rule_alone_gives_no_interval_for_others() -> None:
     estimate = expected_gain(make_rules([(0, 2, 0)]), 1)
     assert math.isnan(estimate.low)

@@ -51,37 +51,47 @@ class LeftOutRule:
 @dataclass(frozen=True)
 class ExpectedGain:
     """rules: stratum -> gain of its rows. gain: the mean over rules, with the paired interval of these rows; control:
-    the same with shuffled labels. low, high: in which the mean gain on `unseen` further rules is expected (95%); nan
-    where fewer than two rules were left out."""
+    the same with shuffled labels; by_labels: what true labels give beyond shuffled ones. low, high: in which the mean
+    gain on `unseen` further rules is expected (95%); nan where fewer than two rules were left out.
+
+    The intervals are of the choice of rows. Another training of the same rows may score an unseen rule quite otherwise,
+    so that the control may gain where the unadapted model happened to be worse than chance: `by_labels` compares
+    trainings on the same texts, and decides."""
 
     rules: dict[str, Estimate]
     gain: Estimate
     control: Estimate
+    by_labels: Estimate
     low: float
     high: float
     unseen: int
 
     @property
     def control_gains(self) -> bool:
-        """Whether labels without meaning help, too: then something else than the labels tells the answers."""
+        """Whether labels without meaning help, too."""
         return self.control.low > 0
 
     @property
     def expected(self) -> bool:
         """Whether a gain can be expected, on what is known."""
-        return self.gain.low > 0 and not self.control_gains
+        return self.gain.low > 0 and self.by_labels.low > 0
 
     @property
     def verdict(self) -> str:
         """In a sentence."""
         predicted = "" if math.isnan(self.low) else f"; on unseen rules expect {self.low:+.3f} to {self.high:+.3f}"
-        figures = f"ROC-AUC {self.gain.value:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}] in the mean of "
         count = len(self.rules)
-        figures += f"{count} {'rule' if count == 1 else 'rules'} left out, shuffled labels {self.control.value:+.3f} "
-        figures += f"[{self.control.low:+.3f}, {self.control.high:+.3f}]{predicted}"
-        if self.control_gains:
+        figures = f"ROC-AUC {_signed(self.gain)} in the mean of {count} {'rule' if count == 1 else 'rules'} left out, "
+        figures += f"shuffled labels {_signed(self.control)}{predicted}"
+        if not self.control_gains:
+            return f"{'A gain is' if self.expected else 'No gain is'} expected: {figures}."
+        if not self.expected:
             return f"Do not believe the gain: shuffled labels help as well. {figures}."
-        return f"{'A gain is' if self.expected else 'No gain is'} expected: {figures}."
+        return f"A gain is expected: {figures}. Shuffled labels help, too: count on {_signed(self.by_labels)} alone."
+
+
+def _signed(difference: Estimate) -> str:
+    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 def expected_gain(rules: Sequence[LeftOutRule], unseen: int) -> ExpectedGain:
@@ -103,6 +113,7 @@ def expected_gain(rules: Sequence[LeftOutRule], unseen: int) -> ExpectedGain:
         gains,
         paired_difference(averaged, labels, adapted, unadapted),
         paired_difference(averaged, labels, control, unadapted),
+        paired_difference(averaged, labels, adapted, control),
         low,
         high,
         unseen,
@@ -115,7 +126,7 @@ def _prediction_interval(gains: Sequence[float], unseen: int) -> tuple[float, fl
         return math.nan, math.nan
     quantile = _T_QUANTILES[min(count - 1, len(_T_QUANTILES)) - 1]
     margin = quantile * stdev(gains) * math.sqrt(1 / unseen + 1 / count)
-    return mean(gains) - margin, mean(gains) + margin
+    return max(-1.0, mean(gains) - margin), min(1.0, mean(gains) + margin)  # no difference of areas is larger
 
 
 def shuffled_labels(items: Sequence[LabelledText], seed: int) -> list[LabelledText]:
