@@ -26,6 +26,7 @@ from lorica.adapters.passport_facts import adapter_facts
 from lorica.cli import main
 from lorica.commands import build
 from lorica.commands import train as train_verb
+from lorica.commands import train_decoder
 from lorica.data.journal import Journal
 from lorica.errors import AdapterError
 from lorica.records import Answer, RowTiming
@@ -179,7 +180,7 @@ def test_a_training_that_is_asked_to_end_keeps_its_updates(
     command = _train(few_posts, tmp_path / "run", "training.save_steps=1000")
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, "load_decoder", load)
+        patch.setattr(train_decoder, "load_decoder", load)
         assert main(command) == 129
     said = capsys.readouterr().err
     assert "lorica: stopped by SIGHUP. nothing was trained yet; give the same command again" in said

@@ -94,9 +94,9 @@ def _load(base: BaseFolder, dtype: torch.dtype, options: dict[str, Any]) -> tupl
     try:
         with offline():
             # Other shapes than the config's would be an error that names none of them.
-            strictness = {"ignore_mismatched_sizes": True}
+            any_shapes = {"ignore_mismatched_sizes": True}
             model, loaded = load_with_transformers(
-                AutoModelForSequenceClassification, base.path, {"dtype": dtype, **strictness, **options}
+                AutoModelForSequenceClassification, base.path, {"dtype": dtype, **any_shapes, **options}
             )
     finally:
         logging.set_verbosity(verbosity)
