@@ -24,9 +24,8 @@ from lorica.adapters.folder import open_adapter
 from lorica.adapters.passport import read_passport
 from lorica.adapters.passport_facts import adapter_facts
 from lorica.cli import main
-from lorica.commands import build
+from lorica.commands import build, train_decoder
 from lorica.commands import train as train_verb
-from lorica.commands import train_decoder
 from lorica.data.journal import Journal
 from lorica.errors import AdapterError
 from lorica.records import Answer, RowTiming
