@@ -62,8 +62,9 @@ STAGES: dict[str, dict[str, tuple[str, str]]] = {
 COMMANDS = {name: entry for commands in STAGES.values() for name, entry in commands.items()}
 
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-# What libgomp itself takes where it knows of more threads than processors; of other processes it knows none.
-_SPINS = "1000"
+# Alone it costs nothing (0.99 of the default's speed; a tenth of it costs 14%), and beside other work it gains 1.5 to 5
+# times (bench/busy_machine.py).
+_SPINS = "10000"
 
 UNPRINTED = 8
 CLOSED_PIPE = 141
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def wait_briefly(environ: MutableMapping[str, str]) -> None:
-    """Let threads that wait for each other spin for microseconds, not milliseconds, unless the user has chosen.
+    """Let threads that wait for each other spin for tens of microseconds, not milliseconds, unless the user has chosen.
 
     Beside other work the last one waits for the very processor on which they spin (bench/busy_machine.py). OpenMP reads
     this when torch loads it.

@@ -147,7 +147,7 @@ def test_what_prompts_leave_out_is_no_concern_of_eval(tmp_path: Path, capsys: py
 def test_threads_wait_briefly_unless_the_user_has_chosen() -> None:
     environ: dict[str, str] = {"PATH": "/bin"}
     wait_briefly(environ)
-    assert environ == {"PATH": "/bin", "GOMP_SPINCOUNT": "1000"}
+    assert environ == {"PATH": "/bin", "GOMP_SPINCOUNT": "10000"}
     for name, value in (("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "5"), ("KMP_BLOCKTIME", "200")):
         chosen = {name: value}
         wait_briefly(chosen)
