@@ -37,7 +37,7 @@ def interval_svg(plot: IntervalPlot) -> str:
         elements.append(_text(reference_x, bottom + 36, plot.reference_label, anchor="middle", quiet=True))
     for number, point in enumerate(plot.points):
         y = top + ROW * number + ROW // 2
-        elements.append(_text(margin_left - 14, y + 4, _cut(point.label, 30), anchor="end", tooltip=point.label))
+        elements.append(_text(margin_left - 14, y + 4, _cut(point.label, 26), anchor="end", tooltip=point.label))
         elements.append(_text(WIDTH - margin_right + 14, y + 4, interval_text(point)))
         if math.isfinite(point.low) and math.isfinite(point.high):
             low_x, high_x = x_scale(point.low), x_scale(point.high)
