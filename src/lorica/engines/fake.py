@@ -19,6 +19,7 @@ from lorica.engines.base import (
     unknown_adapter,
 )
 from lorica.engines.batch_timer import BatchTimer
+from lorica.engines.in_order import answer_in_order
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.records import Generate, Output, Request, ScoreChoices
@@ -75,17 +76,14 @@ class FakeEngine:
     ) -> list[Output]:
         """Answer all requests in their order, batch by batch; see `Engine.run`."""
         check_adapters(requests, self._adapters)
-        outputs: list[Output] = []
-        for batch_start in range(0, len(requests), _BATCH_ROWS):
-            batch = requests[batch_start : batch_start + _BATCH_ROWS]
-            with self._timer.batch({request.id: len(request.prompt) for request in batch}):
-                batch_outputs = [self._answer(request) for request in batch]
-            outputs += batch_outputs
-            if on_outputs is not None:
-                on_outputs(list(enumerate(batch_outputs, batch_start)))
-            if on_done is not None:
-                on_done(len(batch_outputs))
-        return outputs
+        return answer_in_order(
+            requests,
+            lambda batch: [self._answer(request) for request in batch],
+            batch_rows=_BATCH_ROWS,
+            timer=self._timer,
+            on_done=on_done,
+            on_outputs=on_outputs,
+        )
 
     def _answer(self, request: Request) -> Output:
         output = output_without_model(request, vocab_size=_UNLIMITED, max_positions=self._max_positions)

@@ -22,6 +22,7 @@ from lorica.engines.base import (
     unknown_adapter,
 )
 from lorica.engines.batch_timer import BatchTimer
+from lorica.engines.in_order import answer_in_order
 from lorica.errors import AdapterError
 from lorica.members.centroids import load_centroids
 from lorica.members.member_model import MemberAnswer, MemberModel
@@ -81,21 +82,21 @@ class MemberEngine:
     ) -> list[Output]:
         """Answer all requests in their order, batch by batch; see `Engine.run`."""
         check_adapters(requests, self._members)
-        outputs: list[Output] = []
-        for start in range(0, len(requests), _BATCH_ROWS):
-            batch = requests[start : start + _BATCH_ROWS]
-            with self._timer.batch({request.id: len(request.prompt) for request in batch}):
-                batch_outputs = [
-                    output
-                    for adapter, group in groupby(batch, key=lambda request: request.adapter)
-                    for output in self._answer(adapter, list(group))
-                ]
-            outputs += batch_outputs
-            if on_outputs is not None:
-                on_outputs(list(enumerate(batch_outputs, start)))
-            if on_done is not None:
-                on_done(len(batch_outputs))
-        return outputs
+        return answer_in_order(
+            requests,
+            self._answer_batch,
+            batch_rows=_BATCH_ROWS,
+            timer=self._timer,
+            on_done=on_done,
+            on_outputs=on_outputs,
+        )
+
+    def _answer_batch(self, batch: Sequence[Request]) -> list[Output]:
+        return [
+            output
+            for adapter, group in groupby(batch, key=lambda request: request.adapter)
+            for output in self._answer(adapter, list(group))
+        ]
 
     def _answer(self, adapter: str | None, requests: Sequence[Request]) -> list[Output]:
         if adapter is None:

@@ -21,11 +21,10 @@ import numpy as np
 
 from lorica.errors import MissingExtraError, RetrievalError
 from lorica.retrieval.dense_encoder import Vectors
-from lorica.retrieval.index_manifest import IndexManifest
 from lorica.retrieval.lexical_tokens import lexical_tokens, telling_terms
 from lorica.retrieval.passages import Chunk, IndexedPassage, SourceFile
 from lorica.retrieval.read_folder import hold_folder
-from lorica.retrieval.vectors import nearest, open_vectors, write_vectors
+from lorica.retrieval.vectors import nearest
 
 _BATCH = 4096  # rows that are written together
 _MARGIN = 32  # candidates beyond those that are asked for
@@ -45,18 +44,13 @@ _PLAIN_TERMS = {
 }
 
 
-def write_store(
-    draft: Path,
-    files: Sequence[SourceFile],
-    passages: Sequence[IndexedPassage],
-    vectors: Vectors | None,
-    advance: Callable[[int], None],
-) -> list[Path]:
+def write_passages(
+    folder: Path, files: Sequence[SourceFile], passages: Sequence[IndexedPassage], advance: Callable[[int], None]
+) -> None:
     """See `passage_store.write_store`."""
     lancedb, pa = _packages()
     from lancedb.index import FTS, BTree
 
-    folder = draft.with_suffix(".lancedb")
     counts = _TermCounts()
     try:
         database = lancedb.connect(folder)
@@ -71,18 +65,11 @@ def write_store(
         database.create_table("chunks", pa.RecordBatchReader.from_batches(schema, batches))
     except _LANCE_ERRORS as error:
         raise RetrievalError(f"{folder}: cannot be written ({error})", fix="free some space") from error
-    if vectors is None:
-        return [folder]
-    vectors_path = draft.with_suffix(".npy")
-    write_vectors(vectors_path, vectors)
-    return [folder, vectors_path]
 
 
-def open_store(folder: Path, manifest: IndexManifest) -> LanceStore:
+def open_passages(path: Path, passage_count: int, vectors: Vectors | None) -> LanceStore:
     """See `passage_store.open_store`."""
-    stamp = manifest.vectors_file
-    vectors = None if stamp is None else open_vectors(folder / stamp.name, manifest)
-    return LanceStore(folder / manifest.passages_file.name, manifest.passages, vectors)
+    return LanceStore(path, passage_count, vectors)
 
 
 class LanceStore:

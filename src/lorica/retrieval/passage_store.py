@@ -18,12 +18,13 @@ from lorica.names import did_you_mean
 from lorica.retrieval.dense_encoder import Vectors
 from lorica.retrieval.index_manifest import IndexManifest, check_files, index_folder
 from lorica.retrieval.passages import IndexedPassage, SourceFile
+from lorica.retrieval.vectors import open_vectors, write_vectors
 
 
 @dataclass(frozen=True)
 class StoreEntry:
-    """module: with its `write_store` and `open_store`, imported where it is used. suffix: of the file or folder of its
-    passages. extra: the package that it needs, which the extra of that name installs."""
+    """module: with its `write_passages` and `open_passages`, imported where it is used. suffix: of the file or folder
+    of its passages. extra: the package that it needs, which the extra of that name installs."""
 
     module: str
     suffix: str
@@ -102,8 +103,13 @@ def write_store(
 
     draft: where they go, each with its suffix. passages: sorted by id; the first has the number 1. vectors: [passages,
     dimension]. advance: is told of passages that are done. Raises RetrievalError where the disk is full."""
-    module = importlib.import_module(STORES[name].module)
-    return cast(list[Path], module.write_store(draft, files, passages, vectors, advance))
+    passages_path = draft.with_suffix(STORES[name].suffix)
+    importlib.import_module(STORES[name].module).write_passages(passages_path, files, passages, advance)
+    if vectors is None:
+        return [passages_path]
+    vectors_path = draft.with_suffix(".npy")
+    write_vectors(vectors_path, vectors)
+    return [passages_path, vectors_path]
 
 
 def open_store(folder: Path, subject: str, manifest: IndexManifest) -> PassageStore:
@@ -112,8 +118,11 @@ def open_store(folder: Path, subject: str, manifest: IndexManifest) -> PassageSt
     name = store_of(manifest)
     check_store(name)
     check_files(folder, subject, manifest)
+    files_folder, stamp = index_folder(folder, subject), manifest.vectors_file
+    vectors = None if stamp is None else open_vectors(files_folder / stamp.name, manifest)
     module = importlib.import_module(STORES[name].module)
-    return cast(PassageStore, module.open_store(index_folder(folder, subject), manifest))
+    store = module.open_passages(files_folder / manifest.passages_file.name, manifest.passages, vectors)
+    return cast(PassageStore, store)
 
 
 def store_of(manifest: IndexManifest) -> str:

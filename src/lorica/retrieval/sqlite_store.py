@@ -16,12 +16,9 @@ from pathlib import Path
 
 from lorica.errors import RetrievalError
 from lorica.retrieval.dense_encoder import Vectors
-from lorica.retrieval.index_manifest import IndexManifest
 from lorica.retrieval.lexical_tokens import lexical_tokens, telling_terms
 from lorica.retrieval.passages import Chunk, IndexedPassage, SourceFile
-from lorica.retrieval.vectors import nearest, open_vectors, write_vectors
-
-SUFFIX = ".sqlite"
+from lorica.retrieval.vectors import nearest
 
 _SCHEMA = """
 PRAGMA page_size = 4096;
@@ -39,36 +36,18 @@ BEGIN;
 """
 
 
-def write_store(
-    draft: Path,
-    files: Sequence[SourceFile],
-    passages: Sequence[IndexedPassage],
-    vectors: Vectors | None,
-    advance: Callable[[int], None],
-) -> list[Path]:
-    """See `passage_store.write_store`."""
-    store_path = draft.with_suffix(SUFFIX)
-    _write_passages(store_path, files, passages, advance)
-    if vectors is None:
-        return [store_path]
-    vectors_path = draft.with_suffix(".npy")
-    write_vectors(vectors_path, vectors)
-    return [store_path, vectors_path]
-
-
-def open_store(folder: Path, manifest: IndexManifest) -> SqliteStore:
+def open_passages(path: Path, passage_count: int, vectors: Vectors | None) -> SqliteStore:
     """See `passage_store.open_store`."""
-    stamp = manifest.vectors_file
-    vectors = None if stamp is None else open_vectors(folder / stamp.name, manifest)
-    return SqliteStore(folder / manifest.passages_file.name, manifest.passages, vectors)
+    return SqliteStore(path, passage_count, vectors)
 
 
-def _write_passages(
+def write_passages(
     store_path: Path,
     files: Sequence[SourceFile],
     passages: Sequence[IndexedPassage],
     advance: Callable[[int], None],
 ) -> None:
+    """See `passage_store.write_store`."""
     draft = store_path.with_name(store_path.name + ".draft")
     draft.unlink(missing_ok=True)
     try:
