@@ -11,6 +11,11 @@ import pytest
 from lorica.models.compiled import library
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes do not become ids: gzip writes the second into them, and pytest-xdist refuses workers whose ids differ."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _signals_are_heeded() -> Iterator[None]:
     """`nohup` and a shell's `&` start their commands with signals ignored, which Lorica and its processes respect."""

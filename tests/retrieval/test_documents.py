@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from tools.stored_passages import all_passages
@@ -83,7 +84,7 @@ DEFECTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "an encrypted PDF": ("d.pdf", encrypt_pdf, "d.pdf: it is encrypted with a password"),
     "a scan": ("d.pdf", lambda path: make_pdf(path, "", ""), "d.pdf: none of its 2 pages holds text: it is a scan"),
     "no PDF": ("d.pdf", write("Hello"), "the suffix says PDF, the content is none"),
-    "a damaged PDF": ("d.pdf", write(b"%PDF-1.4\n" + os.urandom(500)), "d.pdf: it is damaged|cannot be parsed"),
+    "a damaged PDF": ("d.pdf", write(b"%PDF-1.4\n" + Random(0).randbytes(500)), "d.pdf: it is damaged"),
     "a broken line": ("d.jsonl", write(GOOD_ROW + '{"text": "x"\n'), "d.jsonl:2: not a JSON object"),
     "a line of deep JSON": ("d.jsonl", write(GOOD_ROW + DEEP), "d.jsonl:2: JSON nested too deeply"),
     "deep JSON": ("d.json", write(f"[{DEEP}]"), "d.json:1: JSON nested too deeply"),
