@@ -4,13 +4,14 @@
         [--rules advertising,hate,insults,spoilers] [--texts 236] [--seen-rows 30] [--drill] [--shift] [KEY=VALUE ...]
 
 Makes a table in the shape of the rule-violation task out of HateCheck, sms_spam and examples/rules: rule, post, two
-examples that break the rule and two that do not, from texts that are nobody's post. Six rules (or those of --rules), of
-which one is left to the test file. --texts: of each label of a rule, at most; --seen-rows: of each label of the other
-rules that go to the test file. Runs `lorica adapt` once for each rule of --unseen, compares its answers with those of
-the unadapted model by pairs (`lorica eval`), and holds the gain against what was expected beforehand. --drill turns the
-pseudo-labels of a class around in the last round and compares the adapter with the last good one, byte by byte. --shift
-moves the scores of one rule and blends with and without ranks within rules. KEY=VALUE goes to `lorica adapt`. Ends with
-one line of key=value figures.
+examples that break the rule and two that do not, from texts that are nobody's post. Six rules (or those of --rules; in
+place of `hate` also HateCheck by target: hate_women, hate_trans, hate_gay, hate_black, hate_disabled, hate_muslims,
+hate_immigrants), of which one is left to the test file. --texts: of each label of a rule, at most; --seen-rows: of each
+label of the other rules that go to the test file. Runs `lorica adapt` once for each rule of --unseen, compares its
+answers with those of the unadapted model by pairs (`lorica eval`), and holds the gain against what was expected
+beforehand. --drill turns the pseudo-labels of a class around in the last round and compares the adapter with the last
+good one, byte by byte. --shift moves the scores of one rule and blends with and without ranks within rules. KEY=VALUE
+goes to `lorica adapt`. Ends with one line of key=value figures.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ RULES = {
     "advertising": "No unsolicited messages: no prizes, offers, ring tones or calls to premium numbers.",
     "hate": "No hateful content: do not attack people for who they are or where they come from.",
 }
+TARGETS = ("women", "trans people", "gay people", "black people", "disabled people", "Muslims", "immigrants")
 EXAMPLE_RULES = {
     "legal": "No legal advice",
     "selling": "No advertising",
@@ -58,6 +60,13 @@ def read_texts(data: Path, examples: Path) -> dict[str, tuple[str, Texts]]:
             record = json.loads(line)
             texts[int(record["label"] == positive)].append(record["text"].strip())
         rules[name] = (RULES[name], texts)
+    for target in TARGETS:
+        texts = {0: [], 1: []}
+        for line in (data / "hatecheck" / "cases.jsonl").read_text("utf-8").splitlines():
+            record = json.loads(line)
+            if record["target"] == target:
+                texts[int(record["label"] == "hateful")].append(record["text"].strip())
+        rules[f"hate_{target.split()[0].lower()}"] = (f"No hateful content about {target}.", texts)
     rows = [row for file in ("posts.csv", "test.csv") for row in _read_csv(examples / file)]
     for name, beginning in EXAMPLE_RULES.items():
         own = [row for row in rows if row["rule"].startswith(beginning)]
@@ -153,11 +162,14 @@ def adapt_and_compare(unseen: str, out: Path, words: Sequence[str], answering: S
         figures[name] = evaluation.metrics["roc_auc"].value
     if estimate is not None:
         figures |= {f"estimate_{key}": estimate["gain"][key] for key in ("value", "low", "high")}
-        figures |= {f"control_{key}": estimate["control"][key] for key in ("value", "low", "high")}
+        for name in ("control", "above_chance", "by_labels"):
+            figures |= {f"{name}_{key}": estimate[name][key] for key in ("value", "low", "high")}
+        figures |= {name: estimate[name] for name in ("p_value", "deviation", "shuffles")}
+        figures["control_gains"] = float(estimate["control_gains"])
         figures |= {"predicted_low": estimate["low"], "predicted_high": estimate["high"]}
         figures["in_predicted"] = float(estimate["low"] <= difference.value <= estimate["high"])
     figures["rounds_accepted"] = float(sum(report["accepted"] for report in result["rounds"]))
-    figures["seconds"] = result["seconds"]
+    figures |= {name: result[name] for name in ("seconds", "disk_bytes", "stages_bytes")}
     return figures
 
 

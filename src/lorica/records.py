@@ -206,8 +206,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     `scores` are the choices' normalised probabilities. `stage` says which parse stage produced the answer:
     `choice`, `whole`, `first_number`, `keyword`, `text`, `fallback` or `invalid`.
     `flags` are sorted words: `truncated`, `adapter_fallback`, `retried`, `cut_off` (the length limit ended the text),
-    `open_thought` (it was thinking still when it ended), `parse_fallback`, `invalid`, `error`, and where passages are
-    looked up `no_retrieval` (not for this subject) and `retrieval_failed`. `problem` says in words why an answer is
+    `open_thought` (it was thinking still when it ended), `parse_fallback`, `invalid`, `error`, `trained_on` (the
+    adapter was trained on the row's own label), and where passages are looked up `no_retrieval` (not for this subject)
+    and `retrieval_failed`. `problem` says in words why an answer is
     invalid, or a look-up failed. `choice_mass` is the probability, over the whole vocabulary, that the model's answer
     is one of the choices at all: what `scores` share out among them. `passages` are those in the prompt, the best
     first, None where none were looked up; `dropped_passages` were looked up and had no room. `calibration`

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from lorica.adaptation.harvest import TextLabels, balanced, label_digest
-from lorica.adaptation.ledger import HELD_OUT, make_entries, read_ledger, trained_digests, write_ledger
+from lorica.adaptation.ledger import (
+    CANARY,
+    HELD_OUT,
+    LedgerEntry,
+    make_entries,
+    merge_ledgers,
+    read_ledger,
+    trained_digests,
+    write_ledger,
+)
 from lorica.errors import DataError
 from lorica.records import Row
 from lorica.tasks import load_task
@@ -44,3 +53,21 @@ def test_a_damaged_ledger_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_text('{"digest": 1}\n')
     with pytest.raises(DataError, match=r"ledger.jsonl:1: is no ledger"):
         read_ledger(tmp_path)
+
+
+def test_the_ledger_of_a_mean_is_that_of_all() -> None:
+    def entry(digest: str, source: str, trained: int, **more: object) -> LedgerEntry:
+        values = {"stratum": "No ads", "text": digest, "label": 1, "origin": "example", "copies": 1} | more
+        return LedgerEntry(digest=digest, sources=(source,), trained=trained, **values)  # type: ignore[arg-type]
+
+    first = [entry("a", "1", 3), entry("b", "2", 0, unused=HELD_OUT), entry("c", "3", 0, unused=CANARY)]
+    second = [entry("b", "9", 2), entry("c", "3", 0, unused=CANARY), entry("a", "1", 1, origin="pseudo")]
+    merged = merge_ledgers([first, second])
+    assert [(item.digest, item.origin, item.sources, item.copies, item.trained, item.unused) for item in merged] == [
+        ("a", "example", ("1",), 1, 3, ""),
+        ("b", "example", ("2", "9"), 2, 2, ""),
+        ("c", "example", ("3",), 2, 0, CANARY),
+        ("a", "pseudo", ("1",), 1, 1, ""),
+    ]
+    assert trained_digests(merged) == {"a", "b"}
+    assert merge_ledgers([[], []]) == []

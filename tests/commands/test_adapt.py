@@ -23,7 +23,6 @@ from lorica.data.digest import file_digest
 from lorica.pipeline.train import TrainJob
 from lorica.records import Answer, Row
 from lorica.training.types import TrainResult
-from tests.commands.conftest import QUICK
 
 COLUMNS = ("row_id", "body", "rule", "positive_example_1", "positive_example_2", "negative_example_1",
            "negative_example_2", "rule_violation")  # fmt: skip
@@ -143,12 +142,13 @@ def test_it_adapts_from_examples_and_says_beforehand_what_that_gains(
     estimate = result["estimate"]
     assert estimate["expected"]
     assert estimate["gain"]["low"] > 0.05
-    assert estimate["control"]["low"] <= 0
+    assert not estimate["control_gains"]
+    assert estimate["p_value"] == 1 / 4**3
     assert result["unseen"] == ["rule 4"]
     assert result["measured"]["low"] > 0.05
     first_of_input = next(index for index, name in enumerate(models.trained) if not name.startswith("estimate/"))
     assert all(name.startswith("estimate/") for name in models.trained[:first_of_input])
-    assert len(models.trained[:first_of_input]) == 9
+    assert len(models.trained[:first_of_input]) == 3 * (2 + 3)
     for name in models.trained[:first_of_input]:  # nothing of the input is used before the estimate is there
         assert not {row.id for row in models.rows[name] if row.id.startswith("4-")}
     assert (result["stage"], result["rounds"][0]["accepted"]) == ("round-1", True)
@@ -245,6 +245,40 @@ def test_an_interrupted_run_goes_on_and_trains_nothing_twice(
     assert "adapt.low: was '0.2', is now '0.1'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["rule-1/shuffled-2", "rule-3/adapted"])
+def test_the_estimate_keeps_scores_and_no_weights_and_goes_on_where_it_was(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    words = ("train=train.csv", "adapt.rounds=0")
+    models.interrupt_before = f"estimate/{name}"
+    assert main(["adapt", "input=test.csv", *QUIET, *words]) == 130
+    models.interrupt_before = ""
+    resumed = adapt(capsys, *words, "training.resume=true")
+    assert len(models.trained) == len(set(models.trained)) == 3 * 5 + 2, "nothing is trained twice"
+    estimates = tables / "run" / "stages" / "estimate"
+    assert {path.suffix for path in estimates.rglob("*") if path.is_file()} == {".json"}
+    assert len(list(estimates.rglob("*.scores.json"))) == 3 * 5
+    assert not list(estimates.rglob("model.json")), "weights of models that have answered are gone"
+    again = adapt(capsys, *words, "training.resume=true")
+    assert len(models.trained) == 3 * 5 + 2
+    assert again["estimate"] == resumed["estimate"]
+    files = [path for path in (tables / "run").rglob("*") if path.is_file()]
+    in_stages = [path for path in files if "stages" in path.parts]
+    assert again["stages_bytes"] == sum(path.stat().st_size for path in in_stages)
+    assert 0 < again["stages_bytes"] < again["disk_bytes"]
+
+
+def test_scores_of_other_rows_are_not_taken_for_the_estimates(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = adapt(capsys, "train=train.csv", "adapt.rounds=0")
+    path = tables / "run" / "stages" / "estimate" / "rule-1" / "adapted.scores.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"trained": "sha256:0", "scores": dict.fromkeys(stored["scores"], 0.5)}))
+    assert adapt(capsys, "train=train.csv", "adapt.rounds=0", "training.resume=true")["estimate"] == first["estimate"]
+    assert models.trained.count("estimate/rule-1/adapted") == 2
+
+
 def test_no_gain_is_refused_where_one_is_required(
     tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +303,8 @@ def test_no_gain_is_refused_where_one_is_required(
         (["adapt.round=1"], "adapt.rounds"),
         (["input="], "input is not set"),
         (["folds=3"], "one for each fold"),
+        (["adapters.paths.rules=mean"], "adapt trains from the base on"),
+        (["adapters.dir=runs/folds"], "adapt trains from the base on"),
         (["output=test.csv"], "would replace a file that this command reads"),
     ],
 )
@@ -290,45 +326,3 @@ def test_rows_without_examples_teach_nothing(
     assert "nothing to learn from" in capsys.readouterr().err
     result = adapt(capsys, "train=train.csv", "adapt.rounds=0")
     assert result["stage"] == "unadapted"
-
-
-def test_scores_of_rows_whose_own_labels_were_trained_on_are_refused(
-    few_posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With a real model, from the rows to the evaluation."""
-    monkeypatch.chdir(tmp_path)
-    with few_posts.open(newline="", encoding="utf-8") as source:
-        rows = list(csv.DictReader(source))[:24]
-    rows[3]["body"], rows[3]["rule"], rows[3]["rule_violation"] = rows[0]["positive_example_1"], rows[0]["rule"], "1"
-    with open("test.csv", "w", newline="", encoding="utf-8") as target:
-        writer = csv.DictWriter(target, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    words = ["task=rules", "input=test.csv", "output=answers.csv", "run_dir=run", *QUICK, "training.epochs=1"]
-    assert main(["adapt", *words, "adapt.rounds=1", "training.val_ratio=0", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["own_rows"] == [rows[3]["row_id"]]
-    assert main(["eval", "answers.csv", "test.csv", "task=rules"]) == 3
-    error = capsys.readouterr().err
-    assert f"(row '{rows[3]['row_id']}')" in error
-    assert "--allow-training-rows" in error
-    assert main(["eval", "answers.csv", "test.csv", "task=rules", "--allow-training-rows", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["trained_rows"] == [rows[3]["row_id"]]
-    Path("other.csv").write_bytes(Path("answers.csv").read_bytes())
-    calibrate = ["calibrate", "answers.csv", "test.csv", "--adapter", "run/rules", "task=rules"]
-    assert main(calibrate) == 3
-    assert main([*calibrate, "--method", "platt", "--allow-training-rows"]) == 0
-    assert main(["ensemble", "answers.csv", "other.csv", "--gold", "test.csv", "task=rules"]) == 3
-    assert "trained on the own labels" in capsys.readouterr().err
-    assert main(["ensemble", "answers.csv", "other.csv", "task=rules"]) == 0
-    assert f"own labels of 1 rows ({rows[3]['row_id']})" in capsys.readouterr().err
-    clean = [row for row in rows if row is not rows[3]]
-    with open("clean.csv", "w", newline="", encoding="utf-8") as target:
-        writer = csv.DictWriter(target, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(clean)
-    answers = [
-        line for line in Path("answers.csv").read_text().splitlines() if not line.startswith(f"{rows[3]['row_id']},")
-    ]
-    Path("answers.csv").write_text("\n".join(answers) + "\n")
-    assert main(["eval", "answers.csv", "clean.csv", "task=rules"]) == 0

@@ -7,6 +7,7 @@ rows whose own labels it was trained on: on those it proves nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -75,12 +76,38 @@ def make_entries(
     return entries
 
 
+def merge_ledgers(ledgers: Iterable[Sequence[LedgerEntry]]) -> list[LedgerEntry]:
+    """The ledger of a mean of adapters: a text with one label from one origin is one entry, with the rows of all, and
+    learned from as often as by all together; unused only where none of them used it."""
+    merged: dict[tuple[str, int | None, Origin], LedgerEntry] = {}
+    for entry in chain.from_iterable(ledgers):
+        key = (entry.digest, entry.label, entry.origin)
+        former = merged.get(key)
+        merged[key] = entry if former is None else _merged(former, entry)
+    return list(merged.values())
+
+
+def _merged(first: LedgerEntry, second: LedgerEntry) -> LedgerEntry:
+    trained = first.trained + second.trained
+    return msgspec.structs.replace(
+        first,
+        sources=tuple(dict.fromkeys((*first.sources, *second.sources))),
+        copies=first.copies + second.copies,
+        trained=trained,
+        unused="" if trained else first.unused or second.unused,
+    )
+
+
+def ledger_bytes(entries: Iterable[LedgerEntry]) -> bytes:
+    """What `ledger.jsonl` holds."""
+    return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
+
+
 def write_ledger(folder: Path, entries: Sequence[LedgerEntry]) -> Path:
     """Write `ledger.jsonl`, whole or not at all."""
     path = folder / LEDGER_NAME
     with atomic_file(path) as ledger_file:
-        for entry in entries:
-            ledger_file.write(msgspec.json.encode(entry) + b"\n")
+        ledger_file.write(ledger_bytes(entries))
     return path
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from lorica.commands.adapt_plan import AdaptPlan, check_former, make_plan
 from lorica.commands.adapt_result import AdaptResult, adapt_dict, adapt_text
 from lorica.commands.adapt_run import AdaptRun
+from lorica.commands.adapt_stages import STAGES, folder_bytes
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve
 from lorica.commands.infer import infer_file
 from lorica.commands.pages.adapt_page import adapt_page
@@ -86,7 +87,12 @@ def adapt_rows(
             if any(plan.folder.glob("stages/*")):
                 error.add_note(f"what was trained is kept in {plan.folder}; go on: {resume_command}")
             raise
-        result = replace(result, seconds=round(time.perf_counter() - started, 3))
+        result = replace(
+            result,
+            seconds=round(time.perf_counter() - started, 3),
+            disk_bytes=folder_bytes(plan.folder),
+            stages_bytes=folder_bytes(plan.folder / STAGES),
+        )
         _record(run_log, result, html_path)
     inform(f"run: {plan.folder}")
     return result

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorica.adaptation.expected_gain import ExpectedGain, LeftOutRule, expected_gain, shuffled_labels
 from lorica.adaptation.harvest import LabelledText, TextLabels, balanced, by_stratum, training_rows
-from lorica.commands.adapt_stages import StageRunner, TrainedStage
+from lorica.commands.adapt_stages import StageRunner
 from lorica.commands.arguments import inform
 from lorica.config.schema import Config
 from lorica.records import Row
 
-_UNADAPTED, _ADAPTED, _CONTROL = "unadapted", "adapted", "control"
+_UNADAPTED, _ADAPTED, _SHUFFLED = "unadapted", "adapted", "shuffled"
 _FEWEST_ROWS = 10  # of a rule, of both labels, below which its ROC-AUC says nothing
 
 
@@ -36,6 +36,10 @@ def estimate_gain(
     if problem:
         inform(f"the estimate: {problem}")
     measured: list[LeftOutRule] = []
+    trainings = 2 + config.adapt.estimate_shuffles
+    inform(
+        f"the estimate takes {trainings} trainings for each of {len(held_out_rules)} rules (adapt.estimate=off: none)"
+    )
     for number, rule in enumerate(held_out_rules, 1):
         inform(f"the estimate, rule {number} of {len(held_out_rules)}: {rule.stratum}")
         measured.append(_measure(config, runner, rule, f"estimate/rule-{number}"))
@@ -67,28 +71,16 @@ def _plan(config: Config, texts: TextLabels, labelled: Sequence[LabelledText]) -
 
 
 def _measure(config: Config, runner: StageRunner, rule: _HeldOutRule, prefix: str) -> LeftOutRule:
-    own_rows = [item.row for item in rule.others]
-    copies = config.adapt.repeat
-    shuffled = shuffled_labels(rule.examples, config.training.seed)
-    rows_of = {
-        _UNADAPTED: own_rows,
-        _ADAPTED: own_rows + training_rows(balanced(rule.examples, copies)),
-        _CONTROL: own_rows + training_rows(balanced(shuffled, copies)),
-    }
-    stages = runner.train({f"{prefix}/{name}": rows for name, rows in rows_of.items()})
-    scores = {name: _scores(runner, stages, f"{prefix}/{name}", rule.judged) for name in rows_of}
-    return LeftOutRule(
-        rule.stratum,
-        tuple(int(row.gold == 1) for row in rule.judged),
-        scores[_UNADAPTED],
-        scores[_ADAPTED],
-        scores[_CONTROL],
-        len(rule.examples),
-    )
+    own_rows, copies = [item.row for item in rule.others], config.adapt.repeat
 
+    def with_examples(examples: Sequence[LabelledText]) -> list[Row]:
+        return own_rows + training_rows(balanced(examples, copies))
 
-def _scores(
-    runner: StageRunner, stages: Mapping[str, TrainedStage], name: str, rows: Sequence[Row]
-) -> tuple[float, ...]:
-    scores = runner.score(stages[name], rows, name)
-    return tuple(scores[row.id] for row in rows)
+    rows_of = {_UNADAPTED: own_rows, _ADAPTED: with_examples(rule.examples)}
+    for number in range(1, config.adapt.estimate_shuffles + 1):
+        shuffled = shuffled_labels(rule.examples, f"{config.training.seed}/{prefix}/{number}")
+        rows_of[f"{_SHUFFLED}-{number}"] = with_examples(shuffled)
+    scores_of = runner.train_and_score({f"{prefix}/{name}": rows for name, rows in rows_of.items()}, rule.judged)
+    unadapted, adapted, *shuffled_scores = (tuple(scores[row.id] for row in rule.judged) for scores in scores_of)
+    labels = tuple(int(row.gold == 1) for row in rule.judged)
+    return LeftOutRule(rule.stratum, labels, unadapted, adapted, tuple(shuffled_scores))

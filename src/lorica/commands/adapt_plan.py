@@ -91,6 +91,11 @@ def _check_settings(config: Config) -> None:
     settings = config.adapt
     if config.data:
         raise ConfigError("data.* names training files of `lorica train`", fix="give the labelled rows as train=FILE")
+    if config.adapters.dir or config.adapters.paths:
+        raise ConfigError(
+            "adapters.* names adapters, and adapt trains from the base on, whatever was trained before",
+            fix="leave it out, and give the rows that the adapter was trained on as train=FILE",
+        )
     if config.folds.wanted or config.training.per_subject:
         raise ConfigError(
             "one model is adapted, and these settings train one for each "

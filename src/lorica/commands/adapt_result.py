@@ -40,7 +40,8 @@ class AdaptResult:
     why the rounds ended before their number; rolled_back: whether by a guard. measured: on those rows of the input with
     gold whose own labels nothing was trained on, the gain in ROC-AUC over the unadapted model, in the mean of the
     unseen strata. drill: whether labels were turned around. own_rows: ids of rows of the input whose own labels were
-    trained on: no evaluation may use them."""
+    trained on: no evaluation may use them. disk_bytes: of all that is in `folder`; stages_bytes: of them in its stages,
+    which only going on with the run needs."""
 
     folder: Path
     adapter: Path
@@ -63,6 +64,8 @@ class AdaptResult:
     drill: bool = False
     output: Path | None = None
     seconds: float = 0.0
+    disk_bytes: int = 0
+    stages_bytes: int = 0
 
 
 def adapt_dict(result: AdaptResult) -> dict[str, Any]:
@@ -97,7 +100,8 @@ def adapt_text(result: AdaptResult) -> str:
             f"{len(result.own_rows)} rows of the input ({listed(result.own_rows, 3)}) bear a label that was trained "
             "on: `lorica eval` refuses their scores."
         )
-    paragraphs.append(f"model: {result.adapter}" + (f"\nanswers: {result.output}" if result.output else ""))
+    answers = f"\nanswers: {result.output}" if result.output else ""
+    paragraphs.append(f"model: {result.adapter}{answers}\ndisk: {disk(result)}")
     return "\n\n".join(paragraphs)
 
 
@@ -132,10 +136,27 @@ def outcome(result: AdaptResult) -> str:
     return f"{drill}The model is that of {result.stage}.{ending}"
 
 
+def disk(result: AdaptResult) -> str:
+    """What the run holds on disk."""
+    megabytes, of_stages = (count / 1e6 for count in (result.disk_bytes, result.stages_bytes))
+    stages = result.folder / "stages"
+    return f"{megabytes:,.1f} MB in {result.folder}, {of_stages:,.1f} of them in {stages}, which only a resume needs"
+
+
 def gain_table(estimate: ExpectedGain) -> ReportTable:
     """Each rule that was left out."""
-    rows: tuple[tuple[Cell, ...], ...] = tuple((stratum, str(gain), gain.n) for stratum, gain in estimate.rules.items())
-    return ReportTable(("rule left out", "gain in ROC-AUC", "rows"), rows)
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (
+            stratum,
+            f"{rule.unadapted:.3f}",
+            f"{rule.adapted:.3f}",
+            " ".join(f"{value:.3f}" for value in rule.shuffled),
+            str(rule.gain),
+            rule.gain.n,
+        )
+        for stratum, rule in estimate.rules.items()
+    )
+    return ReportTable(("rule left out", "unadapted", "adapted", "labels shuffled", "gain in ROC-AUC", "rows"), rows)
 
 
 def rounds_table(rounds: Sequence[RoundReport]) -> ReportTable:

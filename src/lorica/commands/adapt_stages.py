@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.adapters.registry import BEST, CHECKPOINTS
+from lorica.adapters.registry import CHECKPOINTS
 from lorica.admission.provenance import rows_facts
 from lorica.commands import build
 from lorica.commands.adapter_answers import adapter_answers
@@ -32,11 +32,13 @@ _SCORES = "scores.json"
 
 
 class _StoredScores(msgspec.Struct, frozen=True):
-    """Scores by row id, with the digests of the model that gave them and of the rows."""
+    """Scores by row id, with the digests of the model that gave them and of the rows. trained: of the rows that the
+    model learned from, where it is not kept."""
 
     model: str
     rows: str
     scores: dict[str, float]
+    trained: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,28 @@ class StageRunner:
         source = self._config.input
         jobs = [TrainJob(name, list(rows), source, self._root / name) for name, rows in rows_of.items()]
         results = train_jobs(self._config, self._task, jobs, listener(self._config))
+        for job in jobs:
+            for leftover in (CHECKPOINTS, LAST):  # of a training that has ended nobody goes on from these
+                shutil.rmtree(job.folder / leftover, ignore_errors=True)
         return {job.name: self._stage(job, results[job.name]) for job in jobs}
+
+    def train_and_score(self, rows_of: Mapping[str, Sequence[Row]], judged: Sequence[Row]) -> list[dict[str, float]]:
+        """The scores of `judged`, row id -> score, by a model for each of `rows_of`, in its order. The models are not
+        kept; what goes on after a kill finds the scores of those that have answered."""
+        rows_digest = rows_facts(judged).content
+        trained_digests = {name: rows_facts(rows).content for name, rows in rows_of.items()}
+        scores_of: dict[str, dict[str, float]] = {}
+        for name, trained in trained_digests.items():
+            stored = _read_scores(self._scores_path(name))
+            if stored is not None and (stored.rows, stored.trained) == (rows_digest, trained):
+                scores_of[name] = stored.scores
+        missing = {name: rows for name, rows in rows_of.items() if name not in scores_of}
+        stages = self.train(missing) if missing else {}
+        for name, stage in stages.items():
+            scores_of[name] = self.score(stage, judged, name, trained=trained_digests[name])
+        for name in rows_of:  # also those of a call that was killed before it came to this
+            shutil.rmtree(self._root / name, ignore_errors=True)
+        return [scores_of[name] for name in rows_of]
 
     def _stage(self, job: TrainJob, result: TrainResult) -> TrainedStage:
         settings = self._config.training
@@ -74,16 +97,16 @@ class StageRunner:
         passes = math.ceil(settings.epochs * result.best_step / max(1, result.steps))
         return TrainedStage(job.name, job.folder, result, frozenset(row.id for row in trained), passes)
 
-    def score(self, stage: TrainedStage, rows: Sequence[Row], name: str) -> dict[str, float]:
-        """Row id -> score by a stage's model; kept as `name`, and what was answered before a kill with it. Raises
-        DataError for a row that gets no score."""
+    def score(self, stage: TrainedStage, rows: Sequence[Row], name: str, *, trained: str = "") -> dict[str, float]:
+        """Row id -> score by a stage's model; kept as `name`, and what was answered before a kill with it. trained: see
+        `_StoredScores`. Raises DataError for a row that gets no score."""
         config, adapter_name = self._config, self._task.name
         adapters = build.open_adapters({adapter_name: stage.folder})
         model_digest = adapters[adapter_name].digest
-        stored_path = self._root / f"{name}.{_SCORES}"
+        stored_path = self._scores_path(name)
         rows_digest = rows_facts(rows).content
         stored = _read_scores(stored_path)
-        if stored is not None and (stored.model, stored.rows) == (model_digest, rows_digest):
+        if stored is not None and (stored.model, stored.rows, stored.trained) == (model_digest, rows_digest, trained):
             return stored.scores
         scores: dict[str, float] = {}
         requested = [(adapter_name, row) for row in rows]
@@ -97,8 +120,11 @@ class StageRunner:
                     raise DataError(f"has no score: {problem}", path=config.input, row_id=answer.id, fix="mend the row")
                 scores[answer.id] = answer.score
             with atomic_file(stored_path) as scores_file:
-                scores_file.write(msgspec.json.encode(_StoredScores(model_digest, rows_digest, scores)))
+                scores_file.write(msgspec.json.encode(_StoredScores(model_digest, rows_digest, scores, trained)))
         return scores
+
+    def _scores_path(self, name: str) -> Path:
+        return self._root / f"{name}.{_SCORES}"
 
 
 def _read_scores(path: Path) -> _StoredScores | None:
@@ -113,13 +139,18 @@ def publish_stage(stage: TrainedStage, target: Path) -> None:
     copy, former = (target.with_name(f".{target.name}.{suffix}") for suffix in ("tmp", "old"))
     for leftover in (copy, former):
         shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(stage.folder, copy, ignore=shutil.ignore_patterns(".*", CHECKPOINTS, BEST, LAST))
+    shutil.copytree(stage.folder, copy, ignore=shutil.ignore_patterns(".*"))
     if target.exists():
         os.replace(target, former)
     os.replace(copy, target)
     sync_folder(target.parent)
     shutil.rmtree(former, ignore_errors=True)
     inform(f"{target} is now the model of {stage.name}")
+
+
+def folder_bytes(folder: Path) -> int:
+    """What all files below a folder hold."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def folder_digest(folder: Path) -> str:

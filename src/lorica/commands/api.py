@@ -17,6 +17,7 @@ from lorica.commands import build
 from lorica.commands.api_settings import PathLike, Settings, all_settings, configuration
 from lorica.commands.arguments import inform, resolve
 from lorica.commands.rows import naming_its_task, open_rows, reading_log, tell
+from lorica.commands.trained_rows import TrainedRows, with_flag
 from lorica.config.schema import Config
 from lorica.data.read import rows_from_memory
 from lorica.errors import ConfigError
@@ -122,15 +123,18 @@ def evaluate(
     by: Sequence[str] = (),
     weight: str = "",
     normalisation: str = LORICA.name,
+    allow_training_rows: bool = False,
     settings: Settings = None,
 ) -> Evaluation:
     """Measure answers against the rows with their gold answers: every metric with its 95% bootstrap interval and n.
 
     answers: what `infer` wrote, any table with ids and `answer`, or the answers of a pipeline. gold: the file of rows
     that was answered. by: columns of it to group by, or one. weight: the column that says how much each row counts.
-    normalisation: what texts are compared under, `lorica` or `squad`.
+    normalisation: what texts are compared under, `lorica` or `squad`. allow_training_rows: judge also rows whose own
+    labels the answering adapter was trained on (`adapt`), and say on standard error how many there are.
 
-    Raises DataError for rows without gold or without an answer, and for answers of other rows.
+    Raises DataError for rows without gold or an answer, for answers of other rows, and for rows whose own labels were
+    trained on.
 
         evaluation = lorica.evaluate("answers.csv", "held_out.csv", task="rules", by=["rule"])
         evaluation.metrics["roc_auc"].value
@@ -144,6 +148,7 @@ def evaluate(
         group_columns=argument.names(by, "by", item="a column's name"),
         normalisation=argument.normalisation_name(normalisation),
         weight_column=weight,
+        allow_training_rows=argument.switch(allow_training_rows, "allow_training_rows"),
     )
 
 
@@ -333,9 +338,10 @@ def list_runs(
 class RecordPipeline:
     """A loaded model with its adapters; call it with records, get their answers in the same order."""
 
-    def __init__(self, pipeline: Pipeline, config: Config) -> None:
+    def __init__(self, pipeline: Pipeline, config: Config, trained: TrainedRows) -> None:
         self._pipeline = pipeline
         self._config = config
+        self._trained = trained
         self._log = reading_log(config)
 
     def __call__(self, records: Iterable[Mapping[str, Any]] | Any) -> list[Answer]:
@@ -348,7 +354,8 @@ class RecordPipeline:
         """
         rows = self._read(records)
         tell(self._log)
-        return self._pipeline.answer(rows)
+        answers = zip(rows, self._pipeline.answer(rows), strict=True)
+        return [with_flag(own) if own.adapter in self._trained.trained_on(row) else own for row, own in answers]
 
     def _read(self, records: Any) -> list[Row]:
         task_object, columns = self._pipeline.task, self._config.task
@@ -374,8 +381,9 @@ def load_pipeline(
         pipeline([{"questionID": "1", "subject": "history", "question": "Who crossed the Rubicon?"}])[0].answer
     """
     config = configuration({"task": argument.task_name(task), **_adapters(adapters, task)}, base, settings)
-    base_folder, opened_adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
-    return RecordPipeline(build.build_pipeline(config, base_folder, opened_adapters), config)
+    folders = build.adapter_folders(config)
+    pipeline = build.build_pipeline(config, build.base_folder(config), build.open_adapters(folders))
+    return RecordPipeline(pipeline, config, TrainedRows(pipeline.task, folders))
 
 
 def _adapters(adapters: Adapters, task: str) -> dict[str, object]:

@@ -31,16 +31,19 @@ def compare(
     *,
     task: str,
     normalisation: str = LORICA.name,
+    allow_training_rows: bool = False,
     settings: Settings = None,
 ) -> FileComparison:
     """Compare two or more sets of answers to the same rows, pair by pair of answers: which is better by more than the
     choice of rows explains (paired bootstrap of the main metric, exact McNemar, Holm's correction for many pairs).
 
     answers: files that `infer` wrote, or name -> file or answers of a pipeline. gold: the rows with their gold answers.
-    normalisation: what texts are compared under, `lorica` or `squad`. Differences in the result are first minus second,
-    in units of the metric; sets that nothing tells apart may share a rank.
+    normalisation: what texts are compared under, `lorica` or `squad`. allow_training_rows: judge also rows whose own
+    labels the answering adapter was trained on (`adapt`), and say on standard error how many there are. Differences in
+    the result are first minus second, in units of the metric; sets that nothing tells apart may share a rank.
 
-    Raises UsageError for fewer than two sets, DataError for rows without gold or an answer and for answers of others.
+    Raises UsageError for fewer than two sets, DataError for rows without gold or an answer, for answers of others and
+    for rows whose own labels were trained on.
 
         comparison = lorica.compare({"a": "a.csv", "b": "b.csv"}, "held_out.csv", task="rules")
         comparison.ranks, comparison.pairs[0].test.difference, comparison.pairs[0].better
@@ -52,6 +55,7 @@ def compare(
         argument.named_answers(answers),
         argument.local_file(gold, "gold"),
         normalisation=argument.normalisation_name(normalisation),
+        allow_training_rows=argument.switch(allow_training_rows, "allow_training_rows"),
     )
 
 
@@ -107,6 +111,7 @@ def blend(
     output: PathLike | None = None,
     save: PathLike | None = None,
     model: PathLike | None = None,
+    allow_training_rows: bool = False,
     settings: Settings = None,
 ) -> EnsembleResult:
     """Blend files of answers to the same rows into one; with `gold`, say what each member adds and whether the blend
@@ -115,9 +120,10 @@ def blend(
     answers: files that `infer` wrote; with `model` one is enough. method: `rank`, `mean`, `power` (with exponent
     `power`), `stack` (needs gold) or `vote`. weights: one for each file; their sum is 1. within: take ranks within each
     value of this column of `gold` or `rows`. output: where the blend is written. save: where the fitted blend is
-    written (.json), which serves rows to come as `model`.
+    written (.json), which serves rows to come as `model`. allow_training_rows: as `compare` takes it.
 
-    Raises UsageError for arguments that contradict each other, DataError for files of different rows.
+    Raises UsageError for arguments that contradict each other, DataError for files of different rows and for rows of
+    `gold` whose own labels a member was trained on.
 
         result = lorica.blend(["a.csv", "b.csv"], task="rules", gold="held_out.csv", output="blend.csv")
         result.verdict, result.estimates["the blend"]
@@ -137,6 +143,7 @@ def blend(
         output=argument.optional_file(output, "output"),
         save=argument.optional_file(save, "save"),
         model=argument.optional_file(model, "model"),
+        allow_training_rows=argument.switch(allow_training_rows, "allow_training_rows"),
     )
     return blend_files(configuration({"task": argument.task_name(task)}, None, settings), request).result
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorica.adaptation.ledger import LEDGER_NAME, ledger_bytes, merge_ledgers, read_ledger
 from lorica.adapters.average import average_adapters
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import open_adapter, save_adapter
@@ -23,13 +24,15 @@ _AVERAGED = ("modules_to_save",)  # what is averaged beyond plain pairs
 @dataclass(frozen=True)
 class AverageResult:
     """The adapter that was written. weights, digests: of the adapters that it is the mean of, by folder. rank: of its
-    update. error: share of the update's Frobenius norm that cutting it to this rank lost, 0 where it is exact."""
+    update. error: share of the update's Frobenius norm that cutting it to this rank lost, 0 where it is exact.
+    ledger_texts: labelled texts in its ledger, which is that of all adapters with a weight (`lorica adapt`)."""
 
     output: Path
     weights: Mapping[Path, float]
     digests: Mapping[Path, str]
     rank: int
     error: float
+    ledger_texts: int = 0
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -44,10 +47,12 @@ def run(arguments: Sequence[str]) -> int:
         ],
         "rank": result.rank,
         "error": result.error,
+        "ledger_texts": result.ledger_texts,
     }
     cost = f"{result.error:.2%} of the update is lost" if result.error else "exact"
+    ledger = f"\n  {LEDGER_NAME}: {result.ledger_texts} labelled texts, of all of them" if result.ledger_texts else ""
     text = (
-        f"{result.output}: the mean of {len(result.weights)} adapters, rank {result.rank}, {cost}\n"
+        f"{result.output}: the mean of {len(result.weights)} adapters, rank {result.rank}, {cost}{ledger}\n"
         f"  -> compare it with the ensemble of their answers, and give it a passport: "
         f"lorica passport {shell_word(str(result.output))} --base BASE task=..."
     )
@@ -58,8 +63,8 @@ def run(arguments: Sequence[str]) -> int:
 def average_folders(
     folders: Sequence[Path], output: Path, *, weights: Sequence[float] | None = None, rank: int = 0
 ) -> AverageResult:
-    """Average the adapters of these folders into a new one. Raises UsageError for arguments that do not fit together,
-    AdapterError for such adapters."""
+    """Average the adapters of these folders into a new one, with a ledger where they have some. Raises UsageError for
+    arguments that do not fit together, AdapterError for such adapters, DataError for a damaged ledger."""
     if len(folders) < 2:
         raise UsageError("lorica average: one adapter; a mean needs two or more", fix="name their folders")
     if len(set(folders)) < len(folders):
@@ -75,9 +80,12 @@ def average_folders(
     adapters = [open_adapter(path, applied=_AVERAGED) for path in folders]
     shares = weights or [1 / len(adapters)] * len(adapters)
     average = average_adapters(adapters, shares, rank)
-    save_adapter(output, average.config, average.tensors, applied=_AVERAGED)
+    ledger = merge_ledgers(read_ledger(folder) for folder, share in zip(folders, shares, strict=True) if share)
+    extra_files = {LEDGER_NAME: ledger_bytes(ledger)} if ledger else {}
+    save_adapter(output, average.config, average.tensors, extra_files=extra_files, applied=_AVERAGED)
     digests = {folder: adapter.digest for folder, adapter in zip(folders, adapters, strict=True)}
-    return AverageResult(output, dict(zip(folders, shares, strict=True)), digests, average.rank, average.error)
+    weights_of = dict(zip(folders, shares, strict=True))
+    return AverageResult(output, weights_of, digests, average.rank, average.error, len(ledger))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

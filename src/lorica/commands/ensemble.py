@@ -28,7 +28,7 @@ from lorica.commands.pages.page_files import (
 )
 from lorica.commands.rows import id_names
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
-from lorica.commands.trained_rows import add_trained_option, recorded_trained_rows
+from lorica.commands.trained_rows import add_trained_option, trained_row_ids, with_flag
 from lorica.config.schema import Config
 from lorica.data.write import atomic_file, read_answers, write_answers
 from lorica.ensemble.blends import METHODS, blend_scores, to_answers, vote
@@ -157,8 +157,6 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
     if request.gold is not None:
         allow = request.allow_training_rows
         gold = read_gold(config, request.gold, [request.within or ""], allow_training_rows=allow)
-    else:
-        _tell_trained_rows(request.files)
     members, unlisted = listed_members(_read_members(config, request.files, gold), config)
     if request.model is not None:
         answers = _apply_model(request.model, members)
@@ -173,20 +171,25 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
             inform(
                 f"{request.save} serves rows to come: lorica ensemble NEW ... --model {request.save} --output blend.csv"
             )
+    answers = _flagged(answers, [member for member in members if member.name in result.members], gold)
     if request.output is not None:
         write_answers(request.output, answers, csv_guard=config.inference.csv_guard)
         inform(f"{len(answers):,} rows written to {request.output}")
     return FittedBlend(result, answers, members, gold)
 
 
-def _tell_trained_rows(files: Sequence[Path]) -> None:
-    """A blend carries no record of what its members were trained on: say it here."""
-    trained_ids = list(dict.fromkeys(row_id for path in files for row_id in recorded_trained_rows(path)))
-    if trained_ids:
+def _flagged(answers: list[Answer], members: Sequence[EnsembleMember], gold: GoldFile | None) -> list[Answer]:
+    """The blend's answers, flagged where a member's adapter was trained on the row's own label. With gold these rows
+    were refused or allowed when it was read; without, they are told here."""
+    trained_ids = {
+        row_id: None for member in members for row_id in trained_row_ids(Path(member.name), member.answers.values())
+    }
+    if trained_ids and gold is None:
         warn(
-            f"an adapter was trained on the own labels of {len(trained_ids)} rows ({listed(trained_ids, 3)}); their "
-            "blended scores prove nothing, and `lorica eval` will not know: leave them out of its gold"
+            f"an adapter was trained on the own labels of {len(trained_ids)} rows ({listed(list(trained_ids), 3)}); "
+            "their blended scores prove nothing, and are flagged"
         )
+    return [with_flag(answer) if answer.id in trained_ids else answer for answer in answers]
 
 
 def _page(

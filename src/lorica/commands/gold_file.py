@@ -52,8 +52,9 @@ class GoldFile:
         for those of an adapter that was trained on the rows' own labels."""
         answers_path = answers if isinstance(answers, Path) else Path("answers")
         if isinstance(answers, Path):
-            self.trained_rows.update(find_trained_rows(answers, self.rows, allow=self.allow_training_rows))
             answers = list(read_answers(answers, id_names=self.id_names))
+        trained = find_trained_rows(answers_path, answers, self.rows, allow=self.allow_training_rows)
+        self.trained_rows.update(trained)
         answers_by_id = {answer.id: answer for answer in answers}
         for skipped in self.read_log.skipped:  # their answers are judged by nothing
             answers_by_id.pop(skipped.id or "", None)
@@ -116,13 +117,16 @@ def evaluate_answers(
     group_columns: Sequence[str],
     normalisation: str,
     weight_column: str = "",
+    allow_training_rows: bool = False,
 ) -> Evaluation:
     """Measure answers on the rows of a file with gold. group_columns: columns of it to group by. weight_column: the one
-    that says how much each row counts.
+    that says how much each row counts. allow_training_rows: see `GoldFile`.
 
     Raises DataError for rows without gold or without an answer, and for answers of other rows.
     """
-    gold = read_gold(config, gold_file, group_columns, weight_column=weight_column)
+    gold = read_gold(
+        config, gold_file, group_columns, weight_column=weight_column, allow_training_rows=allow_training_rows
+    )
     name = str(answers) if isinstance(answers, Path) else "answers"
     answers_by_id = gold.read_answers(answers)
     gold.list_skipped(answers if isinstance(answers, Path) else gold_file)
@@ -136,9 +140,10 @@ def compare_answers(
     gold_file: Path,
     *,
     normalisation: str,
+    allow_training_rows: bool = False,
 ) -> FileComparison:
-    """Compare sets of answers, by their names, on the rows of `gold_file`."""
-    gold = read_gold(config, gold_file, [])
+    """Compare sets of answers, by their names, on the rows of `gold_file`. allow_training_rows: see `GoldFile`."""
+    gold = read_gold(config, gold_file, [], allow_training_rows=allow_training_rows)
     judged_sets = {name: gold.judge(gold.read_answers(answers), name) for name, answers in answer_sets.items()}
     gold.list_skipped(gold_file)
     return compare(gold.task, judged_sets, normalisation=normalisation)

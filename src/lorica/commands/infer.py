@@ -188,6 +188,7 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
                 csv_guard=config.inference.csv_guard,
                 on_done=counted(advance, run_log),
                 warmup_rows=sample_rows[:_MASS_ROWS] if config.inference.warmup else (),
+                amended=trained.flagged,
             )
         result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))
         _record_result(run_log, result, trained.summary() | {"merging": merging.reason}, journal)

@@ -1,4 +1,4 @@
-"""Rows whose own labels an adapter was trained on: noted where they are answered, refused where they are judged."""
+"""Rows whose own labels an adapter was trained on: flagged where they are answered, refused where they are judged."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lorica.adaptation.harvest import TextLabels
 from lorica.adaptation.ledger import read_ledger, trained_digests
 from lorica.commands.arguments import warn
 from lorica.errors import DataError
 from lorica.names import listed
-from lorica.records import Row
+from lorica.records import Answer, Row
 from lorica.runs.former_run import finished_record
 from lorica.runs.run_record import run_folder_of
 from lorica.tasks.base import Task
@@ -20,27 +22,50 @@ from lorica.tasks.base import Task
 TRAINED_ROWS = "trained_rows"
 """The entry in the summary of a run of `infer` that lists them."""
 
+TRAINED_ON = "trained_on"
+"""The flag of an answer by an adapter that was trained on the row's own label."""
+
 
 class TrainedRows:
-    """Notes, of rows that are read to be answered, those whose own labels an adapter was trained on."""
+    """Flags answers of rows whose own labels the answering adapter was trained on, as its ledger tells."""
 
     def __init__(self, task: Task, folders: Mapping[str, Path]) -> None:
-        """folders: of the adapters that may answer. Raises DataError for a damaged ledger."""
-        digests = [trained_digests(read_ledger(folder)) for folder in folders.values()]
-        self._digests = frozenset().union(*digests)
+        """folders: of the adapters that may answer, by name. Raises DataError for a damaged ledger."""
+        digests = {name: trained_digests(read_ledger(folder)) for name, folder in folders.items()}
+        self._digests = {name: trained for name, trained in digests.items() if trained}
         self._texts = None if task.row_examples is None else TextLabels(task, task.row_examples)
+        self._adapters: dict[str, frozenset[str]] = {}  # row id -> that were trained on its own label
         self._row_ids: dict[str, None] = {}
+
+    def trained_on(self, row: Row) -> frozenset[str]:
+        """The names of the adapters that were trained on the row's own label."""
+        if not self._digests or self._texts is None:
+            return frozenset()
+        own_digest = self._texts.digest(row)
+        return frozenset(name for name, digests in self._digests.items() if own_digest in digests)
 
     def noted(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The rows, as they are."""
         for row in rows:
-            if self._digests and self._texts is not None and self._texts.digest(row) in self._digests:
-                self._row_ids[row.id] = None
+            if names := self.trained_on(row):
+                self._adapters[row.id] = names
             yield row
+
+    def flagged(self, answer: Answer) -> Answer:
+        """The answer to a row that was noted, with its flag where that is due."""
+        if answer.adapter not in self._adapters.get(answer.id, ()):
+            return answer
+        self._row_ids[answer.id] = None
+        return with_flag(answer)
 
     def summary(self) -> dict[str, Any]:
         """What a record says of them; nothing where there are none."""
         return {TRAINED_ROWS: list(self._row_ids)} if self._row_ids else {}
+
+
+def with_flag(answer: Answer) -> Answer:
+    """The answer, flagged `trained_on`."""
+    return msgspec.structs.replace(answer, flags=tuple(sorted({*answer.flags, TRAINED_ON})))
 
 
 def add_trained_option(command: argparse.ArgumentParser) -> None:
@@ -53,11 +78,11 @@ def add_trained_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def find_trained_rows(answers_path: Path, rows: Sequence[Row], *, allow: bool) -> list[str]:
-    """The ids of those rows with gold that an adapter answered which was trained on their own labels, as the record of
-    the run tells. Raises DataError for any, unless that is allowed."""
+def find_trained_rows(answers_path: Path, answers: Iterable[Answer], rows: Sequence[Row], *, allow: bool) -> list[str]:
+    """The ids of those rows with gold that an adapter answered which was trained on their own labels. Raises DataError
+    for any, unless that is allowed."""
     row_ids = {row.id for row in rows}
-    trained_ids = [row_id for row_id in recorded_trained_rows(answers_path) if row_id in row_ids]
+    trained_ids = [row_id for row_id in trained_row_ids(answers_path, answers) if row_id in row_ids]
     if not trained_ids:
         return []
     problem = (
@@ -70,14 +95,20 @@ def find_trained_rows(answers_path: Path, rows: Sequence[Row], *, allow: bool) -
             path=answers_path,
             row_id=trained_ids[0],
             fix="judge on other rows: leave these out of the gold file; eval, ensemble and calibrate take "
-            "--allow-training-rows",
+            "--allow-training-rows, from Python allow_training_rows=True",
         )
     warn(f"{answers_path}: {problem}")
     return trained_ids
 
 
-def recorded_trained_rows(answers_path: Path) -> list[str]:
-    """The ids of the rows whose own labels the answering adapter was trained on, as the record of the run tells."""
+def trained_row_ids(answers_path: Path, answers: Iterable[Answer]) -> list[str]:
+    """The ids of the rows whose own labels the answering adapter was trained on: those that are flagged, which a copy
+    of the file keeps, and those that the record of the run lists, which outlasts a change of the file."""
+    flagged = [answer.id for answer in answers if TRAINED_ON in answer.flags]
+    return list(dict.fromkeys((*flagged, *_recorded(answers_path))))
+
+
+def _recorded(answers_path: Path) -> list[str]:
     try:
         record = finished_record(run_folder_of(answers_path))
     except DataError:

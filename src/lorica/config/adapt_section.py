@@ -27,8 +27,13 @@ class AdaptConfig:
     `auto` where `train` is given; `require` also stops where no gain is expected; `off` never."""
 
     estimate_rules: Positive = 5
-    """Rules that are left out, one after the other, the most frequent first; each takes three trainings. Unit:
-    rules."""
+    """Rules that are left out, one after the other, the most frequent first; each takes two trainings, and one more for
+    each of `adapt.estimate_shuffles`. Unit: rules."""
+
+    estimate_shuffles: Annotated[int, Meta(ge=2, le=99)] = 3
+    """The control of the estimate: how often a rule's examples are learned under permuted labels. With R rules and K
+    shuffles the permutation test reaches p = 1 / (K + 1)^R: with one rule left out 19 shuffles for 0.05. Unit:
+    trainings for each rule."""
 
     rounds: NotNegative = 2
     """Rounds of pseudo-labels after the examples: confident scores become labels, and an adapter is trained with them.

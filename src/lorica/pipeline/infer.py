@@ -69,12 +69,13 @@ def answer_file(
     csv_guard: bool = True,
     on_done: Callable[[int], None] | None = None,
     warmup_rows: Sequence[Row] = (),
+    amended: Callable[[Answer], Answer] | None = None,
 ) -> Summary:
     """Answer `rows` in windows, committing each to the journal, and write `output` in input order at the end.
 
     Rows that the journal already holds are skipped, not computed again; nor is what was finished of the window under
     way. Memory holds one window. warmup_rows: computed once beforehand, where anything is left to compute; their
-    timings are logged as those of a warm-up.
+    timings are logged as those of a warm-up. amended: makes of an answer what is written.
     """
     summary = Summary()
     started = time.perf_counter()
@@ -89,9 +90,10 @@ def answer_file(
     while window := list(itertools.islice(rows, window_rows)):
         journal.commit(*pipeline.answer_timed(window, on_done, journal.outputs()))
         summary.answered += len(window)
+    answers = journal.answers()
     write_answers(
         output,
-        _count_answers(journal.answers(), summary),
+        _count_answers(answers if amended is None else map(amended, answers), summary),
         csv_guard=csv_guard,
         optional_columns=(
             *(CALIBRATION_COLUMNS if pipeline.calibrations else ()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorica.commands.adapt_result import AdaptResult, gain_table, outcome, rounds_table
+from lorica.commands.adapt_result import AdaptResult, disk, gain_table, outcome, rounds_table
 from lorica.commands.pages.page_parts import MAX_ROWS, MAX_TEXT, estimates_plot, facts_section, whole_page
 from lorica.reports.page import Cell, Line, LineChart, Report, ReportTable, Section
 
@@ -25,6 +25,7 @@ def adapt_page(result: AdaptResult) -> Report:
         ("canary rows", result.canary_rows),
         ("rows of train", result.train_rows),
         ("seconds", result.seconds),
+        ("disk", disk(result)),
     ]
     return whole_page(f"Adapted to {result.rows:,} rows", summary, [*sections, facts_section(facts)])
 
@@ -33,13 +34,20 @@ def _gains(result: AdaptResult) -> Section:
     estimate = result.estimate
     if estimate is None:
         return Section("Expected gain")
-    estimates = [*estimate.rules.items(), ("mean of the rules", estimate.gain), ("shuffled labels", estimate.control)]
+    estimates = [
+        *((stratum, rule.gain) for stratum, rule in estimate.rules.items()),
+        ("mean of the rules", estimate.gain),
+        ("shuffled labels", estimate.control),
+        ("the same, over chance", estimate.above_chance),
+        ("by the labels alone", estimate.by_labels),
+    ]
     if result.measured is not None:
         estimates.append(("measured on the input", result.measured))
     return Section(
         "Expected gain",
         "Each rule was left out of training in its turn, and its examples learned; the interval is that of its rows. "
-        "Shuffled labels must show no gain. All this was computed before anything was learned from the input.",
+        f"The control learned them {estimate.shuffles} times under shuffled labels; over the better of the unadapted "
+        "model and chance it must show no gain. All this was computed before anything was learned from the input.",
         tables=(gain_table(estimate),),
         charts=(estimates_plot("gain in ROC-AUC", estimates, zero="nothing"),),
     )
