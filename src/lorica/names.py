@@ -105,6 +105,11 @@ def listed(item_texts: Iterable[str], max_items: int) -> str:
     )
 
 
+def count_of(count: int, noun: str, plural_noun: str = "") -> str:
+    """ "1 row", "2,000 rows": a number with what it counts. plural_noun: where that is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"
+
+
 def _in_key(letter: str) -> str:
     category = unicodedata.category(letter)
     if category == "Cf" or "\ufe00" <= letter <= "\ufe0f":  # zero-width, direction and variation marks

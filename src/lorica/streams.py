@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -113,6 +114,11 @@ def fitting(output_text: str, encoding: str | None) -> str:
 def carries_unicode(stream: TextIO) -> bool:
     """Whether every text fits the stream as it is."""
     return (stream.encoding or "utf-8").lower().replace("_", "-").startswith("utf")
+
+
+def terminal_columns(stream: TextIO) -> int | None:
+    """Columns of the terminal that the stream is; None where it is none."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def _fill_gaps() -> None:

@@ -18,6 +18,7 @@ from lorica.cli import main
 from lorica.data.write import read_answers
 
 ROWS = 120
+PLATT = ("--method", "platt", "--save-anyway")
 FAKE = ("task=rules", "engine=fake", "adapters.gate=off")
 
 
@@ -83,12 +84,34 @@ def test_overconfident_scores_are_mended_and_what_it_is_worth_is_said(
     assert "ties, which ranks and ROC-AUC feel" in capsys.readouterr().out
 
 
+def test_a_calibration_that_the_rows_do_not_show_to_help_is_saved_on_request_alone(
+    adapter: Path, gold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise, lines = Random(3), []
+    for index in range(ROWS):
+        score = 0.8 if (index % 3 == 0) == (noise.random() < 0.8) else 0.11  # true as often as they say
+        lines.append(f"p{index},{score},rules")
+    answers = tmp_path / "answers.csv"
+    answers.write_text("id,score,adapter\n" + "\n".join(lines) + "\n", "utf-8")
+    command = ["calibrate", str(answers), str(gold), "--adapter", str(adapter), "task=rules", "--method", "platt"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "NOT SAVED: these rows show no gain" in said
+    assert "--save-anyway" in said
+    assert not (adapter / CALIBRATION_NAME).exists()
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"] is None
+    assert main([*command, "--save-anyway"]) == 0
+    assert f"saved, though these rows show no gain: {adapter / CALIBRATION_NAME}" in capsys.readouterr().out
+    assert (adapter / CALIBRATION_NAME).exists()
+
+
 def test_infer_applies_it_on_request_alone_and_keeps_the_raw_scores(
     adapter: Path, gold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = _posts(tmp_path / "rows.csv", range(ROWS, ROWS + 40))
     assert _infer(rows, tmp_path / "before.csv", adapter) == 0
-    slope = _calibrate(capsys, _scores(tmp_path / "answers.csv"), gold, adapter, "--method", "platt")["calibration"]
+    slope = _calibrate(capsys, _scores(tmp_path / "answers.csv"), gold, adapter, *PLATT)["calibration"]
     capsys.readouterr()
     assert _infer(rows, tmp_path / "off.csv", adapter) == 0
     assert "calibrations not applied: rules; adapters.calibration=auto" in capsys.readouterr().err
@@ -114,13 +137,13 @@ def test_infer_applies_it_on_request_alone_and_keeps_the_raw_scores(
 def test_a_run_is_not_resumed_under_another_calibration(
     adapter: Path, gold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _calibrate(capsys, _scores(tmp_path / "answers.csv"), gold, adapter, "--method", "platt")
+    _calibrate(capsys, _scores(tmp_path / "answers.csv"), gold, adapter, *PLATT)
     output = tmp_path / "out.csv"
     words = ("adapters.calibration=auto", "inference.resume=true")
     assert _infer(gold, output, adapter, *words) == 0
     assert _infer(gold, output, adapter, *words) == 0
     assert _infer(gold, output, adapter, "inference.resume=true") == 6
-    _calibrate(capsys, tmp_path / "answers.csv", gold, adapter, "--method", "temperature", "--force")
+    _calibrate(capsys, tmp_path / "answers.csv", gold, adapter, "--method", "temperature", "--save-anyway", "--force")
     assert _infer(gold, output, adapter, *words) == 6
     assert "calibration.rules" in capsys.readouterr().err
 
@@ -171,6 +194,7 @@ def test_rows_of_the_training_are_an_error_unless_they_are_asked_for(
         "task=rules",
         "--method",
         "isotonic",
+        "--save-anyway",
     ]
     assert main(command) == 4
     assert "was trained on 34 of the 40 rows" in capsys.readouterr().err
@@ -189,6 +213,7 @@ def test_answers_of_another_adapter_or_changed_since_are_refused(
     answers = tmp_path / "answers.csv"
     assert _infer(gold, answers, adapter) == 0
     command = ["calibrate", str(answers), str(gold), "--adapter", str(adapter), "task=rules", "--method", "isotonic"]
+    command.append("--save-anyway")
     text = answers.read_text("utf-8")
     answers.write_text(text.replace("p1,", "p1 ,"), "utf-8")
     assert main(command) == 3

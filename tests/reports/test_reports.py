@@ -254,6 +254,22 @@ def test_plain_tables_keep_their_columns_whatever_the_cells_hold() -> None:
     assert lines[5].startswith("x" * 19 + "…")
 
 
+def test_a_table_that_is_wider_than_its_terminal_goes_on_below() -> None:
+    table = ReportTable(
+        ("fold", "rows", "roc_auc", "f1"), (("fold-1", 12, "0.9812 [0.97, 0.99]", 0.5), ("fold-2", 9, "n/a", 0.25))
+    )
+    wide = plain_table(table)
+    assert plain_table(table, width=80) == wide
+    narrow = plain_table(table, width=36)
+    assert max(map(display_width, narrow.split("\n"))) <= 36
+    first, second = (block.split("\n") for block in narrow.split("\n\n"))
+    assert [line.split()[0] for line in first[2:]] == ["fold-1", "fold-2"] == [line.split()[0] for line in second[2:]]
+    assert (first[0].split(), second[0].split()) == (["fold", "rows", "roc_auc"], ["fold", "f1"])
+    assert "0.9812 [0.97, 0.99]" in first[2], "no figure is cut"
+    one_below_the_other = plain_table(table, width=1)
+    assert one_below_the_other.count("fold-1") == 3
+
+
 def test_markdown() -> None:
     text = to_markdown(REPORT)
     assert text.startswith("# A demo\n\nFirst.\n\nSecond line.\n\n## Results\n\nText.\n\nHeld-out rows\n\n| system |")

@@ -15,6 +15,7 @@ from lorica.adaptation.harvest import LabelledText
 from lorica.metrics.base import Floats
 from lorica.metrics.bootstrap import CONFIDENCE, Estimate, MetricResamples, metric_resamples, percentile_interval
 from lorica.metrics.metric_table import find_metric
+from lorica.names import count_of
 
 _CHANCE = 0.5  # ROC-AUC of scores that tell nothing
 _LEVEL = 0.05  # of the permutation test
@@ -112,7 +113,7 @@ class ExpectedGain:
         beginning = "A gain is expected" if self.expected else "No gain is expected"
         if self.control_gains and not self.expected:
             beginning = "Do not believe the gain, for shuffled labels help as well"
-        rule_words = f"{len(self.rules)} {'rule' if len(self.rules) == 1 else 'rules'} left out"
+        rule_words = f"{count_of(len(self.rules), 'rule')} left out"
         by_labels = f"True labels give {_signed(self.by_labels)} beyond shuffled ones (p = {self.p_value:.2g})"
         alone = ": count on that alone" if self.expected and self.control.low > 0 else ""
         return (

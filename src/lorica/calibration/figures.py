@@ -77,7 +77,7 @@ def fit_calibration(method: str, rows: CalibrationRows, *, seed: int = 0) -> Cal
         listing = ", ".join(f"{name} {value:.4f}" for name, value in losses.items()) or "none can be fitted"
         raise TrainingError(
             f"no method lowers the log-loss of these rows, {before.log_loss:.4f}: {listing}",
-            fix="answer with the scores as they are, or name a --method to save it all the same",
+            fix="answer with the scores as they are; a --method with --save-anyway saves it all the same",
         )
     best = min(losses, key=lambda name: losses[name])
     calibration_map = fit_method(best, rows)

@@ -11,7 +11,7 @@ from lorica.adaptation.expected_gain import ExpectedGain
 from lorica.adaptation.guards import GuardReading
 from lorica.adaptation.harvest import Contradiction
 from lorica.metrics.bootstrap import Estimate
-from lorica.names import json_values, listed
+from lorica.names import count_of, json_values, listed
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 
@@ -108,9 +108,9 @@ def adapt_text(result: AdaptResult) -> str:
 def _labels(result: AdaptResult) -> list[str]:
     contradictions = result.contradictions
     sentences = [
-        f"{result.examples} labelled examples of {result.rows} rows were trained on, beside {result.train_rows} rows "
-        f"of train ({result.duplicates} more were there already; {result.canary_rows} labelled rows are held out as "
-        "canary rows)."
+        f"{count_of(result.examples, 'labelled example')} of {count_of(result.rows, 'row')} "
+        f"{'was' if result.examples == 1 else 'were'} trained on, beside {count_of(result.train_rows, 'row')} of train "
+        f"({result.duplicates} more were there already; held out as canary rows: {result.canary_rows})."
     ]
     if contradictions:
         lines = [
@@ -120,7 +120,8 @@ def _labels(result: AdaptResult) -> list[str]:
         ]
         hidden = len(contradictions) - _SHOWN
         lines += [f"  ... and {hidden} more, in the ledger"] if hidden > 0 else []
-        sentences.append(f"{len(contradictions)} texts bear both labels and were left out:\n" + "\n".join(lines))
+        bearing = count_of(len(contradictions), "text bears", "texts bear")
+        sentences.append(f"{bearing} both labels, and nothing is learned from that:\n" + "\n".join(lines))
     return sentences
 
 

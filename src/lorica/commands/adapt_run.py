@@ -27,6 +27,7 @@ from lorica.data.split import split
 from lorica.errors import DataError, TrainingError
 from lorica.metrics.bootstrap import Estimate, averaged_over, paired_difference
 from lorica.metrics.metric_table import find_metric
+from lorica.names import count_of
 from lorica.records import Row
 from lorica.runs.run_folder import RunFolder
 
@@ -58,14 +59,14 @@ class AdaptRun:
     def _check_labels(self) -> None:
         harvest, plan = self.harvest, self.plan
         inform(
-            f"{len(harvest.examples)} labelled examples in {len(plan.rows)} rows ({harvest.duplicates} more are "
-            f"duplicates), {len(self.labelled)} labelled rows in train"
+            f"{count_of(len(harvest.examples), 'labelled example')} in {count_of(len(plan.rows), 'row')} "
+            f"({harvest.duplicates} duplicates more), {count_of(len(self.labelled), 'labelled row')} in train"
         )
         if harvest.contradictions:
             first = harvest.contradictions[0]
             warn(
-                f"{len(harvest.contradictions)} texts bear both labels and are left out, first {first.text[:80]!r}: "
-                f"1 in row {first.positive[0]!r}, 0 in row {first.negative[0]!r}"
+                f"bearing both labels, and left out: {count_of(len(harvest.contradictions), 'text')}, first "
+                f"{first.text[:80]!r}: 1 in row {first.positive[0]!r}, 0 in row {first.negative[0]!r}"
             )
         if self.settings.examples and not harvest.examples:
             warn("no row of the input brings an example that is new; the columns are positive_example_1, ...")

@@ -113,7 +113,7 @@ class StageRunner:
         journal_folder, unit_name = self._root / f"{name}.partial", f"rows scored ({name})"
         with adapter_answers(
             config, adapters, requested, journal_folder, {"rows": rows_digest}, unit_name=unit_name
-        ) as (_, answered):
+        ) as (_, _, answered):
             for _, answer in answered:
                 if answer.score is None:
                     problem = answer.problem or "the model gave no probability"

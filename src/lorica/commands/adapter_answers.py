@@ -28,8 +28,9 @@ def adapter_answers(
     *,
     unit_name: str = "rows",
     run_log: RunFolder | None = None,
-) -> Iterator[tuple[Pipeline, list[tuple[str, Answer]]]]:
-    """A block that is given the pipeline, and (adapter, its answer) for each (adapter, row) of `requested`.
+) -> Iterator[tuple[Pipeline, dict[str, str], list[tuple[str, Answer]]]]:
+    """A block that is given the pipeline, all that decides its answers (a manifest), and (adapter, its answer) for each
+    (adapter, row) of `requested`.
 
     journal_folder: holds what was answered until the block ends without an error; the same call goes on with it.
     identity: what else decides the answers, beside `build.manifest`. unit_name: of rows in the progress. run_log: is
@@ -48,5 +49,5 @@ def adapter_answers(
                 window_rows=config.inference.window_rows,
                 on_done=advance if run_log is None else counted(advance, run_log),
             )
-        yield pipeline, answered
+        yield pipeline, manifest, answered
         journal.remove()

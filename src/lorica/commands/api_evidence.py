@@ -68,6 +68,7 @@ def calibrate(
     method: CalibrationMethod = "auto",
     allow_training_rows: bool = False,
     replace: bool = False,
+    save_anyway: bool = False,
     settings: Settings = None,
 ) -> CalibrationResult:
     """Fit a calibration of an adapter's scores (`rules`, `mcq`) on answers to held-out rows, and save it beside it as
@@ -75,8 +76,9 @@ def calibrate(
 
     answers: what `infer` wrote with this adapter, or the answers of a pipeline. gold: the rows with their gold answers.
     method: `auto` takes the one of lowest log-loss. allow_training_rows: fit also on rows that the adapter was trained
-    on, which the file then says. replace: write over a calibration that is there. Figures before and after are of rows
-    that the fit had not seen: log-loss in nats per row, Brier score, expected calibration error (0 to 1).
+    on, which the file then says. replace: write over a calibration that is there. save_anyway: save it also where the
+    rows do not show that it helps; else the result's `path` is None there. Figures before and after are of rows that
+    the fit had not seen: log-loss in nats per row, Brier score, expected calibration error (0 to 1).
 
     Raises DataError for answers that cannot be fitted on, AdapterError for an adapter that did not give them or was
     trained on the rows, TrainingError for too few rows and where no method helps.
@@ -95,6 +97,7 @@ def calibrate(
         method=argument.one_of(method, "method", ("auto", *METHODS)),
         allow_training_rows=argument.switch(allow_training_rows, "allow_training_rows"),
         replace=argument.switch(replace, "replace"),
+        save_anyway=argument.switch(save_anyway, "save_anyway"),
     )
 
 

@@ -13,7 +13,7 @@ from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import open_adapter, save_adapter
 from lorica.commands.arguments import as_path, emit, parse_weights, parser
 from lorica.errors import UsageError
-from lorica.names import shell_word
+from lorica.names import count_of, shell_word
 
 _EXAMPLES = """  lorica average runs/fold-* --output runs/mean
   lorica average a b c --weights 0.5,0.25,0.25 --rank 16 --output mean"""
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     cost = f"{result.error:.2%} of the update is lost" if result.error else "exact"
     ledger = f"\n  {LEDGER_NAME}: {result.ledger_texts} labelled texts, of all of them" if result.ledger_texts else ""
     text = (
-        f"{result.output}: the mean of {len(result.weights)} adapters, rank {result.rank}, {cost}{ledger}\n"
+        f"{result.output}: the mean of {count_of(len(result.weights), 'adapter')}, rank {result.rank}, {cost}{ledger}\n"
         f"  -> compare it with the ensemble of their answers, and give it a passport: "
         f"lorica passport {shell_word(str(result.output))} --base BASE task=..."
     )

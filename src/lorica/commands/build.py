@@ -21,6 +21,7 @@ from lorica.commands.arguments import inform, warn
 from lorica.commands.build_retrieval import build_retriever
 from lorica.commands.calibrations import open_calibrations
 from lorica.commands.dtypes import answer_dtype
+from lorica.commands.stated_base import naming_stated_base
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES, SEGMENTS
 from lorica.engines import load_engine
@@ -28,7 +29,7 @@ from lorica.engines.base import Engine, EngineSettings, resolve_device
 from lorica.errors import AdapterError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
-from lorica.names import listed, visible, visible_values
+from lorica.names import count_of, listed, visible, visible_values
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.prompts.encoder import Encoder
 from lorica.records import Generate, Row, Sampling
@@ -186,7 +187,9 @@ def build_pipeline(
     engine = engine or build_engine(config, base_model)
     provenance = trained_as(task, encoder, base_model) if adapters else {}
     provenance[RETRIEVAL] = "none" if retriever is None else WITH_PASSAGES
-    tell_admissions(admit_all(engine, adapters, base_model, used=provenance, policy=config.adapters.gate))
+    with naming_stated_base(config, base_model, adapters):
+        admitted = admit_all(engine, adapters, base_model, used=provenance, policy=config.adapters.gate)
+    tell_admissions(admitted)
     calibrations = open_calibrations(config, task, adapters, provenance)
     settings = answer_settings(config, base_model)
     return Pipeline(task, encoder, engine, adapters, settings, retriever=retriever, calibrations=calibrations)
@@ -226,7 +229,7 @@ def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Coll
         row_counts[adapter_of_subject[row.subject]] += 1
     if config.adapters.calibration == "require" and row_counts[None]:
         raise AdapterError(
-            f"adapters.calibration=require, and the base model alone answers {row_counts[None]} rows",
+            f"adapters.calibration=require, and the base model alone answers {count_of(row_counts[None], 'row')}",
             fix="give their subjects an adapter (adapters.fallback), or set adapters.calibration=auto",
         )
     if row_counts[None]:
@@ -244,7 +247,7 @@ def _refuse_without_member(config: Config, row_count: int) -> None:
             return
         reason = f"{base_model.path} is an encoder without a head to classify with"
     raise AdapterError(
-        f"{reason}, and {row_count} rows have no adapter",
+        f"{reason}, and {count_of(row_count, 'row has', 'rows have')} no adapter",
         fix="train one with `lorica train`, and name it: adapters.dir=RUN_DIR, or adapters.paths.NAME=FOLDER",
     )
 

@@ -9,29 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from lorica import __version__
 from lorica.adapters.member import Member, open_member
-from lorica.admission.provenance import rows_facts
-from lorica.calibration.calibration_maps import METHODS, IsotonicSteps, PlattScaling, Probabilities, two_choices
-from lorica.calibration.figures import CalibrationFit, fit_calibration
-from lorica.calibration.fitting import FOLDS, CalibrationRows
+from lorica.calibration.calibration_maps import METHODS, IsotonicSteps, PlattScaling
 from lorica.calibration.saved import (
     CALIBRATION_NAME,
-    FORMAT,
-    LossChange,
     SavedCalibration,
     write_calibration,
 )
 from lorica.commands.answers_record import answered_with
 from lorica.commands.arguments import Overrides, as_path, emit, inform, parser, resolve, split_words, warn
+from lorica.commands.calibration_fit import fit_judged
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.data.write import check_place
-from lorica.errors import AdapterError, DataError, UsageError
-from lorica.names import listed
-from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, has_no_answer
-from lorica.records import Answer, Row
+from lorica.errors import AdapterError, UsageError
+from lorica.names import count_of, listed
+from lorica.pipeline.judged_answers import JudgedAnswer
+from lorica.records import Answer
 from lorica.reports.page import ReportTable
 from lorica.reports.text_table import plain_table
 from lorica.runs.run_record import RunRecord
@@ -52,11 +46,12 @@ _EXAMPLES = """  lorica calibrate answers.csv held_out.csv --adapter runs/rules/
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """What `lorica calibrate` did. path: the file beside the adapter. calibration: what stands in it. candidates:
-    method -> its cross-fitted log-loss in nats per row, or why it could not be fitted. ties: how many different scores
-    the rows have, and how many of them are left after the calibration."""
+    """What `lorica calibrate` did. path: the file beside the adapter; None where none was saved, for want of a gain.
+    calibration: what stands in it, or would. candidates: method -> its cross-fitted log-loss in nats per row, or why it
+    could not be fitted. ties: how many different scores the rows have, and how many of them are left after the
+    calibration."""
 
-    path: Path
+    path: Path | None
     calibration: SavedCalibration
     candidates: dict[str, float | str]
     ties: tuple[int, int]
@@ -73,6 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         method=options.method,
         allow_training_rows=options.allow_training_rows,
         replace=options.force,
+        save_anyway=options.save_anyway,
     )
     emit(calibration_dict(result), as_json=options.json, text=calibration_text(result))
     return 0
@@ -87,8 +83,10 @@ def calibrate_answers(
     method: str = AUTO,
     allow_training_rows: bool = False,
     replace: bool = False,
+    save_anyway: bool = False,
 ) -> CalibrationResult:
-    """Fit a calibration of the adapter's answers on rows with gold, and write it beside the adapter.
+    """Fit a calibration of the adapter's answers on rows with gold, and write it beside the adapter where the rows show
+    a gain (an interval of the change of log-loss below 0), or `save_anyway`.
 
     Raises DataError for answers that cannot be fitted on, AdapterError for an adapter that did not give them or was
     trained on the rows, TrainingError where no fit is possible.
@@ -105,16 +103,21 @@ def calibrate_answers(
     answers_name = str(answers) if isinstance(answers, Path) else "answers"
     judged = _of_adapter(gold.judge(gold.read_answers(answers), answers_name), adapter, record, answers_name)
     trained_rows = _count_trained(adapter, gold, judged, allow_training_rows)
-    rows, left_out = _fitting_rows(gold.task, judged, answers_name)
-    fit = fit_calibration(method, rows)
-    if len(rows.gold) < _FEW_ROWS:
-        warn(f"{len(rows.gold)} rows are few to calibrate on: the interval of the change says how sure it is")
-    calibration = _to_save(fit, gold.task, adapter, [row for row, is_used in left_out if is_used], record)
-    calibration = msgspec.structs.replace(
-        calibration, left_out=sum(not is_used for _, is_used in left_out), trained_rows=trained_rows
+    fitted = fit_judged(
+        gold.task,
+        adapter,
+        judged,
+        method,
+        answers_name,
+        used_with={} if record is None else answered_with(record.manifest),
+        trained_rows=trained_rows,
     )
-    write_calibration(adapter.path, calibration)
-    return CalibrationResult(path, calibration, fit.candidates, _ties(rows, fit))
+    calibration = fitted.calibration
+    if calibration.rows.rows < _FEW_ROWS:
+        warn(f"{calibration.rows.rows} rows are few to calibrate on: the interval of the change says how sure it is")
+    if is_saved := save_anyway or calibration.change.high < 0:
+        write_calibration(adapter.path, calibration)
+    return CalibrationResult(path if is_saved else None, calibration, fitted.candidates, fitted.ties)
 
 
 def _check_task(task: Task, method: str) -> None:
@@ -172,96 +175,11 @@ def _count_trained(adapter: Member, gold: GoldFile, judged: Sequence[JudgedAnswe
     return trained_count
 
 
-def _fitting_rows(
-    task: Task, judged: Sequence[JudgedAnswer], answers_name: str
-) -> tuple[CalibrationRows, list[tuple[Row, bool]]]:
-    """What is fitted on, and each row with whether it is: those without an answer of the model's are left out."""
-    usable: list[JudgedAnswer] = []
-    columns: list[list[float]] = []
-    for judged_row in judged:
-        answer = judged_row.answer
-        if answer.calibration:
-            raise DataError(
-                f"its scores are calibrated already ({answer.calibration})",
-                path=answers_name,
-                row_id=answer.id,
-                fix="answer the rows again with adapters.calibration=off",
-            )
-        if not has_no_answer(answer):
-            columns.append(_probabilities(task, judged_row, answers_name))
-            usable.append(judged_row)
-    if len(usable) < len(judged):
-        inform(f"{len(judged) - len(usable)} of {len(judged)} rows have no answer of the model's, and are left out")
-    width = max(map(len, columns), default=0)
-    probabilities = np.full((len(columns), width), np.nan)
-    for row_index, values in enumerate(columns):
-        probabilities[row_index, : len(values)] = values
-    used_rows = [judged_row.row for judged_row in usable]
-    is_binary = task.answer_type == "score"
-    right_columns = [row.gold if is_binary else task.gold_choice(row) for row in used_rows]
-    gold = np.asarray(right_columns, dtype=np.int64)
-    used_ids = {row.id for row in used_rows}
-    return (
-        CalibrationRows(probabilities, gold, bootstrap_clusters(used_rows), is_binary),
-        [(judged_row.row, judged_row.row.id in used_ids) for judged_row in judged],
-    )
-
-
-def _probabilities(task: Task, judged_row: JudgedAnswer, answers_name: str) -> list[float]:
-    """The probabilities of a row's choices; of labels 0 and 1 for a score. Raises DataError where they are missing."""
-    answer = judged_row.answer
-    if task.answer_type == "score":
-        if answer.score is None or not 0 <= answer.score <= 1:
-            problem = "has no score" if answer.score is None else f"has the score {answer.score}, no probability"
-            raise DataError(
-                f"the answer {problem}", path=answers_name, row_id=answer.id, fix="answers of `lorica infer`"
-            )
-        return [float(value) for value in two_choices(np.asarray([answer.score]))[0]]
-    option_names = tuple(task.options(judged_row.row))
-    scores = answer.scores or {}
-    if set(scores) != set(option_names) or not all(0 <= score <= 1 for score in scores.values()):
-        raise DataError(
-            f"its scores are of {listed(sorted(scores), 6) or 'no option'}; needed: a probability of each of "
-            + listed(option_names, 6),
-            path=answers_name,
-            row_id=answer.id,
-            fix="take answers of `lorica infer task=mcq`",
-        )
-    return [scores[option_name] for option_name in option_names]
-
-
-def _to_save(
-    fit: CalibrationFit, task: Task, adapter: Member, used_rows: Sequence[Row], record: RunRecord | None
-) -> SavedCalibration:
-    change = fit.change
-    return SavedCalibration(
-        format=FORMAT,
-        made_by=f"lorica {__version__}",
-        adapter=adapter.digest,
-        task=task.name,
-        calibration=fit.calibration_map,
-        rows=rows_facts(used_rows),
-        before=fit.before,
-        after=fit.after,
-        change=LossChange(change.value, change.low, change.high),
-        folds=FOLDS,
-        candidates={name: loss for name, loss in fit.candidates.items() if isinstance(loss, float)},
-        used_with={} if record is None else answered_with(record.manifest),
-    )
-
-
-def _ties(rows: CalibrationRows, fit: CalibrationFit) -> tuple[int, int]:
-    def count(probabilities: Probabilities) -> int:
-        return len(np.unique(probabilities[:, -1]))
-
-    return count(rows.probabilities), count(fit.calibration_map.apply(rows.probabilities))
-
-
 def calibration_dict(result: CalibrationResult) -> dict[str, Any]:
     """The result as plain values."""
     saved: dict[str, Any] = msgspec.to_builtins(result.calibration)
     return saved | {
-        "output": str(result.path),
+        "output": result.path,
         "candidates": result.candidates,
         "scores": {"different_before": result.ties[0], "different_after": result.ties[1]},
     }
@@ -283,7 +201,7 @@ def calibration_text(result: CalibrationResult) -> str:
         for name, value in result.candidates.items()
     ]
     lines = [
-        f"{calibration.method}: {_parameters(calibration)}; fitted on {calibration.rows.rows} rows",
+        f"{calibration.method}: {_parameters(calibration)}; fitted on {count_of(calibration.rows.rows, 'row')}",
         plain_table(figures),
         f"log-loss {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}] nats per row: {verdict}",
         f"(each row by a fit on other rows, in {calibration.folds} folds)",
@@ -296,12 +214,18 @@ def calibration_text(result: CalibrationResult) -> str:
     else:
         lines.append("ranks and ROC-AUC stay as they are")
     if calibration.left_out:
-        lines.append(f"{calibration.left_out} rows without an answer were left out")
+        lines.append(f"left out: {count_of(calibration.left_out, 'row')} without an answer")
     if calibration.trained_rows:
         lines.append(f"WARNING: the adapter was trained on {calibration.trained_rows} of these rows; the file says so")
-    if change.high >= 0:
-        lines.append("these rows show no gain: answer with the scores as they are, or calibrate on more rows")
-    lines.append(f"-> {result.path}; `lorica infer ... adapters.calibration=auto` applies it")
+    no_gain = "" if change.high < 0 else "these rows show no gain: "
+    if result.path is None:
+        lines.append(
+            f"NOT SAVED: {no_gain}answer with the scores as they are, or calibrate on more rows; --save-anyway "
+            "saves it all the same"
+        )
+    else:
+        lines.append(f"saved{f', though {no_gain}' if no_gain else ': '}{result.path}")
+        lines.append("-> `lorica infer ... adapters.calibration=auto` applies it")
     return "\n".join(lines)
 
 
@@ -310,7 +234,7 @@ def _parameters(calibration: SavedCalibration) -> str:
     if isinstance(fitted, PlattScaling):
         return f"slope {fitted.slope:.4f}, intercept {fitted.intercept:+.4f}"
     if isinstance(fitted, IsotonicSteps):
-        return f"{len(fitted.scores)} points"
+        return count_of(len(fitted.scores), "point")
     return f"temperature {fitted.temperature:.4f}"
 
 
@@ -336,6 +260,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--allow-training-rows", action="store_true", help="fit also on rows that the adapter was trained on"
     )
     command.add_argument("--force", action="store_true", help="write over the calibration that is there")
+    command.add_argument(
+        "--save-anyway", action="store_true", help="save it also where the rows do not show that it helps"
+    )
     options = command.parse_args(list(arguments))
     files, options.overrides = split_words(options.words)
     if len(files) != 2:

@@ -11,7 +11,7 @@ import msgspec
 
 from lorica.adapters.raw_adapter import OWN_MODELS
 from lorica.commands.check_result import AdapterCheck, CheckResult
-from lorica.names import listed
+from lorica.names import count_of, listed
 from lorica.reports.page import Cell, Report, ReportTable, Section, clean
 from lorica.reports.text_table import plain_table
 from lorica.vetting.claims.training_evidence import TrainingEvidence
@@ -110,7 +110,9 @@ def page(result: CheckResult) -> Report:
         finding_tables = (_findings_table(adapter.findings),) if adapter.findings else ()
         heading = f"{_visible(adapter.name)}: {adapter.status}"
         sections.append(Section(heading, section_text, finding_tables, notes=_on_base(adapter), folded=is_folded))
-    return Report("Adapters checked by Lorica", f"{len(result.adapters)} adapters: {status_counts}.", tuple(sections))
+    return Report(
+        "Adapters checked by Lorica", f"{count_of(len(result.adapters), 'adapter')}: {status_counts}.", tuple(sections)
+    )
 
 
 def check_dict(result: CheckResult) -> dict[str, Any]:

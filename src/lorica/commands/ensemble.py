@@ -14,7 +14,7 @@ from lorica.commands.arguments import as_path, emit, inform, parse_weights, pars
 from lorica.commands.ensemble_groups import rank_groups
 from lorica.commands.ensemble_list import listed_members
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
-from lorica.commands.ensemble_request import BlendRequest, check_request
+from lorica.commands.ensemble_request import FOLD, BlendRequest, check_request
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.pages.ensemble_page import ensemble_page
 from lorica.commands.pages.page_files import (
@@ -38,7 +38,7 @@ from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
 from lorica.errors import DataError
 from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import find_metric
-from lorica.names import listed
+from lorica.names import count_of, listed
 from lorica.pipeline.compare import PairComparison, compare
 from lorica.pipeline.evaluate import estimate_metric
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
@@ -50,6 +50,7 @@ BLEND = "the blend"
 
 _EXAMPLES = """  lorica ensemble a.csv b.csv c.csv --output blend.csv
   lorica ensemble a.csv b.csv --gold train.csv --within rule task=rules
+  lorica ensemble runs/*/out_of_fold.csv --gold train.csv --within fold task=rules
   lorica ensemble a.csv b.csv --gold train.csv --method stack --save stack.json task=rules
   lorica ensemble test_a.csv test_b.csv --model stack.json --output blend.csv task=rules
   lorica ensemble scores/*.csv --gold train.csv task=rules config=working.yaml"""
@@ -156,7 +157,9 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
     gold = None
     if request.gold is not None:
         allow = request.allow_training_rows
-        gold = read_gold(config, request.gold, [request.within or ""], allow_training_rows=allow)
+        # Folds stand in the answers, and may stand in a column.
+        columns = [request.within or ""] if request.within != FOLD else []
+        gold = read_gold(config, request.gold, columns, allow_training_rows=allow)
     members, unlisted = listed_members(_read_members(config, request.files, gold), config)
     if request.model is not None:
         answers = _apply_model(request.model, members)
@@ -174,7 +177,7 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
     answers = _flagged(answers, [member for member in members if member.name in result.members], gold)
     if request.output is not None:
         write_answers(request.output, answers, csv_guard=config.inference.csv_guard)
-        inform(f"{len(answers):,} rows written to {request.output}")
+        inform(f"{count_of(len(answers), 'row')} written to {request.output}")
     return FittedBlend(result, answers, members, gold)
 
 
@@ -186,8 +189,8 @@ def _flagged(answers: list[Answer], members: Sequence[EnsembleMember], gold: Gol
     }
     if trained_ids and gold is None:
         warn(
-            f"an adapter was trained on the own labels of {len(trained_ids)} rows ({listed(list(trained_ids), 3)}); "
-            "their blended scores prove nothing, and are flagged"
+            f"an adapter was trained on the own labels of {count_of(len(trained_ids), 'row')} "
+            f"({listed(list(trained_ids), 3)}); their blended scores prove nothing, and are flagged"
         )
     return [with_flag(answer) if answer.id in trained_ids else answer for answer in answers]
 
@@ -225,7 +228,7 @@ def _plan(request: BlendRequest, config: Config, members: Sequence[EnsembleMembe
         row_ids = [row.id for row in gold.rows]
         for member in members:
             member.require(row_ids, str(gold.path), fix="blend files that answer the rows with gold")
-    groups = rank_groups(config, request, gold, row_ids)
+    groups = rank_groups(config, request, gold, members, row_ids)
     weights = request.weights or [1 / len(request.files)] * len(request.files)
     weight_of_file = dict(zip(map(str, request.files), weights, strict=True))
     has_labels = gold is not None and {row.gold for row in gold.rows} <= {0, 1}
@@ -344,7 +347,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     method_help = "; ".join(f"{name}: {about}" for name, about in METHODS.items())
     command.add_argument("--method", choices=tuple(METHODS), default="rank", help=f"{method_help} (%(default)s)")
     command.add_argument("--gold", type=as_path, help="the rows with their gold answers")
-    command.add_argument("--within", metavar="COLUMN", help="take ranks within each value of this column, such as rule")
+    command.add_argument(
+        "--within",
+        metavar="COLUMN",
+        help="take ranks within each value of this column, such as rule; `fold` within the folds of out-of-fold scores",
+    )
     command.add_argument(
         "--rows", type=as_path, help="the file of rows that holds the column, where --gold is not given"
     )

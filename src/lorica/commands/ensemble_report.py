@@ -8,6 +8,7 @@ from typing import Any
 
 from lorica.commands.eval_report import pair_dict
 from lorica.metrics.bootstrap import Estimate
+from lorica.names import count_of
 from lorica.pipeline.compare import PairComparison
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.short_names import short_paths
@@ -37,6 +38,8 @@ class EnsembleResult:
         if self.over_best is None:
             return ""
         difference = self.over_best.test.difference
+        if len(self.members) == 1:
+            return self._ranked_alone(f"{self.metric} {difference}")
         if self.over_best.better == self.over_best.first:
             return f"The blend beats its best member, {self.best}: {self.metric} {difference}."
         if self.over_best.better:
@@ -44,6 +47,17 @@ class EnsembleResult:
         return (
             f"The blend does not beat its best member, {self.best}, by more than the choice of rows explains: "
             f"{self.metric} {difference}. Use that file, or judge on more rows."
+        )
+
+    def _ranked_alone(self, change: str) -> str:
+        """What ranking one file within groups does to it. change: the metric's, in words."""
+        assert self.over_best is not None
+        if self.over_best.better == self.over_best.first:
+            return f"Ranked within its groups, {self.best} is better than as it is: {change}."
+        if self.over_best.better:
+            return f"Ranked within its groups, {self.best} is WORSE than as it is: {change}. Use that file."
+        return (
+            f"Ranking {self.best} within its groups changes nothing that the choice of rows does not explain: {change}."
         )
 
 
@@ -91,7 +105,8 @@ def ensemble_text(result: EnsembleResult) -> str:
         )
     if len(result.members) > 1 and result.correlations:
         paragraphs.append(plain_table(correlation_table(result, names)))
-    paragraphs.append(result.verdict or f"{len(result.members)} files were blended; --gold says whether that helps.")
+    blended = f"{count_of(len(result.members), 'file was', 'files were')} blended"
+    paragraphs.append(result.verdict or f"{blended}; --gold says whether that helps.")
     return "\n\n".join(paragraphs)
 
 

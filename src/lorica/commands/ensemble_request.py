@@ -10,6 +10,10 @@ from pathlib import Path
 from lorica.commands.arguments import check_not_read
 from lorica.data.write import check_output, check_place
 from lorica.errors import UsageError
+from lorica.names import count_of
+
+FOLD = "fold"
+"""What `--within` calls the adapter of a fold that gave an out-of-fold score, where the rows have no such column."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,11 @@ def check_request(request: BlendRequest) -> None:
     """Raises UsageError for requests that contradict each other."""
     count = len(request.files)
     refusals = (
-        (count < (1 if request.model else 2), f"{count} files; a blend needs two or more", "name the files of answers"),
+        (
+            count < (1 if request.model or request.within else 2),
+            f"{count_of(count, 'file')}; a blend needs two or more",
+            "name the files of answers (one is enough with --within, which ranks it)",
+        ),
         (
             len({path.resolve() for path in request.files}) < count,
             "a file is named twice",
@@ -53,7 +61,7 @@ def check_request(request: BlendRequest) -> None:
         (request.save is not None and request.gold is None, "--save fits on rows with gold", "add --gold FILE"),
         (request.save is not None and request.method == "vote", "a vote has nothing to fit", "leave --save out"),
         (
-            bool(request.within) and not (request.gold or request.rows),
+            request.within not in (None, FOLD) and not (request.gold or request.rows),
             "--within needs the rows",
             "add --gold or --rows FILE",
         ),

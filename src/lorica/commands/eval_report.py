@@ -11,6 +11,7 @@ import msgspec
 
 from lorica.commands.pages.page_parts import p_text
 from lorica.metrics.bootstrap import RESAMPLES, Estimate
+from lorica.names import count_of
 from lorica.pipeline.compare import FileComparison, PairComparison
 from lorica.pipeline.evaluate import Evaluation, Grouping
 from lorica.reports.page import Cell, ReportTable
@@ -180,12 +181,13 @@ def _row_counts_text(evaluation: Evaluation) -> str:
         return counts
     return (
         f"{counts}; {abstentions.answers} say that they do not know, "
-        f"{abstentions.right} of them where gold calls {abstentions.unanswerable} rows not answerable"
+        f"{abstentions.right} of them where gold calls {count_of(abstentions.unanswerable, 'row')} not answerable"
     )
 
 
 def _bootstrap_text(evaluation: Evaluation) -> str:
-    drawn = f"{evaluation.bootstrap_groups} groups of rows" if evaluation.bootstrap_groups else f"{evaluation.n} rows"
+    groups = evaluation.bootstrap_groups
+    drawn = count_of(groups, "group of rows", "groups of rows") if groups else count_of(evaluation.n, "row")
     weighted = "" if evaluation.effective_n is None else f" Rows are weighted; n is worth {evaluation.effective_n:.1f}."
     return f"intervals: {RESAMPLES:,} bootstrap samples of {drawn}.{weighted}"
 

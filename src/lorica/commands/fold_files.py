@@ -3,7 +3,7 @@
 fold_plan.csv    id, fold, the first row that must stay with it, digest of its text; a line for each row
 folds.json       settings and digests, the audit; at the end the table of folds and the digests of what was written
 out_of_fold.csv  answers of each row by the fold that did not see it
-fold-N/          an adapter for each fold
+fold-N/          an adapter for each fold, with its calibration.json where there is one
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.registry import is_adapter
+from lorica.calibration.saved import SavedCalibration, read_calibration
 from lorica.data.digest import file_digest
 from lorica.data.fold_plan import FoldPlan
 from lorica.data.journal import check_same_run
@@ -31,18 +32,30 @@ _COLUMNS = ("id", "fold", "together_with", "text_digest")
 
 class FoldsState(msgspec.Struct, frozen=True):
     """What another command needs of `folds.json`. manifest: what a resumed run must share. adapters: name -> digest,
-    and out_of_fold: the digest of the scores that they gave; empty until all is done. best: the name of the fold whose
-    held-out rows were answered best."""
+    and out_of_fold: the digest of the scores that they gave; empty until there are any. calibrated: the method by which
+    these were calibrated, and calibrations: name -> digest, those of the adapters; "off" and empty where they were not.
+    best: the name of the fold whose held-out rows were answered best, "" until all is done. pooling: what pooling their
+    scores costs, in a sentence."""
 
     manifest: dict[str, str]
     source: str = ""
     adapters: dict[str, str] = {}
     out_of_fold: str = ""
+    calibrated: str = "off"
+    calibrations: dict[str, str] = {}
     best: str = ""
+    pooling: str = ""
 
     def scored(self, digests: Mapping[str, str], output: Path) -> bool:
         """Whether `output` holds the scores of these adapters (name -> digest)."""
         return self.adapters == digests and output.is_file() and file_digest(output) == self.out_of_fold
+
+    def read_calibrations(self, root: Path) -> dict[str, SavedCalibration] | None:
+        """Those by which the scores were calibrated, {} where they were not; None where they are not there any more."""
+        saved = {name: read_calibration(root / name) for name in self.calibrations}
+        present = {name: calibration for name, calibration in saved.items() if calibration is not None}
+        digests = {name: calibration.digest for name, calibration in present.items()}
+        return present if digests == self.calibrations else None
 
 
 def open_folds(root: Path, manifest: Mapping[str, str], *, resume: bool) -> FoldsState | None:

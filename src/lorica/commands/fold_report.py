@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorica.calibration.saved import SavedCalibration
 from lorica.commands.eval_report import estimate_text, number_text
+from lorica.commands.next_command import next_settings
 from lorica.data.fold_audit import FoldAudit
-from lorica.names import listed, shell_line, shell_word
+from lorica.names import count_of, listed, shell_word
 from lorica.pipeline.fold_scores import FoldTable
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 
 _NAMED = 3  # leaks and contradictions that a text names
-# Settings that the next commands do not need.
-_OF_TRAINING = ("input=", "run_dir=", "folds", "training", "lora")
 
 
 @dataclass(frozen=True)
 class FoldsResult:
     """What training by folds left besides its adapters. plan, out_of_fold: files. digest: of the plan. leaks_allowed:
     whether it was trained in spite of the leaks in `audit`. names: what the user's column calls the folds, () where
-    there is none."""
+    there is none. calibrations: fold's name -> what its scores are calibrated by, {} where they are as they were."""
 
     plan: Path
     digest: str
@@ -32,15 +33,45 @@ class FoldsResult:
     names: tuple[str, ...]
     out_of_fold: Path
     table: FoldTable
+    calibrations: Mapping[str, SavedCalibration]
+
+    @property
+    def calibrated(self) -> str:
+        """The method of the calibrations, "off" where there are none."""
+        return next((calibration.method for calibration in self.calibrations.values()), "off")
+
+    @property
+    def pooling_costs(self) -> bool:
+        """Whether it costs more of the main metric than the choice of rows explains."""
+        cost = self.table.pooling_cost
+        return cost is not None and cost.low > 0
+
+    @property
+    def pooling(self) -> str:
+        """What it costs to pool the folds' scores, in a sentence; "" where no metric ranks them."""
+        cost, metric = self.table.pooling_cost, self.table.metric
+        if cost is None or math.isnan(cost.value):
+            return ""
+        if not self.pooling_costs:
+            return (
+                f"pooling: {metric} changes by {cost.value:+.4f} [{cost.low:+.4f}, {cost.high:+.4f}] where scores are "
+                "ranked within their folds: the folds' scales cost nothing that the choice of rows does not explain"
+            )
+        ranked = self.table.pooled[metric].value + cost.value
+        return (
+            f"POOLING COSTS {cost.value:.4f} [{cost.low:.4f}, {cost.high:.4f}] of {metric}: ranked within their folds "
+            f"the same scores have {ranked:.4f}; the folds' scores are on different scales"
+            + (", though they are calibrated" if self.calibrations else "")
+        )
 
 
 def audit_text(audit: FoldAudit, names: Sequence[str] = ()) -> str:
     """The audit in sentences, and the labels of each fold."""
     lines = [
-        f"{audit.rows} rows of {audit.strata} {'rule or subject' if audit.strata == 1 else 'rules or subjects'}, "
-        f"{_counted(audit.groups, 'named group')}",
+        f"{count_of(audit.rows, 'row')} of {count_of(audit.strata, 'rule or subject', 'rules or subjects')}, "
+        f"{count_of(audit.groups, 'named group')}",
         f"duplicates: {audit.exact_duplicates} rows repeat the text of an earlier one, {audit.near_duplicates} more "
-        f"nearly so; {_counted(audit.components, 'set')} of rows stay together, the largest has {audit.largest}",
+        f"nearly so; {count_of(audit.components, 'set')} of rows stay together, the largest has {audit.largest}",
     ]
     if audit.largest * len(audit.folds) > audit.rows:
         lines.append(
@@ -50,26 +81,22 @@ def audit_text(audit: FoldAudit, names: Sequence[str] = ()) -> str:
     if audit.contradictions:
         named = "; ".join(listed(map(repr, row_ids), 4) for row_ids in audit.contradictions[:_NAMED])
         lines.append(
-            f"contradictions: {_counted(len(audit.contradictions), 'text')} with different labels, such as rows {named}"
+            f"contradictions: {count_of(len(audit.contradictions), 'text')} with different labels, such as rows {named}"
         )
     else:
         lines.append("contradictions: none: equal texts have equal labels")
     if audit.leaks:
-        lines.append(f"LEAKS: {_counted(len(audit.leaks), 'set')} of rows on both sides of a fold, such as")
+        lines.append(f"LEAKS: {count_of(len(audit.leaks), 'set')} of rows on both sides of a fold, such as")
         lines += [f"  {leak}" for leak in audit.leaks[:_NAMED]]
     else:
         lines.append("leaks: none: no near-duplicates and no group on both sides of a fold")
     if audit.shown:
         named = listed(map(repr, audit.shown), _NAMED)
         lines.append(
-            f"examples: {_counted(len(audit.shown), 'row')} ({named}) are shown with a label in "
+            f"examples: {count_of(len(audit.shown), 'row')} ({named}) are shown with a label in "
             "prompts of other folds' rows: a model may remember them, which folds cannot prevent"
         )
     return "\n".join(lines) + "\n\n" + plain_table(_label_table(audit, names))
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _label_table(audit: FoldAudit, names: Sequence[str]) -> ReportTable:
@@ -113,18 +140,44 @@ def folds_text(result: FoldsResult, gold: str, overrides: Sequence[str]) -> str:
     paragraphs = [plain_table(ReportTable(("held out in", "rows", *metric_names), tuple(rows)))]
     if result.audit.leaks:
         paragraphs.append(
-            f"LEAKS were allowed (folds.allow_leaks): {len(result.audit.leaks)} sets of rows are on both sides of a "
-            "fold, and the figures are too good by an unknown amount"
+            f"LEAKS were allowed (folds.allow_leaks): {count_of(len(result.audit.leaks), 'set')} of rows on both sides "
+            "of a fold; the figures are too good by an unknown amount"
         )
-    settings = shell_line(*(word for word in overrides if not word.startswith(_OF_TRAINING)))
-    answers, plan_folder = shell_word(str(result.out_of_fold)), shell_word(str(result.plan.parent))
+    settings = next_settings(overrides)
+    answers, gold_word = shell_word(str(result.out_of_fold)), shell_word(gold)
+    plan_folder = shell_word(str(result.plan.parent))
+    paragraphs += _scale_paragraphs(result, f"lorica ensemble {answers} --within fold --gold {gold_word} {settings}")
+    if result.calibrations:
+        settings = f"adapters.calibration=auto {settings}"
     paragraphs.append(
         f"out-of-fold scores: {answers}; plan: {result.plan}\n"
-        f"  -> lorica eval {answers} {shell_word(gold)} {settings}\n"
+        f"  -> lorica eval {answers} {gold_word} {next_settings(overrides)}\n"
         f"  -> one adapter, the ensemble or the best fold? lorica folds {plan_folder} TEST.csv {settings}\n"
         "     (TEST: rows that no fold was trained on)"
     )
     return "\n\n".join(paragraphs)
+
+
+def _scale_paragraphs(result: FoldsResult, ranking: str) -> Iterator[str]:
+    """What was done about the folds' scales, and what they cost. ranking: the command that ranks within folds."""
+    if result.calibrations:
+        row_counts = sorted({calibration.rows.rows for calibration in result.calibrations.values()})
+        row_range = " to ".join(map(str, (row_counts[0], row_counts[-1])[: len(row_counts)]))
+        yield (
+            f"calibrated: each fold's scores by {result.calibrated}, fitted on {row_range} rows "
+            "that its training held out, and kept with its adapter (`lorica infer` applies it with "
+            "adapters.calibration=auto)"
+        )
+    if result.pooling_costs:
+        ways = [f"  -> {ranking}"]
+        if not result.calibrations:
+            ways.insert(
+                0,
+                "  -> the same command with folds.calibrate=platt training.resume=true calibrates them; trains nothing",
+            )
+        yield "\n".join([result.pooling, *ways])
+    elif result.pooling:
+        yield result.pooling
 
 
 def folds_dict(result: FoldsResult) -> dict[str, Any]:
@@ -134,5 +187,8 @@ def folds_dict(result: FoldsResult) -> dict[str, Any]:
         "out_of_fold": result.out_of_fold,
         "names": result.names,
         "table": result.table,
+        "pooling": result.pooling or None,
+        "calibrated": result.calibrated,
+        "calibrations": result.calibrations,
         "best": fold_name(result.table.best),
     }

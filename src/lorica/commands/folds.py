@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import open_adapter
@@ -15,8 +14,14 @@ from lorica.commands import build
 from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import as_path, emit, inform, parser, resolve, split_words, warn
 from lorica.commands.average import AverageResult, average_folders
-from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict
 from lorica.commands.fold_files import FoldsState, read_state, trained_texts
+from lorica.commands.folds_result import (
+    AVERAGE,
+    ENSEMBLE,
+    FoldsComparison,
+    folds_comparison_dict,
+    folds_comparison_text,
+)
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.rows import open_rows
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
@@ -28,55 +33,13 @@ from lorica.data.write import write_answers
 from lorica.ensemble.blends import blend_scores, to_answers, vote
 from lorica.ensemble.members import EnsembleMember, degenerate_reasons
 from lorica.errors import AdapterError, ConfigError, DataError, ResumeError, UsageError
-from lorica.pipeline.compare import FileComparison, compare
-from lorica.pipeline.evaluate import Evaluation
+from lorica.pipeline.compare import compare
 from lorica.records import Answer
 from lorica.runs.run_folder import RunFolder
-
-AVERAGE, ENSEMBLE = "average", "ensemble"
 
 _EXAMPLES = """  lorica folds runs/folds test.csv task=rules
   lorica folds runs/folds test.csv --rank 16 task=rules model=qwen3_0_6b
   lorica folds runs/folds test.csv --leave-out-trained task=rules --json"""
-
-
-@dataclass(frozen=True)
-class FoldsComparison:
-    """The average of the folds, their ensemble and the best fold on the same rows.
-
-    best: the fold whose own held-out rows were answered best: the test rows did not choose it. average: None where the
-    folds have none, and `no_average` says why. files: name -> answers, those of every fold among them. trained_on: ids
-    of test rows that were left out, since folds were trained on their texts. metric_names: the task's, the main one
-    first.
-    """
-
-    best: str
-    average: AverageResult | None
-    no_average: str
-    files: Mapping[str, Path]
-    trained_on: tuple[str, ...]
-    evaluations: Mapping[str, Evaluation]
-    comparison: FileComparison
-    metric_names: tuple[str, ...]
-
-    @property
-    def verdict(self) -> str:
-        """What to use, in a sentence."""
-        better = {frozenset((pair.first, pair.second)): pair.better for pair in self.comparison.pairs}
-        ensemble_over_best = better[frozenset((ENSEMBLE, self.best))]
-        if self.average is not None:
-            average_over_best = better[frozenset((AVERAGE, self.best))]
-            if better[frozenset((AVERAGE, ENSEMBLE))] == ENSEMBLE:
-                return "The ensemble beats the average by more than the choice of rows explains: answer with all folds."
-            if average_over_best == AVERAGE:
-                return "The average beats the best fold, and the ensemble is not shown to beat it: use the average."
-            if average_over_best == self.best:
-                return f"The average is WORSE than {self.best} alone: answer with that, or with the ensemble."
-        if ensemble_over_best == ENSEMBLE:
-            return f"The ensemble beats {self.best}, the best fold: answer with all folds."
-        return (
-            f"Nothing here is shown to beat {self.best}, the best fold: answer with one adapter, or judge on more rows."
-        )
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -94,7 +57,11 @@ def run(arguments: Sequence[str]) -> int:
         )
         if run_log is not None:
             _record(result, run_log)
-    emit(_plain_values(result), as_json=options.json, text=_text(result, options.test))
+    emit(
+        folds_comparison_dict(result),
+        as_json=options.json,
+        text=folds_comparison_text(result, options.test, options.overrides),
+    )
     return 0
 
 
@@ -127,6 +94,8 @@ def compare_folds(
     compared = [name for name in (AVERAGE, ENSEMBLE, state.best) if name in answers]
     judged_sets = {name: gold.judge(answers[name], str(files[name])) for name in compared}
     return FoldsComparison(
+        run_dir,
+        config.task.name,
         state.best,
         average,
         no_average,
@@ -135,12 +104,13 @@ def compare_folds(
         {name: gold.evaluate(judged) for name, judged in judged_sets.items()},
         compare(gold.task, judged_sets),
         tuple(gold.task.metric_names),
+        state.pooling,
     )
 
 
 def _fold_folders(run_dir: Path, state: FoldsState, task_name: str) -> dict[str, Path]:
     """The folders of the folds' adapters, which are those that the scores in `run_dir` are of."""
-    if not state.out_of_fold:
+    if not state.best:
         raise DataError("its folds did not finish", path=run_dir, fix="go on with training.resume=true")
     if state.manifest.get("task") != task_name:
         raise ConfigError(
@@ -239,7 +209,7 @@ def _answer(
     identity = {"plan": state.manifest["plan"], "input": file_digest(gold.path), "rows": rows_digest}
     answers: dict[str, dict[str, Answer]] = {name: {} for name in folders}
     adapters, journal_folder = build.open_adapters(folders), output / "answers.partial"
-    with adapter_answers(config, adapters, requested, journal_folder, identity) as (_, answered):
+    with adapter_answers(config, adapters, requested, journal_folder, identity) as (_, _, answered):
         for name, answer in answered:
             answers[name][answer.id] = answer
     return answers
@@ -273,40 +243,6 @@ def _record(result: FoldsComparison, run_log: RunFolder) -> None:
     )
     outputs = [run_file("answers", path) for path in result.files.values()]
     run_log.update(rows=next(iter(result.evaluations.values())).n, outputs=outputs)
-
-
-def _plain_values(result: FoldsComparison) -> dict[str, Any]:
-    average = result.average
-    return {
-        "best_fold": result.best,
-        "average": None
-        if average is None
-        else {"path": average.output, "rank": average.rank, "error": average.error, "digests": average.digests},
-        "no_average": result.no_average or None,
-        "files": {name: evaluation_dict(evaluation) for name, evaluation in result.evaluations.items()},
-        **comparison_dict(result.comparison),
-        "answers": result.files,
-        "left_out": result.trained_on,
-        "verdict": result.verdict,
-    }
-
-
-def _text(result: FoldsComparison, test: Path) -> str:
-    average = result.average
-    cost = "" if average is None else f"{average.error:.2%} of the update is lost" if average.error else "exact"
-    fold_count = sum(name not in (AVERAGE, ENSEMBLE) for name in result.files)
-    notes = [
-        f"{AVERAGE}: none: {result.no_average}"
-        if average is None
-        else f"{AVERAGE}: {average.output}, rank {average.rank}, {cost}; one pass for a row",
-        f"{ENSEMBLE}: of {fold_count} folds, {fold_count} passes for a row",
-        f"{result.best}: the fold whose own held-out rows were answered best; {test} did not choose it",
-    ]
-    if result.trained_on:
-        notes.append(f"left out: {len(result.trained_on)} rows whose texts folds were trained on")
-    return "\n\n".join(
-        [comparison_text(result.comparison, result.evaluations, result.metric_names), "\n".join(notes), result.verdict]
-    )
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

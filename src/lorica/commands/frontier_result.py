@@ -12,6 +12,7 @@ from lorica.commands.frontier_points import PointStore
 from lorica.commands.score_result import run_figures
 from lorica.metrics.base import Column
 from lorica.metrics.run_scores import RunScore, ScoreRules, on_front, score_runs
+from lorica.names import count_of
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 
@@ -88,15 +89,16 @@ def _point_dict(point: RunScore) -> dict[str, Any]:
 def frontier_text(result: FrontierResult) -> str:
     """The front with its commands, then what else was tried."""
     blocks = [
-        f"{result.tried} points measured in {result.seconds:.0f} s, {len(result.points)} of them on {result.rows} of "
-        f"{result.total_rows} rows; {len(result.front)} on the front (accuracy against the engine's seconds)",
+        f"{count_of(result.tried, 'point')} measured in {result.seconds:.0f} s, {len(result.points)} of them on "
+        f"{result.rows} of {count_of(result.total_rows, 'row')}; "
+        f"{len(result.front)} on the front (accuracy against the engine's seconds)",
         plain_table(front_table(result), max_cell=90),
         "\n".join(f"# {point.name}\n{result.commands[point.name]}" for point in result.front),
     ]
     dominated = [point for point in result.points if point.dominated_by]
     if dominated:
         blocks.append("dominated:\n" + _some([f"  {_line(point, result)}" for point in dominated], result))
-    lines = [f"  {name}: measured on {row_count} rows alone" for name, row_count in result.sampled.items()]
+    lines = [f"  {name}: measured on {count_of(row_count, 'row')} alone" for name, row_count in result.sampled.items()]
     lines += [f"  {name}: no time was left" for name in result.unmeasured]
     lines += [f"  {name}: cannot be: {problem.splitlines()[0]}" for name, problem in result.invalid.items()]
     if lines:

@@ -29,6 +29,7 @@ from lorica.data.write import check_output, check_place
 from lorica.errors import ConfigError, DataError, EngineError, ResumeError
 from lorica.metrics.health import MassHealth, mass_health
 from lorica.models.base_folder import BaseFolder
+from lorica.names import count_of
 from lorica.pipeline.choice_mass import explain_low_mass
 from lorica.pipeline.infer import Summary, answer_file
 from lorica.pipeline.retrieve import RETRIEVAL_FAILED
@@ -127,10 +128,11 @@ def run(arguments: Sequence[str]) -> int:
     if infer_result.choice_mass is not None and infer_result.choice_mass.low:
         warn(infer_result.choice_mass.problem)
     if failed_look_ups := infer_result.flags.get(RETRIEVAL_FAILED, 0):
-        warn(f"{failed_look_ups} rows were asked without passages, first {infer_result.first_failed_look_up}")
+        asked_rows = count_of(failed_look_ups, "row was", "rows were")
+        warn(f"{asked_rows} asked without passages, first {infer_result.first_failed_look_up}")
     failed_rows = infer_result.flags.get("error", 0)
     if failed_rows:
-        inform(f"{failed_rows} rows failed, first {infer_result.first_error}")
+        inform(f"{count_of(failed_rows, 'row')} failed, first {infer_result.first_error}")
     return EngineError.exit_code if 0 < failed_rows == infer_result.rows else 0
 
 
@@ -370,7 +372,8 @@ def _text(result: InferResult) -> str:
     mass_line = "" if result.choice_mass is None else f"\n  choice mass: {result.choice_mass}"
     passages_line = f"\n  passages: {listed(result.passages)}" if result.passages else ""
     return (
-        f"{result.rows} rows{resumed} in {result.seconds:.1f} s ({rows_per_second:.1f} rows/s) -> {result.output}\n"
+        f"{count_of(result.rows, 'row')}{resumed} in {result.seconds:.1f} s ({rows_per_second:.1f} rows/s) "
+        f"-> {result.output}\n"
         f"  adapters: {listed(result.adapters)}\n"
         f"  stages:   {listed(result.stages)}\n"
         f"  flags:    {listed(result.flags)}{passages_line}{mass_line}"

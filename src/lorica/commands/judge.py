@@ -35,7 +35,7 @@ from lorica.judging.calls import Scoring
 from lorica.judging.chat_reply import StructuredOutput
 from lorica.judging.endpoint import EndpointSettings
 from lorica.judging.rubrics import RUBRICS
-from lorica.names import shell_line
+from lorica.names import count_of, shell_line
 from lorica.reports.page import Report
 from lorica.runs.run_folder import RunFolder
 
@@ -88,7 +88,7 @@ def _judge(
         raise
     if options.output is not None:
         write_verdicts(options.output, result)
-        inform(f"{len(result.rows):,} rows written to {options.output}")
+        inform(f"{count_of(len(result.rows), 'row')} written to {options.output}")
     emit(judge_dict(result), as_json=options.json, text=judge_text(result))
     for warning in result.warnings:
         warn(warning)

@@ -11,7 +11,7 @@ import msgspec
 from lorica.commands.arguments import as_base, as_path, emit, inform, parser, warn
 from lorica.commands.row_progress import row_progress
 from lorica.errors import UsageError
-from lorica.names import listed, shell_word
+from lorica.names import count_of, listed, shell_word
 from lorica.retrieval.build_index import BuildOptions, BuildResult, build_index, update_index
 from lorica.retrieval.passage_store import DEFAULT_STORE, STORES, store_of
 from lorica.retrieval.split_tokenizer import DEFAULT_TOKENIZER
@@ -165,7 +165,7 @@ def _as_dict(result: BuildResult) -> dict[str, Any]:
 
 def _as_text(options: argparse.Namespace, result: BuildResult, done: str) -> str:
     manifest = result.manifest
-    size = f"{manifest.passages:,} passages of {manifest.document_files:,} files"
+    size = f"{count_of(manifest.passages, 'passage')} of {count_of(manifest.document_files, 'file')}"
     if result.unchanged:
         return f"{result.folder}: nothing has changed; {size}"
     lines = [
@@ -175,7 +175,9 @@ def _as_text(options: argparse.Namespace, result: BuildResult, done: str) -> str
         f"  left out as duplicates: {manifest.equal_chunks:,} equal, {manifest.near_duplicates:,} nearly equal",
     ]
     if manifest.encoder is not None:
-        lines.append(f"  vectors of {manifest.encoder.dimension} numbers; {result.encoded:,} passages encoded")
+        lines.append(
+            f"  vectors of {manifest.encoder.dimension} numbers; {count_of(result.encoded, 'passage')} encoded"
+        )
     if result.bad:
         lines.append(f"  left out, as they cannot be used: {len(result.bad):,} documents and rows")
     command = f"lorica kb query --subject {shell_word(options.subject)} --kb {shell_word(str(options.out))}"

@@ -14,6 +14,7 @@ from lorica.adapters.registry import TRAINING_RECORD
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve
 from lorica.commands.fold_report import FoldsResult, folds_dict, folds_text
+from lorica.commands.next_command import after_training
 from lorica.commands.rows import list_skipped, reading_log, tell
 from lorica.commands.train_log import RecordedTraining
 from lorica.commands.train_plan import plan_jobs
@@ -22,6 +23,7 @@ from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.errors import LoricaError, TrainingError
 from lorica.locks import FolderLock, this_host
+from lorica.names import count_of
 from lorica.pipeline.train import LossExample, TrainJob, train_val_split
 from lorica.tasks.base import Task
 from lorica.training.listeners import make_listener
@@ -88,6 +90,9 @@ def run(arguments: Sequence[str]) -> int:
     if trained.folds is not None:
         plain_values["folds"] = folds_dict(trained.folds)
         paragraphs.append(folds_text(trained.folds, resolved.config.input, options.overrides))
+    elif any(result.useful for result in trained.adapters.values()):
+        root = next(iter(trained.adapters.values())).folder.parent
+        paragraphs.append(after_training(root, options.overrides))
     emit(plain_values, as_json=options.json, text="\n\n".join(paragraphs))
     useless = [result for result in trained.adapters.values() if result.outcome == "diverged" and not result.useful]
     return TrainingError.exit_code if useless else 0
@@ -220,6 +225,7 @@ def _tell_previous(lock: FolderLock, progress: Listener) -> None:
 def _line(name: str, result: TrainResult) -> str:
     validation = "" if result.eval_loss is None else f", validation loss {result.eval_loss:.4f}"
     return (
-        f"{name}: {result.steps} updates in {result.seconds:.1f} s, training loss {result.train_loss:.4f}{validation}, "
-        f"best at update {result.best_step}\n  {result.folder}" + (f"\n  {result.advice}" if result.advice else "")
+        f"{name}: {count_of(result.steps, 'update')} in {result.seconds:.1f} s, "
+        f"training loss {result.train_loss:.4f}{validation}, best at update {result.best_step}\n  {result.folder}"
+        + (f"\n  {result.advice}" if result.advice else "")
     )

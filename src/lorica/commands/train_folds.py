@@ -6,17 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from lorica.adapters.member import Member
 from lorica.adapters.registry import TRAINING_RECORD
+from lorica.calibration.saved import SavedCalibration
 from lorica.commands import build
 from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import emit, inform, warn
+from lorica.commands.fold_calibration import FoldCalibrator
 from lorica.commands.fold_files import (
     OUT_OF_FOLD_NAME,
     STATE_NAME,
+    FoldsState,
     open_folds,
     write_plan,
     write_state,
@@ -39,6 +43,7 @@ from lorica.data.split import require_components
 from lorica.data.write import read_answers, write_answers
 from lorica.errors import ConfigError, DataError
 from lorica.metrics.bootstrap import Estimate
+from lorica.names import count_of
 from lorica.pipeline.fold_scores import measure_folds
 from lorica.pipeline.judged_answers import judge_answers
 from lorica.pipeline.train import FEWEST_TO_SPLIT, LossExample, TrainJob
@@ -159,6 +164,7 @@ def train_fold_files(resolved: Resolved, *, words: Sequence[str], resume_command
     inform(f"{divided.source}: {audit_text(divided.audit, divided.plan.names)}")
     _refuse_leaks(divided, allowed=config.folds.allow_leaks)
     jobs = divided.jobs(root)
+    calibrator = FoldCalibrator.prepare(config, task, jobs) if config.folds.calibrate != "off" else None
     manifest = _manifest(config, task, divided)
     state = open_folds(root, manifest, resume=config.training.resume)
     with (
@@ -173,7 +179,7 @@ def train_fold_files(resolved: Resolved, *, words: Sequence[str], resume_command
         reading = list_skipped(read_log, root / (task.name + SKIPPED_SUFFIX))
         plan_path = write_plan(root, divided.plan, divided.rows)
         audited = audit_dict(divided.audit, divided.digest, leaks_allowed=config.folds.allow_leaks)
-        facts = {"manifest": manifest, "source": divided.source, **audited}
+        facts: dict[str, Any] = {"manifest": manifest, "source": divided.source, **audited}
         if state is None:
             write_state(root, facts)
         examples: dict[str, LossExample] = {}
@@ -189,18 +195,57 @@ def train_fold_files(resolved: Resolved, *, words: Sequence[str], resume_command
         )
         output = root / OUT_OF_FOLD_NAME
         adapters = build.open_adapters({job.name: job.folder for job in jobs})
-        digests = {name: adapter.digest for name, adapter in adapters.items()}
-        if state is not None and state.scored(digests, output):
-            answers = {answer.id: answer for answer in read_answers(output)}
-        else:
-            answers = _answer_held_out(config, divided, jobs, adapters, output, run_log)
+        facts["adapters"] = {name: adapter.digest for name, adapter in adapters.items()}
+        answers, calibrations = _out_of_fold(config, divided, jobs, adapters, state, calibrator, facts, run_log)
         judged = judge_answers(task, divided.rows, answers, divided.source, str(output))
         table = measure_folds(task, judged, divided.plan.folds)
         result = FoldsResult(
-            plan_path, divided.digest, divided.audit, config.folds.allow_leaks, divided.plan.names, output, table
+            plan_path,
+            divided.digest,
+            divided.audit,
+            config.folds.allow_leaks,
+            divided.plan.names,
+            output,
+            table,
+            calibrations,
         )
-        _record(root, {**facts, "adapters": digests}, result, run_log)
+        _record(root, facts, result, run_log)
     return TrainingRun(results, examples, reading, result)
+
+
+def _out_of_fold(
+    config: Config,
+    divided: DividedRows,
+    jobs: Sequence[TrainJob],
+    adapters: Mapping[str, Member],
+    state: FoldsState | None,
+    calibrator: FoldCalibrator | None,
+    facts: dict[str, Any],
+    run_log: RunFolder,
+) -> tuple[dict[str, Answer], dict[str, SavedCalibration]]:
+    """The out-of-fold answers of every row, and what each fold's are calibrated by; as far as an earlier call left them
+    they are not computed again. facts: for `folds.json`."""
+    root = run_log.path
+    output, method = root / OUT_OF_FOLD_NAME, config.folds.calibrate
+    answers: dict[str, Answer] = {}
+    if state is not None and state.scored(facts["adapters"], output):
+        present = state.read_calibrations(root)
+        answers = {answer.id: answer for answer in read_answers(output)}
+        if state.calibrated == method and present is not None:
+            return answers, present
+        if state.calibrated != "off":
+            answers = {}
+    if not answers:
+        answers = _answer_held_out(
+            calibrator.config if calibrator else config, divided, jobs, adapters, output, run_log
+        )
+    if calibrator is None:
+        return answers, {}
+    # Where no calibration can be fitted, the scores as they are stay for a call without one.
+    write_state(root, {**facts, "out_of_fold": file_digest(output)})
+    held_out = {job.name: job.held_out for job in jobs}
+    identity = {"plan": divided.digest}
+    return calibrator.calibrate(answers, held_out, adapters, output, identity, run_log)
 
 
 def _refuse_leaks(divided: DividedRows, *, allowed: bool) -> None:
@@ -209,13 +254,14 @@ def _refuse_leaks(divided: DividedRows, *, allowed: bool) -> None:
         return
     if not allowed:
         raise DataError(
-            f"{len(leaks)} sets of rows are on both sides of a fold; {leaks[0]}",
+            f"{count_of(len(leaks), 'set of rows is', 'sets of rows are')} on both sides of a fold; {leaks[0]}",
             path=divided.source,
             row_id=leaks[0].row_ids[0],
             fix="let folds=5 keep them together (without folds.column and folds.near_duplicates=false); "
             "folds.allow_leaks=true trains all the same, and the result says so",
         )
-    warn(f"{len(leaks)} sets of rows are on both sides of a fold, which folds.allow_leaks allows: the result says so")
+    crossing = count_of(len(leaks), "set of rows is", "sets of rows are")
+    warn(f"{crossing} on both sides of a fold, which folds.allow_leaks allows: the result says so")
 
 
 def _manifest(config: Config, task: Task, divided: DividedRows) -> dict[str, str]:
@@ -261,18 +307,21 @@ def _answer_held_out(
     output: Path,
     run_log: RunFolder,
 ) -> dict[str, Answer]:
-    """Answer every row by the fold that did not see it, into `output`; after a kill the next call goes on."""
+    """Answer every row by the fold that did not see it, into `output`, in the order of the rows; after a kill the next
+    call goes on."""
     inform("answering the rows of each fold by the adapter that did not see them")
     requested = [(job.name, row) for job in jobs for row in job.held_out]
     journal_folder = output.with_name(output.name + ".partial")
     with adapter_answers(config, adapters, requested, journal_folder, {"plan": divided.digest}, run_log=run_log) as (
         pipeline,
+        _,
         answered,
     ):
-        answers = {answer.id: answer for _, answer in answered}
+        by_id = {answer.id: answer for _, answer in answered}
+        answers = {row.id: by_id[row.id] for row in divided.rows}
         write_answers(
             output,
-            (answers[row.id] for row in divided.rows),
+            answers.values(),
             csv_guard=config.inference.csv_guard,
             optional_columns=() if pipeline.retriever is None else PASSAGE_COLUMNS,
         )
@@ -283,13 +332,22 @@ def _record(root: Path, facts: Mapping[str, object], result: FoldsResult, run_lo
     """Write what came of it into `folds.json` and into the run's record."""
     table = result.table
     row_count = sum(scores.rows for scores in table.folds)
-    scored = {"names": result.names, "table": table, "best": fold_name(table.best)}
+    scored = {
+        "names": result.names,
+        "table": table,
+        "best": fold_name(table.best),
+        "pooling": result.pooling,
+        "calibrated": result.calibrated,
+        "calibrations": {name: calibration.digest for name, calibration in result.calibrations.items()},
+    }
     write_state(root, {**facts, **scored, "out_of_fold": file_digest(result.out_of_fold)})
     metrics: dict[str, Estimate | RunMetric | float] = dict(table.pooled)
     metrics |= {f"{name} (mean over folds)": value for name, value in table.mean.items()}
     metrics |= {f"{name} (spread)": value for name, value in table.spread.items()}
     for scores in table.folds:
         metrics |= {f"{fold_name(scores.fold)}: {name}": value for name, value in scores.metrics.items()}
+    if table.pooling_cost is not None:
+        metrics[f"{table.metric} (cost of pooling)"] = table.pooling_cost
     run_log.write_metrics(metrics, main=table.metric)
     run_log.update(
         rows=row_count,

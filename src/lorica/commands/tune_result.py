@@ -13,6 +13,7 @@ from lorica.commands.pages.page_parts import difference_text, p_text, pair_sente
 from lorica.commands.tune_study import DEFAULTS, Ending, trial_name
 from lorica.config.parse_values import show
 from lorica.metrics.paired_tests import SIGNIFICANCE
+from lorica.names import count_of
 from lorica.pipeline.compare import PairComparison
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
@@ -264,7 +265,8 @@ class AttemptsResult:
         """The decision and why, in sentences."""
         trials = sum(len(result.trials) for result in self.attempts)
         minutes = sum(result.seconds for result in self.attempts) / 60
-        effort = f"{len(self.attempts)} attempts, {trials} trials, {minutes:.0f} minutes."
+        counts = count_of(len(self.attempts), "attempt"), count_of(trials, "trial"), count_of(round(minutes), "minute")
+        effort = f"{', '.join(counts)}."
         if self.adopted is None:
             return (
                 f"Decision: {self.decision}. {effort} No attempt found settings that beat them on rows that no trial "

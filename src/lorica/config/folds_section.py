@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lorica.config.value_types import NotNegative
 
@@ -31,6 +32,12 @@ class FoldsConfig:
     allow_leaks: bool = False
     """Whether to train where near-duplicates or rows of one group stand on both sides of a fold, as `folds.column` or
     `folds.near_duplicates=false` may put them. The result and the run's record say so."""
+
+    calibrate: Literal["off", "platt", "temperature", "isotonic"] = "off"
+    """How the scores of each fold's adapter are calibrated before they are pooled, as `lorica calibrate --method` does:
+    fitted on the rows that its training held out to choose the best checkpoint by (`training.val_ratio`), kept beside
+    it, and applied to its out-of-fold scores. May be set or changed when all is trained, with `training.resume=true`.
+    `off` pools the scores as they are."""
 
     @property
     def wanted(self) -> bool:

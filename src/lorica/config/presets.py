@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from lorica.engine_table import ENGINES
 from lorica.errors import ConfigError
 from lorica.names import did_you_mean
 
@@ -23,6 +24,15 @@ _LOCK = threading.Lock()  # Hydra keeps its state in one global
 def preset_names(group_name: str) -> tuple[str, ...]:
     """The presets of a group, sorted."""
     return tuple(sorted(preset_path.stem for preset_path in (FOLDER / group_name).glob("*.yaml")))
+
+
+def preset_of_model(model_path: str) -> str:
+    """The preset of the language model or encoder that is named so, "" where there is none."""
+    for preset_name in preset_names("model"):
+        preset = compose_presets({"model": preset_name})
+        if preset.values_by_group["model"]["path"] == model_path and not ENGINES[preset.chosen["engine"]].tokenizer:
+            return preset_name
+    return ""
 
 
 def check_preset(group_name: str, preset_name: str, *, location: str = "") -> str:

@@ -168,10 +168,33 @@ def _check_folds(config: Config, facts: _Facts) -> None:
             f"{facts['training.per_subject']} and folds both divide the rows",
             fix="train the folds of one subject's rows at a time",
         )
+    if folds.calibrate != "off":
+        _check_fold_calibration(config, facts)
     if folds.wanted and config.data:
         subject = next(iter(config.data))
         raise ConfigError(
             f"folds are made of one file, and data.{subject}={config.data[subject]} is set", fix="input=FILE folds=5"
+        )
+
+
+def _check_fold_calibration(config: Config, facts: _Facts) -> None:
+    calibrate, answer_type = facts["folds.calibrate"], load_task(config.task.name).answer_type
+    if not config.folds.wanted:
+        raise ConfigError(f"{calibrate}, and there are no folds", fix="add folds=5, or leave folds.calibrate out")
+    if answer_type == "text":
+        raise ConfigError(
+            f"{calibrate}, and {facts['task.name']} writes its answers: it has no scores",
+            fix="leave folds.calibrate out",
+        )
+    if answer_type == "option" and config.folds.calibrate != "temperature":
+        raise ConfigError(
+            f"{calibrate}, and options ({facts['task.name']}) are calibrated by a temperature",
+            fix="folds.calibrate=temperature",
+        )
+    if not config.training.val_ratio:
+        raise ConfigError(
+            f"{calibrate} is fitted on the rows that {facts['training.val_ratio']} does not hold out",
+            fix="training.val_ratio=0.15, or folds.calibrate=off",
         )
 
 

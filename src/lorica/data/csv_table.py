@@ -20,6 +20,7 @@ from lorica.data.quoting import (
 )
 from lorica.data.table import Record, Table, TableOptions, check_names
 from lorica.errors import DataError, RowError
+from lorica.names import count_of
 
 _Rows = Iterator[tuple[int, list[str] | RowError]]
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
@@ -221,7 +222,7 @@ def _separated_otherwise(table_path: Path, line_number: int, header_line: str, d
 
 def _other_delimiter(table_path: Path, line_number: int, header: list[str], delimiter: str) -> DataError:
     rename = {"\t": "name it .tsv, or say so: ", ",": "name it .csv, or say so: "}.get(delimiter, "say so: ")
-    columns = "one column" if len(header) == 1 else f"{len(header)} columns"
+    columns = count_of(len(header), "column")
     return DataError(
         f"the header is {columns}, {', '.join(map(repr, header))}: the file seems to be separated by {delimiter!r}",
         path=table_path,

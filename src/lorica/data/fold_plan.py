@@ -14,6 +14,7 @@ from lorica.data.near_duplicates import join_near_duplicates, text_digest
 from lorica.data.split import join_groups, label_text, require_components
 from lorica.data.union_find import UnionFind
 from lorica.errors import ConfigError, DataError
+from lorica.names import count_of
 from lorica.records import Row
 
 TextOf = Callable[[Row], str]
@@ -219,7 +220,7 @@ def _require_labels(labels: Sequence[str], components: Sequence[int], count: int
     if fewest < count:
         fix = f"folds={fewest}, or " if fewest >= 2 else ""
         raise DataError(
-            f"label {label} is in {fewest} {'row' if fewest == 1 else 'rows'} that can be told apart (near-duplicates "
+            f"label {label} is in {count_of(fewest, 'row')} that can be told apart (near-duplicates "
             f"and rows of one group count once), and {count} folds need one each",
             path=source,
             fix=f"{fix}add rows of label {label}",

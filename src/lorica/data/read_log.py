@@ -14,8 +14,10 @@ from lorica.data.column_names import looks_like_id, quoted_names
 from lorica.data.late_columns import LateKeys
 from lorica.data.write import atomic_file
 from lorica.errors import RowError
-from lorica.names import visible_values
+from lorica.names import listed, visible_values
 from lorica.records import Row
+
+_MOST_FILES = 3  # that a note names
 
 
 class BadRow(msgspec.Struct, frozen=True):
@@ -82,16 +84,12 @@ class ReadLog:
         notes: dict[object, str] = {remark: remark for remark in self.remarks}
         for file_and_note, (location, count) in self._noted.items():
             notes[file_and_note] = f"{location}: {file_and_note[1]}" + (f" ({count} such rows)" if count > 1 else "")
+        files_by_note: dict[tuple[str, tuple[str, ...]], list[str]] = {}
         for file_name, column_names in self.unused().items():
-            mapping = self._files[file_name][0]
-            note = f"{file_name}: not read: {quoted_names(column_names)}"
-            wanted = mapping.schema.id_column
-            id_columns = [column_name for column_name in column_names if looks_like_id(column_name)]
-            if mapping.numbered and wanted and id_columns:
-                note += (
-                    f"; the rows are numbered row-1, row-2, ... (task.columns.{wanted}={id_columns[0]} takes their ids)"
-                )
-            notes[file_name, *column_names] = note
+            note = self._unused_note(self._files[file_name][0], column_names)
+            files_by_note.setdefault((note, tuple(column_names)), []).append(file_name)
+        for (note, columns), file_names in files_by_note.items():
+            notes[*file_names, *columns] = f"{listed(file_names, _MOST_FILES)}: {note}"
         if self.skipped:
             first_bad = self.skipped[0]
             location = f"{first_bad.file}:{first_bad.line}" + (
@@ -101,6 +99,16 @@ class ReadLog:
                 f"rows left out (data.bad_rows=skip): {len(self.skipped)}, first {location}: {first_bad.reason}"
             )
         return notes
+
+    def _unused_note(self, mapping: ColumnMapping, column_names: Sequence[str]) -> str:
+        wanted = mapping.schema.id_column
+        id_columns = [column_name for column_name in column_names if looks_like_id(column_name)]
+        numbered = (
+            f"; the rows are numbered row-1, row-2, ... (task.columns.{wanted}={id_columns[0]} takes their ids)"
+            if mapping.numbered and wanted and id_columns
+            else ""
+        )
+        return f"not read: {quoted_names(column_names)}{numbered}"
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values."""

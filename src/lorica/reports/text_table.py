@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from lorica.reports.page import ReportTable, cell_text, right_aligned
 from lorica.reports.short_names import short_names
+from lorica.streams import terminal_columns
 
 
-def plain_table(table: ReportTable, *, max_cell: int = 60, names: Collection[str] = ()) -> str:
+def plain_table(
+    table: ReportTable, *, max_cell: int = 60, names: Collection[str] = (), width: int | None = None
+) -> str:
     """The table with aligned columns, without a final line break.
 
     max_cell: columns of the terminal a cell may take; longer ones end in "…". names: headings of columns of names,
-    which are cut so that different names stay different.
+    which are cut so that different names stay different. width: columns of the terminal, None for those of standard
+    output, which has any number where it is no terminal: a table that is wider is continued below, under its first
+    column.
     """
+    terminal_width = terminal_columns(sys.stdout) if width is None else width
     is_number = right_aligned(table)
     table_lines = [[_shorten(heading, max_cell) for heading in table.columns]]
     cell_texts = [[_one_line(cell_text(cell)) for cell in row] for row in table.rows]
@@ -27,17 +34,28 @@ def plain_table(table: ReportTable, *, max_cell: int = 60, names: Collection[str
         for row in cell_texts
     ]
     column_widths = [max(display_width(line[column]) for line in table_lines) for column in range(len(table.columns))]
-    drawn_lines = [
-        "  ".join(
-            _pad(cell, width, align_right)
-            for cell, width, align_right in zip(line, column_widths, is_number, strict=True)
-        ).rstrip()
-        for line in table_lines
-    ]
-    drawn_lines.insert(1, "  ".join("─" * width for width in column_widths))
+    drawn_blocks = []
+    for columns in _blocks(column_widths, terminal_width):
+        drawn_lines = [
+            "  ".join(_pad(line[column], column_widths[column], is_number[column]) for column in columns).rstrip()
+            for line in table_lines
+        ]
+        drawn_lines.insert(1, "  ".join("─" * column_widths[column] for column in columns))
+        drawn_blocks.append("\n".join(drawn_lines))
     if table.heading:
-        drawn_lines.insert(0, cell_text(table.heading))
-    return "\n".join(drawn_lines)
+        drawn_blocks[0] = f"{cell_text(table.heading)}\n{drawn_blocks[0]}"
+    return "\n\n".join(drawn_blocks)
+
+
+def _blocks(column_widths: Sequence[int], terminal_width: int | None) -> list[list[int]]:
+    """The columns of a table in as many parts as fit a terminal one below the other, each beginning with the first."""
+    blocks = [[0]] if column_widths else [[]]
+    for column in range(1, len(column_widths)):
+        line_width = sum(column_widths[index] + 2 for index in blocks[-1]) + column_widths[column]
+        if terminal_width is not None and line_width > terminal_width and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(column)
+    return blocks
 
 
 def display_width(plain_text: str) -> int:

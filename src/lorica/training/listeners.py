@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from lorica.names import count_of
 from lorica.streams import progress_bar
 from lorica.training.types import Listener, StepReport, TrainResult
 
@@ -60,7 +61,7 @@ class LineListener:
     def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
         """Say what begins, or goes on."""
         self._name = adapter_name
-        self._say(f"{total_steps} updates" + (f", going on after {completed_steps}" if completed_steps else ""))
+        self._say(count_of(total_steps, "update") + (f", going on after {completed_steps}" if completed_steps else ""))
 
     def stepped(self, report: StepReport) -> None:
         """A line every so many updates, and for the last."""
@@ -137,8 +138,8 @@ def summary(result: TrainResult) -> str:
     """The result in one line."""
     rows = "training" if result.eval_loss is None else "validation"
     return (
-        f"{result.steps} updates in {result.seconds:.1f} s, {rows} loss {result.base_loss:.4f} (to beat) -> "
-        f"{result.trained_loss:.4f} (update {result.best_step}), saved in {result.folder}"
+        f"{count_of(result.steps, 'update')} in {result.seconds:.1f} s, {rows} loss {result.base_loss:.4f} (to beat) "
+        f"-> {result.trained_loss:.4f} (update {result.best_step}), saved in {result.folder}"
     )
 
 

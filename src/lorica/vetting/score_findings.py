@@ -19,6 +19,7 @@ from lorica.metrics.health import (
     ScoreHealth,
 )
 from lorica.metrics.metric_table import METRICS
+from lorica.names import count_of
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 
@@ -190,7 +191,7 @@ def _duplicates(ids: Sequence[str], values: Sequence[float | None]) -> Iterator[
             scores_by_id.setdefault(row_id, set()).add(score_value)
     clashing = sorted(row_id for row_id, scores in scores_by_id.items() if len(scores) > 1)
     first_id = ascii((clashing or sorted(repeated))[0][:40])
-    count_text = "1 id stands" if len(repeated) == 1 else f"{len(repeated)} ids stand"
+    count_text = count_of(len(repeated), "id stands", "ids stand")
     yield finding(
         "L459",
         f"{count_text} in several rows, {len(clashing)} with different scores; the first is {first_id}",

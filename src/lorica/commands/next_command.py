@@ -1,0 +1,39 @@
+"""The command that follows another one, as a user would type it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from lorica.config.reading_section import ReadingConfig
+from lorica.names import shell_line, shell_word
+
+# Settings of a training that the commands after it do not need.
+_OF_TRAINING = ("input=", "run_dir=", "folds", "training", "lora")
+_OF_READING = tuple(f"data.{key.name}=" for key in fields(ReadingConfig))
+
+
+def next_settings(overrides: Sequence[str]) -> str:
+    """Those of a training's settings that answering and judging by its adapters need, too."""
+    return shell_line(
+        *(
+            word
+            for word in overrides
+            if not word.startswith(_OF_TRAINING) and (not word.startswith("data.") or word.startswith(_OF_READING))
+        )
+    )
+
+
+def infer_command(adapters: str, overrides: Sequence[str], output: str = "answers.csv") -> str:
+    """`lorica infer` for rows to come. adapters: the key that names who answers, with its value."""
+    return f"lorica infer {next_settings(overrides)} {shell_word(adapters)} input=NEW.csv output={output}"
+
+
+def after_training(root: Path, overrides: Sequence[str]) -> str:
+    """What follows a training whose adapters are in `root`: answers of other rows, and what they are worth."""
+    return (
+        f"-> {infer_command(f'adapters.dir={root}', overrides)}\n"
+        f"-> lorica eval answers.csv NEW.csv {next_settings(overrides)}\n"
+        "   (NEW.csv: rows that it was not trained on; with their labels eval says what it is worth)"
+    )
