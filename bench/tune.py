@@ -1,10 +1,10 @@
 """`lorica tune` keeps its deadline, goes on after a kill as if nothing had been, and says whether it beat the defaults.
 
-    python bench/tune.py [--minutes 2] [--trials 6]
+    python bench/tune.py [--minutes 2] [--trials 6] [--kills 10] [KEY=VALUE ...]
 
-On the shipped posts and the embedded base model: a study of `minutes` from the start of its process to its end; and one
-of `trials`, whole and killed with SIGKILL in a random trial, again and again, until it ends. Both must have tried the
-same settings with the same values. The last line is `key=value`.
+On the shipped posts and the embedded base model, or what the keys name: a study of `minutes` from the start of its
+process to its end; and one of `trials`, whole and killed with SIGKILL at random moments. Both must have tried the same
+settings with the same values. The last line is `key=value`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorica.tuning.trial_store import TrialStore
-
 POSTS = Path(__file__).resolve().parents[1] / "examples" / "rules" / "posts.csv"
-SETTINGS = ("tune", "task=rules", "training=tiny", "training.save_steps=5", f"input={POSTS}", "training.resume=true")
-SHORT = ("training.epochs=1", "tune.space.training.epochs=[1,2]", "minutes=60")
+DEFAULTS = ("task=rules", "training=tiny", f"input={POSTS}", "training.epochs=1", "tune.space.training.epochs=[1,2]")
+EVERY = ("training.save_steps=5", "training.resume=true")
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     """Start `lorica tune` in a folder."""
-    command = [sys.executable, "-m", "lorica", *SETTINGS, f"run_dir={folder}", *words, "--json"]
+    command = [sys.executable, "-m", "lorica", "tune", *EVERY, f"run_dir={folder}", *words, "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
@@ -47,19 +46,18 @@ def tried(result: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(trial["settings"], trial["state"], trial["value"], trial["curve"]) for trial in result["trials"]]
 
 
-def killed_study(folder: Path, trials: int) -> tuple[dict[str, Any], int]:
-    """The result of a study that is killed in each of its trials, at a random moment; and how often it was."""
-    chance, kills = random.Random(0), 0
-    for trial in range(trials):
-        process = start(folder, *SHORT, f"trials={trials}")
-        while process.poll() is None and len(TrialStore(folder).all if folder.exists() else ()) <= trial - 1:
-            time.sleep(0.1)
-        time.sleep(chance.uniform(0.5, 6.0))
+def killed_study(folder: Path, words: Sequence[str], kills: int, whole_seconds: float) -> tuple[dict[str, Any], int]:
+    """The result of a study that is killed at random moments, each within a part of what the whole one took; and how
+    often it was."""
+    chance, killed = random.Random(0), 0
+    for _ in range(kills):
+        process = start(folder, *words)
+        time.sleep(chance.uniform(0.5, 2.5 * whole_seconds / kills + 3.0))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-            kills += 1
+            killed += 1
         process.communicate()
-    return to_end(start(folder, *SHORT, f"trials={trials}")), kills
+    return to_end(start(folder, *words)), killed
 
 
 def main() -> None:
@@ -67,14 +65,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--trials", type=int, default=6)
-    options = parser.parse_args()
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("words", nargs="*", default=list(DEFAULTS), metavar="KEY=VALUE")
+    options = parser.parse_intermixed_args()
+    counted = [*options.words, "minutes=60", f"trials={options.trials}"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        timed = to_end(start(Path(folder) / "timed", f"minutes={options.minutes:g}"))
+        timed = to_end(start(Path(folder) / "timed", *options.words, f"minutes={options.minutes:g}"))
         wall = time.perf_counter() - began
         print(timed["verdict"])
-        whole = to_end(start(Path(folder) / "whole", *SHORT, f"trials={options.trials}"))
-        killed, kills = killed_study(Path(folder) / "killed", options.trials)
+        began = time.perf_counter()
+        whole = to_end(start(Path(folder) / "whole", *counted))
+        killed, kills = killed_study(Path(folder) / "killed", counted, options.kills, time.perf_counter() - began)
     states = [trial["state"] for trial in timed["trials"]]
     counts = " ".join(f"{state}={states.count(state)}" for state in ("finished", "pruned", "failed", "cut"))
     print(

@@ -25,12 +25,14 @@ from lorica.commands.frontier_grid import ADAPTERS, BASE_ALONE, Point, make_grid
 from lorica.commands.frontier_points import Measurement, PointStore, promising
 from lorica.commands.frontier_search import PointMeter, rungs, search
 from lorica.commands.gold_file import read_gold
+from lorica.commands.load_once import PipelineOpener
 from lorica.config.schema import Config
 from lorica.engines.base import Engine
 from lorica.errors import LoricaError
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.answer import Pipeline
 from lorica.records import Row
+from lorica.runs.run_clock import RunClock
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 90
@@ -157,13 +159,14 @@ def test_a_base_is_loaded_once_for_all_points_that_share_it(
     points = make_grid(resolved, build.base_folder(resolved.config), vary)
     assert {key for point in points for key, _ in point.settings} > {ADAPTERS, "inference.batch_tokens"}
     few = list(read_gold(resolved.config, rows, []).rows)[:4]
-    meter, store = PointMeter(overrides, few), PointStore(rows.parent)
-    assert search(points, len(few), store, meter, seconds=600, on_measured=lambda measured: None) == []
+    meter, store, clock = PointMeter(overrides, few), PointStore(rows.parent), RunClock(rows.parent, limit=600)
+    assert search(points, len(few), store, meter, clock, on_measured=lambda measured: None) == []
     assert store.problems == {}
     assert loads == ["float32", "int8"]
     for point in (points[-1], points[0]):
         config = resolve_point(overrides, point)
-        fresh, reused = (loader._load(config).answer(few) for loader in (PointMeter(overrides, few), meter))
+        folders = build.adapter_folders(config)
+        fresh, reused = (opener.open(config, folders).answer(few) for opener in (PipelineOpener(), meter._opener))
         assert fresh == reused
 
 
@@ -181,22 +184,17 @@ class Meter:
         self.now += latency * row_count
         self.calls.append((point.name, row_count))
         right = "1" * round(accuracy * row_count)
-        return Measurement(
-            point=point.name,
-            right=right.ljust(row_count, "0"),
-            seconds=(latency,) * row_count,
-            wall=latency * row_count,
-        )
+        return Measurement(point=point.name, right=right.ljust(row_count, "0"), seconds=(latency,) * row_count)
 
 
 def searched(
-    table: dict[str, tuple[float, float]], rows: int, seconds: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+    table: dict[str, tuple[float, float]], rows: int, seconds: float, folder: Path
 ) -> tuple[Meter, PointStore, Sequence[str]]:
     meter: Any = Meter(table, rows)
-    monkeypatch.setattr("lorica.commands.frontier_search.time.perf_counter", lambda: meter.now)
+    clock = RunClock(folder, limit=seconds, now=lambda: meter.now)
     store = PointStore(folder)
     points = [Point((("task.style", name.partition("=")[2]),)) for name in table]
-    unmeasured = search(points, rows, store, meter, seconds=seconds, on_measured=lambda measured: None)
+    unmeasured = search(points, rows, store, meter, clock, on_measured=lambda measured: None)
     return meter, store, unmeasured
 
 
@@ -205,8 +203,8 @@ def table_of(count: int) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("seconds", [1.0, 10.0, 60.0, 600.0])
-def test_the_deadline_is_kept(seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    meter, store, unmeasured = searched(table_of(27), 720, seconds, tmp_path, monkeypatch)
+def test_the_deadline_is_kept(seconds: float, tmp_path: Path) -> None:
+    meter, store, unmeasured = searched(table_of(27), 720, seconds, tmp_path)
     assert meter.now <= seconds
     assert len(store.best) + len(unmeasured) == 27
     if seconds >= 60:
@@ -230,18 +228,16 @@ def test_a_base_too_slow_for_the_deadline_is_given_up_after_a_row(
 ) -> None:
     slow: Any = SlowPipeline(row_seconds)
     monkeypatch.setattr("lorica.commands.frontier_search.time.perf_counter", lambda: slow.now)
-    monkeypatch.setattr(PointMeter, "_load", lambda self, config: slow)
+    monkeypatch.setattr(PipelineOpener, "open", lambda self, config, folders: slow)
     meter = PointMeter(["engine=fake"], [Row(str(number), msgspec.Struct()) for number in range(40)])
     assert meter.measure(Point(()), 40, 60.0) is None
     assert slow.now == row_seconds
 
 
-def test_halving_finds_the_front_in_less_time_than_all_rows_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_halving_finds_the_front_in_less_time_than_all_rows_take(tmp_path: Path) -> None:
     table = table_of(27)
     whole = sum(latency * 720 for _, latency in table.values())
-    _, store, _ = searched(table, 720, 0.6 * whole, tmp_path, monkeypatch)
+    _, store, _ = searched(table, 720, 0.6 * whole, tmp_path)
     front = {
         name
         for name, (accuracy, latency) in table.items()
@@ -250,11 +246,11 @@ def test_halving_finds_the_front_in_less_time_than_all_rows_take(
     assert front <= set(store.on_rows(720))
 
 
-def test_a_resumed_search_counts_the_time_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _, _ = searched(table_of(9), 90, 5.0, tmp_path, monkeypatch)
-    second, store, _ = searched(table_of(9), 90, 8.0, tmp_path, monkeypatch)
+def test_a_resumed_search_counts_the_time_before(tmp_path: Path) -> None:
+    first, _, _ = searched(table_of(9), 90, 5.0, tmp_path)
+    second, _, _ = searched(table_of(9), 90, 8.0, tmp_path)
     assert first.now + second.now <= 8.0
-    assert store.wall == pytest.approx(first.now + second.now)
+    assert RunClock(tmp_path, limit=8.0).used == pytest.approx(first.now + second.now, abs=1e-2)
 
 
 def test_rungs_grow_by_three_and_end_with_all_rows() -> None:

@@ -14,6 +14,7 @@ from lorica.adapters.passport import read_passport
 from lorica.adapters.registry import MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY
 from lorica.cli import main
 from lorica.commands import train_member
+from lorica.config.members_section import TfidfConfig
 from lorica.data.read import read_rows
 from lorica.data.write import read_answers
 from lorica.members import member_engine
@@ -83,6 +84,21 @@ def test_a_training_ends_with_the_command_that_follows(
     assert main(["infer", *settings]) == 0
     assert "data.bad_rows=skip" in command
     assert "training.val_ratio" not in command
+
+
+def test_what_tfidf_counts_is_kept_with_the_member(few_posts: Path, posts: Path, tmp_path: Path) -> None:
+    words = ["model=tfidf", "tfidf.analyzer=pieces", "tfidf.piece_ngrams=7", "training.val_ratio=0"]
+    assert main(_train(few_posts, tmp_path, *words)) == 0
+    assert main(_infer(posts, tmp_path / "answers.jsonl", tmp_path, "model=tfidf")) == 0
+    task = load_task("rules", TaskSettings())
+    rows = list(read_rows(few_posts, task.schemas))
+    model = fit_classifier(
+        [task.baseline_text(row) for row in rows],
+        [int(str(row.gold)) for row in rows],
+        TfidfConfig(analyzer="pieces", piece_ngrams=7),
+    )
+    expected = model.score([task.baseline_text(row) for row in read_rows(posts, task.schemas)])
+    assert _scores(tmp_path / "answers.jsonl") == pytest.approx(expected.tolist(), abs=1e-9)
 
 
 def test_training_twice_gives_the_same_bytes(tfidf_run: Path, few_posts: Path, tmp_path: Path) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
 from pathlib import Path
 
 import pytest
@@ -15,134 +12,28 @@ import pytest
 from lorica.cli import main
 from lorica.commands import build
 from lorica.commands.arguments import resolve
-from lorica.commands.tune_attempts import DECISION_NAME, DECISION_TEXT, run_attempts
-from lorica.commands.tune_plan import StudyPlan, plan_study, study_dimensions
-from lorica.commands.tune_result import RESULT_NAME, TuneResult
+from lorica.commands.tune_result import RESULT_NAME
 from lorica.commands.tune_session import StudyCall, run_study
+from lorica.commands.tune_space import study_dimensions
 from lorica.commands.tune_study import BEST_NAME
 from lorica.commands.tune_trial import TRIALS
 from lorica.errors import LoricaError, ResumeError, TrainingError
-from lorica.records import Answer, Row
-from lorica.training.types import Listener, StepReport, TrainingStopped
+from lorica.training.types import Listener
 from lorica.tuning.dimensions import Settings
-from lorica.tuning.study_clock import StudyClock
 from lorica.tuning.trial_store import TRIALS_NAME, TrialStore
-
-ROWS = 300
-UPDATES = 10
+from tests.commands.tune_stub import ROWS, Stub, plan_of, quality_of, studied, write_rows
 
 
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Rows with gold, in a folder that is the working one."""
     monkeypatch.chdir(tmp_path)
-    words = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(ROWS)]
-    lines = [f"{i},{word[:20]} {word[20:40]},rule {i % 2},{int(word, 16) % 2}" for i, word in enumerate(words)]
-    (tmp_path / "rows.csv").write_text("row_id,body,rule,rule_violation\n" + "\n".join(lines) + "\n")
-    return tmp_path / "rows.csv"
-
-
-def quality_of(settings: Settings) -> float:
-    """From 0 to 1: best at a learning rate of 1e-3; the defaults have 1e-4."""
-    return 1 - 0.3 * abs(math.log10(float(settings.get("training.learning_rate", 1e-4))) + 3)
+    return write_rows(tmp_path)
 
 
 def worse(settings: Settings) -> float:
     """Only the defaults are any good."""
     return 0.9 if not settings else 0.3
-
-
-@dataclass
-class Stub:
-    """Trains and answers in seconds of a clock that only this moves; `disk` outlasts a session. luck: whether each
-    setting errs on rows of its own.
-
-    update, tail, answering: seconds of an update, of what follows the last one, of a row's answer. killed_at: (trial,
-    update) before which the session dies.
-    """
-
-    quality: Callable[[Settings], float] = quality_of
-    now: float = 0.0
-    luck: bool = False
-    update: float = 1.0
-    tail: float = 2.0
-    answering: float = 0.01
-    disk: dict[tuple[str, int], int] = field(default_factory=dict)
-    folder: Path = Path()
-    killed_at: tuple[int, int] | None = None
-    trained: list[tuple[int, Settings, int]] = field(default_factory=list)
-    fails: Callable[[Settings], LoricaError | None] = lambda settings: None
-
-    def of(self, plan: StudyPlan) -> Stub:
-        self.folder = plan.folder
-        return self
-
-    def train(self, number: int, settings: Settings, listener: Listener) -> Path:
-        saved = str(self.folder), number
-        done = self.disk.get(saved, 0)
-        self.trained.append((number, settings, done))
-        if (error := self.fails(settings)) is not None:
-            raise error
-        folder = self.folder / TRIALS / f"{number:04}" / "rules"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "quality.txt").write_text(str(self.quality(settings)))
-        listener.started("rules", done, UPDATES)
-        if not done:
-            self.now += 0.5
-            listener.evaluated(0, 0.7, False)
-        for step in range(done + 1, UPDATES + 1):
-            if self.killed_at == (number, step):
-                raise KeyboardInterrupt
-            self.now += self.update
-            listener.stepped(StepReport(step, UPDATES, 0.5, 1e-4, 1.0, 100.0))
-            if step % 2 == 0:
-                listener.evaluated(step, 0.7 - 0.05 * step * self.quality(settings), True)
-            self.disk[saved] = step
-            if step < UPDATES and (reason := listener.stop_reason()):
-                listener.closed()
-                raise TrainingStopped(reason)
-        listener.closed()
-        self.now += self.tail
-        return folder
-
-    def open(self, folder: Path, settings: Settings) -> StubPipeline:
-        assert float((folder / "quality.txt").read_text()) == self.quality(settings)
-        return StubPipeline(self, self.quality(settings), str(settings) if self.luck else "")
-
-
-@dataclass
-class StubPipeline:
-    """Scores rows right, but for noise that is the larger the worse the settings are."""
-
-    stub: Stub
-    quality: float
-    luck: str
-
-    def answer(self, rows: Sequence[Row]) -> list[Answer]:
-        self.stub.now += self.stub.answering * len(rows)
-        return [Answer(id=row.id, answer="Yes", score=self._score(row), stage="choice") for row in rows]
-
-    def _score(self, row: Row) -> float:
-        noise = int(hashlib.sha256(f"noise {row.id} {self.luck}".encode()).hexdigest(), 16) % 1000 / 1000
-        assert isinstance(row.gold, int)
-        return (0.6 * self.quality * row.gold + noise) / 1.6
-
-
-def plan_of(*words: str) -> StudyPlan:
-    overrides = ["task=rules", "input=rows.csv", "run_dir=study", "tune.vary=[training.learning_rate,lora.r]", *words]
-    return plan_study(resolve(overrides), overrides)
-
-
-def studied(stub: Stub, monkeypatch: pytest.MonkeyPatch, *words: str) -> TuneResult:
-    """A session on the stub's clock."""
-    started = stub.now
-    monkeypatch.setattr(
-        "lorica.commands.tune_session.StudyClock",
-        lambda folder, *, limit, started: StudyClock(folder, limit=limit, now=lambda: stub.now),
-    )
-    result = run_study(plan_of(*words), StudyCall(words, words, "lorica tune ..."), make_runner=stub.of)
-    assert stub.now >= started
-    return result
 
 
 def test_it_finds_better_settings_and_says_so(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,17 +63,50 @@ def test_it_finds_better_settings_and_says_so(rows: Path, monkeypatch: pytest.Mo
     assert (record["command"], record["status"], record["summary"]["trials"]) == ("tune", "finished", 16)
 
 
-def test_what_is_varied_by_itself_suits_the_model() -> None:
+def test_what_is_varied_by_itself_suits_a_decoder() -> None:
     def keys(*words: str) -> list[str]:
         resolved = resolve(["task=rules", *words])
         return [dimension.key for dimension in study_dimensions(resolved, build.build_task(resolved.config))]
 
     training = ["training.learning_rate", "training.epochs", "training.batch_size"]
-    assert keys("engine=encoder") == training
     lora = ["lora.r", "scale", "lora.dropout", "lora.target_modules"]
     assert keys() == ["task.style", *training, *lora]
     assert keys("training=tiny", "lora.alpha=8", "task.style=plain") == [*training, *lora[:1], *lora[2:]]
     assert keys("lora.r=8", "tune.vary=[lora.r]") == ["lora.r"], "named, it is varied around what is set"
+
+
+def test_a_step_of_unknown_length_is_cut_and_the_time_left_kept_for_the_report(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an update of a large model on a long row: nothing before it told how long it takes."""
+
+    class Endless(Stub):
+        def train(self, number: int, settings: Settings, listener: Listener) -> Path:
+            if number == 2:
+                while True:
+                    time.sleep(0.01)
+            return super().train(number, settings, listener)
+
+    monkeypatch.setattr("lorica.commands.tune_study.REPORT_SECONDS", 0.5)
+    plan = plan_of("minutes=0.05")
+    result = run_study(plan, StudyCall((), resume_command="lorica tune ..."), make_runner=Endless().of)
+    assert [trial.state for trial in result.trials] == ["finished", "finished", "cut"]
+    assert result.ended_by == "minutes"
+
+
+def test_it_says_at_the_start_how_long_it_may_take(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studied(Stub(), monkeypatch, "trials=2")
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == (
+        "lorica: study in study: 10 minutes at most (minutes=...), 2 trials at most (trials=...). Ctrl-C ends it "
+        "before, and loses nothing."
+    )
+    assert "204 rows to train on, 36 to choose trials by, 60 to compare the best with the defaults on" in others[0]
+    assert "varied: training.learning_rate 1e-05..0.001, lora.r [8,16,32]" in others[1]
+    studied(Stub(), monkeypatch, "trials=3", "training.resume=true")
+    assert "2 trials of these are spent" in capsys.readouterr().err
 
 
 def test_no_row_of_the_comparison_is_seen_by_a_trial(rows: Path) -> None:
@@ -299,30 +223,6 @@ def test_another_study_is_not_gone_on_with(rows: Path, monkeypatch: pytest.Monke
     studied(Stub(), monkeypatch, "trials=1")
     with pytest.raises(ResumeError, match=r"space\.training\.learning_rate"):
         studied(Stub(), monkeypatch, "trials=2", "training.resume=true", "tune.space.training.learning_rate=1e-4..1e-2")
-
-
-def test_attempts_end_in_a_written_decision(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub = Stub()
-    monkeypatch.setattr(
-        "lorica.commands.tune_session.StudyClock",
-        lambda folder, *, limit, started: StudyClock(folder, limit=limit, now=lambda: stub.now),
-    )
-    plan = plan_of("attempts=3", "minutes_per_attempt=3", "trials=8")
-    decision = run_attempts(plan, StudyCall((), resume_command="lorica tune ..."), make_runner=stub.of)
-    assert stub.now <= 3 * 180
-    assert decision.adopted is not None
-    assert decision.command == decision.attempts[decision.adopted - 1].commands["best"]
-    first, second = decision.attempts[:2]
-    assert first.best is not None
-    assert second.trials[1].settings == first.best.settings
-    assert second.trials[1].origin == "earlier attempt"
-    text = Path("study", DECISION_TEXT).read_text()
-    assert "# Decision: adopt the settings of attempt" in text
-    assert f"```sh\n{decision.command}\n```" in text
-    assert json.loads(Path("study", DECISION_NAME).read_text())["adopted"] == decision.adopted
-    corrected = [p_value for p_value in decision.p_corrected if not math.isnan(p_value)]
-    raw = [result.comparison.test.p_value for result in decision.attempts if result.comparison is not None]
-    assert all(p_value >= least for p_value, least in zip(corrected, raw, strict=True))
 
 
 @pytest.mark.parametrize(

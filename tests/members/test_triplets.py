@@ -12,6 +12,7 @@ from lorica.errors import TrainingError
 from lorica.members.fit_centroids import LabelledPost
 from lorica.members.triplets import TripletSampler, train_projection
 from lorica.training.listeners import SilentListener
+from lorica.training.types import TrainingStopped
 
 SETTINGS = CentroidsConfig(triplet_batch_size=8, triplet_learning_rate=1e-2)
 
@@ -81,3 +82,19 @@ def test_without_a_triplet_training_is_refused() -> None:
     posts = [LabelledPost("a", "x", 1), LabelledPost("b", "y", 0)]
     with pytest.raises(TrainingError, match="no triplet"):
         train_projection(posts, [], _embeddings(posts), SETTINGS, 42, "rules", SilentListener())
+
+
+def test_a_listener_may_end_it_after_a_pass() -> None:
+    class Impatient(SilentListener):
+        losses = 0
+
+        def evaluated(self, step: int, validation_loss: float, is_best: bool) -> None:
+            self.losses += 1
+
+        def stop_reason(self) -> str:
+            return "enough" if self.losses == 3 else ""
+
+    posts, held_out, listener = _posts(20), _posts(10, start=20), Impatient()
+    with pytest.raises(TrainingStopped, match="enough"):
+        train_projection(posts, held_out, _embeddings([*posts, *held_out]), SETTINGS, 42, "rules", listener)
+    assert listener.losses == 3

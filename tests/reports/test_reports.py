@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.errors import DataError, UsageError
-from lorica.reports.charts import interval_svg, line_svg, log_axis, nice_axis, parallel_svg, scatter_svg
+from lorica.reports.charts import NARROW, WIDTH, interval_svg, line_svg, log_axis, nice_axis, parallel_svg, scatter_svg
 from lorica.reports.html import to_html
 from lorica.reports.markdown import MAX_POINTS, escape, markdown_table, points_table, to_markdown
 from lorica.reports.page import (
@@ -113,7 +113,7 @@ def test_html_is_well_formed_and_needs_nothing_from_outside() -> None:
     tags = parsed(page)
     names = [tag for tag, _ in tags.seen]
     assert names.count("table") == 2  # the results, and the numbers of the curve
-    assert names.count("svg") == 2
+    assert names.count("svg") == 4, "each for two widths"
     assert names.count("section") == 3
     for tag, attributes in tags.seen:
         assert tag not in ("script", "img", "iframe", "object")
@@ -135,8 +135,8 @@ def test_html_can_be_read_without_seeing_it() -> None:
         if tag == "th":
             assert attributes["scope"] == "col"
     labels = [attributes["aria-label"] for tag, attributes in page.seen if tag == "svg"]
-    assert "adapter: 0.980 [0.970, 0.990]" in (labels[0] or "")
-    assert "validation: from 2 to 1" in (labels[1] or "")
+    assert all("adapter: 0.980 [0.970, 0.990]" in (label or "") for label in labels[:2])
+    assert all("validation: from 2 to 1" in (label or "") for label in labels[2:])
 
 
 def test_equal_reports_give_equal_bytes() -> None:
@@ -172,9 +172,19 @@ def test_charts_are_valid_xml_within_their_frame(points: list[tuple[float, float
         "t", tuple(ScatterPoint("p", x, y, (x, z), (y, z), joined=True) for x, y, z in points), "x", "y"
     )
     axes = tuple(ParallelAxis(f"axis {number}", ((0.0, "low"), (1.0, "high"))) for number in range(3))
-    across = tuple(ParallelLine("p", (0.0, 0.5, 1.0), ("a", "b", "c"), marked=x is y) for x, y, _ in points)
-    parallel = parallel_svg(ParallelPlot("t", axes, across))
-    for drawing in (interval_svg(plot), line_svg(lines), scatter_svg(scatter), parallel):
+    across = tuple(ParallelLine("p", (0.0, math.nan, 1.0), ("a", "", "c"), marked=x is y) for x, y, _ in points)
+    parallel = ParallelPlot("t", axes, across)
+    drawings = [
+        drawing
+        for width in (WIDTH, NARROW)
+        for drawing in (
+            interval_svg(plot, width),
+            line_svg(lines, width),
+            scatter_svg(scatter, width),
+            parallel_svg(parallel, width),
+        )
+    ]
+    for drawing in drawings:
         root = ET.fromstring(drawing)
         width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
         for element in root.iter():
@@ -208,6 +218,19 @@ def test_interval_positions_follow_the_numbers() -> None:
     ticks = {text.text: float(text.attrib["x"]) for text in root.iter("text") if text.attrib["text-anchor"] == "middle"}
     assert circles[0] == pytest.approx(ticks["0.7"], abs=0.1)
     assert ticks["chance"] == pytest.approx(ticks["0.5"], abs=0.1)
+
+
+def test_a_narrow_screen_has_drawings_of_its_own_that_are_no_wider() -> None:
+    page = to_html(Report("t", sections=(Section("s", charts=(PLOT,)),)))
+    assert re.findall(r'viewBox="0 0 (\d+) ', page) == [str(WIDTH), str(NARROW)]
+    root = ET.fromstring(interval_svg(PLOT, NARROW))
+    texts = [text for text in root.iter("text") if text.text]
+    for text in texts:
+        reach = 7 * len(text.text or "")
+        anchored = {"start": (0, reach), "end": (-reach, 0), "middle": (-reach / 2, reach / 2)}
+        left, right = anchored[text.attrib["text-anchor"]]
+        assert float(text.attrib["x"]) + left >= -20
+        assert float(text.attrib["x"]) + right <= NARROW + 20
 
 
 def test_points_stand_on_a_logarithmic_axis_and_the_front_goes_through_its_own() -> None:

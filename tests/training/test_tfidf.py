@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline, make_union
 
+from lorica.config.members_section import TfidfConfig
 from lorica.errors import MissingExtraError, TrainingError
 from lorica.training.tfidf import TfidfFeatures, TfidfModel, fit_chooser, fit_classifier, nearest_answers
 
@@ -120,3 +121,20 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 def test_sequences_of_unequal_length_are_a_programming_error() -> None:
     with pytest.raises(ValueError, match="one length"):
         nearest_answers(["a", "b"], ["c"], ["a"])
+
+
+@pytest.mark.parametrize(
+    "settings", [TfidfConfig(analyzer="words", word_ngrams=3), TfidfConfig(analyzer="pieces", piece_ngrams=7)]
+)
+def test_what_is_counted_is_chosen(settings: TfidfConfig) -> None:
+    texts, labels = ["buy cheap gold now", "buy silver now", "have a good day", "good night to you"], [1, 1, 0, 0]
+    model = fit_classifier(texts, labels, settings)
+    assert list(model.features.vocabularies) == [settings.analyzer]
+    terms = model.features.vocabularies[settings.analyzer]
+    assert ("buy cheap gold" in terms) == (settings.analyzer == "words")
+    assert (" silver" in terms) == (settings.analyzer == "pieces")
+    restored = TfidfFeatures.restore(model.features.vocabularies, model.features.inverse_frequencies, settings)
+    assert (restored.transform(texts) != model.features.transform(texts)).nnz == 0
+    questions, options = ["what is gold", "what is the day"], [["a metal", "a day"], ["a metal", "a day"]]
+    chooser = fit_chooser(questions, options, [0, 1], settings)
+    assert all(probabilities.sum() == pytest.approx(1) for probabilities in chooser.choose(questions, options))

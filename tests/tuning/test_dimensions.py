@@ -11,6 +11,8 @@ from lorica.tuning.dimensions import (
     Dimension,
     choices,
     combinations,
+    decode,
+    encode,
     number_range,
     overrides_of,
     parse_dimension,
@@ -96,3 +98,39 @@ def test_combinations_are_all_of_them() -> None:
     assert every is not None
     assert list(every)[1] == {"lora.r": 8, "task.style": "structured"}
     assert combinations([*pair, number_range("lora.dropout", 0.0, 0.1)]) is None
+
+
+METHOD = choices("training.method", ("full", "lora"))
+RANK = Dimension("lora.r", (4, 8), needs=("training.method", ("lora",)))
+RATE = Dimension(
+    "training.learning_rate",
+    low=0.1,
+    high=10.0,
+    logarithmic=True,
+    origin_key="training.method",
+    origins={"full": 2e-5, "lora": 1e-3},
+)
+
+
+def test_what_decides_nothing_is_not_set() -> None:
+    space = [RANK, METHOD]
+    assert decode(space, {"training.method": 0, "lora.r": 1}) == {"training.method": "full"}
+    assert decode(space, {"training.method": 1, "lora.r": 1}) == {"lora.r": 8, "training.method": "lora"}
+    assert encode(space, {"training.method": "full"}) == {"training.method": 0}
+    assert encode(space, {"training.method": "lora"}) is None, "its rank is missing"
+    assert RANK.decides({}), "where the other one is not varied"
+    every = combinations(space)
+    assert every is not None
+    assert {"training.method": "full"} in list(every)
+
+
+def test_multiples_are_of_what_suits_the_other_setting() -> None:
+    space = [RATE, METHOD]
+    for method, origin in RATE.origins.items():
+        for multiple in (0.1, 1.0, 3.3333, 10.0):
+            drawn = {"training.method": METHOD.values.index(method), "training.learning_rate": multiple}
+            settings = decode(space, drawn)
+            assert settings["training.learning_rate"] == pytest.approx(multiple * origin, rel=5e-3)
+            assert encode(space, settings) == pytest.approx(drawn, rel=5e-3)
+    assert encode(space, {"training.method": "full", "training.learning_rate": 1e-3}) is None
+    assert RATE.describe() == "0.1..10.0 times 2e-05 (full), 0.001 (lora)"

@@ -100,3 +100,41 @@ def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(MissingExtraError, match=r"lorica tune needs the package 'optuna'(.|\n)*lorica\[tune\]"):
         load_optuna()
+
+
+CONDITIONAL = (
+    Dimension("lora.r", (4, 8, 16), needs=("training.method", ("lora",))),
+    choices("training.method", ("full", "lora")),
+    Dimension(
+        "training.learning_rate",
+        low=0.1,
+        high=10.0,
+        logarithmic=True,
+        origin_key="training.method",
+        origins={"full": 2e-5, "lora": 1e-3},
+    ),
+)
+
+
+def conditional_value(settings: dict[str, Any]) -> float:
+    """LoRA at twice its learning rate and rank 16 is best."""
+    is_lora = bool(settings["training.method"] == "lora")
+    multiple = float(settings["training.learning_rate"]) / (1e-3 if is_lora else 2e-5)
+    distance = abs(math.log10(multiple / 2))
+    return 0.8 + 0.1 * is_lora - 0.1 * distance + 0.001 * float(settings.get("lora.r", 0))
+
+
+def test_settings_that_need_others_are_learned_from_the_trials_that_have_them() -> None:
+    trials: list[Trial] = []
+    while len(trials) < 24:
+        settings = suggest(CONDITIONAL, trials, seed=1, maximize=True)
+        assert settings is not None
+        assert ("lora.r" in settings) == (settings["training.method"] == "lora")
+        assert settings not in [trial.settings for trial in trials]
+        trials.append(Trial(number=len(trials), settings=settings, state="finished", value=conditional_value(settings)))
+    for number in (7, 15, 23):
+        assert suggest(CONDITIONAL, trials[:number], seed=1, maximize=True) == trials[number].settings
+    late = [trial.settings for trial in trials[14:]]
+    assert sum(settings["training.method"] == "lora" for settings in late) > 6
+    shares = importances(CONDITIONAL, trials)
+    assert set(shares) == {"training.method", "training.learning_rate"}, "of the keys that all trials set"

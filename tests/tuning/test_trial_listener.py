@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from lorica.runs.run_clock import RunClock
 from lorica.training.listeners import SilentListener
 from lorica.training.types import StepReport
-from lorica.tuning.study_clock import StudyClock
 from lorica.tuning.trial_listener import CURVE_NAME, CUT, PRUNED, TrialListener
 from lorica.tuning.trial_store import Curve
 
@@ -26,11 +26,13 @@ def listen(
     time: Time,
     *,
     limit: float = 100.0,
-    reserve: Callable[[float, float], float] = lambda loading, evaluation: 0.0,
+    reserve: float = 0.0,
     is_hopeless: Callable[[Curve], bool] = lambda curve: False,
 ) -> TrialListener:
-    clock = StudyClock(folder, limit=limit, now=time)
-    return TrialListener(SilentListener(), "trial 1", folder / "0001", clock, reserve=reserve, is_hopeless=is_hopeless)
+    clock = RunClock(folder, limit=limit, now=time)
+    return TrialListener(
+        SilentListener(), "trial 1", folder / "0001", clock, reserve=lambda: reserve, is_hopeless=is_hopeless
+    )
 
 
 def step(listener: TrialListener, time: Time, number: int, seconds: float, total: int = 10) -> str:
@@ -50,20 +52,13 @@ def test_it_stops_before_an_update_that_would_end_too_late(tmp_path: Path) -> No
 
 def test_what_must_follow_the_training_is_kept_free(tmp_path: Path) -> None:
     time = Time()
-    seconds: list[tuple[float, float]] = []
-
-    def reserve(loading: float, evaluation: float) -> float:
-        seconds.append((loading, evaluation))
-        return 90.0
-
-    listener = listen(tmp_path, time, reserve=reserve)
+    listener = listen(tmp_path, time, reserve=90.0)
     time.now = 5
     listener.started("rules", 0, 10)
     time.now = 7
     listener.evaluated(0, 0.7, False)
     assert step(listener, time, 1, 1) == ""
     assert step(listener, time, 2, 2) == CUT
-    assert seconds[-1] == (5, 2), "what loading and the first evaluation took"
 
 
 def test_losses_outlast_a_kill_and_are_told_once_from_the_checkpoint_on(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lorica.errors import DataError
-from lorica.tuning.study_clock import CLOCK_NAME, StudyClock
 from lorica.tuning.trial_store import TRIALS_NAME, Trial, TrialStore, best_of
 
 
@@ -58,43 +57,3 @@ def test_the_best_is_the_first_of_equals_by_the_metric_s_direction() -> None:
     highest, lowest = best_of(trials, maximize=True), best_of(trials, maximize=False)
     assert (highest, lowest) == (trials[1], trials[0])
     assert best_of(trials[3:], maximize=True) is None
-
-
-class Time:
-    """Seconds that only a test moves."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_only_time_that_was_used_counts(tmp_path: Path) -> None:
-    time = Time()
-    clock = StudyClock(tmp_path, limit=60, now=time)
-    time.now = 20
-    clock.save(force=True)
-    time.now = 5000  # a pause: the first session's process is gone
-    again = StudyClock(tmp_path, limit=60, now=time)
-    time.now += 10
-    assert (again.used, again.remaining) == (30, 30)
-    assert StudyClock(tmp_path, limit=120, now=time).remaining == 100, "minutes may be raised"
-
-
-def test_seconds_are_saved_once_a_second(tmp_path: Path) -> None:
-    time = Time()
-    clock = StudyClock(tmp_path, limit=60, now=time)
-    for moment in (0.5, 1.5, 2.0, 2.6):
-        time.now = moment
-        clock.save()
-    assert json.loads((tmp_path / CLOCK_NAME).read_text()) == {"seconds": 2.6}
-    time.now = 3.0
-    clock.save()
-    assert json.loads((tmp_path / CLOCK_NAME).read_text()) == {"seconds": 2.6}
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"seconds": "many"}', '{"seconds": -1}', '{"seconds": NaN}'])
-def test_a_damaged_count_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / CLOCK_NAME).write_text(content)
-    with pytest.raises(DataError, match="seconds"):
-        StudyClock(tmp_path, limit=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from lorica.data.write import atomic_file
 from lorica.errors import DataError, ResumeError, UsageError
 from lorica.names import json_values, visible_values
 from lorica.pipeline.judged_answers import bootstrap_clusters, correctness_metric
+from lorica.records import Row
+from lorica.runs.run_clock import CLOCK_NAME, RunClock
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RECORD_NAME, RunRecord, read_record
 
@@ -36,6 +39,7 @@ _EXAMPLES = """  lorica frontier task=rules input=examples/rules/test.csv adapte
 
 def run(arguments: Sequence[str]) -> int:
     """Search, print the front and the commands of its points."""
+    started = time.monotonic()
     command = parser(
         "frontier",
         "Measure combinations of adapters, precision, batch size and prompt style on rows with gold answers, and show\n"
@@ -53,7 +57,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     options = command.parse_args(list(arguments))
     resume_command = going_on("frontier", arguments, "inference.resume=true")
-    result = find_frontier(options.overrides, parse_vary(options.vary), words=arguments, resume_command=resume_command)
+    result = find_frontier(
+        options.overrides, parse_vary(options.vary), words=arguments, resume_command=resume_command, started=started
+    )
     emit(frontier_dict(result), as_json=options.json, text=frontier_text(result))
     return 0
 
@@ -85,12 +91,18 @@ class _SearchPlan:
 
 
 def find_frontier(
-    overrides: Overrides, vary: Mapping[str, Sequence[str]], *, words: Sequence[str], resume_command: str
+    overrides: Overrides,
+    vary: Mapping[str, Sequence[str]],
+    *,
+    words: Sequence[str],
+    resume_command: str,
+    started: float | None = None,
 ) -> FrontierResult:
     """Search the grid within the minutes of the configuration.
 
-    resume_command: what goes on after an interruption. Raises DataError for rows without gold and where no point can be
-    measured, ResumeError for an unfinished search that is not resumed, ConfigError for settings.
+    resume_command: what goes on after an interruption. started: when the call began, by `time.monotonic`. Raises
+    DataError for rows without gold and where no point can be measured, ResumeError for an unfinished search that is not
+    resumed, ConfigError for settings.
     """
     plan = _prepare(resolve(overrides), vary)
     config = plan.resolved.config
@@ -112,8 +124,10 @@ def find_frontier(
         row_progress(sum(count for count, _ in rungs(len(plan.points), len(rows))), "points") as advance,
     ):
         if not resume:
-            (plan.folder / POINTS_NAME).unlink(missing_ok=True)
+            for file_name in (POINTS_NAME, CLOCK_NAME):
+                (plan.folder / file_name).unlink(missing_ok=True)
         store, meter = PointStore(plan.folder), PointMeter(overrides, rows)
+        clock = RunClock(plan.folder, limit=60 * config.minutes, started=started)
 
         def on_measured(measured: Measurement) -> None:
             advance(1)
@@ -121,13 +135,11 @@ def find_frontier(
             run_log.log("measured", facts | {"latency": measured.latency, "problem": measured.problem})
 
         try:
-            unmeasured = search(
-                plan.points, len(rows), store, meter, seconds=60 * config.minutes, on_measured=on_measured
-            )
+            unmeasured = search(plan.points, len(rows), store, meter, clock, on_measured=on_measured)
         except BaseException as error:
             error.add_note(f"{len(store.best)} points are kept in {plan.folder}; go on: {resume_command}")
             raise
-        result = _result(plan, overrides, store, bootstrap_clusters(rows), len(rows), unmeasured)
+        result = _result(plan, overrides, store, clock, rows, unmeasured)
         _write(run_log, result)
     inform(f"run: {plan.folder}")
     return result
@@ -174,11 +186,11 @@ def _result(
     plan: _SearchPlan,
     overrides: Overrides,
     store: PointStore,
-    clusters: Sequence[str] | None,
-    total_rows: int,
+    clock: RunClock,
+    rows: Sequence[Row],
     unmeasured: Sequence[str],
 ) -> FrontierResult:
-    row_count, points = scored_points(store, clusters)
+    row_count, points = scored_points(store, bootstrap_clusters(rows))
     if not points:
         first = next(iter(store.problems.values()), f"{plan.resolved.config.minutes:g} minutes are too short for one")
         raise DataError(f"no point could be measured: {first}", path=plan.input_path, fix="raise minutes, or see above")
@@ -189,8 +201,8 @@ def _result(
         folder=plan.folder,
         metric=correctness_metric(build.build_task(plan.resolved.config)).name,
         rows=row_count,
-        total_rows=total_rows,
-        seconds=store.wall,
+        total_rows=len(rows),
+        seconds=clock.used,
         minutes=plan.resolved.config.minutes,
         points=points,
         sampled={

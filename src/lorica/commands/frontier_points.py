@@ -18,14 +18,13 @@ POINTS_NAME = "points.jsonl"
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of `points.jsonl`: a point, by its name, on the first rows of the search's order.
 
-    right: "1" or "0" for each row. seconds: of the engine, for each row. wall: seconds that this took in all, with
-    loading and warm-up. problem: why the combination cannot be; then nothing else is there.
+    right: "1" or "0" for each row. seconds: of the engine, for each row. problem: why the combination cannot be; then
+    nothing else is there.
     """
 
     point: str
     right: str = ""
     seconds: tuple[float, ...] = ()
-    wall: float = 0.0
     problem: str = ""
 
     @property
@@ -56,7 +55,6 @@ class PointStore:
         """Reads those of an interrupted search. Raises DataError for lines that are none."""
         self._log = RecordLog(folder / POINTS_NAME, Measurement, noun="measurement")
         self.best: dict[str, Measurement] = {}
-        self.wall = 0.0
         for number, measurement in enumerate(self._log.records, 1):
             if len(measurement.seconds) != measurement.rows or set(measurement.right) - {"0", "1"}:
                 raise DataError(
@@ -73,7 +71,6 @@ class PointStore:
         self._count(measurement)
 
     def _count(self, measurement: Measurement) -> None:
-        self.wall += measurement.wall
         earlier = self.best.get(measurement.point)
         if earlier is None or measurement.rows >= earlier.rows:
             self.best[measurement.point] = measurement

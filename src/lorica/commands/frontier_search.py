@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
 
 from lorica.commands import build
-from lorica.commands.arguments import Overrides, telling_once
+from lorica.commands.arguments import Overrides
 from lorica.commands.frontier_grid import Point, resolve_point
 from lorica.commands.frontier_points import Measurement, PointStore, promising
-from lorica.config.schema import Config
-from lorica.engines.base import BatchSizedEngine, Engine
+from lorica.commands.load_once import PipelineOpener
 from lorica.errors import LoricaError
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.judged_answers import correctness_metric, is_right, judge_answers
 from lorica.records import Row
+from lorica.runs.run_clock import RunClock, TimeOver
 
 _FEWEST_ROWS = 24  # of a sample
 _SHRINK = 3  # of points, and growth of rows, from rung to rung
@@ -30,22 +30,12 @@ _PROBE_ROWS = 4  # answered beforehand: a warm-up that says how long a point tak
 _MARGIN = 1.25  # of an estimate that a deadline is kept by
 
 
-@dataclass(frozen=True)
-class _LoadedPoint:
-    """The pipeline of a point. loading: all that decides how its engine was loaded, but the size of batches."""
-
-    config: Config
-    pipeline: Pipeline
-    loading: tuple[object, ...]
-
-
 class PointMeter:
     """Measures points, with one model loaded at a time."""
 
     def __init__(self, overrides: Overrides, rows: Sequence[Row]) -> None:
         self._overrides, self._rows = overrides, rows
-        self._loaded: _LoadedPoint | None = None
-        self._told: set[str] = set()
+        self._opener = PipelineOpener()
         self._loading = 0.0  # seconds that the slowest load took
         self._row_seconds: dict[str, float] = {}  # of points that were warmed up
 
@@ -57,7 +47,8 @@ class PointMeter:
         if _MARGIN * expected >= seconds_left:
             return None
         try:
-            pipeline = self._load(resolve_point(self._overrides, point))
+            config = resolve_point(self._overrides, point)
+            pipeline = self._opener.open(config, build.adapter_folders(config))
             self._loading = max(self._loading, time.perf_counter() - started)
             a_row = self._warm_up(pipeline, started + seconds_left)
             if a_row is None:
@@ -70,13 +61,13 @@ class PointMeter:
             judged = judge_answers(pipeline.task, rows, {answer.id: answer for answer in answers})
             right = is_right(correctness_metric(pipeline.task), judged)
         except LoricaError as error:
-            return Measurement(point=point.name, wall=time.perf_counter() - started, problem=str(error))
+            return Measurement(point=point.name, problem=str(error))
         seconds = tuple(timing.seconds for timing in timings)
         if not any(seconds):
             problem = "the engine measures no seconds"
-            return Measurement(point=point.name, wall=time.perf_counter() - started, problem=problem)
+            return Measurement(point=point.name, problem=problem)
         marks = "".join("01"[row_is_right] for row_is_right in right)
-        return Measurement(point=point.name, right=marks, seconds=seconds, wall=time.perf_counter() - started)
+        return Measurement(point=point.name, right=marks, seconds=seconds)
 
     def _warm_up(self, pipeline: Pipeline, deadline: float) -> float | None:
         """Seconds that a row takes. One row first, so that a slow base shows before more are begun; None where they do
@@ -89,32 +80,6 @@ class PointMeter:
             pipeline.warm_up(probe)
             a_row = (time.perf_counter() - started) / len(probe)
         return a_row
-
-    def _load(self, config: Config) -> Pipeline:
-        """The pipeline of this configuration: the one that is loaded, if it is that one's; else with its base, if that
-        is the same in the same precision."""
-        if self._loaded is None or self._loaded.config != config:
-            with telling_once(self._told):
-                base, adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
-                loading = (config.engine.name, base, replace(build.engine_settings(config, base), batch_tokens=0))
-                engine = self._take_engine(loading, config.inference.batch_tokens)
-                pipeline = build.build_pipeline(config, base, adapters, engine=engine)
-                self._loaded = _LoadedPoint(config, pipeline, loading)
-        return self._loaded.pipeline
-
-    def _take_engine(self, loading: tuple[object, ...], batch_tokens: int) -> Engine | None:
-        """The engine that is loaded, as it was without adapters, where it is loaded as `loading` says; None where
-        another must be, for which its memory is free."""
-        loaded, self._loaded = self._loaded, None
-        if loaded is None or loaded.loading != loading:
-            return None
-        engine = loaded.pipeline.engine
-        if not engine.info.restores_base or not isinstance(engine, BatchSizedEngine):
-            return None
-        for adapter_name in loaded.pipeline.adapters:
-            engine.remove_adapter(adapter_name)
-        engine.set_batch_tokens(batch_tokens)
-        return engine
 
 
 def rungs(point_count: int, row_count: int) -> list[tuple[int, int]]:
@@ -133,14 +98,13 @@ def search(
     row_count: int,
     store: PointStore,
     meter: PointMeter,
+    clock: RunClock,
     *,
-    seconds: float,
     on_measured: Callable[[Measurement], None],
 ) -> list[str]:
     """Measure points into the store until all are measured, or the time is over. Returns the names of those for which
-    no time was left. seconds: in all, with what an interrupted search took.
+    no time was left.
     """
-    deadline = time.perf_counter() + seconds - store.wall
     by_name = {point.name: point for point in points}
 
     def by_base(names: Sequence[str]) -> list[str]:
@@ -153,16 +117,19 @@ def search(
             earlier = store.best.get(name)
             if earlier is not None and (earlier.problem or earlier.rows >= rows):
                 continue
-            measured = meter.measure(by_name[name], rows, until - time.perf_counter())
+            measured = None
+            with suppress(TimeOver), clock.interrupting(reserve=0.0):
+                measured = meter.measure(by_name[name], rows, until - clock.used)
+            clock.save(force=True)
             if measured is not None:
                 store.add(measured)
                 on_measured(measured)
 
     planned = rungs(len(points), row_count)
     for rung, (rung_points, rung_rows) in enumerate(planned):
-        now = time.perf_counter()
+        now = clock.used
         names = list(by_name) if rung == 0 else promising(store.usable())[:rung_points]
-        measure_all(by_base(names), rung_rows, now + (deadline - now) / (len(planned) - rung))
-    measure_all(by_base([name for name in by_name if name not in store.best]), planned[0][1], deadline)
-    measure_all(promising(store.usable()), row_count, deadline)
+        measure_all(by_base(names), rung_rows, now + (clock.limit - now) / (len(planned) - rung))
+    measure_all(by_base([name for name in by_name if name not in store.best]), planned[0][1], clock.limit)
+    measure_all(promising(store.usable()), row_count, clock.limit)
     return [name for name in by_name if name not in store.best]

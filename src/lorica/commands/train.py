@@ -25,6 +25,7 @@ from lorica.errors import LoricaError, TrainingError
 from lorica.locks import FolderLock, this_host
 from lorica.names import count_of
 from lorica.pipeline.train import LossExample, TrainJob, train_val_split
+from lorica.pipeline.trainer import Trainer
 from lorica.tasks.base import Task
 from lorica.training.listeners import make_listener
 from lorica.training.loop import lock_run
@@ -157,10 +158,13 @@ def locked(jobs: Sequence[TrainJob]) -> Iterator[dict[str, FolderLock]]:
         yield {job.name: stack.enter_context(lock_run(job.folder)) for job in jobs}
 
 
-def train_jobs(config: Config, task: Task, jobs: Sequence[TrainJob], progress: Listener) -> dict[str, TrainResult]:
-    """Train adapters one after the other on one loaded base; name -> result."""
+def train_jobs(
+    config: Config, task: Task, jobs: Sequence[TrainJob], progress: Listener, trainer: Trainer | None = None
+) -> dict[str, TrainResult]:
+    """Train adapters one after the other on one loaded base; name -> result. trainer: of this configuration and task,
+    where it is loaded already."""
     with locked(jobs) as locks:
-        return train_locked(config, task, jobs, progress, locks)
+        return train_locked(config, task, jobs, progress, locks, trainer=trainer)
 
 
 def train_locked(
@@ -173,10 +177,11 @@ def train_locked(
     reading: Mapping[str, str] = _NOTHING,
     examples: dict[str, LossExample] | None = None,
     recorded: RecordedTraining | None = None,
+    trainer: Trainer | None = None,
 ) -> dict[str, TrainResult]:
     """As `train_jobs`, with the locks held. reading: what of the files was not read, for the training record. examples:
     takes an example of what each adapter learns, which is shown as well. recorded: what records each run."""
-    trainer = load_trainer(config, task, reading)
+    trainer = trainer or load_trainer(config, task, reading)
     results = {}
     for job in jobs:
         _tell_previous(locks[job.name], progress)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +15,7 @@ from lorica.adapters.member import open_member
 from lorica.adapters.passport import Passport
 from lorica.admission.provenance import base_facts
 from lorica.commands import build
+from lorica.commands.load_once import LoadOnce
 from lorica.commands.trainer_parts import TrainerParts, training_provenance
 from lorica.config.schema import Config, TrainingConfig
 from lorica.encoder_families import EncoderFamily
@@ -21,18 +24,27 @@ from lorica.engines.base import EngineSettings, resolve_device
 from lorica.errors import ConfigError
 from lorica.hardware import this_machine
 from lorica.locks import FolderLock
+from lorica.models.base_folder import BaseFolder
 from lorica.models.classifiers import base_family
 from lorica.pipeline.answer import check_prompt_fits
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal
 from lorica.pipeline.train_classifier import train_classifier
 from lorica.precision_choice import for_accelerator
 from lorica.tasks.base import Task
+from lorica.training.make_classifier import load_new_model
 from lorica.training.types import Listener, TrainResult
 
 
 @dataclass(frozen=True)
 class ClassifierTrainer(TrainerParts):
-    """A `pipeline.trainer.Trainer` of encoder classifiers."""
+    """A `pipeline.trainer.Trainer` of encoder classifiers. untrained: holds the base for further trainings, of which
+    each has a copy; None to load it for each. proves_reload: whether what is saved is loaded in a fresh process."""
+
+    untrained: LoadOnce | None
+    proves_reload: bool
+
+    def engine(self) -> None:
+        """A classifier has weights of its own."""
 
     def train(
         self,
@@ -59,7 +71,15 @@ class ClassifierTrainer(TrainerParts):
             issue_passport=partial(self._passport, job, split_rows),
             folder_lock=folder_lock,
             tell_example=tell_example,
+            new_model=self._new_model,
+            fresh_reload=self.proves_reload,
         )
+
+    def _new_model(self, base: BaseFolder, head_labels: Sequence[str], seed: int) -> Any:
+        if self.untrained is None:
+            return load_new_model(base, head_labels, seed)
+        loading = (base.digest, tuple(head_labels), seed)
+        return copy.deepcopy(self.untrained.get(loading, partial(load_new_model, base, head_labels, seed)))
 
     def _engine_settings(self) -> EngineSettings:
         """In float32, in which classifiers are saved, and by as many threads as train."""
@@ -76,7 +96,7 @@ class ClassifierTrainer(TrainerParts):
         return self.passport(job, split_rows, train_result, open_member(folder), engine)
 
 
-def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> ClassifierTrainer:
+def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: LoadOnce | None) -> ClassifierTrainer:
     """Open the base model. Raises ModelError, PromptError and ConfigError for what cannot be used, AdapterError for a
     base with a head that has other labels than the task."""
     base_model = build.base_folder(config)
@@ -104,6 +124,8 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> Clas
         encoder=encoder,
         provenance=training_provenance(config, task, encoder, base_model, reading),
         facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
+        untrained=base,
+        proves_reload=base is None or base.is_empty,
     )
 
 

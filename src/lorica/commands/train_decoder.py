@@ -15,6 +15,7 @@ from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, base_facts
 from lorica.commands import build
 from lorica.commands.build_retrieval import training_passages
 from lorica.commands.dtypes import TrainingPrecision, training_precision
+from lorica.commands.load_once import LoadOnce
 from lorica.commands.trainer_parts import TrainerParts, training_provenance
 from lorica.config.schema import Config
 from lorica.engines.base import resolve_device
@@ -38,6 +39,16 @@ class DecoderTrainer(TrainerParts):
 
     decoder: Decoder
     passages: TrainingPassages | None
+
+    def engine(self) -> NativeEngine | None:
+        """On a GPU, where answers are computed by the same layers in the same precision."""
+        return None if self.decoder.device.type == "cpu" else self._native_engine()
+
+    def _native_engine(self) -> NativeEngine:
+        config = self.config
+        return NativeEngine(
+            self.decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
+        )
 
     def train(
         self,
@@ -70,16 +81,14 @@ class DecoderTrainer(TrainerParts):
         self, job: TrainJob, split_rows: TrainVal, adapter_folder: Path, train_result: TrainResult
     ) -> Passport:
         """The passport of the trained adapter in `adapter_folder`, asked through the engine that will answer."""
-        config = self.config
-        engine = NativeEngine(
-            self.decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
-        )
+        engine = self._native_engine()
         retriever = None if self.passages is None else self.passages.retriever
         return self.passport(job, split_rows, train_result, open_adapter(adapter_folder), engine, retriever)
 
 
-def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> DecoderTrainer:
-    """Load the base model. Raises ModelError, PromptError, ConfigError and RetrievalError for what cannot be used."""
+def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: LoadOnce | None) -> DecoderTrainer:
+    """Load the base model, where it is not. Raises ModelError, PromptError, ConfigError and RetrievalError for what
+    cannot be used."""
     if config.training.method != "lora":
         raise ConfigError(
             f"training.method={config.training.method}: a decoder is trained with LoRA",
@@ -93,7 +102,9 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> Deco
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     precision = training_precision(config, base_model)
-    decoder = _load(config, base_model, precision)
+    device, in_4_bits = resolve_device(config.model.device), config.model.load_in_4bit
+    loading = (base_model.digest, precision.weights, precision.upcast, device, in_4_bits)
+    decoder = (base or LoadOnce()).get(loading, partial(_load, config, base_model, precision))
     build.tell_base(base_model)
     return DecoderTrainer(
         config=replace(config, training=precision.settings),  # what a resumed run must share, and the passport says

@@ -21,6 +21,7 @@ from lorica.adapters.passport import Passport
 from lorica.adapters.registry import CHECKPOINTS, MEMBER_CONFIG, MEMBER_WEIGHTS
 from lorica.admission.provenance import base_facts
 from lorica.commands import build
+from lorica.commands.load_once import LoadOnce
 from lorica.commands.row_progress import row_progress
 from lorica.commands.trainer_parts import TrainerParts, training_provenance
 from lorica.config.schema import Config
@@ -28,8 +29,9 @@ from lorica.locks import FolderLock
 from lorica.members.embed_texts import RememberingEncoder
 from lorica.members.fit_centroids import all_texts
 from lorica.members.fit_member import FittedMember, fit_centroids_member, fit_tfidf_member, measure_losses
-from lorica.members.member_engine import member_engine
+from lorica.members.member_engine import MemberEngine, member_engine
 from lorica.members.row_texts import LabelledRow, read_segments
+from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, describe_job
 from lorica.records import Row
 from lorica.retrieval.dense_encoder import TransformerEncoder, check_encoder
@@ -47,6 +49,10 @@ class MemberTrainer(TrainerParts):
     """A `pipeline.trainer.Trainer`. embedder: of centroids; None for TF-IDF."""
 
     embedder: RememberingEncoder | None
+
+    def engine(self) -> MemberEngine:
+        """With the embeddings that are computed already."""
+        return member_engine(self.embedder)
 
     def train(
         self,
@@ -144,19 +150,18 @@ class MemberTrainer(TrainerParts):
 
     def _passport(self, job: TrainJob, split_rows: TrainVal, folder: Path, result: TrainResult) -> Passport:
         """The passport of the member in `folder`, asked through the engine that will answer."""
-        engine = member_engine(self.embedder)
-        return self.passport(job, split_rows, result, open_member_folder(folder), engine)
+        return self.passport(job, split_rows, result, open_member_folder(folder), self.engine())
 
 
-def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> MemberTrainer:
+def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: LoadOnce | None) -> MemberTrainer:
     """The trainer of the configured kind. Raises RetrievalError for a base that is no encoder."""
     base_model = build.base_folder(config)
     encoder = build.build_encoder(config, base_model)
     embedder = None
     if config.engine.name == "centroids":
-        dense_encoder = TransformerEncoder(base_model.path)
-        check_encoder(dense_encoder, str(base_model.path))
-        embedder = RememberingEncoder(dense_encoder)
+        embedder = (base or LoadOnce()).get(
+            (config.engine.name, base_model.digest), partial(_open_embedder, base_model)
+        )
     return MemberTrainer(
         config=config,
         task=task,
@@ -166,6 +171,12 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str]) -> Memb
         provenance=training_provenance(config, task, encoder, base_model, reading),
         facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
     )
+
+
+def _open_embedder(base_model: BaseFolder) -> RememberingEncoder:
+    dense_encoder = TransformerEncoder(base_model.path)
+    check_encoder(dense_encoder, str(base_model.path))
+    return RememberingEncoder(dense_encoder)
 
 
 def _result(

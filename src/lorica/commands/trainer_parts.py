@@ -59,7 +59,9 @@ class TrainerParts:
             member,
             base=self.facts_of_base,
             prompt=prompt_facts(self.encoder, self.task, build.prompt_settings(self.config)),
-            canaries=shipped_canaries(engine, job.name, self.task, self.encoder, self.base_model),
+            canaries=shipped_canaries(
+                engine, job.name, self.task, self.encoder, build.tokenizer_folder(self.config, self.base_model)
+            ),
             metrics=measure_on_rows(
                 self.task,
                 self.encoder,

@@ -45,6 +45,11 @@ def run_attempts(
     ):
         results: list[TuneResult] = []
         earlier: list[Settings] = []
+        minutes = plan.config.tune.minutes_per_attempt
+        inform(
+            f"{count} attempts (attempts=...) of {minutes:g} minutes at most (minutes_per_attempt=...): "
+            f"{count * minutes:g} minutes in all"
+        )
         for number in range(1, count + 1):
             inform(f"attempt {number} of {count}")
             attempt = next_attempt(plan, number, earlier)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,30 +12,22 @@ from lorica import __version__
 from lorica.commands import build
 from lorica.commands.arguments import Overrides, override_words, resolve, with_settings
 from lorica.commands.rows import reading_log, tell
+from lorica.commands.trainers import check_trainable
+from lorica.commands.tune_space import configured, study_dimensions
 from lorica.config.compose import Resolved
 from lorica.config.fields import SHORT_KEYS, key_specs
 from lorica.config.parse_values import show
-from lorica.config.presets import GROUPS
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.split import split
-from lorica.engine_table import ENGINES, styles_for
+from lorica.engine_table import ENGINES
 from lorica.errors import ConfigError, DataError
 from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import find_metric
-from lorica.names import did_you_mean, shell_line, visible_values
+from lorica.names import shell_line, visible_values
 from lorica.records import Row
 from lorica.tasks.base import Task
-from lorica.tuning.dimensions import (
-    SCALE,
-    Dimension,
-    Settings,
-    check_key,
-    choices,
-    number_range,
-    overrides_of,
-    parse_dimension,
-)
+from lorica.tuning.dimensions import Dimension, Settings, deciding, overrides_of
 
 ATTEMPT = "attempt-{}"
 """The folder of an attempt, by its number."""
@@ -45,15 +36,6 @@ ATTEMPT = "attempt-{}"
 _STUDY_KEYS = ("minutes", "run_dir", "output", "training.resume", *SHORT_KEYS)
 # What may differ from session to session.
 _FREE_KEYS = (*_STUDY_KEYS, "tune.trials", "tune.attempts", "tune.minutes_per_attempt", "training.logging_steps")
-_TRAINING = ("training.learning_rate", "training.epochs", "training.batch_size")
-_LORA_SHAPE = ("lora.r", SCALE, "lora.dropout")
-# What suits by itself, by the engine that answers with what is trained; an encoder has a LoRA's shape where it has one.
-_SUITABLE = {
-    "native": ("task.style", "task.method", *_TRAINING, *_LORA_SHAPE, "lora.target_modules"),
-    "encoder": _TRAINING,
-    "tfidf": ("tfidf.inverse_regularisation",),
-    "centroids": ("centroids.triplet",),
-}
 _FEWEST_COMPARED = 10  # rows of the last comparison
 
 
@@ -115,14 +97,10 @@ def _is_trained(key: str) -> bool:
 def plan_study(resolved: Resolved, overrides: Overrides) -> StudyPlan:
     """Read the rows and lay out the study. Raises ConfigError for settings, DataError for rows that are too few."""
     config = resolved.config
+    check_trainable(config)
     task = build.build_task(config)
     dimensions = study_dimensions(resolved, task)
     rows = _read_rows(config, task)
-    if not dimensions:
-        raise ConfigError(
-            "nothing is left to vary: what suits this model by itself is set, if anything does",
-            fix="leave some keys out, or name values: tune.space.KEY=[VALUE,VALUE]",
-        )
     folder = Path(config.run_dir) if config.run_dir else Path("runs") / f"tune-{task.name}"
     return StudyPlan(
         resolved=resolved,
@@ -131,7 +109,7 @@ def plan_study(resolved: Resolved, overrides: Overrides) -> StudyPlan:
         task=task,
         rows=rows,
         dimensions=tuple(dimensions),
-        defaults={dimension.key: _configured(resolved, dimension.key) for dimension in dimensions},
+        defaults=deciding(dimensions, {dimension.key: configured(resolved, dimension.key) for dimension in dimensions}),
         minutes=config.minutes,
         seed=config.training.seed,
         manifest=_manifest(resolved, dimensions),
@@ -153,80 +131,6 @@ def next_attempt(plan: StudyPlan, number: int, earlier: Sequence[Settings]) -> S
         earlier=tuple(earlier),
         manifest=visible_values(manifest | {"seed": str(seed)}),
     )
-
-
-def study_dimensions(resolved: Resolved, task: Task) -> list[Dimension]:
-    """What is varied: what `tune.space` names, and what suits task and model and was not set; of these `tune.vary`
-    alone. Raises ConfigError for entries that cannot be."""
-    tune = resolved.config.tune
-    named = {key: parse_dimension(key, text) for key, text in tune.space.items()}
-    usual = {dimension.key: dimension for dimension in _usual_dimensions(resolved, task)}
-    usual |= named
-    if SCALE not in named and ("lora.alpha" in named or resolved.is_set("lora.alpha")):
-        usual.pop(SCALE, None)  # both say how strong the update is
-    for key in tune.vary:
-        check_key(key, "tune.vary: ")
-        if key not in usual:
-            fix = did_you_mean(key, usual, form="{}", cutoff=0.85, otherwise=f"add tune.space.{key}=[VALUE,VALUE]")
-            raise ConfigError(f"tune.vary: nothing is known to try for {key}", fix=fix)
-    keys = tune.vary or [key for key in usual if key in named or not resolved.is_set(key)]
-    for key in keys:
-        if len(usual[key].values) == 1:
-            value = show(usual[key].values[0])
-            raise ConfigError(f"tune.space.{key} has one value, {value}", fix=f"{key}={value} sets it for all trials")
-    return [usual[key] for key in keys]
-
-
-def _usual_dimensions(resolved: Resolved, task: Task) -> list[Dimension]:
-    """Values around the configured ones; those with a single value are left out."""
-    engine_name = resolved.config.engine.name
-    keys = _SUITABLE.get(engine_name, ())
-    if engine_name == "encoder" and _configured(resolved, "training.method") == "lora":
-        keys += _LORA_SHAPE
-    dimensions = [_usual_dimension(resolved, task, key) for key in keys]
-    return [dimension for dimension in dimensions if len(dimension.values) > 1 or not dimension.values]
-
-
-def _usual_dimension(resolved: Resolved, task: Task, key: str) -> Dimension:
-    value = _configured(resolved, key)
-    if key == "task.style":
-        return choices(key, styles_for(resolved.config.engine.name, task.styles))
-    if key == "task.method":
-        return choices(key, (method for method in task.methods if method != "generate" or task.answer_type == "text"))
-    if key == SCALE:
-        return choices(key, (1, 2, 4, value))
-    if key == "lora.dropout":
-        return choices(key, (0.0, 0.05, 0.1, value))
-    if key == "lora.target_modules":
-        return choices(key, (value, ["q_proj", "v_proj"], "all-linear"))
-    if key == "training.learning_rate":
-        return number_range(key, *_decades(value, highest=1.0))
-    if isinstance(value, bool):
-        return choices(key, (False, True))
-    return choices(key, _around(value)) if isinstance(value, int) else number_range(key, *_decades(value))
-
-
-def _around(number: int) -> tuple[int, int, int]:
-    return max(1, number // 2), number, 2 * number
-
-
-def _decades(number: float, *, highest: float = math.inf) -> tuple[float, float]:
-    """A tenth to ten times a number, without what division adds to its digits."""
-    return float(f"{number / 10:.6g}"), min(highest, float(f"{number * 10:.6g}"))
-
-
-def _configured(resolved: Resolved, key: str) -> Any:
-    """What the configuration has for a dimension."""
-    lora = resolved.config.lora
-    if key == SCALE:
-        scale = lora.alpha / lora.r
-        return int(scale) if scale == int(scale) else scale
-    if key in GROUPS:
-        return resolved.presets[key]
-    value: Any = resolved.as_dict()
-    for segment in key.split("."):
-        value = value.get(segment) if isinstance(value, dict) else None
-    return value
 
 
 def _read_rows(config: Config, task: Task) -> StudyRows:
@@ -281,7 +185,7 @@ def _manifest(resolved: Resolved, dimensions: Sequence[Dimension]) -> dict[str, 
     config = resolved.config
     varied = {dimension.key: dimension.describe() for dimension in dimensions}
     settings = {
-        key: show(_configured(resolved, key))
+        key: show(configured(resolved, key))
         for key in key_specs()
         if key not in (*_FREE_KEYS, "input") and not key.startswith("tune.space") and key != "tune.vary"
     }

@@ -93,17 +93,17 @@ class TuneResult:
         if not any(trial.value is not None for trial in self.trials[1:]):
             return (
                 f"No other trial finished, so nothing is known of other settings than {DEFAULTS} ({self.metric} "
-                f"{_value(defaults)} on the {self.validation_rows:,} validation rows): more minutes with "
+                f"{value_text(defaults)} on the {self.validation_rows:,} validation rows): more minutes with "
                 "training.resume=true go on."
             )
         if self.best.number == 0:
             return (
                 f"No settings did better than {DEFAULTS} on the {self.validation_rows:,} validation rows "
-                f"({self.metric} {_value(defaults)}): stay with {DEFAULTS}."
+                f"({self.metric} {value_text(defaults)}): stay with {DEFAULTS}."
             )
         chosen = (
             f"On the {self.validation_rows:,} validation rows {trial_name(self.best.number)} has {self.metric} "
-            f"{_value(self.best)}, {DEFAULTS} {_value(defaults)}; it was chosen on them, which favours it."
+            f"{value_text(self.best)}, {DEFAULTS} {value_text(defaults)}; it was chosen on them, which favours it."
         )
         return f"{chosen} {self._compared()}"
 
@@ -194,7 +194,7 @@ def trials_table(result: TuneResult, trials: Sequence[Trial], *, interactive: bo
         (
             trial.number,
             *(show(trial.settings[key]) if key in trial.settings else "" for key in keys),
-            _value(trial) if trial.value is not None else "",
+            value_text(trial) if trial.value is not None else "",
             _state(trial),
             round(trial.seconds),
         )
@@ -212,7 +212,8 @@ def _state(trial: Trial) -> str:
     return f"{trial.state} ({DEFAULTS})" if trial.number == 0 else trial.state
 
 
-def _value(trial: Trial) -> str:
+def value_text(trial: Trial) -> str:
+    """The value with its interval."""
     if trial.value is None:
         return "undefined"
     if trial.low is None or trial.high is None:
@@ -223,8 +224,8 @@ def _value(trial: Trial) -> str:
 def progress_line(trial: Trial, best: Trial | None, metric: str, seconds: float, minutes: float) -> str:
     """One line for a trial that ended. seconds: that the study has used of its minutes."""
     clock = f"{seconds / 60:.1f} of {minutes:g} minutes"
-    outcome = f"{metric} {_value(trial)}" if trial.value is not None else _state(trial)
-    best_words = f"; best: {trial_name(best.number)}, {_value(best)}" if best is not None else ""
+    outcome = f"{metric} {value_text(trial)}" if trial.value is not None else _state(trial)
+    best_words = f"; best: {trial_name(best.number)}, {value_text(best)}" if best is not None else ""
     return f"{trial_name(trial.number)} ({settings_name(trial.settings)}): {outcome}{best_words}; {clock}"
 
 
@@ -249,29 +250,33 @@ class AttemptsResult:
         return max(better, key=lambda number: self.attempts[number - 1].validation_gain, default=None)
 
     @property
+    def is_known(self) -> bool:
+        """Whether any attempt finished a trial of other settings than the defaults."""
+        return any(trial.value is not None for result in self.attempts for trial in result.trials[1:])
+
+    @property
     def decision(self) -> str:
         """In a few words."""
-        return f"keep {DEFAULTS}" if self.adopted is None else f"adopt the settings of attempt {self.adopted}"
+        if self.adopted is not None:
+            return f"adopt the settings of attempt {self.adopted}"
+        return f"keep {DEFAULTS}" if self.is_known else "none yet, for too little was tried"
 
     @property
     def command(self) -> str:
         """What to do next."""
-        if self.adopted is None:
-            return self.attempts[-1].commands["defaults"]
-        return self.attempts[self.adopted - 1].commands["best"]
+        if self.adopted is not None:
+            return self.attempts[self.adopted - 1].commands["best"]
+        return self.attempts[-1].commands["defaults" if self.is_known else "more"]
 
     @property
     def verdict(self) -> str:
         """The decision and why, in sentences."""
         trials = sum(len(result.trials) for result in self.attempts)
         minutes = sum(result.seconds for result in self.attempts) / 60
-        counts = count_of(len(self.attempts), "attempt"), count_of(trials, "trial"), count_of(round(minutes), "minute")
-        effort = f"{', '.join(counts)}."
+        counts = count_of(len(self.attempts), "attempt"), count_of(trials, "trial")
+        effort = f"{', '.join(counts)}, {minutes:.1f} minutes."
         if self.adopted is None:
-            return (
-                f"Decision: {self.decision}. {effort} No attempt found settings that beat them on rows that no trial "
-                "saw, by more than chance."
-            )
+            return f"Decision: {self.decision}. {effort} {self._why_not()}"
         result = self.attempts[self.adopted - 1]
         assert result.best is not None
         assert result.comparison is not None
@@ -280,4 +285,18 @@ class AttemptsResult:
             f"rows that no trial saw they beat {DEFAULTS}: {result.metric} "
             f"{difference_text(result.comparison.test.difference)}, p {p_text(self.p_corrected[self.adopted - 1])} "
             f"(corrected for {len(self.attempts)} attempts)."
+        )
+
+    def _why_not(self) -> str:
+        if not self.is_known:
+            return f"No trial of other settings than {DEFAULTS} finished: give more minutes_per_attempt."
+        pairs = [result.comparison for result in self.attempts if result.comparison is not None]
+        if not pairs:
+            return f"On the validation rows of no attempt any settings did better than {DEFAULTS}, or no time was left."
+        differences = ", ".join(difference_text(pair.test.difference) for pair in pairs)
+        detectable = [pair.test.detectable for pair in pairs if not math.isnan(pair.test.detectable)]
+        shown = f"; so many rows show a difference of {max(detectable):.3f} four times in five" if detectable else ""
+        return (
+            f"On up to {max(pair.n for pair in pairs):,} rows that no trial saw, the best settings of no attempt beat "
+            f"them by more than chance: {self.attempts[0].metric} {differences}{shown}."
         )

@@ -12,13 +12,13 @@ from lorica.commands.pages.tune_page import tune_page
 from lorica.commands.run_log import goes_on, logged_messages, recorded_configuration, run_file
 from lorica.commands.tune_plan import ATTEMPT, StudyPlan
 from lorica.commands.tune_result import RESULT_NAME, TuneResult, progress_line, tune_dict
-from lorica.commands.tune_study import Ending, Study
+from lorica.commands.tune_study import DEFAULTS, Ending, Study
 from lorica.commands.tune_trial import TRIALS, Runner, TrialRunner
 from lorica.data.write import atomic_file
+from lorica.runs.run_clock import CLOCK_NAME, RunClock
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RunMetric, RunRecord, record_json
 from lorica.tuning.optuna_study import importances
-from lorica.tuning.study_clock import CLOCK_NAME, StudyClock
 from lorica.tuning.trial_store import TRIALS_NAME, Trial, TrialStore
 
 
@@ -49,8 +49,9 @@ def run_study(
     ):
         if not resume:
             (plan.folder / CLOCK_NAME).unlink(missing_ok=True)
-        clock = StudyClock(plan.folder, limit=60 * plan.minutes, started=call.started)
+        clock = RunClock(plan.folder, limit=60 * plan.minutes, started=call.started)
         store = TrialStore(plan.folder)
+        inform(opening_text(plan, clock, store))
 
         def on_trial(trial: Trial) -> None:
             inform(progress_line(trial, study.best, plan.metric.name, clock.used, plan.minutes))
@@ -67,6 +68,25 @@ def run_study(
         clock.save(force=True)
     inform(f"run: {plan.folder}")
     return result
+
+
+def opening_text(plan: StudyPlan, clock: RunClock, store: TrialStore) -> str:
+    """What a study is going to do, how long that may take, and what changes it."""
+    tune, rows = plan.config.tune, plan.rows
+    validation, training = len(rows.validation), len(rows.search) - len(rows.validation)
+    spent = f"; {clock.used / 60:.1f} minutes and {len(store.ended)} trials of these are spent" if store.all else ""
+    limits = f"{plan.minutes:g} minutes at most ({minutes_key(plan)}=...), {tune.trials} trials at most (trials=...)"
+    return (
+        f"study in {plan.folder}: {limits}{spent}. Ctrl-C ends it before, and loses nothing.\n"
+        f"  {training:,} rows to train on, {validation:,} to choose trials by, "
+        f"{len(rows.compared):,} to compare the best with {DEFAULTS} on\n"
+        f"  varied: {', '.join(f'{dimension.key} {dimension.describe()}' for dimension in plan.dimensions)}"
+    )
+
+
+def minutes_key(plan: StudyPlan) -> str:
+    """The key that says how long a study may take."""
+    return "minutes_per_attempt" if plan.config.tune.attempts else "minutes"
 
 
 def study_record(plan: StudyPlan) -> RunRecord:
@@ -97,11 +117,9 @@ def resumes(plan: StudyPlan) -> bool:
 
 def _more_command(call: StudyCall, plan: StudyPlan, ending: Ending) -> str:
     """What goes on with a study that ended: the same command, with twice of what is used up."""
-    tune = plan.resolved.config.tune
-    minutes_key = "minutes_per_attempt" if tune.attempts else "minutes"
     more_of: dict[Ending, tuple[str, float]] = {
-        "minutes": (minutes_key, 2 * plan.minutes),
-        "trials": ("trials", 2 * tune.trials),
+        "minutes": (minutes_key(plan), 2 * plan.minutes),
+        "trials": ("trials", 2 * plan.config.tune.trials),
     }
     if not call.words or ending not in more_of:
         return call.resume_command

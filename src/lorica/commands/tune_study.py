@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,20 +28,20 @@ from lorica.errors import DataError
 from lorica.pipeline.compare import PairComparison, compare
 from lorica.pipeline.judged_answers import judge_answers
 from lorica.records import Answer
+from lorica.runs.run_clock import RunClock, TimeOver
 from lorica.runs.run_record import record_json
 from lorica.training.listeners import make_brief_listener
 from lorica.training.types import TrainingStopped
 from lorica.tuning.dimensions import Settings
 from lorica.tuning.optuna_study import suggest
 from lorica.tuning.pruning import comparable_curves, is_hopeless
-from lorica.tuning.study_clock import StudyClock
 from lorica.tuning.trial_listener import CUT, TrialListener
 from lorica.tuning.trial_store import Origin, Trial, TrialStore, best_of
 
 DEFAULTS = "the defaults"
 BEST_NAME = "best.json"
 _COMPARED = "compared"
-_REPORT_SECONDS = 3.0  # for intervals, importances and the page
+REPORT_SECONDS = 3.0  # for intervals, importances and the page
 _MARGIN = 1.25  # of what is kept for work of which the time is known
 _WORTH = 0.8  # of the fastest trial's time: with less a trial is not begun
 _FEWEST_PAIRS = 10  # rows that both answered, for a comparison
@@ -54,7 +55,7 @@ class Study:
 
     plan: StudyPlan
     runner: Runner
-    clock: StudyClock
+    clock: RunClock
     store: TrialStore
     on_trial: Callable[[Trial], None] = lambda trial: None
 
@@ -117,11 +118,11 @@ class Study:
 
     def _is_time_for(self, number: int) -> bool:
         """Whether a trial may be begun, or the one that was cut go on."""
-        spare = self.clock.remaining - self._reserve(0.0, 0.0)
+        spare = self.clock.remaining - self._reserve()
         finished = self.store.finished
         if not finished or number in self.store.of_number:
             return spare > 0
-        return spare > _WORTH * min(trial.seconds for trial in finished)
+        return spare > _WORTH * min(trial.seconds - trial.tail for trial in finished)
 
     def _settings_of(self, number: int) -> tuple[Settings, Origin] | None:
         """What trial `number` tries: the defaults, what attempts before found, then what is suggested."""
@@ -138,10 +139,13 @@ class Study:
         outcome: dict[str, Any]
         try:
             applied = settings if number else {}
-            adapter = self.runner.train(number, applied, listener)
-            opening = self.clock.used
-            pipeline = self.runner.open(adapter, applied)
+            with self.clock.interrupting(REPORT_SECONDS):  # what no step before it told the length of
+                adapter = self.runner.train(number, applied, listener)
+                opening = self.clock.used
+                pipeline = self.runner.open(adapter, applied)
             outcome = self._value(number, pipeline, listener, self.clock.used - opening)
+        except TimeOver:
+            outcome = {"state": "cut"}
         except TrainingStopped as stop:
             outcome = {"state": "cut" if str(stop) == CUT else "pruned"}
         except Exception as error:
@@ -178,7 +182,7 @@ class Study:
         """The outcome of a trial that was trained: its value, or that the time did not suffice for it. opening: seconds
         that loading what was trained took."""
         rows = self.plan.rows.validation
-        answers = answer_within(pipeline, rows, self.clock, reserve=0.0)
+        answers = answer_within(pipeline, rows, self.clock, reserve=REPORT_SECONDS)
         if len(answers) < len(rows):
             return {"state": "cut"}
         value = measure(self.plan, answers)
@@ -204,8 +208,9 @@ class Study:
         time that the best settings will take for them is known. Returns the seconds for all rows."""
         began = self.clock.used
         rows = self.plan.rows.compared
-        answers = answer_within(pipeline, rows, self.clock, reserve=_REPORT_SECONDS)
-        write_answers(self._compared_path(0), answers.values())
+        answers = answer_within(pipeline, rows, self.clock, reserve=REPORT_SECONDS)
+        if answers:
+            write_answers(self._compared_path(0), answers.values())
         return (self.clock.used - began) * len(rows) / max(1, len(answers))
 
     def _compared_answers(self, trial: Trial) -> dict[str, Answer]:
@@ -213,10 +218,14 @@ class Study:
         path = self._compared_path(trial.number)
         answers = {answer.id: answer for answer in read_answers(path)} if path.exists() else {}
         unanswered = [row for row in self.plan.rows.compared if row.id not in answers]
-        if unanswered and self.clock.remaining > _REPORT_SECONDS:
-            pipeline = self.runner.open(self.adapter_folder(trial.number), trial.settings if trial.number else {})
-            answers |= answer_within(pipeline, unanswered, self.clock, reserve=_REPORT_SECONDS)
-            write_answers(path, answers.values())
+        if not unanswered:
+            return answers
+        with suppress(TimeOver):
+            with self.clock.interrupting(REPORT_SECONDS):
+                pipeline = self.runner.open(self.adapter_folder(trial.number), trial.settings if trial.number else {})
+            answers |= answer_within(pipeline, unanswered, self.clock, reserve=REPORT_SECONDS)
+            if answers:
+                write_answers(path, answers.values())
         return answers
 
     def _compared_path(self, number: int) -> Path:
@@ -224,15 +233,14 @@ class Study:
         folder.mkdir(exist_ok=True)
         return folder / f"{number:04}.jsonl"
 
-    def _reserve(self, loading: float, first_evaluation: float) -> float:
-        """Seconds that must be left when a training ends: for its passport and its value, and for the comparison. For
-        the first one they are guessed from what loading the base and evaluating it took."""
+    def _reserve(self) -> float:
+        """Seconds that must be left when a training ends: for its passport and its value, and for the comparison. The
+        first one learns as long as there is time, for whether it ends now or in what follows, it goes on from there."""
         finished = self.store.finished
-        if finished:
-            tail = max(trial.tail for trial in finished)
-            return _MARGIN * (tail + self.store.of_number[0].comparing) + _REPORT_SECONDS
-        share = len(self.plan.rows.compared) / len(self.plan.rows.validation)
-        return _MARGIN * (2 * loading + (4 + share) * first_evaluation) + _REPORT_SECONDS
+        if not finished:
+            return REPORT_SECONDS
+        tail = max(trial.tail for trial in finished)
+        return _MARGIN * (tail + self.store.of_number[0].comparing) + REPORT_SECONDS
 
     def _name_best(self) -> None:
         """Say on disk which adapter is the best so far, before the former one goes."""

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from lorica.commands import build
 from lorica.commands.arguments import telling_once
+from lorica.commands.dtypes import count_parameters
+from lorica.commands.load_once import LoadOnce, PipelineOpener
+from lorica.commands.trainers import load_trainer
 from lorica.commands.tune_plan import StudyPlan
+from lorica.config.schema import Config
+from lorica.engines.base import Engine
 from lorica.errors import AdapterError, ConfigError, EngineError, ModelError, PromptError, TrainingError
 from lorica.failures import lacks_memory
+from lorica.memory_limit import memory_limit
 from lorica.metrics.bootstrap import Estimate
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.evaluate import estimate_metric
 from lorica.pipeline.judged_answers import judge_answers
+from lorica.pipeline.trainer import Trainer
 from lorica.records import Answer, Row
+from lorica.runs.run_clock import RunClock, TimeOver
 from lorica.training.types import Listener
 from lorica.tuning.dimensions import Settings
-from lorica.tuning.study_clock import StudyClock
 
 TRIALS = "trials"
 """The folder of a study that holds a folder for each trial."""
@@ -27,6 +35,8 @@ TRIALS = "trials"
 # What settings may be to blame for; another error ends the study.
 _OF_SETTINGS = (ConfigError, PromptError, ModelError, AdapterError, EngineError, TrainingError)
 _WINDOW = 64  # rows answered between two looks at the clock
+_BYTES_OF_BOTH = 12  # for a parameter, in float32: to train, to answer, and as it is multiplied fastest
+_MEMORY_SHARE = 0.5
 
 
 class Answering(Protocol):
@@ -50,34 +60,59 @@ class Runner(Protocol):
         ...
 
 
-@dataclass
 class TrialRunner:
-    """Trains by `lorica train`'s own function, and answers by `lorica infer`'s pipeline. messages: what was said, and
-    is not said for each trial again."""
+    """Trains by `lorica train`'s own functions, and answers by `lorica infer`'s pipeline, on a base that is loaded once
+    as long as the trials share it in one precision: to train, and to answer where that takes another one. Where the
+    memory does not hold both, they are loaded in turn."""
 
-    plan: StudyPlan
-    messages: set[str] = field(default_factory=set)
+    def __init__(self, plan: StudyPlan) -> None:
+        self._plan = plan
+        self._base, self._opener = LoadOnce(), PipelineOpener()
+        self._trainer: Trainer | None = None
+        self._trained_config: Config | None = None
 
     def train(self, number: int, settings: Settings, listener: Listener) -> Path:
         """See `Runner`."""
         from lorica.commands.train import train_jobs  # imports torch
         from lorica.pipeline.train import TrainJob
 
-        plan = self.plan
+        plan = self._plan
         config = plan.trial_config(settings)
         task = build.build_task(config)
         folder = trial_folder(plan, number) / task.name
-        with telling_once(self.messages):
-            train_jobs(config, task, [TrainJob(task.name, plan.rows.search, plan.rows.source, folder)], listener)
+        if self._trainer is None:
+            self._opener.drop()
+        self._trainer = None  # its base may be another
+        with telling_once(self._opener.messages):
+            trainer = load_trainer(config, task, {}, self._base)
+            job = TrainJob(task.name, plan.rows.search, plan.rows.source, folder)
+            train_jobs(config, task, [job], listener, trainer)
+        self._trainer, self._trained_config = trainer, config
         return folder
 
     def open(self, folder: Path, settings: Settings) -> Pipeline:
         """See `Runner`."""
-        config = self.plan.trial_config(settings)
+        config = self._plan.trial_config(settings)
         only_one = replace(config.adapters, dir="", paths={}, use=folder.name, calibration="off")
-        with telling_once(self.messages):
-            adapters = build.open_adapters({folder.name: folder})
-            return build.build_pipeline(replace(config, adapters=only_one), build.base_folder(config), adapters)
+        engine = self._shared_engine(config)
+        if engine is None and not _fits_twice(config):
+            self._trainer = None
+            self._base.drop()
+        return self._opener.open(replace(config, adapters=only_one), {folder.name: folder}, engine)
+
+    def _shared_engine(self, config: Config) -> Engine | None:
+        """The trainer's engine, where it was made with all that decides how this configuration's would be."""
+        trained = self._trained_config
+        if self._trainer is None or trained is None:
+            return None
+        is_same = (trained.model, trained.engine, trained.inference) == (config.model, config.engine, config.inference)
+        return self._trainer.engine() if is_same else None
+
+
+def _fits_twice(config: Config) -> bool:
+    """Whether the memory holds the base both to train and to answer."""
+    needed = _BYTES_OF_BOTH * count_parameters(build.base_folder(config))
+    return needed <= _MEMORY_SHARE * (memory_limit() or 0)
 
 
 def trial_folder(plan: StudyPlan, number: int) -> Path:
@@ -85,19 +120,20 @@ def trial_folder(plan: StudyPlan, number: int) -> Path:
     return plan.folder / TRIALS / f"{number:04}"
 
 
-def answer_within(pipeline: Answering, rows: Sequence[Row], clock: StudyClock, *, reserve: float) -> dict[str, Answer]:
+def answer_within(pipeline: Answering, rows: Sequence[Row], clock: RunClock, *, reserve: float) -> dict[str, Answer]:
     """Answers by row id, of the first rows only where the time does not suffice for all. reserve: seconds that must be
     left of the study's."""
     answers: dict[str, Answer] = {}
     longest = 0.0
-    for start in range(0, len(rows), _WINDOW):
-        began = clock.used
-        if clock.remaining - reserve <= longest:
-            break
-        window = rows[start : start + _WINDOW]
-        answers |= {answer.id: answer for answer in pipeline.answer(window)}
-        longest = max(longest, clock.used - began)
-        clock.save()
+    with suppress(TimeOver), clock.interrupting(reserve):
+        for start in range(0, len(rows), _WINDOW):
+            began = clock.used
+            if clock.remaining - reserve <= longest:
+                break
+            window = rows[start : start + _WINDOW]
+            answers |= {answer.id: answer for answer in pipeline.answer(window)}
+            longest = max(longest, clock.used - began)
+            clock.save()
     return answers
 
 

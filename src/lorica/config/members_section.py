@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -17,6 +17,15 @@ class TfidfConfig:
     inverse_regularisation: Annotated[float, Meta(gt=0)] = 10.0
     """Inverse strength of the L2 penalty (scikit-learn's `C`). Above its 1, because TF-IDF rows have length 1 and
     thousands of features. Unit: none."""
+
+    analyzer: Literal["words_and_pieces", "words", "pieces"] = "words_and_pieces"
+    """What of a text is counted: its words, pieces of its words, or both side by side."""
+
+    word_ngrams: Annotated[int, Meta(ge=1, le=5)] = 2
+    """Longest run of words that is counted as one; shorter ones are, too. Unit: words."""
+
+    piece_ngrams: Annotated[int, Meta(ge=3, le=10)] = 5
+    """Longest piece of a word; pieces begin at 3. Unit: characters."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def fit_tfidf_member(
 ) -> FittedMember:
     """TF-IDF with logistic regression on the training rows. Raises what `fit_tfidf` raises."""
     listener.started(name, 0, 1)
-    model = fit_tfidf(rows, answer_type, inverse_regularisation=settings.inverse_regularisation)
+    model = fit_tfidf(rows, answer_type, settings)
     return FittedMember(model, 1, 1)
 
 

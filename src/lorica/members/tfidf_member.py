@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from lorica.adapters.member_folder import Doubles, MemberFolder, MemberKind
+from lorica.config.members_section import TfidfConfig
 from lorica.errors import AdapterError
 from lorica.members.member_model import MemberAnswer
 from lorica.members.row_texts import LabelledRow, RowTexts
 from lorica.training.tfidf import (
-    FEATURE_SETS,
     OPTION_FEATURES,
     TfidfFeatures,
     TfidfModel,
+    feature_sets,
     fit_chooser,
     fit_classifier,
 )
@@ -55,21 +57,19 @@ class TfidfMember:
 
 
 def fit_tfidf(
-    rows: Sequence[LabelledRow], answer_type: Literal["score", "option"], *, inverse_regularisation: float
+    rows: Sequence[LabelledRow], answer_type: Literal["score", "option"], settings: TfidfConfig
 ) -> TfidfMember:
     """Fit on rows with gold. Raises TrainingError where one label is missing, MissingExtraError without
     scikit-learn."""
     labels = [row.label for row in rows]
     if answer_type == "score":
-        model = fit_classifier(
-            [row.texts.with_rule for row in rows], labels, inverse_regularisation=inverse_regularisation
-        )
+        model = fit_classifier([row.texts.with_rule for row in rows], labels, settings)
     else:
         model = fit_chooser(
             [row.texts.text for row in rows],
             [row.texts.options for row in rows],
             labels,
-            inverse_regularisation=inverse_regularisation,
+            settings,
         )
     return TfidfMember(model, answer_type)
 
@@ -78,9 +78,11 @@ def load_tfidf(folder: MemberFolder) -> TfidfMember:
     """The member in a folder. Raises AdapterError where its arrays and n-grams do not belong together."""
     arrays, vocabularies = folder.arrays(), folder.vocabularies()
     try:
-        features = TfidfFeatures.restore(vocabularies, {name: arrays[f"idf.{name}"] for name in FEATURE_SETS})
+        settings = msgspec.convert(folder.config.settings, TfidfConfig)
+        frequencies = {name: arrays[f"idf.{name}"] for name in feature_sets(settings)}
+        features = TfidfFeatures.restore({name: vocabularies[name] for name in frequencies}, frequencies, settings)
         coefficients, intercept = arrays["coefficients"], float(arrays["intercept"].item())
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, msgspec.ValidationError) as error:
         raise AdapterError(
             f"{folder.path}: its arrays and n-grams are not those of TF-IDF: {error}", fix="train the member again"
         ) from error

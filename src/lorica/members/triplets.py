@@ -17,7 +17,7 @@ from lorica.config.members_section import CentroidsConfig
 from lorica.errors import TrainingError
 from lorica.members.fit_centroids import LabelledPost
 from lorica.training.schedule import rate_factor
-from lorica.training.types import Listener, StepReport
+from lorica.training.types import Listener, StepReport, TrainingStopped
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def train_projection(
     the lowest loss on triplets of theirs is taken, that of update 0 too, else the last.
 
     embeddings: text -> [dimension], as the encoder gives them. name: of the member, for the listener. Raises
-    TrainingError where no triplet can be made.
+    TrainingError where no triplet can be made, TrainingStopped where the listener wants an end after a pass.
     """
     sampler = TripletSampler(posts)
     anchors = [post for post in posts if sampler.can_draw(post)]
@@ -101,6 +101,8 @@ def train_projection(
                 best, best_step, best_loss = matrix.detach().clone(), step, loss
         if epoch == settings.triplet_epochs:
             break
+        if step and (stop_reason := listener.stop_reason()):
+            raise TrainingStopped(stop_reason)
         random = np.random.default_rng((seed, epoch))
         order = random.permutation(len(anchors)).tolist()
         for start in range(0, len(order), settings.triplet_batch_size):

@@ -1,5 +1,5 @@
-"""Does what a training saved answer as the trainer did? Its folder is loaded in a fresh process, by the engine that
-will answer, and asked the same rows.
+"""Does what a training saved answer as the trainer did? Its folder is loaded by the engine that will answer, in a fresh
+process where nothing proved that before, and asked the same rows.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ _REPORT = "keep the files, and report it: this is a fault of saving or loading, 
 
 
 class ReloadSpec(msgspec.Struct, frozen=True):
-    """What loads a member. base: path of its base model."""
+    """What loads a member. base: path of its base model. fresh: in a process of its own."""
 
     engine: str
     base: str
     settings: EngineSettings
+    fresh: bool = True
+
+    @property
+    def loaded_words(self) -> str:
+        """How it is loaded, for messages."""
+        return "loaded in a fresh process" if self.fresh else "loaded again"
 
 
 class _Question(msgspec.Struct, frozen=True):
@@ -46,17 +52,18 @@ def compare_reloaded(
     requests: Sequence[ScoreChoices],
     expected: Mapping[str, Sequence[float]],
 ) -> float:
-    """The largest difference in log-probability between a trainer's outputs and those of a fresh process.
+    """The largest difference in log-probability between a trainer's outputs and those of what it saved.
 
     folder: of the member, saved. expected: row id -> log-probability of each choice. Raises TrainingError where they
-    differ by more than rounding, or where the fresh process cannot load or answer.
+    differ by more than rounding, or where a fresh process cannot load or answer.
     """
     worst, worst_id = 0.0, ""
-    reloaded = _ask_fresh_process(_Question(spec, name, str(folder), requests))
+    question = _Question(spec, name, str(folder), requests)
+    reloaded = _ask_fresh_process(question) if spec.fresh else _answer(question)
     for output in reloaded:
         if output.error:
             raise TrainingError(
-                f"{folder}: loaded in a fresh process it cannot answer row {output.id!r}: {output.error}", fix=_REPORT
+                f"{folder}: {spec.loaded_words} it cannot answer row {output.id!r}: {output.error}", fix=_REPORT
             )
         difference = max(
             abs(trained - loaded) for trained, loaded in zip(expected[output.id], output.logprobs, strict=True)
@@ -66,7 +73,7 @@ def compare_reloaded(
     if not worst <= _TOLERANCE:
         loaded = {output.id: output.logprobs for output in reloaded}
         raise TrainingError(
-            f"{folder}: loaded in a fresh process it does not score as it did in training: row {worst_id!r} has the "
+            f"{folder}: {spec.loaded_words} it does not score as it did in training: row {worst_id!r} has the "
             f"log-probabilities {_figures(loaded[worst_id])}, and had {_figures(expected[worst_id])}",
             fix=_REPORT,
         )
@@ -97,14 +104,18 @@ def _ask_fresh_process(question: _Question) -> list[Output]:
         ) from None
 
 
+def _answer(question: _Question) -> list[Output]:
+    spec = question.spec
+    engine = load_engine(spec.engine, BaseFolder(Path(spec.base)), spec.settings)
+    engine.add_adapter(question.name, open_member(Path(question.folder)))
+    return engine.run(question.requests)
+
+
 def main() -> int:
     """Answer the question on standard input; the outputs go to standard output."""
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=_Question)
     try:
-        spec = question.spec
-        engine = load_engine(spec.engine, BaseFolder(Path(spec.base)), spec.settings)
-        engine.add_adapter(question.name, open_member(Path(question.folder)))
-        outputs = engine.run(question.requests)
+        outputs = _answer(question)
     except LoricaError as error:
         print(error, file=sys.stderr)
         return error.exit_code

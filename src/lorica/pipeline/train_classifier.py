@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,11 +16,11 @@ from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.reload import ReloadSpec, compare_reloaded
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, encode_job, encode_rows
 from lorica.prompts.encoder import Encoder
-from lorica.records import ScoreChoices
+from lorica.records import Row, ScoreChoices
 from lorica.tasks.base import Task
 from lorica.training.classifier import TrainableClassifier, check_labels
 from lorica.training.loop import train
-from lorica.training.make_classifier import make_classifier
+from lorica.training.make_classifier import NewModel, load_new_model, make_classifier
 from lorica.training.publish import Issue
 from lorica.training.types import Example, Listener, TrainResult
 
@@ -44,39 +44,37 @@ def train_classifier(
     issue_passport: Issue,
     folder_lock: FolderLock,
     tell_example: Callable[[LossExample], None] | None = None,
+    new_model: NewModel = load_new_model,
+    fresh_reload: bool = True,
 ) -> TrainResult:
     """Train one classifier, by all weights or LoRA as `settings.method` says, and leave it in the job's folder.
 
-    adapter: what LoRA is made by. engine_settings: how the saved classifier is loaded in a process of its own, in
-    float32. Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error",
-    TrainingError for rows of one label, and for a classifier that scores otherwise when it is loaded again; and what
-    the training loop raises.
+    adapter: what LoRA is made by. engine_settings: how the saved classifier is loaded again, in float32; fresh_reload:
+    in a process of its own. new_model: see `make_classifier`. Raises DataError for rows without gold, PromptError for a
+    row that does not fit under truncate="error", TrainingError for rows of one label, and for a classifier that scores
+    otherwise when it is loaded again; and what the training loop raises.
     """
-    positions = base.max_positions or settings.max_seq_length
-    max_tokens, source = min(settings.max_seq_length, positions), train_job.source
-    encode = partial(
-        encode_rows, task, encoder, source=source, max_tokens=max_tokens, truncate=truncate, max_positions=positions,
-        labelled=True,
-    )  # fmt: skip
+    encode = _row_encoder(train_job, task, encoder, base, settings, truncate)
     encoded = encode_job(train_job, split_rows, encode, task=task, provenance=provenance, listener=listener)
-    check_labels(encoded.examples)
-    labels = _label_names(task, split_rows)
+    examples, labels = encoded.examples, _label_names(task, split_rows)
+    check_labels(examples)
     if tell_example is not None:
-        tell_example(_shown(encoder, encoded.examples[0], labels))
+        tell_example(_shown(encoder, examples[0], labels))
     trainable = make_classifier(
         base,
         settings,
         adapter,
         labels=labels,
         separator=encoder.end_of_turn,
-        positive_share=sum(example.label or 0 for example in encoded.examples) / len(encoded.examples),
+        positive_share=sum(example.label or 0 for example in examples) / len(examples),
         device=engine_settings.device,
+        new_model=new_model,
     )
-    probe = (encoded.validation or encoded.examples)[:_RELOADED_ROWS]
-    spec = ReloadSpec("encoder", str(base.path), engine_settings)
+    probe = (encoded.validation or examples)[:_RELOADED_ROWS]
+    reload_spec = ReloadSpec("encoder", str(base.path), engine_settings, fresh_reload)
     return train(
         trainable,
-        encoded.examples,
+        examples,
         encoded.validation,
         settings,
         train_job.folder,
@@ -84,10 +82,22 @@ def train_classifier(
         listener=listener,
         digests=encoded.digests,
         extra_facts=encoded.facts,
-        verify=partial(_verify, spec, trainable, probe, train_job.name, listener),
+        verify=partial(_verify, reload_spec, trainable, probe, train_job.name, listener),
         issue_passport=issue_passport,
         folder_lock=folder_lock,
     )
+
+
+def _row_encoder(
+    train_job: TrainJob, task: Task, encoder: Encoder, base: BaseFolder, settings: TrainingConfig, truncate: str
+) -> Callable[[Sequence[Row]], list[Example]]:
+    """Rows to prompts with labels, as long as the base sees them."""
+    positions = base.max_positions or settings.max_seq_length
+    max_tokens, source = min(settings.max_seq_length, positions), train_job.source
+    return partial(
+        encode_rows, task, encoder, source=source, max_tokens=max_tokens, truncate=truncate, max_positions=positions,
+        labelled=True,
+    )  # fmt: skip
 
 
 def _shown(encoder: Encoder, example: Example, labels: tuple[str, str]) -> LossExample:
@@ -114,8 +124,9 @@ def _verify(
     listener: Listener,
     staged_folder: Path,
 ) -> None:
-    """Load what is staged in a fresh process, and hold its scores against the trainer's."""
-    listener.note(f"loading it in a fresh process, and comparing the scores of {len(probe)} rows")
+    """Load what is staged, and hold its scores against the trainer's."""
+    if spec.fresh:
+        listener.note(f"loading it in a fresh process, and comparing the scores of {len(probe)} rows")
     # An engine takes the choices by their order, label 1 first, whatever their tokens are.
     requests = [ScoreChoices(example.id, example.encoded.tokens, ((0,), (0,)), adapter=name) for example in probe]
     expected = {row_id: (label_1, label_0) for row_id, (label_0, label_1) in trainable.scores(probe).items()}

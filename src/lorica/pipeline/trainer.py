@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from lorica.engines.base import Engine
 from lorica.locks import FolderLock
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal
 from lorica.training.types import Listener, TrainResult
@@ -17,6 +18,11 @@ class Trainer(Protocol):
     @property
     def digests(self) -> tuple[str, str]:
         """Of the base model and of its tokenizer, for the record of a run; "" for what the kind does not have."""
+        ...
+
+    def engine(self) -> Engine | None:
+        """What answers with what is trained, on the base that is loaded, without adapters; None where another must be
+        loaded for that."""
         ...
 
     def train(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from lorica.reports.page import IntervalPlot, Line, LineChart, ParallelPlot, ScatterPlot, clean, interval_text
 from lorica.reports.style import DASHES, SERIES
 
-WIDTH = 760
-ROW = 34
+WIDTH, NARROW = 760, 350
+"""Of a drawing on a screen, and on that of a telephone, where what stands beside each other stands below."""
+
 # Points drawn of one curve; more cannot be told apart on WIDTH.
 MAX_DRAWN = 600
 # The ratio of an axis's ends up to which there is room for ticks between powers of ten.
@@ -18,27 +19,35 @@ _FEW_DECADES = 1e3
 _MOST_POWERS = 12
 
 
-def interval_svg(plot: IntervalPlot) -> str:
-    """Dots with error bars, one row per point, the numbers beside them."""
-    margin_left, margin_right, top = 220, 180, 14
-    bottom = top + ROW * len(plot.points)
+def interval_svg(plot: IntervalPlot, width: int = WIDTH) -> str:
+    """Dots with error bars, one row per point, the numbers beside them; names and numbers above them where narrow."""
+    is_narrow = width < WIDTH
+    margin_left, margin_right, row_height = (12, 12, 50) if is_narrow else (220, 180, 34)
+    top, bottom = 14, 14 + row_height * len(plot.points)
     plotted_values = [number for point in plot.points for number in (point.value, point.low, point.high)]
     reference_values = [] if plot.reference is None else [plot.reference]
     tick_values, axis_start, axis_end = nice_axis([*plotted_values, *reference_values])
-    x_scale = _Scale(axis_start, axis_end, margin_left, WIDTH - margin_right)
+    x_scale = _Scale(axis_start, axis_end, margin_left, width - margin_right)
     elements = [
         f'<line class="grid" x1="{x_scale(tick)}" x2="{x_scale(tick)}" y1="{top}" y2="{bottom}"/>'
         f'<text class="quiet" x="{x_scale(tick)}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
         for tick in tick_values
     ]
+    below = bottom + 18
     if plot.reference is not None:
-        reference_x = x_scale(plot.reference)
+        reference_x, below = x_scale(plot.reference), below + 18
         elements.append(f'<line class="reference" x1="{reference_x}" x2="{reference_x}" y1="{top - 6}" y2="{bottom}"/>')
-        elements.append(_text(reference_x, bottom + 36, plot.reference_label, anchor="middle", quiet=True))
+        half = 4 * len(plot.reference_label)
+        label_x = min(max(reference_x, half), width - half)
+        elements.append(_text(label_x, below, plot.reference_label, anchor="middle", quiet=True))
     for number, point in enumerate(plot.points):
-        y = top + ROW * number + ROW // 2
-        elements.append(_text(margin_left - 14, y + 4, _cut(point.label, 26), anchor="end", tooltip=point.label))
-        elements.append(_text(WIDTH - margin_right + 14, y + 4, interval_text(point)))
+        y = top + row_height * number + row_height // 2 + (10 if is_narrow else 0)
+        if is_narrow:
+            elements.append(_text(0, y - 18, _cut(point.label, 26), tooltip=point.label))
+            elements.append(_text(width, y - 18, interval_text(point), anchor="end"))
+        else:
+            elements.append(_text(margin_left - 14, y + 4, _cut(point.label, 26), anchor="end", tooltip=point.label))
+            elements.append(_text(width - margin_right + 14, y + 4, interval_text(point)))
         if math.isfinite(point.low) and math.isfinite(point.high):
             low_x, high_x = x_scale(point.low), x_scale(point.high)
             elements.append(
@@ -46,21 +55,25 @@ def interval_svg(plot: IntervalPlot) -> str:
             )
         if math.isfinite(point.value):
             elements.append(f'<circle class="dot" cx="{x_scale(point.value)}" cy="{y}" r="5"/>')
-    elements.append(_text(WIDTH - margin_right + 14, bottom + 18, _cut(plot.axis, 24), quiet=True))
+    if is_narrow:
+        below += 18 if plot.axis else 0
+        elements.append(_text(0, below, _cut(plot.axis, 48), quiet=True))
+    else:
+        elements.append(_text(width - margin_right + 14, bottom + 18, _cut(plot.axis, 24), quiet=True))
     description = "; ".join(f"{point.label}: {interval_text(point)}" for point in plot.points)
-    return _svg(bottom + (46 if plot.reference_label else 28), plot.title, description, elements)
+    return _svg(width, below + 10, plot.title, description, elements)
 
 
-def line_svg(chart: LineChart) -> str:
+def line_svg(chart: LineChart, width: int = WIDTH) -> str:
     """Curves with a legend below; each has its own dashes as well as its own colour."""
-    margin_left, top, bottom = 64, 14, 270
+    margin_left, top, bottom = 64 if width == WIDTH else 48, 14, 270
     x_ticks, x_start, x_end = nice_axis([x_value for curve in chart.lines for x_value, _ in curve.points], tight=True)
     y_values = [y_value for curve in chart.lines for _, y_value in curve.points]
     y_values += [end for curve in chart.lines for _, low, high in curve.band for end in (low, high)]
     y_ticks, y_start, y_end = nice_axis(y_values)
-    x_scale, y_scale = _Scale(x_start, x_end, margin_left, WIDTH - 20), _Scale(y_start, y_end, bottom, top)
+    x_scale, y_scale = _Scale(x_start, x_end, margin_left, width - 20), _Scale(y_start, y_end, bottom, top)
     elements = [
-        f'<line class="grid" x1="{margin_left}" x2="{WIDTH - 20}" y1="{y_scale(tick)}" y2="{y_scale(tick)}"/>'
+        f'<line class="grid" x1="{margin_left}" x2="{width - 20}" y1="{y_scale(tick)}" y2="{y_scale(tick)}"/>'
         f'<text class="quiet" x="{margin_left - 8}" y="{y_scale(tick) + 4}" text-anchor="end">{tick:g}</text>'
         for tick in y_ticks
     ]
@@ -68,7 +81,7 @@ def line_svg(chart: LineChart) -> str:
         f'<text class="quiet" x="{x_scale(tick)}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
         for tick in x_ticks
     ]
-    elements.append(_text(margin_left, bottom + 38, f"{chart.y_label} over {chart.x_label}".strip(), quiet=True))
+    elements.append(_axes_text(chart, margin_left, bottom + 38, width))
     for curve_index, curve in enumerate(chart.lines):
         curve_style = f'class="curve s{curve_index % SERIES + 1}" stroke-dasharray="{DASHES[curve_index % SERIES]}"'
         if curve.band:
@@ -78,27 +91,27 @@ def line_svg(chart: LineChart) -> str:
         legend_y = bottom + 60 + 20 * curve_index
         elements.append(
             f'<path {curve_style} d="M{margin_left} {legend_y - 4}h36"/>'
-            + _text(margin_left + 46, legend_y, _cut(curve.label, 80))
+            + _text(margin_left + 46, legend_y, _cut(curve.label, width // 9 - 4), tooltip=curve.label)
         )
     description = "; ".join(f"{curve.label}: {_ends(curve)}" for curve in chart.lines)
-    return _svg(bottom + 52 + 20 * len(chart.lines), chart.title, description, elements)
+    return _svg(width, bottom + 52 + 20 * len(chart.lines), chart.title, description, elements)
 
 
-def scatter_svg(chart: ScatterPlot) -> str:
+def scatter_svg(chart: ScatterPlot, width: int = WIDTH) -> str:
     """Numbered points with bars of their intervals, the joined ones connected, and a legend of all numbers below."""
-    margin_left, top, bottom = 64, 14, 330
+    margin_left, top, bottom = 64 if width == WIDTH else 48, 14, 330
     points = [point for point in chart.points if 0 < point.x < math.inf and math.isfinite(point.y)]
     x_values = [value for point in points for value in (point.x, *point.x_interval) if 0 < value < math.inf]
     x_ticks, x_start, x_end = log_axis(x_values)
     y_ticks, y_start, y_end = nice_axis([value for point in points for value in (point.y, *point.y_interval)])
-    y_scale, x_scale = _Scale(y_start, y_end, bottom, top), _LogScale(x_start, x_end, margin_left, WIDTH - 20)
+    y_scale, x_scale = _Scale(y_start, y_end, bottom, top), _LogScale(x_start, x_end, margin_left, width - 20)
     elements = [
-        f'<line class="grid" x1="{margin_left}" x2="{WIDTH - 20}" y1="{y_scale(tick)}" y2="{y_scale(tick)}"/>'
+        f'<line class="grid" x1="{margin_left}" x2="{width - 20}" y1="{y_scale(tick)}" y2="{y_scale(tick)}"/>'
         + _text(margin_left - 8, y_scale(tick) + 4, f"{tick:g}", anchor="end", quiet=True)
         for tick in y_ticks
     ]
     elements += [_text(x_scale(tick), bottom + 18, f"{tick:g}", anchor="middle", quiet=True) for tick in x_ticks]
-    elements.append(_text(margin_left, bottom + 38, f"{chart.y_label} over {chart.x_label}", quiet=True))
+    elements.append(_axes_text(chart, margin_left, bottom + 38, width))
     joined = sorted((point for point in points if point.joined), key=lambda point: point.x)
     if len(joined) > 1:
         path = "L".join(f"{x_scale(point.x)} {y_scale(point.y)}" for point in joined)
@@ -113,28 +126,25 @@ def scatter_svg(chart: ScatterPlot) -> str:
             elements.append(f'<path class="bar thin" d="M{low} {y}H{high}" fill="none"/>')
         elements.append(f'<circle class="dot{"" if point.joined else " hollow"}" cx="{x}" cy="{y}" r="5"/>')
         elements.append(_text(x + 8, y - 8, str(number), tooltip=point.label))
-        label = f"{number}  {_cut(point.label, 60)}: {point.y:.3f}, {point.x:.4g}"
+        label = f"{number}  {_cut(point.label, (width - 220) // 9)}: {point.y:.3f}, {point.x:.4g}"
         elements.append(_text(margin_left, bottom + 40 + 20 * number, label, tooltip=point.label))
     legend_end = bottom + 46 + 20 * len(points)
     if chart.line and len(joined) > 1:
         elements.append(f'<path class="curve s2" stroke-dasharray="7 4" d="M{margin_left} {legend_end + 10}h36"/>')
         elements.append(_text(margin_left + 46, legend_end + 14, chart.line))
     description = "; ".join(f"{point.label}: {point.y:.4g} at {point.x:.4g}" for point in points)
-    return _svg(legend_end + 24, chart.title, description, elements)
+    return _svg(width, legend_end + 24, chart.title, description, elements)
 
 
-def parallel_svg(chart: ParallelPlot) -> str:
-    """Upright axes with a line across them for each thing; the marked one is thick, and drawn last."""
+def parallel_svg(chart: ParallelPlot, width: int = WIDTH) -> str:
+    """Upright axes with a line across them for each thing; the marked one is thick, and drawn last. Where narrow the
+    axes lie below one another."""
+    if width < WIDTH:
+        return _lying_parallel_svg(chart, width)
     margin, top, bottom = 70, 40, 300
-    step = (WIDTH - 2 * margin) / max(1, len(chart.axes) - 1)
+    step = (width - 2 * margin) / max(1, len(chart.axes) - 1)
     y_scale = _Scale(0.0, 1.0, bottom, top)
-    elements = []
-    for line in sorted(chart.lines, key=lambda line: (line.marked, line.strength)):
-        path = "L".join(f"{round(margin + step * axis, 1)} {y_scale(place)}" for axis, place in enumerate(line.places))
-        line_style = "curve s2" if line.marked else "curve s1 thin"
-        opacity = 1.0 if line.marked else round(0.15 + 0.75 * line.strength, 2)
-        tip = f"<title>{escape(clean(f'{line.label}: ' + ', '.join(line.texts)))}</title>"
-        elements.append(f'<g>{tip}<path class="{line_style}" stroke-opacity="{opacity}" d="M{path}"/></g>')
+    elements = _parallel_lines(chart, lambda axis, place: f"{round(margin + step * axis, 1)} {y_scale(place)}")
     for number, axis in enumerate(chart.axes):
         x = round(margin + step * number, 1)
         elements.append(f'<line class="reference" stroke-dasharray="none" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>')
@@ -144,13 +154,47 @@ def parallel_svg(chart: ParallelPlot) -> str:
         elements += [
             _text(x + 5, y_scale(place) + 4, _cut(text, 14), quiet=True, tooltip=text) for place, text in axis.ticks
         ]
+    return _parallel(chart, elements, width, margin, bottom + 46)
+
+
+def _lying_parallel_svg(chart: ParallelPlot, width: int) -> str:
+    margin, top, step = 14, 34, 64
+    x_scale = _Scale(0.0, 1.0, margin, width - margin)
+    elements = _parallel_lines(chart, lambda axis, place: f"{x_scale(place)} {top + step * axis}")
+    for number, axis in enumerate(chart.axes):
+        y = top + step * number
+        elements.append(
+            f'<line class="reference" stroke-dasharray="none" x1="{margin}" x2="{width - margin}" y1="{y}" y2="{y}"/>'
+        )
+        elements.append(_text(0, y - 12, _cut(axis.label, 40), tooltip=axis.label))
+        max_characters = max(4, width // (8 * max(1, len(axis.ticks))))
+        for place, text in axis.ticks:
+            anchor = "start" if place < 0.1 else "end" if place > 0.9 else "middle"
+            x = 0 if place < 0.1 else width if place > 0.9 else x_scale(place)
+            elements.append(_text(x, y + 16, _cut(text, max_characters), anchor=anchor, quiet=True, tooltip=text))
+    return _parallel(chart, elements, width, 0, top + step * len(chart.axes))
+
+
+def _parallel_lines(chart: ParallelPlot, at: Callable[[int, float], str]) -> list[str]:
+    """at: number of an axis, and a place on it -> "x y"."""
+    elements = []
+    for line in sorted(chart.lines, key=lambda line: (line.marked, line.strength)):
+        path = "L".join(at(axis, place) for axis, place in enumerate(line.places) if math.isfinite(place))
+        line_style = "curve s2" if line.marked else "curve s1 thin"
+        opacity = 1.0 if line.marked else round(0.15 + 0.75 * line.strength, 2)
+        tip = f"<title>{escape(clean(f'{line.label}: ' + ', '.join(line.texts)))}</title>"
+        elements.append(f'<g>{tip}<path class="{line_style}" stroke-opacity="{opacity}" d="M{path}"/></g>')
+    return elements
+
+
+def _parallel(chart: ParallelPlot, elements: list[str], width: int, x: int, legend_y: int) -> str:
+    """The drawing with its legend."""
     marked = [line.label for line in chart.lines if line.marked]
     if marked:
-        elements.append(f'<path class="curve s2" d="M{margin} {bottom + 46}h36"/>')
-        elements.append(_text(margin + 46, bottom + 50, _cut(", ".join(marked), 80)))
+        elements.append(f'<path class="curve s2" d="M{x} {legend_y}h36"/>')
+        elements.append(_text(x + 46, legend_y + 4, _cut(", ".join(marked), width // 9 - 6)))
     axis_names = ", ".join(axis.label for axis in chart.axes)
-    description = f"{len(chart.lines)} lines over {axis_names}"
-    return _svg(bottom + 64, chart.title, description, elements)
+    return _svg(width, legend_y + 18, chart.title, f"{len(chart.lines)} lines over {axis_names}", elements)
 
 
 def log_axis(values: Sequence[float]) -> tuple[list[float], float, float]:
@@ -235,6 +279,11 @@ def _ends(curve: Line) -> str:
     return f"from {curve.points[0][1]:.4g} to {curve.points[-1][1]:.4g}"
 
 
+def _axes_text(chart: LineChart | ScatterPlot, x: float, y: float, width: int) -> str:
+    label = f"{chart.y_label} over {chart.x_label}".strip()
+    return _text(x, y, _cut(label, width // 9 - 4), quiet=True, tooltip=label)
+
+
 def _text(x: float, y: float, label: str, *, anchor: str = "start", quiet: bool = False, tooltip: str = "") -> str:
     css_class = ' class="quiet"' if quiet else ""
     tip = f"<title>{escape(clean(tooltip))}</title>" if tooltip else ""
@@ -245,7 +294,7 @@ def _cut(label_text: str, max_characters: int) -> str:
     return label_text if len(label_text) <= max_characters else label_text[: max_characters - 1] + "…"
 
 
-def _svg(height: int, chart_title: str, description: str, elements: list[str]) -> str:
+def _svg(width: int, height: int, chart_title: str, description: str, elements: list[str]) -> str:
     aria_label = escape(clean(f"{chart_title}. {description}"))
     drawing = "\n".join(elements)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{aria_label}">\n{drawing}\n</svg>'
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{aria_label}">\n{drawing}\n</svg>'

@@ -6,7 +6,7 @@ import math
 from html import escape
 
 from lorica.reports import interactive
-from lorica.reports.charts import interval_svg, line_svg, parallel_svg, scatter_svg
+from lorica.reports.charts import NARROW, WIDTH, interval_svg, line_svg, parallel_svg, scatter_svg
 from lorica.reports.markdown import points_table
 from lorica.reports.page import (
     Cell,
@@ -169,19 +169,24 @@ def _value(cell: Cell) -> str:
 
 
 def _figure(chart: Chart) -> str:
+    """Drawn twice, for a screen and for a narrow one; the style shows what fits."""
     title = _inline(chart.title)
-    if isinstance(chart, IntervalPlot):
-        drawing, numbers_table = interval_svg(chart), ""
-    else:
-        if isinstance(chart, LineChart):
-            drawing = line_svg(chart)
-        else:
-            drawing = parallel_svg(chart) if isinstance(chart, ParallelPlot) else scatter_svg(chart)
+    numbers_table = ""
+    if not isinstance(chart, IntervalPlot):
         numbers_table = f"\n<details><summary>The numbers</summary>{_table(points_table(chart))}</details>"
     return (
         f"<figure><figcaption>{title}</figcaption>\n"
-        f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{drawing}</div>{numbers_table}</figure>'
+        f'<div class="drawn">{_draw(chart, WIDTH)}</div><div class="drawn narrow">{_draw(chart, NARROW)}</div>'
+        f"{numbers_table}</figure>"
     )
+
+
+def _draw(chart: Chart, width: int) -> str:
+    if isinstance(chart, IntervalPlot):
+        return interval_svg(chart, width)
+    if isinstance(chart, LineChart):
+        return line_svg(chart, width)
+    return parallel_svg(chart, width) if isinstance(chart, ParallelPlot) else scatter_svg(chart, width)
 
 
 def _inline(plain_text: str) -> str:

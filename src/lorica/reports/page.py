@@ -119,8 +119,8 @@ class ParallelAxis(msgspec.Struct, frozen=True):
 
 
 class ParallelLine(msgspec.Struct, frozen=True):
-    """One line across all axes: its place on each, and what is there as text. strength: how dark it is, from 0 to 1.
-    marked: whether it is drawn to stand out."""
+    """One line across all axes: its place on each (nan where it has none: it goes on to the next), and what is there as
+    text. strength: how dark it is, from 0 to 1. marked: whether it is drawn to stand out."""
 
     label: str
     places: tuple[float, ...]

@@ -48,7 +48,9 @@ th.number { white-space: normal; }
 figure { margin: 1.2rem 0; max-width: 60rem; min-width: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(38rem, 100%), 1fr)); gap: 0 2rem; }
 figcaption { font-weight: 600; margin-bottom: .3rem; overflow-wrap: anywhere; }
-svg { display: block; width: 100%; min-width: 34rem; height: auto; }
+svg { display: block; width: 100%; height: auto; }
+.narrow { display: none; }
+@media screen and (max-width: 38rem) { .drawn { display: none; } .narrow { display: block; } }
 svg text { fill: var(--fg); font-size: 13px; font-family: inherit; }
 svg .quiet { fill: var(--muted); }
 svg .grid { stroke: var(--line); }
@@ -77,7 +79,6 @@ footer { color: var(--muted); font-size: .9rem; overflow-wrap: anywhere; padding
   table { font-size: 8pt; }
   th, td { padding: .15rem .3rem; overflow-wrap: anywhere; }
   .number { white-space: normal; }
-  svg { min-width: 0; }
 }
 """
 )

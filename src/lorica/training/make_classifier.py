@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -23,11 +23,24 @@ from lorica.training.trainable import choose_precision
 
 Head = Literal["two_classes", "one_logit"]
 
+# Base, names of the labels of the head's logits, and seed -> transformers' untrained classifier, the caller's own.
+NewModel = Callable[[BaseFolder, Sequence[str], int], Any]
+
 # What a tokenizer is read from, by transformers and by Lorica: a classifier's folder brings it along.
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "spm.model", "sentencepiece.bpe.model",
 )  # fmt: skip
+
+
+def load_new_model(base: BaseFolder, head_labels: Sequence[str], seed: int) -> Any:
+    """The base in float32 with its own head, or a new one. head_labels: see `new_classifier`. Raises ModelError for a
+    base that is no encoder, AdapterError for weights that are missing or no numbers."""
+    if base.has_head:
+        return load_classifier(base, torch.float32)
+    model = new_classifier(base, head_labels, torch.float32, seed)
+    check_finite(model.named_parameters(), str(base.path))
+    return model
 
 
 def make_classifier(
@@ -39,20 +52,16 @@ def make_classifier(
     separator: int,
     positive_share: float,
     device: str,
+    new_model: NewModel = load_new_model,
 ) -> TrainableClassifier:
     """A base as its folder has it, in float32 on a device, with a head for two labels.
 
-    adapter: what LoRA is made by, where `settings.method` is "lora". labels: names of label 0 and label 1. A base that
-    classifies already keeps its head. Raises ModelError for a base that is no encoder, ConfigError for LoRA that fits
-    no layer, MissingExtraError for LoRA without PEFT.
+    adapter: what LoRA is made by, where `settings.method` is "lora". labels: names of label 0 and label 1. new_model:
+    gives the untrained model. A base that classifies already keeps its head. Raises ModelError for a base that is no
+    encoder, ConfigError for LoRA that fits no layer, MissingExtraError for LoRA without PEFT.
     """
     family = base_family(base)
-    if base.has_head:
-        model = load_classifier(base, torch.float32)
-    else:
-        head_labels = labels if settings.head == "two_classes" else labels[1:]
-        model = new_classifier(base, head_labels, torch.float32, settings.seed)
-        check_finite(model.named_parameters(), str(base.path))
+    model = new_model(base, labels if settings.head == "two_classes" else labels[1:], settings.seed)
     complete = None
     if settings.method == "lora":
         complete = complete_adapter(adapter, model, family)

@@ -1,6 +1,6 @@
 """TF-IDF features with logistic regression, and the nearest question: what needs no language model.
 
-Words (one and two in a row) and character pieces (3 to 5, within words) are weighted by how rare they are.
+Words (by default one and two in a row) and character pieces (3 to 5, within words) are weighted by how rare they are.
 Everything is deterministic; scikit-learn is imported when a function is called.
 """
 
@@ -17,21 +17,22 @@ from lorica.calibration.calibration_maps import sigmoid
 from lorica.config.members_section import TfidfConfig
 from lorica.errors import MissingExtraError, TrainingError
 
-FEATURE_SETS = ("words", "pieces")
+_DEFAULTS = TfidfConfig()
+
 OPTION_FEATURES = 3
 """Of an option beside its words: likeness to the question, likeness to the other options, length among them."""
 
 
 @dataclass(frozen=True)
 class TfidfFeatures:
-    """Fitted vectorizers of scikit-learn, by the names in `FEATURE_SETS`."""
+    """Fitted vectorizers of scikit-learn, by the names of `feature_sets`."""
 
     vectorizers: dict[str, Any]
 
     @classmethod
-    def fit(cls, texts: Sequence[str]) -> TfidfFeatures:
+    def fit(cls, texts: Sequence[str], settings: TfidfConfig = _DEFAULTS) -> TfidfFeatures:
         """Learn n-grams and how rare they are. Raises TrainingError where the texts hold no word."""
-        vectorizers = _vectorizers({})
+        vectorizers = _vectorizers(settings, {})
         try:
             for vectorizer in vectorizers.values():
                 vectorizer.fit(list(texts))
@@ -44,11 +45,14 @@ class TfidfFeatures:
 
     @classmethod
     def restore(
-        cls, vocabularies: dict[str, list[str]], inverse_frequencies: dict[str, NDArray[np.float64]]
+        cls,
+        vocabularies: dict[str, list[str]],
+        inverse_frequencies: dict[str, NDArray[np.float64]],
+        settings: TfidfConfig = _DEFAULTS,
     ) -> TfidfFeatures:
         """The features of these n-grams, in the order of their columns, and their inverse document frequencies. Raises
         ValueError where the two differ in number, or an n-gram stands twice."""
-        vectorizers = _vectorizers(vocabularies)
+        vectorizers = _vectorizers(settings, vocabularies)
         for name, vectorizer in vectorizers.items():
             vectorizer.idf_ = inverse_frequencies[name]
         return cls(vectorizers)
@@ -86,11 +90,12 @@ class TfidfFeatures:
             span_start += len(own_options)
             own_words = word_features[option_span]
             word_totals = np.asarray(own_words.sum(axis=0))
-            dense_features[option_span, 0] = np.asarray((own_words @ question_vectors[row].T).todense()).ravel() / 2
+            likeness = np.asarray((own_words @ question_vectors[row].T).todense()).ravel()
+            dense_features[option_span, 0] = likeness / len(self.vectorizers)
             # Likeness to the others: distractors are often made from the right answer.
             itself = np.asarray(own_words.multiply(own_words).sum(axis=1)).ravel()
             dense_features[option_span, 1] = (np.asarray(own_words @ word_totals.T).ravel() - itself) / (
-                2 * max(1, len(own_options) - 1)
+                len(self.vectorizers) * max(1, len(own_options) - 1)
             )
             option_lengths = np.log1p([len(option_text) for option_text in own_options])
             dense_features[option_span, 2] = option_lengths - option_lengths.mean()
@@ -129,8 +134,7 @@ class TfidfModel:
 def fit_classifier(
     texts: Sequence[str],
     labels: Sequence[int],
-    *,
-    inverse_regularisation: float = TfidfConfig.inverse_regularisation,
+    settings: TfidfConfig = _DEFAULTS,
 ) -> TfidfModel:
     """A model that scores texts, learned from texts with labels 0 and 1.
 
@@ -140,16 +144,15 @@ def fit_classifier(
     label_array = np.asarray(labels, dtype=np.int64)
     _require_same(len(texts), len(label_array))
     _require_both(label_array)
-    features = TfidfFeatures.fit(texts)
-    return _fit(features, features.transform(texts), label_array, inverse_regularisation)
+    features = TfidfFeatures.fit(texts, settings)
+    return _fit(features, features.transform(texts), label_array, settings)
 
 
 def fit_chooser(
     questions: Sequence[str],
     options: Sequence[Sequence[str]],
     answers: Sequence[int],
-    *,
-    inverse_regularisation: float = TfidfConfig.inverse_regularisation,
+    settings: TfidfConfig = _DEFAULTS,
 ) -> TfidfModel:
     """A model that chooses among options, learned pairwise: is this option right?
 
@@ -165,8 +168,9 @@ def fit_chooser(
         labels += [int(index == answer) for index in range(len(own_options))]
     label_array = np.asarray(labels, dtype=np.int64)
     _require_both(label_array)
-    features = TfidfFeatures.fit([*questions, *(option_text for own_options in options for option_text in own_options)])
-    return _fit(features, features.transform_options(questions, options), label_array, inverse_regularisation)
+    option_texts = [option_text for own_options in options for option_text in own_options]
+    features = TfidfFeatures.fit([*questions, *option_texts], settings)
+    return _fit(features, features.transform_options(questions, options), label_array, settings)
 
 
 def nearest_answers(
@@ -192,27 +196,30 @@ def nearest_answers(
     return nearest_pairs
 
 
-def _vectorizers(vocabularies: dict[str, list[str]]) -> dict[str, Any]:
+def feature_sets(settings: TfidfConfig) -> tuple[str, ...]:
+    """Which of "words" and "pieces" are counted, in the order of their columns."""
+    return ("words", "pieces") if settings.analyzer == "words_and_pieces" else (settings.analyzer,)
+
+
+def _vectorizers(settings: TfidfConfig, vocabularies: dict[str, list[str]]) -> dict[str, Any]:
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError as error:
         raise MissingExtraError("scikit-learn", extra="baseline", needed_for="TF-IDF") from error
-    settings: dict[str, dict[str, Any]] = {
-        "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"},
-        "pieces": {"analyzer": "char_wb", "ngram_range": (3, 5)},
+    options: dict[str, dict[str, Any]] = {
+        "words": {"ngram_range": (1, settings.word_ngrams), "token_pattern": r"(?u)\b\w+\b"},
+        "pieces": {"analyzer": "char_wb", "ngram_range": (3, settings.piece_ngrams)},
     }
     return {
-        name: TfidfVectorizer(sublinear_tf=True, vocabulary=vocabularies.get(name), **settings[name])
-        for name in FEATURE_SETS
+        name: TfidfVectorizer(sublinear_tf=True, vocabulary=vocabularies.get(name), **options[name])
+        for name in feature_sets(settings)
     }
 
 
-def _fit(
-    features: TfidfFeatures, feature_matrix: Any, labels: NDArray[np.int64], inverse_regularisation: float
-) -> TfidfModel:
+def _fit(features: TfidfFeatures, feature_matrix: Any, labels: NDArray[np.int64], settings: TfidfConfig) -> TfidfModel:
     from sklearn.linear_model import LogisticRegression
 
-    classifier = LogisticRegression(C=inverse_regularisation, max_iter=2000).fit(feature_matrix, labels)
+    classifier = LogisticRegression(C=settings.inverse_regularisation, max_iter=2000).fit(feature_matrix, labels)
     return TfidfModel(features, np.asarray(classifier.coef_[0], dtype=np.float64), float(classifier.intercept_[0]))
 
 

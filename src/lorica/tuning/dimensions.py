@@ -26,12 +26,17 @@ _SHARED = ("task", "task.name", "task.columns", "task.constants", "input", "outp
 _SHARED_SECTIONS = ("tune.", "data.", "adapters.", "task.columns.", "task.constants.", "task.answer_numbers")
 _SHARED_TRAINING = ("training.val_ratio", "training.seed", "training.resume", "training.per_subject")
 _DIGITS = 3  # of a number that is drawn from a range: a command that people can read
+_ROUNDING = 10.0**-_DIGITS
 _LOGARITHMIC = 10  # ends of a range in this ratio, and more, are drawn from on a logarithmic scale
 
 
 class Dimension(msgspec.Struct, frozen=True):
     """values: to choose from, numbers in ascending order; without them any number from `low` to `high`, whole ones
-    alone where `integers`, on a logarithmic scale where `logarithmic`."""
+    alone where `integers`, on a logarithmic scale where `logarithmic`.
+
+    needs: another dimension's key, and the values of it with which this one decides anything; ("", ()) for always.
+    origin_key, origins: the ends are multiples of what `origins` has for the value of that other dimension.
+    """
 
     key: str
     values: tuple[Any, ...] = ()
@@ -39,6 +44,9 @@ class Dimension(msgspec.Struct, frozen=True):
     high: float = 0.0
     logarithmic: bool = False
     integers: bool = False
+    needs: tuple[str, tuple[Any, ...]] = ("", ())
+    origin_key: str = ""
+    origins: dict[str, float] = {}
 
     @property
     def is_numeric(self) -> bool:
@@ -49,23 +57,69 @@ class Dimension(msgspec.Struct, frozen=True):
         """Whether a value is one of it."""
         return value in self.values if self.values else _is_number(value) and self.low <= value <= self.high
 
+    def decides(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it makes a difference beside other settings."""
+        needed_key, needed_values = self.needs
+        return needed_key not in settings or settings[needed_key] in needed_values
+
     def at(self, share: float) -> Any:
-        """The value at a share of the dimension, from 0 to below 1."""
+        """What is drawn at a share of the dimension, from 0 to below 1: an index of `values`, or a number."""
         if self.values:
-            return self.values[int(share * len(self.values))]
+            return int(share * len(self.values))
         if self.logarithmic:
-            return self.rounded(self.low * (self.high / self.low) ** share)
-        return self.rounded(self.low + (self.high - self.low) * share)
+            return self.low * (self.high / self.low) ** share
+        return self.low + (self.high - self.low) * share
+
+    def decode(self, drawn: Any, settings: Mapping[str, Any]) -> Any:
+        """The value of what was drawn. settings: those that it may be a multiple for."""
+        if self.values:
+            return self.values[drawn]
+        if self.origins:
+            return _short(drawn * self.origins[settings[self.origin_key]])
+        return self.rounded(drawn)
+
+    def encode(self, settings: Mapping[str, Any]) -> Any:
+        """What would be drawn for the value that settings have; None for one outside the dimension."""
+        value: Any = settings.get(self.key)
+        if not self.origins:
+            drawable = value is not None and self.holds(value)
+            return (self.values.index(value) if self.values else value) if drawable else None
+        multiple = value / self.origins[settings[self.origin_key]] if _is_number(value) else math.nan
+        nearest = min(max(multiple, self.low), self.high)
+        return nearest if math.isclose(multiple, nearest, rel_tol=_ROUNDING) else None
 
     def rounded(self, number: float) -> float:
         """A number of the range as few digits as are needed."""
-        if self.integers:
-            return round(number)
-        return min(max(float(f"{number:.{_DIGITS}g}"), self.low), self.high)
+        return round(number) if self.integers else min(max(_short(number), self.low), self.high)
 
     def describe(self) -> str:
-        """As `tune.space` takes it."""
-        return show(list(self.values)) if self.values else f"{show(self.low)}..{show(self.high)}"
+        """As `tune.space` takes it; multiples with what they are of."""
+        if self.values:
+            return show(list(self.values))
+        ends = f"{show(self.low)}..{show(self.high)}"
+        if not self.origins:
+            return ends
+        origins = ", ".join(f"{show(number)} ({value})" for value, number in self.origins.items())
+        return f"{ends} times {origins}"
+
+
+def decode(dimensions: Sequence[Dimension], drawn: Mapping[str, Any]) -> Settings:
+    """Key -> value, of what was drawn for every dimension: of those that decide something, in their order."""
+    settings: Settings = {}
+    for dimension in sorted(dimensions, key=lambda dimension: bool(dimension.origins)):  # origins come before multiples
+        settings[dimension.key] = dimension.decode(drawn[dimension.key], settings)
+    return deciding(dimensions, settings)
+
+
+def deciding(dimensions: Sequence[Dimension], settings: Mapping[str, Any]) -> Settings:
+    """The settings of those dimensions that decide something, in their order."""
+    return {dimension.key: settings[dimension.key] for dimension in dimensions if dimension.decides(settings)}
+
+
+def encode(dimensions: Sequence[Dimension], settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What would be drawn for settings; None where they lie outside the space."""
+    drawn = {dimension.key: dimension.encode(settings) for dimension in dimensions if dimension.decides(settings)}
+    return None if any(number is None for number in drawn.values()) else drawn
 
 
 def choices(key: str, values: Iterable[Any]) -> Dimension:
@@ -131,6 +185,10 @@ def _value(key: str, value_text: str, location: str) -> Any:
     return coerce(key_spec, entry_name, parse(key_spec, entry_name, value_text, location=location), location=location)
 
 
+def _short(number: float) -> float:
+    return float(f"{number:.{_DIGITS}g}")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -141,7 +199,7 @@ def combinations(dimensions: Sequence[Dimension]) -> Iterator[Settings] | None:
         return None
     keys = [dimension.key for dimension in dimensions]
     return (
-        dict(zip(keys, values, strict=True))
+        deciding(dimensions, dict(zip(keys, values, strict=True)))
         for values in itertools.product(*(dimension.values for dimension in dimensions))
     )
 

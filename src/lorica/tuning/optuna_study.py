@@ -12,11 +12,11 @@ import importlib
 import importlib.util
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lorica.errors import MissingExtraError
-from lorica.tuning.dimensions import Dimension, Settings, combinations
+from lorica.tuning.dimensions import Dimension, Settings, combinations, decode, encode
 from lorica.tuning.trial_store import Trial
 
 _SPREAD_TRIALS = 6  # before the sampler models anything
@@ -54,10 +54,10 @@ def suggest(dimensions: Sequence[Dimension], trials: Sequence[Trial], *, seed: i
 
 
 def importances(dimensions: Sequence[Dimension], trials: Sequence[Trial]) -> dict[str, float]:
-    """Key -> its share of the variance of the values (fANOVA, Hutter et al. 2014), the largest first; {} where too few
-    trials finished, or all with one value."""
+    """Key -> its share of the variance of the values (fANOVA, Hutter et al. 2014), the largest first, of the keys that
+    all trials set; {} where too few trials finished, or all with one value."""
     optuna = load_optuna()
-    finished = [trial for trial in trials if trial.value is not None and _params(dimensions, trial.settings)]
+    finished = [trial for trial in trials if trial.value is not None and encode(dimensions, trial.settings)]
     if len(finished) < _FEWEST_IMPORTANT or len({trial.value for trial in finished}) < 2:
         return {}
     study = _study(optuna, dimensions, finished, seed=0, maximize=True)
@@ -74,25 +74,30 @@ def _spread(dimensions: Sequence[Dimension], seed: int) -> list[Settings]:
         chance = random.Random(_seed(seed, dimension.key))
         parts = chance.sample(range(_SPREAD_TRIALS), _SPREAD_TRIALS)
         columns[dimension.key] = [dimension.at((part + chance.random()) / _SPREAD_TRIALS) for part in parts]
-    return [{key: values[number] for key, values in columns.items()} for number in range(_SPREAD_TRIALS)]
+    return [
+        decode(dimensions, {key: drawn[number] for key, drawn in columns.items()}) for number in range(_SPREAD_TRIALS)
+    ]
 
 
 def _draw(dimensions: Sequence[Dimension], trials: Sequence[Trial], seed: int, maximize: bool) -> Settings:
     optuna = load_optuna()
     study = _study(optuna, dimensions, trials, seed=seed, maximize=maximize)
-    drawn = study.ask(fixed_distributions=_distributions(optuna, dimensions)).params
-    return {dimension.key: _decoded(dimension, drawn[dimension.key]) for dimension in dimensions}
+    return decode(dimensions, study.ask(fixed_distributions=_distributions(optuna, dimensions)).params)
 
 
 def _study(optuna: Any, dimensions: Sequence[Dimension], trials: Sequence[Trial], *, seed: int, maximize: bool) -> Any:
     """A study in memory that knows the trials."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this sampler's joint model is experimental
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_FEWEST_MODELLED, multivariate=True)
+        # In groups: settings that only some trials have are modelled on these.
+        is_grouped = any(dimension.needs[0] for dimension in dimensions)
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=_FEWEST_MODELLED, multivariate=True, group=is_grouped
+        )
     study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)
     states = {"finished": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
     for trial in trials:
-        params = _params(dimensions, trial.settings)
+        params = encode(dimensions, trial.settings)
         if trial.state in states and params is not None:
             sign = -1 if maximize else 1  # of a loss, where the study's values are better the higher they are
             losses = {round(100 * share): sign * loss for share, loss in trial.curve}
@@ -100,7 +105,9 @@ def _study(optuna: Any, dimensions: Sequence[Dimension], trials: Sequence[Trial]
                 optuna.trial.create_trial(
                     state=states[trial.state],
                     params=params,
-                    distributions=_distributions(optuna, dimensions),
+                    distributions=_distributions(
+                        optuna, [dimension for dimension in dimensions if dimension.key in params]
+                    ),
                     value=trial.value,
                     intermediate_values=losses if trial.state == "pruned" else {},
                 )
@@ -124,20 +131,6 @@ def _distribution(kinds: Any, dimension: Dimension) -> Any:
     if dimension.integers:
         return kinds.IntDistribution(round(dimension.low), round(dimension.high), log=dimension.logarithmic)
     return kinds.FloatDistribution(dimension.low, dimension.high, log=dimension.logarithmic)
-
-
-def _params(dimensions: Sequence[Dimension], settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Settings as optuna has them; None where they lie outside the space."""
-    if not all(dimension.key in settings and dimension.holds(settings[dimension.key]) for dimension in dimensions):
-        return None
-    return {
-        dimension.key: dimension.values.index(settings[dimension.key]) if dimension.values else settings[dimension.key]
-        for dimension in dimensions
-    }
-
-
-def _decoded(dimension: Dimension, drawn: Any) -> Any:
-    return dimension.values[drawn] if dimension.values else dimension.rounded(drawn)
 
 
 def _seed(*purpose: object) -> int:

@@ -17,7 +17,10 @@ _FEWEST = 4  # finished trials that say what is usual
 _ROUNDING = 1e-9
 
 # Losses on other answers, or of another kind of model, are no measure of these.
-_COMPARABLE = ("task.method", "model", "model.path", "engine", "engine.name", "training.method")
+_COMPARABLE = (
+    *("task.method", "model", "model.path", "engine", "engine.name", "training.method"),
+    "centroids.margin",
+)
 
 
 def comparable_curves(trials: Sequence[Trial], settings: Mapping[str, Any]) -> list[Curve]:

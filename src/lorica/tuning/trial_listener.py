@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from lorica.data.record_log import RecordLog
+from lorica.runs.run_clock import RunClock
 from lorica.training.types import Listener, StepReport, TrainResult
-from lorica.tuning.study_clock import StudyClock
 from lorica.tuning.trial_store import Curve
 
 CUT, PRUNED = "its minutes are over", "others did better at this point"
@@ -35,24 +35,21 @@ class TrialListener:
         progress: Listener,
         name: str,
         folder: Path,
-        clock: StudyClock,
+        clock: RunClock,
         *,
-        reserve: Callable[[float, float], float],
+        reserve: Callable[[], float],
         is_hopeless: Callable[[Curve], bool],
     ) -> None:
-        """reserve: seconds that must be left when the training ends, of those that loading and the first evaluation
-        took. is_hopeless: whether losses are so high that the trial should end. Raises DataError for losses of a
-        killed session that are none."""
+        """reserve: seconds that must be left when the training ends. is_hopeless: whether losses are so high that the
+        trial should end. Raises DataError for losses of a killed session that are none."""
         self._progress, self._name, self._clock = progress, name, clock
         self._reserve, self._is_hopeless = reserve, is_hopeless
         self._log = RecordLog(folder / CURVE_NAME, _Evaluation, noun="evaluation of a trial")
         self._total = self._log.records[-1].total if self._log.records else 0
         self._losses = {record.step: record.loss for record in self._log.records}
         self._step = 0
-        self._marked = self._created = clock.used
+        self._marked = clock.used
         self._longest = 0.0  # seconds of an update, or of an evaluation
-        self._first_evaluation = 0.0
-        self._loading = 0.0
 
     @property
     def curve(self) -> Curve:
@@ -74,7 +71,6 @@ class TrialListener:
         self._step, self._total = completed_steps, total_steps
         self._losses = {step: loss for step, loss in self._losses.items() if step <= completed_steps}
         self._marked = self._clock.used
-        self._loading = self._marked - self._created
         self._progress.started(self._name, completed_steps, total_steps)
 
     def stepped(self, report: StepReport) -> None:
@@ -85,13 +81,11 @@ class TrialListener:
 
     def evaluated(self, step: int, validation_loss: float, is_best: bool) -> None:
         """Keep the loss."""
-        seconds = self._take_time()
+        self._take_time()
         if step:
             self._losses[step] = validation_loss
             self._log.path.parent.mkdir(parents=True, exist_ok=True)
             self._log.append(_Evaluation(step, self._total, validation_loss))
-        else:
-            self._first_evaluation = seconds
         self._progress.evaluated(step, validation_loss, is_best)
 
     def note(self, note_text: str) -> None:
@@ -107,15 +101,13 @@ class TrialListener:
         self._clock.save()
         if self._is_hopeless(self.curve):
             return PRUNED
-        reserve = self._reserve(self._loading, self._first_evaluation)
-        return CUT if self._clock.remaining - reserve < self._longest else self._progress.stop_reason()
+        return CUT if self._clock.remaining - self._reserve() < self._longest else self._progress.stop_reason()
 
     def closed(self) -> None:
         """Hand it on."""
         self._progress.closed()
 
-    def _take_time(self) -> float:
+    def _take_time(self) -> None:
         seconds = self._clock.used - self._marked
         self._marked += seconds
         self._longest = max(self._longest, seconds)
-        return seconds

@@ -14,7 +14,7 @@ from lorica.commands.pages.page_parts import (
     pairs_table,
     whole_page,
 )
-from lorica.commands.tune_result import ENDINGS, AttemptsResult, TuneResult, trials_table
+from lorica.commands.tune_result import ENDINGS, AttemptsResult, TuneResult, trials_table, value_text
 from lorica.commands.tune_study import DEFAULTS, trial_name
 from lorica.config.parse_values import show
 from lorica.reports.charts import log_axis, nice_axis
@@ -87,7 +87,7 @@ def _parallel(result: TuneResult) -> Section:
         ParallelLine(
             trial_name(trial.number),
             (*(places[index] for _, places in placed), value_places[index]),
-            (*(show(trial.settings[dimension.key]) for dimension in result.dimensions), f"{trial.value:.3f}"),
+            (*(_shown(trial, dimension) for dimension in result.dimensions), f"{trial.value:.3f}"),
             strength=1 - index / len(finished),
             marked=result.best is not None and trial.number == result.best.number,
         )
@@ -95,7 +95,8 @@ def _parallel(result: TuneResult) -> Section:
     )
     return Section(
         "Settings and values",
-        "A line for each finished trial: the darker, the better; the best one stands out.",
+        "A line for each finished trial: the darker, the better; the best one stands out. A line passes over an axis "
+        "that decides nothing with its other settings.",
         charts=(ParallelPlot("Parallel coordinates", (*(axis for axis, _ in placed), value_axis), lines),),
     )
 
@@ -103,18 +104,24 @@ def _parallel(result: TuneResult) -> Section:
 def _place_settings(dimension: Dimension, trials: Sequence[Trial]) -> tuple[ParallelAxis, list[float]]:
     """The axis of a setting, and the place of each trial on it."""
     label = dimension.key.rpartition(".")[2]
-    values = [trial.settings[dimension.key] for trial in trials]
     if not dimension.values:
-        return _place_numbers(label, values, logarithmic=dimension.logarithmic)
-    texts = [show(value) for value in (*dimension.values, *(value for value in values if not dimension.holds(value)))]
-    texts = list(dict.fromkeys(texts))
+        numbers = [trial.settings.get(dimension.key, math.nan) for trial in trials]
+        return _place_numbers(label, numbers, logarithmic=dimension.logarithmic)
+    settings = [trial.settings[dimension.key] for trial in trials if dimension.key in trial.settings]
+    texts = list(dict.fromkeys(map(show, (*dimension.values, *settings))))
     places = {text: index / max(1, len(texts) - 1) for index, text in enumerate(texts)}
     ticks = tuple(zip(places.values(), places, strict=True))
-    return ParallelAxis(label, ticks), [places[show(value)] for value in values]
+    return ParallelAxis(label, ticks), [places.get(_shown(trial, dimension), math.nan) for trial in trials]
+
+
+def _shown(trial: Trial, dimension: Dimension) -> str:
+    return show(trial.settings[dimension.key]) if dimension.key in trial.settings else ""
 
 
 def _place_numbers(label: str, numbers: Sequence[float], *, logarithmic: bool) -> tuple[ParallelAxis, list[float]]:
-    ticks, start, end = log_axis(numbers) if logarithmic else nice_axis(numbers)
+    """nan stays."""
+    present = [number for number in numbers if math.isfinite(number)]
+    ticks, start, end = log_axis(present) if logarithmic else nice_axis(present)
     scale = math.log if logarithmic else float
 
     def place(number: float) -> float:
@@ -211,7 +218,7 @@ def attempts_table(decision: AttemptsResult) -> ReportTable:
                 len(result.trials),
                 f"{result.seconds / 60:.1f}",
                 "" if best is None else settings_name(best.settings) if best.number else DEFAULTS,
-                "" if best is None or best.value is None else f"{best.value:.3f}",
+                "" if best is None else value_text(best),
                 "" if pair is None else difference_text(pair.test.difference),
                 "" if pair is None else p_text(p_value),
             )

@@ -1,0 +1,93 @@
+"""What trainings or answers that follow one another share: a base loaded once, and dropped before another is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lorica.commands import build
+from lorica.commands.arguments import telling_once
+from lorica.config.schema import Config
+from lorica.engines.base import BatchSizedEngine, Engine
+from lorica.pipeline.answer import Pipeline
+
+_Loaded = TypeVar("_Loaded")
+
+
+class LoadOnce:
+    """Holds what was loaded last, by all that decides how it is loaded."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._loaded: Any = None
+
+    def get(self, key: tuple[object, ...], load: Callable[[], _Loaded]) -> _Loaded:
+        """What is held under this key; else that goes, and what `load` gives takes its place."""
+        if self._loaded is None or self._key != key:
+            self.drop()
+            self._loaded, self._key = load(), key
+        loaded: _Loaded = self._loaded
+        return loaded
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is held."""
+        return self._loaded is None
+
+    def drop(self) -> None:
+        """Free its memory, as far as nobody else uses it."""
+        self._loaded, self._key = None, ()
+
+
+@dataclass(frozen=True)
+class _OpenPipeline:
+    """A pipeline and what it was made of. loading: all that decides how its engine was loaded, but the size of
+    batches."""
+
+    made_of: tuple[object, ...]
+    pipeline: Pipeline
+    loading: tuple[object, ...]
+
+
+@dataclass
+class PipelineOpener:
+    """Opens pipelines one after the other, on one loaded base as long as they share it. messages: what was said, and is
+    not said again."""
+
+    messages: set[str] = field(default_factory=set)
+    _open: _OpenPipeline | None = None
+
+    def open(self, config: Config, folders: Mapping[str, Path], engine: Engine | None = None) -> Pipeline:
+        """The pipeline of a configuration with these adapters: the one that is open, if it is that one; else with its
+        engine, if that is the same in the same precision. engine: another one that is to be taken. Raises what loading
+        raises."""
+        made_of = (config, dict(folders))
+        if engine is not None or self._open is None or self._open.made_of != made_of:
+            with telling_once(self.messages):
+                base, adapters = build.base_folder(config), build.open_adapters(folders)
+                settings = replace(build.engine_settings(config, base), batch_tokens=0)
+                loading = (config.engine.name, base.digest, settings)
+                engine = engine or self._take_engine(loading, config.inference.batch_tokens)
+                pipeline = build.build_pipeline(config, base, adapters, engine=engine)
+                self._open = _OpenPipeline(made_of, pipeline, loading)
+        return self._open.pipeline
+
+    def drop(self) -> None:
+        """Free the memory of the base."""
+        self._open = None
+
+    def _take_engine(self, loading: tuple[object, ...], batch_tokens: int) -> Engine | None:
+        """The engine that is loaded, as it was without adapters, where it is loaded as `loading` says; None where
+        another must be, for which its memory is free."""
+        former, self._open = self._open, None
+        if former is None or former.loading != loading:
+            return None
+        engine = former.pipeline.engine
+        if not engine.info.restores_base or not isinstance(engine, BatchSizedEngine):
+            return None
+        for adapter_name in former.pipeline.adapters:
+            engine.remove_adapter(adapter_name)
+        engine.set_batch_tokens(batch_tokens)
+        return engine
