@@ -133,7 +133,7 @@ def test_answers_to_multiple_choice_are_read_by_their_best_choice(tmp_path: Path
     for suffix in (".jsonl", ".csv", ".parquet"):
         path = tmp_path / f"answers{suffix}"
         write_answers(path, rows)
-        assert read_scores(path, column="scores").values == (0.75, 0.6)
+        assert read_scores(path, column="scores").values == [0.75, 0.6]
 
 
 def test_decimals_with_a_comma_are_told(tmp_path: Path) -> None:

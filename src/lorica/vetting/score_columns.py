@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ import msgspec
 
 from lorica.data.formats import open_table
 from lorica.errors import DataError
-from lorica.metrics.health import ScoreHealth, mass_health, score_health
+from lorica.metrics.health import ScoreHealth, score_health
 from lorica.names import did_you_mean
 from lorica.vetting.findings import Finding
-from lorica.vetting.score_findings import judge_scores
+from lorica.vetting.score_findings import ScoreColumn, judge_scores
 
 # How columns of scores are called, the surest first; compared without case, spaces and underscores.
 _SCORE_NAMES = (
@@ -32,29 +31,6 @@ _EMPTY = frozenset({"", "null", "none", "na", "n/a"})
 # A column with more text than this share is a column of texts, not of scores.
 _TEXT_SHARE = 0.5
 _COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
-
-
-class ScoreColumn(msgspec.Struct, frozen=True):
-    """A column of scores as it was read.
-
-    ids: [n], "" without an id column. values: [n], None where nothing stands. broken: (line, text) of cells that are
-    no finite number; their value is None. fallback: [n], whether a declared constant stands for an unread answer.
-    flags: how many rows carry each flag of Lorica's answers. answers: how often each answer text occurs, "" excluded.
-    gold: [n], 0 or 1, None where unknown. masses: [n], how much of the model's probability the choices had, None where
-    unknown.
-    """
-
-    path: Path
-    name: str
-    id_name: str
-    ids: tuple[str, ...]
-    values: tuple[float | None, ...]
-    broken: tuple[tuple[int, str], ...]
-    fallback: tuple[bool, ...]
-    flags: dict[str, int]
-    answers: dict[str, int]
-    gold: tuple[int | None, ...]
-    masses: tuple[float | None, ...] = ()
 
 
 def check_scores(
@@ -75,30 +51,10 @@ def check_scores(
     for Parquet without pyarrow.
     """
     scores = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
-    labelled = [
-        row_index
-        for row_index, gold_label in enumerate(scores.gold)
-        if gold_label is not None and scores.values[row_index] is not None
-    ]
     health = score_health(
         scores.values, fallback=scores.fallback, masses=scores.masses, lower_bound=low, upper_bound=high
     )
-    labels = [scores.gold[row_index] or 0 for row_index in labelled]
-    ranked = [scores.values[row_index] or 0.0 for row_index in labelled]
-    return health, judge_scores(
-        health,
-        values=scores.values,
-        ids=scores.ids if scores.id_name else (),
-        broken=scores.broken,
-        flags=scores.flags,
-        gold=labels,
-        ranked=ranked,
-        mass=mass_health(scores.masses),
-        column=scores.name,
-        file=scores.path.name,
-        low=low,
-        high=high,
-    )
+    return health, judge_scores(scores, health, low, high)
 
 
 def read_scores(
@@ -122,90 +78,52 @@ def read_scores(
     lorica_columns = (
         [
             column_name
-            for column_name in ("stage", "flags", "answer", "choice_mass")
+            for column_name in ("stage", "flags", "choice_mass")
             if column_name in column_names and column_name != score_name
         ]
         if "stage" in column_names
         else []
     )
-    reader = _ScoreReader(path, score_name, id_name, gold_name, gold)
+    scores = ScoreColumn(path, score_name, id_name)
     wanted = list(dict.fromkeys([score_name, *lorica_columns, *filter(None, (id_name, gold_name))]))
     for line_number, record in table.whole_records(wanted):
-        reader.add_row(line_number, record)
-    return reader.column()
-
-
-class _ScoreReader:
-    def __init__(
-        self, path: Path, score_name: str, id_name: str, gold_name: str, gold_by_id: Mapping[str, int] | None
-    ) -> None:
-        self._path, self._name, self._id_name, self._gold_name = path, score_name, id_name, gold_name
-        self._given = gold_by_id or {}
-        self._ids: list[str] = []
-        self._values: list[float | None] = []
-        self._broken: list[tuple[int, str]] = []
-        self._fallback: list[bool] = []
-        self._flags: Counter[str] = Counter()
-        self._answers: Counter[str] = Counter()
-        self._gold: list[int | None] = []
-        self._masses: list[float | None] = []
-
-    def add_row(self, line_number: int, record: Mapping[str, Any]) -> None:
-        """One row."""
-        row_id = str(record.get(self._id_name, "")) if self._id_name else ""
-        score_value, bad_text = _number(record.get(self._name))
-        if bad_text:
-            self._broken.append((line_number, bad_text))
-        self._ids.append(row_id)
-        self._values.append(score_value)
+        row_id = str(record.get(id_name, "")) if id_name else ""
+        score_value, bad_text = _number(record.get(score_name))
+        scores.broken += [(line_number, bad_text)] if bad_text else []
+        scores.ids.append(row_id)
+        scores.values.append(score_value)
         row_flags = _words(record.get("flags"))
-        self._fallback.append(record.get("stage") == "fallback" or "parse_fallback" in row_flags)
-        self._flags.update(row_flags)
-        if record.get("answer"):
-            self._answers[str(record["answer"])] += 1
-        self._masses.append(_number(record.get("choice_mass"))[0])
-        gold_value = record.get(self._gold_name) if self._gold_name else self._given.get(row_id)
-        self._gold.append(self._label(gold_value, line_number, row_id))
+        scores.fallback.append(record.get("stage") == "fallback" or "parse_fallback" in row_flags)
+        scores.flags.update(row_flags)
+        scores.masses.append(_number(record.get("choice_mass"))[0])
+        gold_value = record.get(gold_name) if gold_name else (gold or {}).get(row_id)
+        scores.gold.append(_label(gold_value, path, line_number, row_id))
+    _require_scores(scores)
+    return scores
 
-    def column(self) -> ScoreColumn:
-        """All that was read. Raises DataError for a column of texts, and for a file without rows."""
-        if not self._values:
-            raise DataError("the file has a header and no rows", path=self._path, line=1, fix="check how it was made")
-        broken_texts = [cell_text for _, cell_text in self._broken if cell_text.lower() not in _NOT_FINITE]
-        if len(broken_texts) > _TEXT_SHARE * len(self._values):
-            commas = sum(_COMMA.fullmatch(cell_text) is not None for cell_text in broken_texts) > _TEXT_SHARE * len(
-                broken_texts
-            )
-            raise DataError(
-                f"the column {self._name!r} holds texts such as {broken_texts[0][:40]!a}, not scores",
-                path=self._path,
-                line=self._broken[0][0],
-                fix="write decimals with a point (0.5), not a comma" if commas else "name the column of scores",
-            )
-        return ScoreColumn(
-            path=self._path,
-            name=self._name,
-            id_name=self._id_name,
-            ids=tuple(self._ids),
-            values=tuple(self._values),
-            broken=tuple(self._broken),
-            fallback=tuple(self._fallback),
-            flags=dict(sorted(self._flags.items())),
-            answers=dict(self._answers.most_common()),
-            gold=tuple(self._gold),
-            masses=tuple(self._masses),
+
+def _require_scores(scores: ScoreColumn) -> None:
+    """Raises DataError for a column of texts, and for a file without rows."""
+    if not scores.values:
+        raise DataError("the file has a header and no rows", path=scores.path, line=1, fix="check how it was made")
+    broken_texts = [cell_text for _, cell_text in scores.broken if cell_text.lower() not in _NOT_FINITE]
+    if len(broken_texts) > _TEXT_SHARE * len(scores.values):
+        with_comma = sum(_COMMA.fullmatch(cell_text) is not None for cell_text in broken_texts)
+        commas = with_comma > _TEXT_SHARE * len(broken_texts)
+        raise DataError(
+            f"the column {scores.name!r} holds texts such as {broken_texts[0][:40]!a}, not scores",
+            path=scores.path,
+            line=scores.broken[0][0],
+            fix="write decimals with a point (0.5), not a comma" if commas else "name the column of scores",
         )
 
-    def _label(self, gold_value: Any, line_number: int, row_id: str) -> int | None:
-        number, bad_text = _number(gold_value)
-        if bad_text or number not in (None, 0.0, 1.0):
-            raise DataError(
-                f"the gold label {str(gold_value)[:40]!a} is neither 0 nor 1",
-                path=self._path,
-                line=line_number,
-                row_id=row_id,
-            )
-        return None if number is None else int(number)
+
+def _label(gold_value: Any, path: Path, line_number: int, row_id: str) -> int | None:
+    number, bad_text = _number(gold_value)
+    if bad_text or number not in (None, 0.0, 1.0):
+        message = f"the gold label {str(gold_value)[:40]!a} is neither 0 nor 1"
+        raise DataError(message, path=path, line=line_number, row_id=row_id)
+    return None if number is None else int(number)
 
 
 _NOT_FINITE = frozenset({"nan", "inf", "-inf", "+inf", "infinity", "-infinity"})

@@ -1,11 +1,13 @@
-"""What is said about a column of scores."""
+"""A column of scores, and what is said about it."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from lorica.metrics.bootstrap import Estimate, estimate
@@ -15,13 +17,12 @@ from lorica.metrics.health import (
     SATURATED_SHARE,
     TOO_GOOD_AUC,
     TOO_GOOD_ROWS,
-    MassHealth,
     ScoreHealth,
+    mass_health,
 )
 from lorica.metrics.metric_table import METRICS
 from lorica.names import count_of
-from lorica.vetting.finding_codes import Severity
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 
 # A value is round when so few decimals write it; models do not put these out often.
 _DECIMALS = 2
@@ -37,55 +38,47 @@ _MANY_LABELLED, _COIN = 100, 0.55
 _LOG_ODDS_STD = 0.25
 
 
-def judge_scores(
-    health: ScoreHealth,
-    *,
-    values: Sequence[float | None],
-    ids: Sequence[str] = (),
-    broken: Sequence[tuple[int, str]] = (),
-    flags: Mapping[str, int] | None = None,
-    gold: Sequence[int] = (),
-    ranked: Sequence[float] = (),
-    mass: MassHealth | None = None,
-    column: str = "score",
-    file: str = "",
-    low: float = 0.0,
-    high: float = 1.0,
-) -> list[Finding]:
-    """Findings on a column of scores, in the order of their codes.
+class ScoreColumn(msgspec.Struct):
+    """A column of scores as it was read.
 
-    values: [rows], None where there is none. ids: [rows] or empty. broken: (line, text) of cells that are no number.
-    flags: rows by flag of Lorica's answers. gold, ranked: labels 0 and 1 and the scores of the rows that have both.
-    mass: how much of the model's probability the choices had, where known.
+    ids: [n], "" without an id column. values: [n], None where nothing stands. broken: (line, text) of cells that are
+    no finite number; their value is None. fallback: [n], whether a declared constant stands for an unread answer.
+    flags: how many rows carry each flag of Lorica's answers. gold: [n], 0 or 1, None where unknown. masses: [n], how
+    much of the model's probability the choices had, None where unknown.
     """
-    row_count = len(values)
-    facts: dict[str, object] = {"column": column, "rows": row_count, "n": health.n}
-    findings = [*_spread(health, values, column, low, high), *_rows(health, row_count, broken, flags or {}, column)]
+
+    path: Path
+    name: str
+    id_name: str
+    ids: list[str] = []
+    values: list[float | None] = []
+    broken: list[tuple[int, str]] = []
+    fallback: list[bool] = []
+    flags: Counter[str] = msgspec.field(default_factory=Counter)
+    gold: list[int | None] = []
+    masses: list[float | None] = []
+
+
+def judge_scores(scores: ScoreColumn, health: ScoreHealth, low: float, high: float) -> list[Finding]:
+    """Findings on a column of scores, in the order of their codes. health: of this column. low, high: where scores
+    should lie."""
+    findings = [*_spread(health, scores, low, high), *_rows(health, scores)]
+    mass = mass_health(scores.masses)
     if mass is not None and mass.low:
         findings.append(finding("L470", f"choice_mass: {mass}", expected=f"a median above {LOW_MASS:g}"))
-    findings += _duplicates(ids, values)
-    findings += _constants(values, low, high)
-    findings += _against_gold(gold, ranked)
+    findings += _duplicates(scores.ids if scores.id_name else (), scores.values)
+    findings += _constants(scores.values, low, high)
+    findings += _against_gold(scores)
+    facts: dict[str, object] = {"column": scores.name, "rows": len(scores.values), "n": health.n}
     with_file = [
-        Finding(
-            code=finding.code,
-            severity=finding.severity,
-            seen=finding.seen,
-            expected=finding.expected,
-            fix=finding.fix,
-            file=file,
-            facts=facts | finding.facts,
-        )
-        for finding in findings
+        msgspec.structs.replace(finding, file=scores.path.name, facts=facts | finding.facts) for finding in findings
     ]
     return sorted(with_file, key=lambda finding: finding.code)
 
 
-def _spread(
-    health: ScoreHealth, values: Sequence[float | None], column: str, low: float, high: float
-) -> Iterator[Finding]:
+def _spread(health: ScoreHealth, scores: ScoreColumn, low: float, high: float) -> Iterator[Finding]:
     if not health.n:
-        yield finding("L468", f"the column {column!a} is empty in all rows")
+        yield finding("L468", f"the column {scores.name!a} is empty in all rows")
         return
     enough = health.n >= ENOUGH_ROWS
     facts = {"unique": health.unique, "std": health.std, "mode": health.mode, "mode_share": health.mode_share}
@@ -97,7 +90,7 @@ def _spread(
             severity="reject" if enough else "warn",
             facts=facts,
         )
-    elif enough and "collapsed" in health.reasons and not _still_ranks(values, low, high):
+    elif enough and "collapsed" in health.reasons and not _still_ranks(scores.values, low, high):
         yield finding("L451", f"{health.unique} values, standard deviation {health.std:.1e}", facts=facts)
     if enough and health.unique == 2:
         yield finding("L452", f"{health.minimum:g} and {health.maximum:g} only, in {health.n} rows", facts=facts)
@@ -138,18 +131,13 @@ def _still_ranks(values: Sequence[float | None], low: float, high: float) -> boo
     return float(np.std(np.log(inside) - np.log1p(-inside))) > _LOG_ODDS_STD
 
 
-def _rows(
-    health: ScoreHealth,
-    row_count: int,
-    broken: Sequence[tuple[int, str]],
-    flags: Mapping[str, int],
-    column: str,
-) -> Iterator[Finding]:
+def _rows(health: ScoreHealth, scores: ScoreColumn) -> Iterator[Finding]:
+    row_count, broken, flags = len(scores.values), scores.broken, scores.flags
     if broken:
         first_line, first_text = broken[0]
         yield finding(
             "L453",
-            f"{len(broken)} of {row_count} cells of {column!a} are no finite number, the first is "
+            f"{len(broken)} of {row_count} cells of {scores.name!a} are no finite number, the first is "
             f"{first_text[:40]!a} in line {first_line}",
             facts={"broken": len(broken), "first_line": first_line},
         )
@@ -227,10 +215,16 @@ def _constants(values: Sequence[float | None], low: float, high: float) -> Itera
     )
 
 
-def _against_gold(gold: Sequence[int], ranked: Sequence[float]) -> Iterator[Finding]:
-    if not gold:
+def _against_gold(scores: ScoreColumn) -> Iterator[Finding]:
+    labelled = [
+        (gold_label, score_value)
+        for gold_label, score_value in zip(scores.gold, scores.values, strict=True)
+        if gold_label is not None and score_value is not None
+    ]
+    if not labelled:
         return
-    auc: Estimate = estimate(METRICS["roc_auc"], list(gold), list(ranked), resamples=1_000)
+    gold, ranked = [gold_label for gold_label, _ in labelled], [score_value for _, score_value in labelled]
+    auc: Estimate = estimate(METRICS["roc_auc"], gold, ranked, resamples=1_000)
     if math.isnan(auc.value):
         return
     facts = {"auc": auc.value, "auc_low": auc.low, "auc_high": auc.high, "labelled": auc.n}
