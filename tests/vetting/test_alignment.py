@@ -279,18 +279,23 @@ def test_principal_directions_are_those_of_a_singular_value_decomposition() -> N
 
 def test_surrogates_keep_heads_together_and_share_an_axis() -> None:
     made = PermutationNull(hidden=8, head_dim=4, count=5)
-    orders = made.outputs("model.layers.0.self_attn.v_proj", 16)
+    orders = made.orders("out", "model.layers.0.self_attn.v_proj", 16)
     assert orders is not None
     assert orders.shape == (6, 16)
     assert (orders[0] == np.arange(16)).all()
     assert not (orders[1:] == np.arange(16)).all(1).any()
     assert all(len({value // 4 for value in head}) == 1 for order in orders for head in order.reshape(4, 4))
-    assert made.outputs("model.layers.0.self_attn.q_proj", 16) is None
-    reads, writes = made.inputs("model.layers.0.mlp.up_proj", 8), made.outputs("model.layers.1.mlp.down_proj", 8)
+    assert made.orders("out", "model.layers.0.self_attn.q_proj", 16) is None
+    reads = made.orders("in", "model.layers.0.mlp.up_proj", 8)
+    writes = made.orders("out", "model.layers.1.mlp.down_proj", 8)
+    assert reads is not None
     assert writes is not None
-    assert (reads == writes).all()
-    wide, other = made.inputs("model.layers.0.mlp.down_proj", 20), made.inputs("model.layers.1.mlp.down_proj", 20)
-    assert not (wide == other).all()
+    assert np.array_equal(reads, writes)
+    wide = made.orders("in", "model.layers.0.mlp.down_proj", 20)
+    other = made.orders("in", "model.layers.1.mlp.down_proj", 20)
+    assert wide is not None
+    assert other is not None
+    assert not np.array_equal(wide, other)
 
 
 def test_copied_rows_are_no_agreement() -> None:

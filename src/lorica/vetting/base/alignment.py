@@ -10,15 +10,15 @@ explains the test, its calibration and its limits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from lorica.adapters.arrays import read_array
 from lorica.adapters.raw_adapter import RawAdapter
-from lorica.adapters.tensor_map import LoraModule, TensorMap, layer_number
+from lorica.adapters.tensor_map import TensorMap, layer_number
 from lorica.errors import AdapterError
 from lorica.vetting.base.activation_subspaces import ActivationSubspaces, Array, Subspace
 from lorica.vetting.base.collect_subspaces import collect_subspaces
@@ -27,7 +27,7 @@ from lorica.vetting.base.factor_correlation import combined_z, factor_correlatio
 from lorica.vetting.base.halves import Halves
 from lorica.vetting.base.layer_permutation import find_layer_permutation, layer_table
 from lorica.vetting.base.module_agreement import SideDirections, module_agreement
-from lorica.vetting.base.permutation_null import PermutationNull, Permutations, has_shared_order, standardised
+from lorica.vetting.base.permutation_null import PermutationNull, Permutations, Side, axis_name, standardised
 
 __all__ = ["Alignment", "align", "collect_subspaces"]
 
@@ -75,45 +75,39 @@ class Alignment:
     inner: float = math.nan
 
 
+@dataclass(frozen=True)
+class _TestedSide:
+    """What one side of one module gains, shuffled and not: [1 + shuffles]."""
+
+    module_path: str
+    gain: Array
+    directions: SideDirections
+
+
 def align(
     adapter: RawAdapter, tensor_map: TensorMap, subspaces: ActivationSubspaces, *, shuffles: int = SHUFFLES
 ) -> Alignment:
     """Compare an adapter with what was collected of a base. Modules whose shapes do not fit, or whose update is zero
     or not finite, are left out. Raises AdapterError for weights that cannot be read."""
     permutation_null = PermutationNull(hidden=subspaces.hidden, head_dim=subspaces.head_dim, count=shuffles)
-    gains: dict[str, list[Array]] = {}
-    spreads: list[SideDirections] = []
+    side_subspaces: dict[Side, dict[str, Subspace]] = {"in": subspaces.inputs, "out": subspaces.outputs}
+    layer_count = subspaces.layers
+    sides: list[_TestedSide] = []
     sizes: dict[str, float] = {}
     correlations: list[tuple[float, float]] = []
     aligned: dict[tuple[str, str, int], float] = {}
-    for factors, input_directions, output_directions, update_norm, correlation_pair in _updates(
-        adapter, tensor_map, subspaces
-    ):
-        module_path = factors.path
+    for module_path, directions, update_norm, correlation_pair in _updates(adapter, tensor_map, subspaces):
         correlations += [] if correlation_pair is None else [correlation_pair]
-        aligned |= _gains_by_layer(module_path, input_directions, output_directions, subspaces)
-        if subspaces.weights.get(module_path):
-            sizes[module_path] = update_norm / subspaces.weights[module_path]
-        input_orders = permutation_null.inputs(module_path, input_directions.shape[1])
-        side_gains = [_gain(input_directions, subspaces.inputs[module_path], input_orders)]
-        spreads.append(
-            SideDirections(
-                "in", permutation_null.axis_of_inputs(module_path, input_directions.shape[1]), input_directions
-            )
-        )
-        output_orders = permutation_null.outputs(module_path, output_directions.shape[1])
-        if output_orders is not None:
-            side_gains.append(_gain(output_directions, subspaces.outputs[module_path], output_orders))
-            spreads.append(
-                SideDirections(
-                    "out", permutation_null.axis_of_outputs(module_path, output_directions.shape[1]), output_directions
-                )
-            )
-        gains[module_path] = side_gains
-    alignment = _conclude(tensor_map, subspaces, gains, spreads, sizes)
-    stream, inner_score = _by_axis([gain for side_gains in gains.values() for gain in side_gains], spreads)
-    halves = _halves(gains, correlations, aligned, subspaces)
-    return replace(alignment, halves=halves, form=subspaces.form, stream=stream, inner=inner_score)
+        if (weight_norm := subspaces.weights.get(module_path)) and math.isfinite(update_norm / weight_norm):
+            sizes[module_path] = update_norm / weight_norm
+        for side, rows in directions.items():
+            orders = permutation_null.orders(side, module_path, rows.shape[1])
+            if orders is not None:
+                aligned |= _gains_by_layer(side, module_path, rows, side_subspaces[side], layer_count)
+                gain = _gain(rows, side_subspaces[side][module_path], orders)
+                axis = axis_name(side, module_path, rows.shape[1], subspaces.hidden)
+                sides.append(_TestedSide(module_path, gain, SideDirections(side, axis, rows)))
+    return _conclude(sides, _halves(sides, correlations, aligned, subspaces), sizes, len(tensor_map.pairs), subspaces)
 
 
 def _combined(gains: Sequence[Array]) -> float:
@@ -121,75 +115,60 @@ def _combined(gains: Sequence[Array]) -> float:
     return float(standardised(np.stack([standardised(gain) for gain in gains]).mean(0))[0]) if gains else math.nan
 
 
-def _by_axis(gains: Sequence[Array], spreads: Sequence[SideDirections]) -> tuple[float, float]:
-    """Scores of the sides on the residual stream and of those inside layers; NaN where there are none, or on the stream
-    too few to call it turned. spreads: one for each gain, in their order."""
-    stream = [gain for gain, spread in zip(gains, spreads, strict=True) if spread.axis == ""]
-    inner_gains = [gain for gain, spread in zip(gains, spreads, strict=True) if spread.axis != ""]
-    return _combined(stream) if len(stream) >= _MIN_STREAM_SIDES else math.nan, _combined(inner_gains)
-
-
 def _gains_by_layer(
-    module_path: str, input_directions: Array, output_directions: Array, subspaces: ActivationSubspaces
+    side: Side, module_path: str, rows: Array, subspaces: Mapping[str, Subspace], layer_count: int
 ) -> dict[tuple[str, str, int], float]:
     """(side, module, layer) -> log gain of the module's update in the directions of its like in each layer."""
     own_layer = layer_number(module_path)
-    log_gains = {}
-    if own_layer is None or subspaces.layers > MAX_LAYERS:
+    if own_layer is None or layer_count > MAX_LAYERS:
         return {}
-    for layer_index in range(subspaces.layers):
-        other_path = module_path.replace(f".{own_layer}.", f".{layer_index}.", 1)
-        inputs, outputs = subspaces.inputs.get(other_path), subspaces.outputs.get(other_path)
-        if inputs is not None and inputs.width == input_directions.shape[1]:
-            log_gains["in", module_path, layer_index] = _unshuffled_gain(input_directions, inputs)
-        if outputs is not None and outputs.width == output_directions.shape[1] and not has_shared_order(module_path):
-            log_gains["out", module_path, layer_index] = _unshuffled_gain(output_directions, outputs)
-    return log_gains
+    likes = {
+        layer_index: subspaces.get(module_path.replace(f".{own_layer}.", f".{layer_index}.", 1))
+        for layer_index in range(layer_count)
+    }
+    return {
+        (side, module_path, layer_index): _unshuffled_gain(rows, subspace)
+        for layer_index, subspace in likes.items()
+        if subspace is not None and subspace.width == rows.shape[1]
+    }
 
 
 def _unshuffled_gain(directions: Array, subspace: Subspace) -> float:
     beyond = subspace.energies[_DIRECTIONS_ELSEWHERE:]
-    rest_energy = (float(beyond.sum()) + subspace.rest_energy * (subspace.width - len(subspace.energies))) / max(
-        1, subspace.width - _DIRECTIONS_ELSEWHERE
-    )
-    leading_subspace = Subspace(
-        subspace.vectors[:_DIRECTIONS_ELSEWHERE], subspace.energies[:_DIRECTIONS_ELSEWHERE], rest_energy
-    )
-    return float(
-        _gain(
-            directions[:_ROWS_ELSEWHERE], leading_subspace if len(beyond) else subspace, np.arange(subspace.width)[None]
-        )[0]
-    )
+    total_energy = float(beyond.sum()) + subspace.rest_energy * (subspace.width - len(subspace.energies))
+    rest_energy = total_energy / max(1, subspace.width - _DIRECTIONS_ELSEWHERE)
+    if len(beyond):
+        leading_energies = subspace.energies[:_DIRECTIONS_ELSEWHERE]
+        subspace = Subspace(subspace.vectors[:_DIRECTIONS_ELSEWHERE], leading_energies, rest_energy)
+    return float(_gain(directions[:_ROWS_ELSEWHERE], subspace, np.arange(subspace.width)[None])[0])
 
 
 def _halves(
-    gains: dict[str, list[Array]],
+    sides: Sequence[_TestedSide],
     correlations: Sequence[tuple[float, float]],
     aligned: dict[tuple[str, str, int], float],
     subspaces: ActivationSubspaces,
 ) -> Halves:
-    gains_by_side = [[side_gains[i] for side_gains in gains.values() if len(side_gains) > i] for i in (0, 1)]
+    gains: dict[str, dict[str, Array]] = {"in": {}, "out": {}}
+    for tested in sides:
+        gains[tested.directions.side][tested.module_path] = tested.gain
     layers: list[int] = []
     layer_gains = np.zeros((0, 0))
-    for side_index, side in enumerate(("in", "out")):
+    for side, side_gains in gains.items():
         values = {
             (module_path, layer_index): gain
             for (aligned_side, module_path, layer_index), gain in aligned.items()
             if aligned_side == side
         }
-        spreads = {
-            module_path: float(side_gains[side_index][1:].std(ddof=1))
-            for module_path, side_gains in gains.items()
-            if len(side_gains) > side_index
-        }
+        spreads = {module_path: float(gain[1:].std(ddof=1)) for module_path, gain in side_gains.items()}
         side_layers, side_table = layer_table(values, spreads)
         if layer_gains.size and side_layers != layers:
             continue
         layers, layer_gains = side_layers, side_table + layer_gains if layer_gains.size else side_table
     return Halves(
-        inputs=_combined(gains_by_side[0]),
-        outputs=_combined(gains_by_side[1]),
-        tested=len(gains_by_side[1]),
+        inputs=_combined(list(gains["in"].values())),
+        outputs=_combined(list(gains["out"].values())),
+        tested=len(gains["out"]),
         correlation=combined_z([correlation for correlation, _ in correlations]),
         null_correlation=combined_z([null_correlation for _, null_correlation in correlations]),
         correlated_pairs=len(correlations),
@@ -200,10 +179,10 @@ def _halves(
 
 def _updates(
     adapter: RawAdapter, tensor_map: TensorMap, subspaces: ActivationSubspaces
-) -> Iterator[tuple[LoraModule, Array, Array, float, tuple[float, float] | None]]:
-    """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update, `bond` of its
-    halves) of each module that can be tested. Squared norms of the rows are the singular values, as shares of their
-    sum."""
+) -> Iterator[tuple[str, dict[Side, Array], float, tuple[float, float] | None]]:
+    """(path, singular rows of the update: right [k, in] and left [k, out], norm of the scaled update, correlation of
+    its factors) of each module that can be tested. Squared norms of the rows are the singular values, as shares of
+    their sum."""
     if adapter.weights is None:
         return
     for factors in tensor_map.pairs:
@@ -217,17 +196,12 @@ def _updates(
         b_matrix = read_array(adapter.weights, tensor_map.tensors[factors.b])
         factorisation = _factorise(a_matrix, b_matrix)
         if factorisation is not None:
-            input_directions, output_directions, update_norm = factorisation
-            yield (
-                factors,
-                input_directions,
-                output_directions,
-                update_norm * _scaling(adapter, factors.path),
-                factor_correlation(a_matrix, b_matrix, inputs),
-            )
+            directions, update_norm = factorisation
+            scaled_norm = update_norm * _scaling(adapter, factors.path)
+            yield factors.path, directions, scaled_norm, factor_correlation(a_matrix, b_matrix, inputs)
 
 
-def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
+def _factorise(a: Array, b: Array) -> tuple[dict[Side, Array], float] | None:
     """a [r, in], b [out, r] -> singular rows of BA weighted by the roots of its singular values, and its norm."""
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
@@ -243,7 +217,7 @@ def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
     weights = np.sqrt(values[leading] / values[leading].sum())[:, None]
     input_directions: Array = (a_basis[leading] * weights).astype(np.float32)
     output_directions: Array = ((b_basis @ left_vectors[:, leading]).T * weights).astype(np.float32)
-    return input_directions, output_directions, update_norm
+    return {"in": input_directions, "out": output_directions}, update_norm
 
 
 def _scaling(adapter: RawAdapter, module_path: str) -> float:
@@ -276,32 +250,39 @@ def _gain(directions: Array, subspace: Subspace, orders: Permutations) -> Array:
 
 
 def _conclude(
-    tensor_map: TensorMap,
-    subspaces: ActivationSubspaces,
-    gains: dict[str, list[Array]],
-    spreads: Sequence[SideDirections],
+    sides: Sequence[_TestedSide],
+    halves: Halves,
     sizes: dict[str, float],
+    pair_count: int,
+    subspaces: ActivationSubspaces,
 ) -> Alignment:
-    all_gains = [gain for side_gains in gains.values() for gain in side_gains]
-    score = _combined(all_gains)
-    effect = float(np.mean([gain[0] - gain[1:].mean() for gain in all_gains])) if all_gains else math.nan
-    information = module_agreement(spreads)
+    gains = [tested.gain for tested in sides]
+    score, information = _combined(gains), module_agreement([tested.directions for tested in sides])
     decided: Decision = "undecided"
     if score >= MATCH:
         decided = "match"
     elif score < MISMATCH and information >= INFORMED:
         decided = "mismatch"
+    gains_by_module: dict[str, list[Array]] = {}
+    for tested in sides:
+        gains_by_module.setdefault(tested.module_path, []).append(tested.gain)
+    stream_gains = [tested.gain for tested in sides if tested.directions.axis == ""]
     return Alignment(
         score=score,
         p_true=_probability(score, information),
         information=information,
-        effect=effect,
-        modules={module_path: _combined(side_gains) for module_path, side_gains in gains.items()},
-        sizes={module_path: size for module_path, size in sizes.items() if math.isfinite(size)},
-        tested=len(gains),
-        pairs=len(tensor_map.pairs),
+        effect=float(np.mean([gain[0] - gain[1:].mean() for gain in gains])) if gains else math.nan,
+        modules={module_path: _combined(module_gains) for module_path, module_gains in gains_by_module.items()},
+        sizes=sizes,
+        tested=len(gains_by_module),
+        pairs=pair_count,
         base=subspaces.base.name,
         decided=decided,
+        halves=halves,
+        form=subspaces.form,
+        # Too few sides on the stream cannot tell that it was turned.
+        stream=_combined(stream_gains) if len(stream_gains) >= _MIN_STREAM_SIDES else math.nan,
+        inner=_combined([tested.gain for tested in sides if tested.directions.axis != ""]),
     )
 
 

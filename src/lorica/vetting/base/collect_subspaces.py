@@ -23,7 +23,6 @@ from lorica.hardware import this_machine
 from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
 from lorica.models.families import FAMILIES
-from lorica.models.packed_attention import PackedAttention
 from lorica.models.transformers_models import load_causal
 from lorica.models.upcast import multiply_in_float32
 from lorica.models.weight_files import weight_stamps
@@ -38,9 +37,9 @@ from lorica.vetting.base.activation_subspaces import (
     empty_subspace,
     principal_subspace,
 )
-from lorica.vetting.base.conversion_faults import BaseForm, find_conversion_fault, text_dependence
+from lorica.vetting.base.conversion_faults import BaseForm, find_conversion_fault, run_packed, text_dependence
 from lorica.vetting.base.layer_consistency import EMBEDDING, outlier_layers, sample_rows
-from lorica.vetting.base.permutation_null import PermutationNull, has_shared_order
+from lorica.vetting.base.permutation_null import axis_name, has_shared_order
 from lorica.vetting.base.sample_text import SAMPLE_TEXTS
 
 MAX_TOKENS = 1200  # of all texts together
@@ -68,11 +67,9 @@ def collect_subspaces(
     sample_texts = tuple(SAMPLE_TEXTS if texts is None else texts)
     stamps = weight_stamps(base_folder)
     is_large = sum(file_size for *_, file_size in stamps) > LARGE_FILES
-    beside = [
-        (file_path.name, file_path.stat().st_mtime_ns, file_path.stat().st_size)
-        for file_path in subspace_cache.files_beside(base_folder)
-    ]
-    cache_key = (base_folder.resolve(), stamps, *beside, sample_texts, max_tokens)
+    beside = [(path.name, path.stat()) for path in subspace_cache.files_beside(base_folder)]
+    changes = [(file_name, status.st_mtime_ns, status.st_size) for file_name, status in beside]
+    cache_key = (base_folder.resolve(), stamps, *changes, sample_texts, max_tokens)
     if cache_key not in _CACHE:
         token_limit = max_tokens or (_TOKENS_OF_LARGE if is_large else MAX_TOKENS)
         cacheable = is_large and texts is None and max_tokens is None
@@ -127,9 +124,7 @@ def _observe(base_folder: Path, token_rows: Sequence[Sequence[int]]) -> Activati
     config = base.config
     native = config.get("model_type") in FAMILIES and not config.get("quantization_config")
     base_model = _precise(load_decoder(base) if native else _foreign(base_folder))
-    layers = {
-        module_name: module for module_name, module in base_model.named_modules() if _is_linear(module_name, module)
-    }
+    layers = dict(filter(lambda named: _is_linear(*named), base_model.named_modules()))
     longest = max(map(len, token_rows))
     attention_mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in token_rows])
     hooks = _SubspaceHooks(None if isinstance(base_model, Decoder) else attention_mask.flatten().bool())
@@ -155,14 +150,13 @@ def _observe(base_folder: Path, token_rows: Sequence[Sequence[int]]) -> Activati
         hidden=_hidden(config),
         head_dim=_head_dim(config),
         tokens=sum(map(len, token_rows)),
-        outlier_layers=_outlier_layers(base_model, layers, _hidden(config), _head_dim(config)),
+        outlier_layers=_outlier_layers(base_model, layers, _hidden(config)),
         form=base_form,
     )
 
 
-def _outlier_layers(base_model: nn.Module, layers: dict[str, nn.Module], hidden: int, head_dim: int) -> tuple[int, ...]:
+def _outlier_layers(base_model: nn.Module, layers: dict[str, nn.Module], hidden: int) -> tuple[int, ...]:
     """Layers whose weights read and write other coordinates of the residual stream than most layers do."""
-    permutation_null = PermutationNull(hidden=hidden, head_dim=head_dim, count=0)
     rows_by_layer: dict[int, list[Array]] = {}
     for module_name, module in layers.items():
         number, weight = layer_number(module_name), getattr(module, "weight", None)
@@ -170,9 +164,10 @@ def _outlier_layers(base_model: nn.Module, layers: dict[str, nn.Module], hidden:
             continue
         weight = weight.detach().T if type(module).__name__ == "Conv1D" else weight.detach()
         output_width, input_width = weight.shape
-        if input_width == hidden and not permutation_null.axis_of_inputs(module_name, input_width):
+        if input_width == hidden and not axis_name("in", module_name, input_width, hidden):
             rows_by_layer.setdefault(number, []).append(sample_rows(weight))
-        if output_width == hidden and permutation_null.writes(module_name, output_width):
+        writes_stream = not has_shared_order(module_name) and not axis_name("out", module_name, output_width, hidden)
+        if output_width == hidden and writes_stream:
             rows_by_layer.setdefault(number, []).append(sample_rows(weight.T))
     sampled_rows = {number: np.concatenate(layer_rows) for number, layer_rows in rows_by_layer.items()}
     embedding = _embedding(base_model).weight.detach()
@@ -201,10 +196,7 @@ def _foreign(base_folder: Path) -> nn.Module:
 
 
 def _run_packed(decoder: Decoder, token_rows: Sequence[Sequence[int]]) -> BaseForm:
-    lengths = [len(row) for row in token_rows]
-    tokens = torch.tensor([token_id for row in token_rows for token_id in row])
-    positions = torch.cat([torch.arange(length) for length in lengths])
-    hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
+    tokens, _, hidden = run_packed(decoder, token_rows)
     token_positions = _spread(len(tokens))
     logits = decoder.logits(hidden[token_positions])
     _backward(logits)
@@ -301,9 +293,7 @@ def _hidden(config: Mapping[str, Any]) -> int:
 
 
 def _head_dim(config: Mapping[str, Any]) -> int:
-    head_dim, hidden, head_count = (
-        config.get(config_key) for config_key in ("head_dim", "hidden_size", "num_attention_heads")
-    )
+    head_dim, hidden, head_count = map(config.get, ("head_dim", "hidden_size", "num_attention_heads"))
     if isinstance(head_dim, int) and head_dim > 0:
         return head_dim
     return hidden // head_count if isinstance(hidden, int) and isinstance(head_count, int) and head_count > 0 else 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,21 +60,14 @@ class BaseForm:
 
 def check_conversion_fault(base_form: BaseForm) -> list[Finding]:
     """At most one finding: the base is in another form, or its predictions hardly follow its text."""
+    facts: dict[str, Any]
     if base_form.other_form:
-        finding_text = (
-            f"with {base_form.other_form} it predicts plain text at {base_form.other_loss:.2f} nats a token, "
-        )
-        finding_text += f"not {base_form.as_it_is:.2f}"
-        facts = {
-            "form": base_form.other_form,
-            "loss": round(base_form.as_it_is, 4),
-            "other": round(base_form.other_loss, 4),
-        }
-        return [
-            finding(
-                "L329", finding_text, expected="the better prediction in the form that its config says", facts=facts
-            )
-        ]
+        losses = f"{base_form.other_loss:.2f} nats a token, not {base_form.as_it_is:.2f}"
+        finding_text = f"with {base_form.other_form} it predicts plain text at {losses}"
+        facts = {"form": base_form.other_form, "loss": round(base_form.as_it_is, 4)}
+        facts["other"] = round(base_form.other_loss, 4)
+        expected = "the better prediction in the form that its config says"
+        return [finding("L329", finding_text, expected=expected, facts=facts)]
     # One that is no better than guessing evenly is told by its loss (L316).
     if not base_form.text_gain < FOLLOWS or base_form.loss >= 0.95 * base_form.uniform_loss:
         return []
@@ -113,10 +107,8 @@ def find_conversion_fault(decoder: Decoder, token_rows: Rows) -> tuple[str, floa
     """(another form in which the decoder predicts these rows clearly better, its loss in that form, and as it is);
     "" and NaN where there is none."""
     is_large = sum(parameter.numel() for parameter in decoder.parameters()) > _LARGE
-    first_rows, all_rows = (
-        _first_tokens(token_rows, _FIRST_OF_LARGE if is_large else _FIRST_TOKENS),
-        _first_tokens(token_rows, _ALL_TOKENS),
-    )
+    first_rows = _first_tokens(token_rows, _FIRST_OF_LARGE if is_large else _FIRST_TOKENS)
+    all_rows = _first_tokens(token_rows, _ALL_TOKENS)
     no_form = "", math.nan, math.nan
     with torch.no_grad():
         own_losses = _losses(decoder, first_rows)
@@ -134,10 +126,9 @@ def find_conversion_fault(decoder: Decoder, token_rows: Rows) -> tuple[str, floa
                 form_losses = _losses(decoder, all_rows)
             loss_gain, form_loss = own_losses - form_losses, float(form_losses.mean())
             standard_error = float(loss_gain.std()) / math.sqrt(len(loss_gain))
-            is_clear = float(loss_gain.mean()) >= max(_GAIN, _SURE * standard_error) and form_loss < _SENSE * math.log(
-                decoder.config.vocab_size
-            )
-            if is_clear and not form_loss >= best_form[1]:
+            is_clear = float(loss_gain.mean()) >= max(_GAIN, _SURE * standard_error)
+            makes_sense = form_loss < _SENSE * math.log(decoder.config.vocab_size)
+            if is_clear and makes_sense and not form_loss >= best_form[1]:
                 best_form = form_name, form_loss, float(own_losses.mean())
     return best_form
 
@@ -150,12 +141,18 @@ def _first_tokens(token_rows: Rows, max_tokens: int) -> list[Sequence[int]]:
     return selected
 
 
-def _losses(decoder: Decoder, token_rows: Rows) -> Tensor:
-    """[N] nats of every token but the rows' first."""
+def run_packed(decoder: Decoder, token_rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """All rows' tokens one after the other, [N], with their positions, [N], and what the decoder makes of them,
+    [N, hidden]."""
     lengths = [len(row) for row in token_rows]
     tokens = torch.tensor([token_id for row in token_rows for token_id in row])
     positions = torch.cat([torch.arange(length) for length in lengths])
-    hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
+    return tokens, positions, decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
+
+
+def _losses(decoder: Decoder, token_rows: Rows) -> Tensor:
+    """[N] nats of every token but the rows' first."""
+    tokens, positions, hidden = run_packed(decoder, token_rows)
     inside = (positions > 0).nonzero()[:, 0]
     losses: Tensor = F.cross_entropy(decoder.logits(hidden[inside - 1]).float(), tokens[inside], reduction="none")
     return losses

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lorica.vetting.base.permutation_null import standardised
+from lorica.vetting.base.permutation_null import Side, standardised
 
 Array = NDArray[np.float32]
 
@@ -27,7 +27,7 @@ _COPY = 0.999  # rows of two modules that are the same were never trained apart:
 class SideDirections:
     """The weighted directions of one side of one module: rows [k, width] along the axis that `axis` names."""
 
-    side: str
+    side: Side
     axis: str
     rows: Array
 

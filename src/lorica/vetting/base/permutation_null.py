@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Permutations = NDArray[np.int64]
+Side = Literal["in", "out"]
+"""Of a module: what it reads, what it writes."""
 
 # Outputs with rotary positions, or fused with such.
 _ORDERED = frozenset(
     {"q_proj", "k_proj", "qk_proj", "qkv_proj", "query_key_value", "W_pack", "Wqkv", "c_attn", "in_proj"}
 )
-_HEADS_OUT = frozenset({"v_proj"})
-_HEADS_IN = frozenset({"o_proj"})
+# Modules of which this side is the heads', one after the other.
+_OF_HEADS: dict[Side, str] = {"in": "o_proj", "out": "v_proj"}
 
 
 def standardised(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -45,50 +48,37 @@ class PermutationNull:
         self._seed = seed
         self._made: dict[tuple[str, int, int], Permutations] = {}
 
-    def inputs(self, module_path: str, width: int) -> Permutations:
-        """[1 + count, width] for a module's inputs."""
-        return self._orders(self.axis_of_inputs(module_path, width), width, self._block(module_path, _HEADS_IN))
-
-    def outputs(self, module_path: str, width: int) -> Permutations | None:
-        """[1 + count, width] for a module's outputs; None where unrelated models share the order."""
-        if has_shared_order(module_path):
+    def orders(self, side: Side, module_path: str, width: int) -> Permutations | None:
+        """[1 + count, width] for one side of a module; None where unrelated models share the order."""
+        if side == "out" and has_shared_order(module_path):
             return None
-        return self._orders(self.axis_of_outputs(module_path, width), width, self._block(module_path, _HEADS_OUT))
-
-    def axis_of_inputs(self, module_path: str, width: int) -> str:
-        """The name of the axis that a module reads: "" is the residual stream, else that of a layer's block."""
-        return self._axis(module_path, width, _HEADS_IN)
-
-    def axis_of_outputs(self, module_path: str, width: int) -> str:
-        """The name of the axis that a module writes."""
-        return self._axis(module_path, width, _HEADS_OUT)
-
-    def writes(self, module_path: str, width: int) -> bool:
-        """Whether a module's outputs are added to the residual stream."""
-        return not has_shared_order(module_path) and not self.axis_of_outputs(module_path, width)
-
-    def _axis(self, module_path: str, width: int, head_modules: frozenset[str]) -> str:
-        # gate, up and down of one layer share their wide axis; v's outputs and o's inputs are of the heads.
-        shared = width == self._hidden and module_path.rsplit(".", 1)[-1] not in head_modules
-        return "" if shared else module_path.rpartition(".")[0]
-
-    def _block(self, module_path: str, head_modules: frozenset[str]) -> int:
-        return self._head_dim if module_path.rsplit(".", 1)[-1] in head_modules else 0
-
-    def _orders(self, axis_name: str, width: int, block_size: int) -> Permutations:
+        axis = axis_name(side, module_path, width, self._hidden)
+        block_size = self._head_dim if _leaf(module_path) == _OF_HEADS[side] else 0
         if block_size and width % block_size:
             block_size = 0
-        cache_key = (axis_name, width, block_size)
+        cache_key = (axis, width, block_size)
         if cache_key not in self._made:
-            rng = np.random.default_rng([self._seed, width, block_size, zlib.crc32(axis_name.encode())])
+            rng = np.random.default_rng([self._seed, width, block_size, zlib.crc32(axis.encode())])
             shuffled = [_shuffle(rng, width, block_size) for _ in range(self._count)]
             self._made[cache_key] = np.stack([np.arange(width), *shuffled])
         return self._made[cache_key]
 
 
+def axis_name(side: Side, module_path: str, width: int, hidden: int) -> str:
+    """The axis that a module reads or writes: "" is the residual stream, else that of a layer's block. hidden: width of
+    the stream."""
+    # gate, up and down of one layer share their wide axis; v's outputs and o's inputs are of the heads.
+    on_stream = width == hidden and _leaf(module_path) != _OF_HEADS[side]
+    return "" if on_stream else module_path.rpartition(".")[0]
+
+
 def has_shared_order(module_path: str) -> bool:
     """Whether unrelated models share the order of a module's outputs."""
-    return module_path.rsplit(".", 1)[-1] in _ORDERED
+    return _leaf(module_path) in _ORDERED
+
+
+def _leaf(module_path: str) -> str:
+    return module_path.rsplit(".", 1)[-1]
 
 
 def _shuffle(rng: np.random.Generator, width: int, block_size: int) -> NDArray[np.int64]:
