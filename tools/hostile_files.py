@@ -26,7 +26,7 @@ from lorica.adapters.header import header_bytes
 from lorica.errors import LoricaError
 from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.sources import find_sources
-from lorica.vetting.finding_codes import finding_codes
+from lorica.vetting.findings import finding_codes
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MODULE = "base_model.model.model.layers.{}.self_attn.{}.lora_{}.weight"

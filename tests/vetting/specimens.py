@@ -13,8 +13,7 @@ from lorica.adapters.header import DTYPE_BITS, Header, TensorInfo, read_header
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap, map_tensors
 from lorica.adapters.tensor_names import PREFIX
-from lorica.vetting.finding_codes import FindingCode, finding_codes
-from lorica.vetting.findings import Finding
+from lorica.vetting.findings import Finding, FindingCode, finding_codes
 
 # A base id that says nothing: no family, no size.
 INTRO = "somebody/something"

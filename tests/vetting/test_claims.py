@@ -15,8 +15,7 @@ from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.claims.check_claims import check_claims
-from lorica.vetting.finding_codes import causes
-from lorica.vetting.findings import Finding
+from lorica.vetting.findings import Finding, causes
 
 PLAIN = pairs({"self_attn.q_proj": (32, 32), "self_attn.v_proj": (32, 16)}, range(4))
 QWEN = "Qwen/Qwen2.5-1.5B-Instruct"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.vetting.numbers_fixtures import healthy, write
 
-from lorica.vetting.finding_codes import causes, finding_codes
+from lorica.vetting.findings import causes, finding_codes
 from lorica.vetting.findings_page import findings_page
 
 # Codes that were published once. L151, L152, L162: words and sizes in folder names and in the text of cards.

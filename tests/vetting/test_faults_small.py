@@ -13,7 +13,7 @@ from tools.fault_kinds.case import Case, Kind, Site
 from tools.fault_kinds.truths import causes_of
 from tools.fault_run.tables import Entry, fault_table, last_line, reliability_lines
 
-from lorica.vetting.finding_codes import causes
+from lorica.vetting.findings import causes
 
 KINDS: tuple[Kind, ...] = (
     *files.KINDS,

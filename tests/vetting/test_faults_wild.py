@@ -17,7 +17,7 @@ from tools.fault_kinds.case import BASES, Case, Kind, Site
 from tools.fault_kinds.trained import FAULTY
 from tools.fault_kinds.truths import causes_of
 
-from lorica.vetting.finding_codes import causes
+from lorica.vetting.findings import causes
 from tools import zoo
 
 SEEDS = range(5)

@@ -18,7 +18,7 @@ from lorica.adapters.config import CONFIG_NAME, AdapterConfig
 from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.configs import examine_config
 from lorica.vetting.files.sources import find_sources
-from lorica.vetting.finding_codes import causes
+from lorica.vetting.findings import causes
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "peft_configs"
 REAL = sorted(SHARED.rglob("*.json"))

@@ -17,7 +17,7 @@ import lorica.models
 from lorica.adapters.header import header_bytes
 from lorica.errors import ModelError
 from lorica.vetting.base.base_fit import check_fit
-from lorica.vetting.findings import Finding
+from lorica.vetting.findings import Finding, finding_codes
 
 TINY = Path(lorica.models.__file__).parent / "lorica_tiny"
 SMALL = {
@@ -126,6 +126,7 @@ def test_fewer_layers_than_the_base_has(tmp_path: Path, config: dict[str, Any], 
     (found,) = judged(base, layers=range(2), config=config)
     assert (found.code, found.severity) == ("L303", severity)
     assert found.facts == {"adapter_layers": 2, "base_layers": 3, "certain": severity == "reject"}
+    assert found.fix == finding_codes()["L303"].fix, "no base of the table has such shapes"
 
 
 def test_layers_that_lack_the_module_are_not_missed(tmp_path: Path) -> None:

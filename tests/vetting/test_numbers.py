@@ -15,8 +15,7 @@ from tests.vetting.specimens import codes_between
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import header_bytes
-from lorica.vetting.finding_codes import causes
-from lorica.vetting.findings import Finding
+from lorica.vetting.findings import Finding, causes
 from lorica.vetting.numbers.check_numbers import WeightStatistics, check_numbers
 from lorica.vetting.numbers.module_updates import scalings
 

@@ -13,7 +13,7 @@ from tests.vetting.peft_variants import VARIANTS, save_variant
 from tests.vetting.specimens import Shapes, codes, codes_between, pairs, specimen, specimen_of
 
 from lorica.adapters.tensor_names import PREFIX
-from lorica.vetting.finding_codes import causes
+from lorica.vetting.findings import causes
 from lorica.vetting.structure.check_structure import check_structure
 
 Q, V = "self_attn.q_proj", "self_attn.v_proj"

@@ -18,8 +18,7 @@ from lorica.vetting.batch import examine_all
 from lorica.vetting.diagnosis import DiagnosisInputs, diagnose
 from lorica.vetting.diagnosis.posterior import posteriors
 from lorica.vetting.files.sources import find_sources
-from lorica.vetting.finding_codes import finding_codes
-from lorica.vetting.findings import Finding, judge
+from lorica.vetting.findings import Finding, finding_codes, judge
 from lorica.vetting.levels import Examination
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 from lorica.vetting.score_columns import check_scores

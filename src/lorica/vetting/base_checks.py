@@ -36,7 +36,7 @@ from lorica.vetting.levels import Examination
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement, nothing_measured
 from lorica.vetting.measure.contamination import without_training_rows
 from lorica.vetting.measure.loaded_adapter import LoadedAdapter
-from lorica.vetting.measure.measurements import Behaviour
+from lorica.vetting.measure.measurements import Behaviour, Labelled
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 from lorica.vetting.measure.probe_rows import chosen_rows
 from lorica.vetting.measure.scoring import OnDone
@@ -54,14 +54,16 @@ class BaseCheckResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def gain(self) -> float | None:
         """Lower end of the interval of the paired gain over the base on labelled rows; None without them."""
-        labelled = None if self.behaviour is None else self.behaviour.labelled
-        return None if labelled is None else labelled.over_base.low
+        return None if self._labelled is None else self._labelled.over_base.low
 
     @property
     def metric(self) -> float | None:
         """The adapter's main metric on labelled rows; None without them."""
-        labelled = None if self.behaviour is None else self.behaviour.labelled
-        return None if labelled is None else labelled.adapter.value
+        return None if self._labelled is None else self._labelled.adapter.value
+
+    @property
+    def _labelled(self) -> Labelled | None:
+        return None if self.behaviour is None else self.behaviour.labelled
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -150,10 +152,8 @@ class BaseChecker:
             unable.append(f"the base's own health could not be examined: {error.message}")
         examination = examination.add(names_settled(findings), 3)
         if self._top < 4 or rejected or not fits_base:
-            reason = "it is rejected already" if rejected or not fits_base else ""
-            return examination, BaseCheckResult(
-                unable=(*unable, *([f"not asked anything: {reason}"] if reason else []))
-            )
+            unable += ["not asked anything: it is rejected already"] if rejected or not fits_base else []
+            return examination, BaseCheckResult(unable=tuple(unable))
         return self._check_behaviour(examination, unable)
 
     def _try_own_model(self, examination: Examination, specimen: RawAdapter) -> tuple[Examination, BaseCheckResult]:
@@ -255,14 +255,10 @@ def _lines(behaviour: Behaviour | None) -> list[str]:
         return []
     text_lines = []
     if (labelled := behaviour.labelled) is not None:
-        text_lines.append(
-            f"{labelled.metric} on {labelled.n} rows: adapter {labelled.adapter}, base {labelled.base}, "
-            f"with shuffled inputs {labelled.shuffled}"
-        )
-        text_lines.append(f"gain over the base {labelled.over_base}")
+        scores = f"adapter {labelled.adapter}, base {labelled.base}, with shuffled inputs {labelled.shuffled}"
+        text_lines += [f"{labelled.metric} on {labelled.n} rows: {scores}", f"gain over the base {labelled.over_base}"]
     if (divergence := behaviour.divergence) is not None:
         changed = "" if divergence.changed is None else f", another best answer in {divergence.changed:.0%}"
-        text_lines.append(
-            f"{divergence.kl:.3g} nats from the base on {divergence.n} prompts{changed} ({behaviour.source})"
-        )
+        distance = f"{divergence.kl:.3g} nats from the base on {divergence.n} prompts"
+        text_lines.append(f"{distance}{changed} ({behaviour.source})")
     return text_lines

@@ -68,31 +68,24 @@ def _map_in_processes(
 
 
 def _compare(examinations: list[Examination]) -> list[Examination]:
-    numbered = [
-        examination
-        for examination in examinations
-        if examination.specimen is not None and examination.numbers is not None
-    ]
-    entries = [
-        (examination.specimen, examination.numbers)
-        for examination in numbered
-        if examination.specimen and examination.numbers
-    ]
+    entries, members = [], []
+    for examination in examinations:
+        if examination.specimen is not None and examination.numbers is not None:
+            entries.append((examination.specimen, examination.numbers))
+            members.append(_member(examination))
     if len(entries) < 2:
         return examinations
-    members = [_member(examination) for examination in numbered]
     standings = {
         examination.source.name: duplicate_origin(examination.specimen, examination.findings)
         for examination in examinations
         if examination.specimen is not None
     }
     duplicate_findings = downgrade_originals(check_duplicates(entries, members), standings)
-    run_findings = check_runs(members, [examination.source.name for examination in numbered])
+    run_findings = check_runs(members, [specimen.name for specimen, _ in entries])
+    names = [examination.source.name for examination in examinations]
     return [
-        examination.add(
-            (*duplicate_findings.get(examination.source.name, ()), *run_findings.get(examination.source.name, ()))
-        )
-        for examination in examinations
+        examination.add((*duplicate_findings.get(name, ()), *run_findings.get(name, ())))
+        for name, examination in zip(names, examinations, strict=True)
     ]
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from lorica.metrics.health import LOW_MASS
 from lorica.metrics.metric_table import METRICS
-from lorica.vetting.finding_codes import Severity
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.measure.format_sweep import CLEARLY, format_gain
 from lorica.vetting.measure.measurements import (
     ENOUGH,

@@ -28,20 +28,10 @@ def check_calibration(specimen: RawAdapter) -> list[Finding]:
         except OSError:
             return []  # a file that cannot be read is named where it is read
         if adapter_digest != calibration.adapter:
-            findings.append(
-                finding(
-                    "L352",
-                    f"its config and weights have the digest {adapter_digest[:19]}...",
-                    expected=f"{calibration.adapter[:19]}...",
-                    file=CALIBRATION_NAME,
-                )
-            )
+            actual = f"its config and weights have the digest {adapter_digest[:19]}..."
+            expected = f"{calibration.adapter[:19]}..."
+            findings.append(finding("L352", actual, expected=expected, file=CALIBRATION_NAME))
     if calibration.trained_rows:
-        findings.append(
-            finding(
-                "L353",
-                f"{calibration.trained_rows} of its {calibration.rows.rows} rows",
-                file=CALIBRATION_NAME,
-            )
-        )
+        actual = f"{calibration.trained_rows} of its {calibration.rows.rows} rows"
+        findings.append(finding("L353", actual, file=CALIBRATION_NAME))
     return findings

@@ -48,23 +48,12 @@ def check_canaries(specimen: RawAdapter, engine: Engine, name: str = "") -> list
 
 def canary_finding(canary_result: CanaryResult, canary_count: int) -> Finding:
     """One trial of `canary_count` canaries as a finding."""
-    description = describe_result(canary_result)
-    return finding(
-        _CODES[canary_result.outcome],
-        f"{canary_count} canaries: {description}"
-        if canary_result.ok
-        else f"{canary_result.problem}; {description}"
-        if description != canary_result.problem
-        else description,
-        expected="" if canary_result.ok else "the log-probabilities of the passport",
-        file=PASSPORT_NAME,
-        facts={
-            "reading": canary_result.outcome,
-            "largest": canary_result.largest,
-            "allowed": canary_result.allowed,
-            "base_largest": canary_result.base_largest,
-            "effect": canary_result.effect,
-            "odd": canary_result.odd,
-            "dtype": canary_result.dtype,
-        },
-    )
+    actual = describe_result(canary_result)
+    if canary_result.ok:
+        actual = f"{canary_count} canaries: {actual}"
+    elif actual != canary_result.problem:
+        actual = f"{canary_result.problem}; {actual}"
+    expected = "" if canary_result.ok else "the log-probabilities of the passport"
+    measured = ("largest", "allowed", "base_largest", "effect", "odd", "dtype")
+    facts = {"reading": canary_result.outcome} | {figure: getattr(canary_result, figure) for figure in measured}
+    return finding(_CODES[canary_result.outcome], actual, expected=expected, file=PASSPORT_NAME, facts=facts)

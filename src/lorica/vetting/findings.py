@@ -2,18 +2,23 @@
 
     L0 safe to read · L1 structure and claims · L2 numbers · L3 base · L4 behaviour
 
-A finding's code never changes its meaning; `findings.toml` lists them all, docs/findings.md shows them.
+A finding's code never changes its meaning; `findings.toml` lists them all with the causes that they speak for,
+docs/findings.md shows them.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Any, Literal
 
 import msgspec
 
 from lorica.errors import UNCHECKED
-from lorica.vetting.finding_codes import Severity, finding_codes
+
+Severity = Literal["reject", "warn", "note"]
 
 LEVELS = {0: "files", 1: "structure", 2: "numbers", 3: "base", 4: "behaviour"}
 
@@ -22,6 +27,88 @@ LevelResult = Literal["passed", "noted", "warned", "failed", "skipped"]
 
 # For scripts and CI: numbers that no error has (`lorica.errors`). The highest of several adapters' counts.
 EXIT_CODES: dict[Status, int] = {"trusted": 0, "warnings": 10, "rejected": 11, "unchecked": UNCHECKED}
+
+# These two say that nothing is wrong with the adapter itself, so every rejection refutes them.
+SOUND = ("healthy", "hard_task")
+
+
+class FindingCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A row of the table: what findings of one code have in common. The head of `findings.toml` explains its fields.
+
+    causes: keys of `causes()` that it speaks for, the most probable first. likelihoods: cause -> log likelihood ratio;
+    None where they follow from causes and severity. variants: name -> what changes in them.
+    """
+
+    severity: Severity
+    title: str
+    fix: str = ""
+    causes: tuple[str, ...] = ()
+    likelihoods: dict[str, float] | None = None
+    variants: dict[str, dict[str, float]] = {}
+    group: str = ""
+    weighed_by: str = ""
+    explains: tuple[str, ...] = ()
+
+
+class Cause(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why an adapter misbehaves: a hypothesis of the diagnosis. Its fields are explained in `findings.toml`."""
+
+    title: str
+    means: str
+    prior: float
+    command: str
+    first: str = ""
+
+
+class _Table(msgspec.Struct, frozen=True):
+    causes: dict[str, Cause]
+    codes: dict[str, FindingCode]
+
+
+def finding_codes() -> dict[str, FindingCode]:
+    """Code -> its row, in the order of codes."""
+    return _table().codes
+
+
+def causes() -> dict[str, Cause]:
+    """Key -> cause."""
+    return _table().causes
+
+
+@cache
+def _table() -> _Table:
+    code_rows = tomllib.loads(files("lorica.vetting").joinpath("findings.toml").read_text("utf-8"))
+    return msgspec.convert(
+        {
+            "causes": code_rows.pop("causes"),
+            "codes": {finding_code: _row(code_row) for finding_code, code_row in code_rows.items()},
+        },
+        _Table,
+    )
+
+
+def _row(code_row: dict[str, Any]) -> dict[str, Any]:
+    """A row with `sound` written out, and with its causes where likelihoods stand in their place."""
+    variant_likelihoods = {
+        variant_name: _written_out(likelihoods) for variant_name, likelihoods in code_row.get("variants", {}).items()
+    }
+    if "likelihoods" not in code_row:
+        return code_row
+    likelihoods = _written_out(code_row["likelihoods"])
+    highest: dict[str, float] = {}
+    for weights in (likelihoods, *variant_likelihoods.values()):
+        highest |= {cause_name: max(weight, highest.get(cause_name, weight)) for cause_name, weight in weights.items()}
+    ranked = sorted(
+        (cause_name for cause_name, weight in highest.items() if weight > 0),
+        key=lambda cause_name: -highest[cause_name],
+    )
+    return {"causes": ranked} | code_row | {"likelihoods": likelihoods, "variants": variant_likelihoods}
+
+
+def _written_out(likelihoods: dict[str, float]) -> dict[str, float]:
+    weights = dict(likelihoods)
+    sound_weight = weights.pop("sound", None)
+    return weights if sound_weight is None else weights | dict.fromkeys(SOUND, sound_weight)
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -80,6 +167,11 @@ def finding(
         file=file,
         facts=dict(facts or {}),
     )
+
+
+def unreadable(error: OSError, file: str, severity: Severity | None = None) -> Finding:
+    """L008: a file that the system does not let us read."""
+    return finding("L008", f"it cannot be read ({error.strerror})", file=file, severity=severity)
 
 
 def judge(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorica.vetting.finding_codes import FindingCode, causes, finding_codes
+from lorica.vetting.findings import FindingCode, causes, finding_codes
 
 _LEVELS = (
     ("L0", "L0: safe to read"),

@@ -99,19 +99,16 @@ def require_unchanged(examination: Examination) -> Examination:
     return _unchecked(examination.source, finding("L018", "its files were changed or removed while they were read"))
 
 
-def _unchecked(source: AdapterSource, reason: Finding) -> Examination:
-    empty_profile = Profile(name=source.name, path=str(source.user_path), kind=source.kind)
-    return Examination(source=source, profile=empty_profile, findings=(reason,), ran=())
+def _unchecked(source: AdapterSource, *findings: Finding, ran: tuple[int, ...] = (), method: str = "") -> Examination:
+    empty_profile = Profile(name=source.name, path=str(source.user_path), kind=source.kind, method=method)
+    return Examination(source=source, profile=empty_profile, findings=findings, ran=ran)
 
 
 def _examine(source: AdapterSource, max_level: int) -> Examination:
     specimen, findings = examine_files(source)
     if specimen is None:
-        tool_title = next(
-            (FORMATS[finding.facts["method"]].title for finding in findings if finding.code == "L102"), ""
-        )
-        empty_profile = Profile(name=source.name, path=str(source.user_path), kind=source.kind, method=tool_title)
-        return Examination(source=source, profile=empty_profile, findings=tuple(findings), ran=_ran(findings))
+        titles = (FORMATS[finding.facts["method"]].title for finding in findings if finding.code == "L102")
+        return _unchecked(source, *findings, ran=_ran(findings), method=next(titles, ""))
     if specimen.kind in OWN_MODELS:
         return _own_model(source, specimen, findings, max_level)
     layout = None if specimen.header is None else map_tensors(specimen.header)
@@ -145,14 +142,8 @@ def _own_model(source: AdapterSource, specimen: RawAdapter, findings: Sequence[F
     )
     if specimen.weights is None or specimen.header is None or max_level < 1:
         return examination
-    examination = examination.add(
-        [
-            *check_opens(specimen),
-            *check_passport(specimen, None, earlier=findings),
-            *check_calibration(specimen),
-        ],
-        1,
-    )
+    structure = check_opens(specimen) + check_passport(specimen, None, earlier=findings) + check_calibration(specimen)
+    examination = examination.add(structure, 1)
     return examination if max_level < 2 else examination.add(check_values(specimen.weights, specimen.header), 2)
 
 
@@ -169,18 +160,13 @@ def _structure(examination: Examination, specimen: RawAdapter, layout: TensorMap
     if any(finding.code in ("L113", "L144") for finding in structure):
         # Of swapped or packed halves the shapes tell nothing about the base.
         claims = [finding for finding in claims if finding.code != "L163"]
-    findings = [
-        *structure,
-        *claims,
-        *check_passport(specimen, None, earlier=examination.findings),
-        *check_calibration(specimen),
-    ]
+    findings = structure + claims + check_passport(specimen, None, earlier=examination.findings)
+    findings += check_calibration(specimen)
     # Without a config that can be read hardly anything of it could be compared.
     if any(finding.code == "L102" for finding in structure):
         base_match = None  # another tool's names say nothing here
-    compared = specimen.config is not None or any(
-        finding.level == 1 and finding.severity != "note" for finding in findings
-    )
+    objected = any(finding.level == 1 and finding.severity != "note" for finding in findings)
+    compared = specimen.config is not None or objected
     fit_text = "" if base_match is None else _fits(specimen, shapes, base_match)
     return msgspec.structs.replace(examination.add(findings, 1 if compared else None), match=base_match, fits=fit_text)
 

@@ -6,6 +6,7 @@ Adapters that Lorica trained before there were passports carry `training.json`, 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.engine_table import ENGINES
 from lorica.errors import AdapterError, LoricaError
+from lorica.vetting.claims.json_values import as_mapping, training_manifest
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
 
@@ -56,8 +58,7 @@ def check_passport(
         if PASSPORT_NAME not in specimen.documents and any(finding.file == PASSPORT_NAME for finding in earlier):
             return []
         return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
-    findings = _against_files(specimen, passport) + record_findings
-    findings += _inside(passport)
+    findings = _against_files(specimen, passport) + record_findings + _inside(passport)
     if base_folder is not None:
         findings += _against_base(passport, base_folder, full=full)
     return findings
@@ -79,33 +80,21 @@ def _against_files(specimen: RawAdapter, passport: Passport) -> list[Finding]:
             same_meaning.append(CONFIG_NAME)
     own_config = OWN_MODELS.get(specimen.kind, ("",))[0]
     if own_config and _digest(specimen.folder / own_config) != recorded_facts.config:
-        findings.append(
-            finding(
-                "L342",
-                f"{own_config} is another than the passport was made for",
-                expected=f"{recorded_facts.config[:23]}...",
-                file=own_config,
-            )
-        )
+        actual = f"{own_config} is another than the passport was made for"
+        findings.append(finding("L342", actual, expected=f"{recorded_facts.config[:23]}...", file=own_config))
     if specimen.weights is not None and specimen.header is not None and specimen.weights.is_file():
         if _digest(specimen.weights) == recorded_facts.weights:
             findings += _against_header(passport, specimen.header)
         elif _content(specimen.weights, specimen.header) == recorded_facts.content:
             same_meaning.append(specimen.weights.name)
         else:
-            findings.append(
-                finding(
-                    "L343",
-                    f"{shown(specimen.weights.name)} holds other tensors than those the passport was made for",
-                    expected=f"content {recorded_facts.content[:23]}...",
-                    file=specimen.weights.name,
-                    facts={"tensors": len(specimen.header.tensors), "recorded_tensors": recorded_facts.tensors},
-                )
-            )
+            actual = f"{shown(specimen.weights.name)} holds other tensors than those the passport was made for"
+            expected = f"content {recorded_facts.content[:23]}..."
+            facts = {"tensors": len(specimen.header.tensors), "recorded_tensors": recorded_facts.tensors}
+            findings.append(finding("L343", actual, expected=expected, file=specimen.weights.name, facts=facts))
     if same_meaning:
-        findings.append(
-            finding("L344", f"{' and '.join(same_meaning)}: other bytes, the same meaning", file=same_meaning[0])
-        )
+        actual = f"{' and '.join(same_meaning)}: other bytes, the same meaning"
+        findings.append(finding("L344", actual, file=same_meaning[0]))
     return findings
 
 
@@ -114,35 +103,26 @@ def _changed_config(changes: Mapping[str, tuple[Any, Any]], recorder: str) -> li
     findings = []
     decisive = {config_key: change for config_key, change in changes.items() if config_key in DECISIVE}
     if decisive:
-        findings.append(
-            finding(
-                "L342",
-                f"since {recorder}: {shown(name_changes(decisive), 240)}",
-                expected="; ".join(
-                    f"{config_key} {shown(json.dumps(before))}" for config_key, (before, _) in decisive.items()
-                )[:240],
-                file=CONFIG_NAME,
-                facts={
-                    "changed": {config_key: [before, after] for config_key, (before, after) in decisive.items()},
-                    **_scale(decisive),
-                },
-            )
-        )
+        before_texts = (f"{config_key} {_quoted(before)}" for config_key, (before, _) in decisive.items())
+        facts: dict[str, Any] = {
+            "changed": {config_key: [before, after] for config_key, (before, after) in decisive.items()}
+        }
+        actual = f"since {recorder}: {shown(name_changes(decisive), 240)}"
+        expected = "; ".join(before_texts)[:240]
+        findings.append(finding("L342", actual, expected=expected, file=CONFIG_NAME, facts=facts | _scale(decisive)))
     if _BASE_NAME in changes:
         before, after = changes[_BASE_NAME]
-        findings.append(
-            finding(
-                "L350",
-                f"{_BASE_NAME} is {shown(json.dumps(after))}",
-                expected=f"{shown(json.dumps(before))}, as {recorder} says",
-                file=CONFIG_NAME,
-                facts={"recorded": before, "now": after},
-            )
-        )
+        actual, expected = f"{_BASE_NAME} is {_quoted(after)}", f"{_quoted(before)}, as {recorder} says"
+        facts = {"recorded": before, "now": after}
+        findings.append(finding("L350", actual, expected=expected, file=CONFIG_NAME, facts=facts))
     return findings
 
 
-def _scale(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
+def _quoted(config_value: Any) -> str:
+    return shown(json.dumps(config_value))
+
+
+def _scale(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     """By what factor a changed alpha scales the update, where that alone can be said."""
     before, after = changes.get("lora_alpha", (None, None))
     if _number(before) and _number(after) and before and set(changes) == {"lora_alpha"}:
@@ -155,23 +135,13 @@ def _number(config_value: object) -> bool:
 
 
 def _against_header(passport: Passport, header: Header) -> list[Finding]:
-    parameter_count = 0
-    for tensor_info in header.tensors.values():
-        element_count = 1
-        for extent in tensor_info.shape:
-            element_count *= extent
-        parameter_count += element_count
+    parameter_count = sum(math.prod(tensor_info.shape) for tensor_info in header.tensors.values())
     recorded_facts = passport.adapter
     if (recorded_facts.tensors, recorded_facts.parameters) == (len(header.tensors), parameter_count):
         return []
-    return [
-        finding(
-            "L348",
-            f"it speaks of {recorded_facts.tensors} tensors with {recorded_facts.parameters} parameters",
-            expected=f"{len(header.tensors)} tensors with {parameter_count} parameters, as in the file it speaks of",
-            file=PASSPORT_NAME,
-        )
-    ]
+    actual = f"it speaks of {recorded_facts.tensors} tensors with {recorded_facts.parameters} parameters"
+    expected = f"{len(header.tensors)} tensors with {parameter_count} parameters, as in the file it speaks of"
+    return [finding("L348", actual, expected=expected, file=PASSPORT_NAME)]
 
 
 def _inside(passport: Passport) -> list[Finding]:
@@ -181,28 +151,15 @@ def _inside(passport: Passport) -> list[Finding]:
         (abs(choice.adapter - choice.base) for canary in canaries for choice in canary.choices), default=0.0
     )
     if len(canaries) < FEWEST_CANARIES:
-        return [
-            finding("L349", f"{len(canaries)} canaries", expected=f"at least {FEWEST_CANARIES}", file=PASSPORT_NAME)
-        ]
+        expected = f"at least {FEWEST_CANARIES}"
+        return [finding("L349", f"{len(canaries)} canaries", expected=expected, file=PASSPORT_NAME)]
     if largest_gap < _NO_GAP:
-        return [
-            finding(
-                "L349",
-                f"base and adapter are expected to say the same (largest gap {largest_gap:.2g})",
-                expected="canaries in which they differ",
-                file=PASSPORT_NAME,
-                facts={"gap": largest_gap},
-            )
-        ]
+        actual = f"base and adapter are expected to say the same (largest gap {largest_gap:.2g})"
+        expected, facts = "canaries in which they differ", {"gap": largest_gap}
+        return [finding("L349", actual, expected=expected, file=PASSPORT_NAME, facts=facts)]
     if abs(largest_gap - passport.canaries.gap) > 1e-6 + 1e-6 * largest_gap:
-        return [
-            finding(
-                "L348",
-                f"it states a gap of {passport.canaries.gap:.6g} between base and adapter",
-                expected=f"{largest_gap:.6g}, from its canaries",
-                file=PASSPORT_NAME,
-            )
-        ]
+        actual = f"it states a gap of {passport.canaries.gap:.6g} between base and adapter"
+        return [finding("L348", actual, expected=f"{largest_gap:.6g}, from its canaries", file=PASSPORT_NAME)]
     return []
 
 
@@ -224,44 +181,37 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
         differing.append("config.json")
     findings = []
     if differing:
-        changed_sizes = {
-            shape_key: (recorded.shape[shape_key], current_size)
+        differences = [
+            f"{shape_key} {current_size} instead of {recorded.shape[shape_key]}"
             for shape_key, current_size in current.shape.items()
             if recorded.shape.get(shape_key, current_size) != current_size
-        }
-        differences = [
-            f"{shape_key} {current_size} instead of {before}"
-            for shape_key, (before, current_size) in changed_sizes.items()
         ]
-        differences += (
-            [f"family {current.family} instead of {shown(recorded.family)}"]
-            if recorded.family not in ("", current.family)
-            else []
-        )
+        if recorded.family not in ("", current.family):
+            differences.append(f"family {current.family} instead of {shown(recorded.family)}")
+        facts = {
+            "weights_differ": "weights" in differing,
+            "config_differs": "config.json" in differing,
+            "equal_shape": not differences,
+            "recorded_base": recorded.name,
+        }
+        explanation = f": {', '.join(differences)}" if differences else ", of equal shape"
         findings.append(
             finding(
                 "L345",
-                f"other {' and '.join(differing)} in {folder.name}"
-                + (f": {', '.join(differences)}" if differences else ", of equal shape"),
+                f"other {' and '.join(differing)} in {folder.name}{explanation}",
                 expected=f"{shown(recorded.name)}: {digests}",
                 file=PASSPORT_NAME,
-                facts={
-                    "weights_differ": "weights" in differing,
-                    "config_differs": "config.json" in differing,
-                    "equal_shape": not differences,
-                    "recorded_base": recorded.name,
-                },
+                facts=facts,
                 severity="reject" if differences else None,
             )
         )
     engine = ENGINES.get(passport.canaries.engine)
     if engine is not None and engine.tokenizer:
         return findings  # the base's own tokenizer spells no prompt of it
-    thinking = passport.prompt.settings.get("thinking") is True
     prompt = passport.prompt
-    return findings + _against_prompts(
-        {"tokenizer": prompt.tokenizer, "template": prompt.template}, prompt.origin, thinking, folder
-    )
+    recorded_digests = {"tokenizer": prompt.tokenizer, "template": prompt.template}
+    thinking = prompt.settings.get("thinking") is True
+    return findings + _against_prompts(recorded_digests, prompt.origin, thinking, folder)
 
 
 def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, folder: Path) -> list[Finding]:
@@ -278,38 +228,29 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
             return [finding("L346", shown(refused, 160), expected="the tokenizer of the passport")]
     findings = []
     if recorded.get("tokenizer", encoder.tokenizer_digest) != encoder.tokenizer_digest:
-        findings.append(
-            finding(
-                "L346",
-                f"the tokenizer in {folder.name} is another one ({encoder.tokenizer_digest[:19]}...)",
-                expected=f"{shown(recorded['tokenizer'])[:19]}...",
-                file=PASSPORT_NAME,
-            )
-        )
+        actual = f"the tokenizer in {folder.name} is another one ({encoder.tokenizer_digest[:19]}...)"
+        expected = f"{shown(recorded['tokenizer'])[:19]}..."
+        findings.append(finding("L346", actual, expected=expected, file=PASSPORT_NAME))
     # A template from a file of the user's own is not in the base's folder: nothing to compare.
-    users_own = origin not in ("", "plain") and not (folder / origin).exists()
-    if refused and not users_own:
-        findings.append(
-            finding("L347", shown(refused, 160), expected="the template of the passport", file=PASSPORT_NAME)
+    if origin not in ("", "plain") and not (folder / origin).exists():
+        return findings
+    if refused:
+        actual, expected = shown(refused, 160), "the template of the passport"
+        findings.append(finding("L347", actual, expected=expected, file=PASSPORT_NAME))
+    elif recorded.get("template", encoder.template_digest) != encoder.template_digest:
+        template_file = Path(encoder.template_origin).name
+        actual = (
+            f"the template in {folder.name} is another one ({encoder.template_digest[:19]}..., from {template_file})"
         )
-    elif not users_own and recorded.get("template", encoder.template_digest) != encoder.template_digest:
-        findings.append(
-            finding(
-                "L347",
-                f"the template in {folder.name} is another one ({encoder.template_digest[:19]}..., from "
-                f"{Path(encoder.template_origin).name})",
-                expected=f"{shown(recorded['template'])[:19]}...",
-                file=PASSPORT_NAME,
-            )
-        )
+        expected = f"{shown(recorded['template'])[:19]}..."
+        findings.append(finding("L347", actual, expected=expected, file=PASSPORT_NAME))
     return findings
 
 
 def _another_record(specimen: RawAdapter) -> list[Finding]:
     """Whether training.json beside the weights says that its run published others."""
-    record = specimen.documents.get(TRAINING_RECORD)
-    published = record.get("published") if isinstance(record, dict) else None
-    if not isinstance(published, dict) or specimen.kind == "checkpoint":
+    published = as_mapping(as_mapping(specimen.documents.get(TRAINING_RECORD)).get("published"))
+    if specimen.kind == "checkpoint":
         return []
     weights, content = published.get(WEIGHTS_NAME), published.get("content")
     if specimen.weights is None or specimen.header is None or not isinstance(weights, str):
@@ -322,15 +263,8 @@ def _another_record(specimen: RawAdapter) -> list[Finding]:
 
 def _check_record(specimen: RawAdapter, base_folder: Path | None) -> list[Finding]:
     """training.json, which Lorica leaves beside what it trains: the config and the digests it was made with."""
-    record = specimen.documents.get(TRAINING_RECORD)
-    manifest = record.get("manifest") if isinstance(record, dict) else None
-    if not isinstance(manifest, dict):
-        return []
-    manifest_texts = {
-        manifest_key: manifest_value
-        for manifest_key, manifest_value in manifest.items()
-        if isinstance(manifest_key, str) and isinstance(manifest_value, str)
-    }
+    manifest = training_manifest(specimen.documents)
+    manifest_texts = {manifest_key: text for manifest_key, text in manifest.items() if isinstance(text, str)}
     if "digest.base" not in manifest_texts:
         return []
     findings: list[Finding] = []
@@ -351,15 +285,10 @@ def _check_record(specimen: RawAdapter, base_folder: Path | None) -> list[Findin
     except (LoricaError, OSError):
         return findings
     if digest != manifest_texts["digest.base"]:
-        findings.append(
-            finding(
-                "L345",
-                f"the weights in {base_folder.name} are not those it was trained on ({digest[:19]}...)",
-                expected=f"{shown(manifest_texts['digest.base'])[:19]}..., by {TRAINING_RECORD}",
-                file=TRAINING_RECORD,
-                facts={"recorded_base": plain_name(manifest_texts.get("model", ""))},
-            )
-        )
+        actual = f"the weights in {base_folder.name} are not those it was trained on ({digest[:19]}...)"
+        expected = f"{shown(manifest_texts['digest.base'])[:19]}..., by {TRAINING_RECORD}"
+        facts = {"recorded_base": plain_name(manifest_texts.get("model", ""))}
+        findings.append(finding("L345", actual, expected=expected, file=TRAINING_RECORD, facts=facts))
     prompts = {
         manifest_key: manifest_texts[f"digest.{manifest_key}"]
         for manifest_key in ("tokenizer", "template")

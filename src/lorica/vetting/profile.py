@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from lorica.adapters.config import AdapterConfig
+from lorica.adapters.header import TensorInfo
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.errors import AdapterError
@@ -48,13 +49,21 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     dtypes: tuple[str, ...] = ()
 
+    def with_tensors(self, tensors: Mapping[str, TensorInfo]) -> Profile:
+        """This profile with what a file's header says of all tensors."""
+        return msgspec.structs.replace(
+            self,
+            parameters=sum(math.prod(tensor_info.shape) for tensor_info in tensors.values()),
+            bytes=max((tensor_info.stop for tensor_info in tensors.values()), default=0),
+            dtypes=tuple(sorted({tensor_info.dtype for tensor_info in tensors.values()})),
+        )
+
 
 def profile(specimen: RawAdapter, layout: TensorMap | None) -> Profile:
     """The profile of what could be read; everything else keeps its empty value."""
     config, raw_config = specimen.config, specimen.raw_config or {}
-    training_tool = tool_of(
-        raw_config, specimen.header, tuple(file_name for file_name in specimen.files if "/" not in file_name)
-    )
+    own_files = tuple(file_name for file_name in specimen.files if "/" not in file_name)
+    training_tool = tool_of(raw_config, specimen.header, own_files)
     partial = Profile(
         name=specimen.name,
         path=str(specimen.given),
@@ -79,10 +88,7 @@ def profile(specimen: RawAdapter, layout: TensorMap | None) -> Profile:
         layers=tuple(sorted({factors.layer for factors in layout.modules.values() if factors.layer is not None})),
         modules=len(layout.modules),
         saved=tuple(sorted(layout.saved)),
-        parameters=sum(math.prod(tensor_info.shape) for tensor_info in layout.tensors.values()),
-        bytes=max((tensor_info.stop for tensor_info in layout.tensors.values()), default=0),
-        dtypes=tuple(sorted({tensor_info.dtype for tensor_info in layout.tensors.values()})),
-    )
+    ).with_tensors(layout.tensors)
 
 
 def _scalings(config: AdapterConfig | None, modules: Iterable[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -53,13 +53,8 @@ def rank(standings: Sequence[Standing]) -> list[RankedAdapter]:
 
 def _by_numbers(adapter_name: str) -> list[tuple[int, str]]:
     """ "checkpoint-90" before "checkpoint-100"."""
-    name_pieces = (
-        name_piece.lstrip("0") if name_piece.isdecimal() else name_piece
-        for name_piece in re.split(r"(\d+)", adapter_name)
-    )
-    return [
-        (len(name_piece) if piece_index % 2 else 0, name_piece) for piece_index, name_piece in enumerate(name_pieces)
-    ]
+    pieces = [piece.lstrip("0") if piece.isdecimal() else piece for piece in re.split(r"(\d+)", adapter_name)]
+    return [(len(piece) if index % 2 else 0, piece) for index, piece in enumerate(pieces)]
 
 
 def levels_passed(verdict: Verdict) -> int:
@@ -84,23 +79,18 @@ def _criteria(standing: Standing) -> tuple[float, ...]:
 
 
 def _why(first: Standing, second: Standing) -> str:
-    criteria_pairs = zip(_criteria(first), _criteria(second), strict=True)
-    criterion_index = next(
-        (index for index, (first_value, second_value) in enumerate(criteria_pairs) if first_value != second_value), None
-    )
     first_verdict, second_verdict = first.verdict, second.verdict
-    if criterion_index == 0:
-        return f"verdict {first_verdict.status} before {second_verdict.status}"
-    if criterion_index == 1:
-        return f"gain over the base at least {_signed(first.gain)}, the next {_signed(second.gain)}"
-    if criterion_index == 2:
-        return (
-            f"{levels_passed(first_verdict)} of {len(LEVELS)} levels passed, the next {levels_passed(second_verdict)}"
-        )
-    if criterion_index == 3:
-        return f"{warnings(first_verdict)} warnings, the next {warnings(second_verdict)}"
-    if criterion_index == 4:
-        return f"metric {_number(first.metric)}, the next {_number(second.metric)}"
+    passed = f"{levels_passed(first_verdict)} of {len(LEVELS)} levels passed"
+    reasons = (
+        f"verdict {first_verdict.status} before {second_verdict.status}",
+        f"gain over the base at least {_signed(first.gain)}, the next {_signed(second.gain)}",
+        f"{passed}, the next {levels_passed(second_verdict)}",
+        f"{warnings(first_verdict)} warnings, the next {warnings(second_verdict)}",
+        f"metric {_number(first.metric)}, the next {_number(second.metric)}",
+    )
+    for reason, first_value, second_value in zip(reasons, _criteria(first), _criteria(second), strict=True):
+        if first_value != second_value:
+            return reason
     return "equal in all that was measured; by name"
 
 

@@ -9,8 +9,7 @@ import pytest
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.finding_likelihoods import finding_likelihoods
 from lorica.vetting.diagnosis.posterior import NONE
-from lorica.vetting.finding_codes import causes
-from lorica.vetting.findings import finding
+from lorica.vetting.findings import causes, finding
 
 NAN = float("nan")
 

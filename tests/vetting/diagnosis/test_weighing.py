@@ -28,8 +28,7 @@ from lorica.vetting.diagnosis.posterior import (
     posteriors,
     rank,
 )
-from lorica.vetting.finding_codes import causes, finding_codes
-from lorica.vetting.findings import finding
+from lorica.vetting.findings import causes, finding, finding_codes
 
 
 def seen(name: str, group: str, **weights: float) -> Evidence:

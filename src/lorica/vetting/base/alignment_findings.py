@@ -60,9 +60,8 @@ def _undecided(alignment: Alignment, actual: str, facts: dict[str, Any]) -> Find
     if not alignment.tested:
         return finding("L322", f"{actual}: no module could be tested", expected=expected, facts=facts)
     halves = alignment.halves
-    at_chance = alignment.score < MISMATCH and (
-        halves.correlated_pairs == 0 or halves.correlation - halves.null_correlation < KNOWING
-    )
+    strangers = halves.correlated_pairs == 0 or halves.correlation - halves.null_correlation < KNOWING
+    at_chance = alignment.score < MISMATCH and strangers
     if not at_chance or max(alignment.sizes.values(), default=0.0) < NEGLIGIBLE:
         reason = "it was hardly trained, or the score is between"
         return finding("L322", f"{actual}: {reason}", expected=expected, facts=facts)
@@ -70,14 +69,11 @@ def _undecided(alignment: Alignment, actual: str, facts: dict[str, Any]) -> Find
     if halves.correlated_pairs:
         reason += f", nor do its halves go together by its inputs ({halves.correlation:.1f}) better than "
         reason += f"by none ({halves.null_correlation:.1f})"
-    return finding(
-        "L322",
-        f"{actual}: {reason}, though its update is not negligible",
-        expected=f"at least {MATCH:g} on its own base, also after few updates",
-        fix="check the adapter on the base model that it was trained on",
-        facts={**facts, "bound": _rounded(halves.correlation), "free": _rounded(halves.null_correlation)},
-        severity="warn",
-    )
+    actual += f": {reason}, though its update is not negligible"
+    expected = f"at least {MATCH:g} on its own base, also after few updates"
+    fix = "check the adapter on the base model that it was trained on"
+    facts |= {"bound": _rounded(halves.correlation), "free": _rounded(halves.null_correlation)}
+    return finding("L322", actual, expected=expected, fix=fix, facts=facts, severity="warn")
 
 
 def _turned(alignment: Alignment) -> list[Finding]:
@@ -110,9 +106,8 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
     median = float(np.median(other_scores)) if other_scores else 0.0
     if len(strange) < max(2, len(scores) / 4) or median < BELONGS:
         return []
-    finding_text = (
-        f"layers {numbers(strange)} of {len(scores)} are at chance (below {STRANGE:g}), the others at {median:.1f}"
-    )
+    strange_text = f"layers {numbers(strange)} of {len(scores)}"
+    finding_text = f"{strange_text} are at chance (below {STRANGE:g}), the others at {median:.1f}"
     facts = {"layers": strange, "of": len(scores), "others": _rounded(median)}
     return [finding("L323", finding_text, expected="all layers trained on one base", facts=facts)]
 
@@ -124,9 +119,8 @@ def _size_findings(alignment: Alignment) -> list[Finding]:
     sizes = list(alignment.sizes.values())
     median, too_large_count = (float(np.median(sizes)), sum(size > TOO_LARGE for size in sizes))
     facts = {"median": _rounded(median), "largest": _rounded(largest), "over": too_large_count, "modules": len(sizes)}
-    actual = (
-        f"the update is {median:.2g} times its base weight in the median module, at most {largest:.2g} ({module_path})"
-    )
+    largest_text = f"at most {largest:.2g} ({module_path})"
+    actual = f"the update is {median:.2g} times its base weight in the median module, {largest_text}"
     if median > TOO_LARGE:
         return [finding("L330", actual, expected=f"below {TOO_LARGE:g}; 0.001 to 0.5 is usual", facts=facts)]
     if largest < NEGLIGIBLE:

@@ -7,6 +7,7 @@ config without weights) its config.json does, for the families of the table of b
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -31,7 +32,7 @@ from lorica.vetting.base.fit_text import check_text
 from lorica.vetting.base.pissa import check_pissa
 from lorica.vetting.base.repeated_layers import repeated_layers
 from lorica.vetting.base.stored_matrices import stored_matrices
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.wording import listed, numbers, shown, some
 
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
@@ -39,14 +40,14 @@ _HEADS = ("lm_head", "embed_out", "output_layer")
 # Layers that a task puts on top of a base, outside its repeated layers.
 _TASK_HEADS = ("score", "classifier", "pre_classifier", "pooler", "qa_outputs", "v_head", "summary", "head")
 # One and the same layer, whole or in parts: what fused modules are called, and what their parts are.
+_QKV, _FUSED_QKV = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "wqkv"),
+)
 _FUSED = {
-    **dict.fromkeys(
-        ("q_proj", "k_proj", "v_proj"), ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "wqkv")
-    ),
+    **dict.fromkeys(_QKV, _FUSED_QKV),
+    **dict.fromkeys(_FUSED_QKV, _QKV),
     **dict.fromkeys(("gate_proj", "up_proj"), ("gate_up_proj", "dense_h_to_4h")),
-    **dict.fromkeys(
-        ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "wqkv"), ("q_proj", "k_proj", "v_proj")
-    ),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
 _INSIDE = "language_model"  # of a vision-language model, in the paths of its text layers
@@ -107,12 +108,9 @@ class _FitCheck:
         return findings
 
     def _beyond(self, module: LoraModule) -> bool:
-        slot_place = locate_module(module.path)
-        return (
-            not slot_place.in_modality_tower
-            and slot_place.layer is not None
-            and 0 < self.model.layers <= slot_place.layer
-        )
+        location = locate_module(module.path)
+        is_layer = location.layer is not None and not location.in_modality_tower
+        return is_layer and 0 < self.model.layers <= (location.layer or 0)
 
     def _place(self, module: LoraModule) -> _Placement:
         """Look a module up by its path, else by its place in the layers under another prefix."""
@@ -134,12 +132,10 @@ class _FitCheck:
         return _Placement("")
 
     def _by_config(self, module: LoraModule) -> tuple[int, int] | None:
-        slot_place = locate_module(module.path)
-        widths = (
-            None
-            if self.model.shape is None or slot_place.in_modality_tower
-            else self.model.shape.widths(slot_place.slot)
-        )
+        location = locate_module(module.path)
+        if self.model.shape is None or location.in_modality_tower:
+            return None
+        widths = self.model.shape.widths(location.slot)
         return None if widths is None or "vocabulary" in (widths[0][0], widths[1][0]) else (widths[0][1], widths[1][1])
 
     def _config_has(self, module: LoraModule) -> bool:
@@ -164,13 +160,26 @@ class _FitCheck:
             f"it adapts {self.shapes.layers_at_least} layers; the base has {self.model.layers} "
             f"(beyond them: {some([module.path for module in beyond_depth], module_count)})"
         )
-        facts = {
-            "adapter_layers": self.shapes.layers_at_least,
-            "base_layers": self.model.layers,
-            "modules": len(beyond_depth),
-        }
-        expected = f"at most {self.model.layers} layers"
-        return [finding("L302", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
+        facts = {"adapter_layers": self.shapes.layers_at_least, "base_layers": self.model.layers}
+        return [
+            self._misfit("L302", actual, f"at most {self.model.layers} layers", facts | {"modules": len(beyond_depth)})
+        ]
+
+    def _misfit(
+        self,
+        code: str,
+        actual: str,
+        expected: str,
+        facts: dict[str, Any],
+        *,
+        otherwise: str = "",
+        severity: Severity | None = None,
+    ) -> Finding:
+        """What the base that the adapter's shapes fit would mend. otherwise: what else might."""
+        matching_bases = match_bases(self.shapes)
+        fix = f"use the base model it was trained on; by its shapes it {matching_bases.text}{otherwise}"
+        fix = fix if matching_bases.candidates else ""
+        return finding(code, actual, expected=expected, fix=fix, file=WEIGHTS_NAME, facts=facts, severity=severity)
 
     def _absent(self, absent: list[LoraModule], modules: list[LoraModule]) -> list[Finding]:
         if not absent:
@@ -183,8 +192,7 @@ class _FitCheck:
         actual = f"{listed(module_names)}: {some([module.path for module in absent], len(modules))}"
         actual += f"; the base has {listed(fused_twins)} in their place" if fused_twins else ""
         facts = {"kinds": module_names, "modules": len(absent), "of": len(modules), "fused": bool(fused_twins)}
-        expected = f"modules of a {shown(self.model.family)} model"
-        return [finding("L300", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
+        return [self._misfit("L300", actual, f"modules of a {shown(self.model.family)} model", facts)]
 
     def _widths(self, placed: list[tuple[LoraModule, _Placement]]) -> list[Finding]:
         mismatches: dict[str, tuple[str, int, int]] = {}
@@ -208,17 +216,13 @@ class _FitCheck:
             for label, (_, adapter_width, base_width) in list(mismatches.items())[:4]
         ]
         actual = f"{', '.join(differs)} (in {some(module_paths, len(placed))})"
-        facts = {
-            "widths": {label: list(widths) for label, (_, *widths) in mismatches.items()},
-            "modules": len(module_paths),
-        }
-        expected = f"the widths of {shown(self.model.folder.name)}"
-        return [finding("L301", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
+        widths_by_label = {label: list(widths) for label, (_, *widths) in mismatches.items()}
+        facts = {"widths": widths_by_label, "modules": len(module_paths)}
+        return [self._misfit("L301", actual, f"the widths of {shown(self.model.folder.name)}", facts)]
 
     def _label(self, module: LoraModule, side_index: int) -> str:
-        side_names = (
-            None if self.model.shape is None else module_role(self.model.shape.scheme, locate_module(module.path).slot)
-        )
+        shape, slot = self.model.shape, locate_module(module.path).slot
+        side_names = None if shape is None else module_role(shape.scheme, slot)
         side_name = side_names[side_index] if side_names else ""
         return WIDTHS.get(side_name) or f"{shown(module.target)}'s {'output' if side_index else 'input'}"
 
@@ -233,49 +237,37 @@ class _FitCheck:
     def _covered(self, modules: list[LoraModule]) -> list[Finding]:
         """Does the adapter end before the base's last layers, in every kind of module at once?"""
         config, layer_count = self.adapter.config, self.shapes.layers_at_least
-        if (
-            not layer_count
-            or layer_count >= self.model.layers
-            or (config is not None and config.layers_to_transform not in (None, []))
-        ):
+        if not layer_count or layer_count >= self.model.layers:
             return []
-        if config is not None and config.other.get("layer_replication"):
+        if config is not None and (
+            config.layers_to_transform not in (None, []) or config.other.get("layer_replication")
+        ):
             return []
         slots = {locate_module(module.path).slot for module in modules}
         if self.model.modules:
-            locations = ((locate_module(module_path), module_path) for module_path in self.model.modules)
+            locations = [locate_module(module_path) for module_path in self.model.modules]
             beyond = {
                 location.layer
-                for location, _ in locations
-                if location.layer is not None
-                and location.layer >= layer_count
-                and location.slot in slots
-                and not location.in_modality_tower
-            }
+                for location in locations
+                if location.layer is not None and location.slot in slots and not location.in_modality_tower
+            } - set(range(layer_count))
         else:
             uniform = self.model.shape is not None and not self.model.shape.hybrid
             beyond = set(range(layer_count, self.model.layers)) if uniform else set()
         if not beyond:
             return []
         certain = leaves_no_layer_out(config)
-        explanation = (
-            "" if certain else " (its config may choose layers)" if config is not None else " (it has no config)"
-        )
-        repeated = repeated_layers(self.model.folder)
-        if repeated:
-            explanation += f", of which {numbers(repeated)} are copies of earlier ones"
-        return [
-            finding(
-                "L303",
-                f"it adapts layers 0 to {layer_count - 1}; the base has {self.model.layers}{explanation}",
-                expected=f"layers {numbers(beyond)}, too, or layers_to_transform in {CONFIG_NAME}",
-                fix=f"{self._which()}, or copy the adapter again if layers were lost",
-                file=WEIGHTS_NAME,
-                facts={"adapter_layers": layer_count, "base_layers": self.model.layers, "certain": certain}
-                | ({"repeated_layers": len(repeated)} if repeated else {}),
-                severity="reject" if certain else "warn" if config is None else "note",
-            )
-        ]
+        actual = f"it adapts layers 0 to {layer_count - 1}; the base has {self.model.layers}"
+        if not certain:
+            actual += " (its config may choose layers)" if config is not None else " (it has no config)"
+        facts = {"adapter_layers": layer_count, "base_layers": self.model.layers, "certain": certain}
+        if repeated := repeated_layers(self.model.folder):
+            actual += f", of which {numbers(repeated)} are copies of earlier ones"
+            facts["repeated_layers"] = len(repeated)
+        expected = f"layers {numbers(beyond)}, too, or layers_to_transform in {CONFIG_NAME}"
+        severity: Severity = "reject" if certain else "warn" if config is None else "note"
+        otherwise = ", or copy the adapter again if layers were lost"
+        return [self._misfit("L303", actual, expected, facts, otherwise=otherwise, severity=severity)]
 
     def _saved(self) -> list[Finding]:
         shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]] = []
@@ -303,24 +295,11 @@ class _FitCheck:
         if not adapter_rows or not base_rows or adapter_rows == base_rows:
             return []
         reason = vocabulary_reason(adapter_rows, base_rows)
-        return [
-            finding(
-                "L305",
-                f"{adapter_rows} rows of the vocabulary; the base has {base_rows}",
-                expected=f"{base_rows} rows, or the tokens that were added in training",
-                file=WEIGHTS_NAME,
-                facts={"adapter_rows": adapter_rows, "base_rows": base_rows, "explained": not reason},
-                severity="reject" if reason else "warn",
-            )
-        ]
-
-    def _which(self) -> str:
-        matching_bases = match_bases(self.shapes)
-        return (
-            f"use the base model it was trained on; by its shapes it {matching_bases.text}"
-            if matching_bases.candidates
-            else ""
-        )
+        actual = f"{adapter_rows} rows of the vocabulary; the base has {base_rows}"
+        expected = f"{base_rows} rows, or the tokens that were added in training"
+        facts = {"adapter_rows": adapter_rows, "base_rows": base_rows, "explained": not reason}
+        severity: Severity = "reject" if reason else "warn"
+        return [finding("L305", actual, expected=expected, file=WEIGHTS_NAME, facts=facts, severity=severity)]
 
 
 def _other_shapes(shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]]) -> list[Finding]:

@@ -66,15 +66,8 @@ def read_base(folder: Path) -> BaseModel:
     """Read a Hugging Face model folder or a GGUF file. Raises ModelError when config.json or a listed weight file is
     missing or broken; a folder with a config and no weights at all is read by its config."""
     config = dict(BaseFolder(folder).config)
-    nested = next(
-        (
-            config[config_key]
-            for config_key in ("text_config", "llm_config")
-            if isinstance(config.get(config_key), dict)
-        ),
-        None,
-    )
-    text_config: dict[str, Any] = nested if nested is not None else config
+    nested = (config.get(config_key) for config_key in ("text_config", "llm_config"))
+    text_config: dict[str, Any] = next((section for section in nested if isinstance(section, dict)), config)
     family = str(text_config.get("model_type") or config.get("model_type") or "")
     tensors = _tensors(folder)
     modules = _modules(tensors, transposed=family in _TRANSPOSED)
@@ -143,20 +136,15 @@ def _number(text_config: Mapping[str, Any], config_keys: tuple[str, ...]) -> int
 def _shape(base_name: str, family: str, numbers: Mapping[str, int]) -> BaseShape | None:
     """Widths by the config, for families of the table whose widths all follow from it."""
     relatives = [relative for relative in all_bases() if relative.family == family]
-    known_widths = {"expert_ffn", "shared_ffn", "embedding"}
-    if (
-        not relatives
-        or not numbers["hidden"]
-        or any(width not in known_widths for relative in relatives for width, _ in relative.more)
-    ):
+    more_widths = {width for relative in relatives for width, _ in relative.more}
+    if not relatives or not numbers["hidden"] or not more_widths <= {"expert_ffn", "shared_ffn", "embedding"}:
         return None
-    head_count = numbers["heads"]
     return BaseShape(
         name=base_name,
         family=family,
         hidden=numbers["hidden"],
         layers=numbers["layers"],
-        heads=head_count,
+        heads=numbers["heads"],
         kv_heads=numbers["kv_heads"],  # unknown stays unknown: families differ in what a missing key means
         head_dim=numbers["head_dim"],
         ffn=0 if family == "qwen" else numbers["ffn"],

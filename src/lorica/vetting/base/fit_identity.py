@@ -44,22 +44,12 @@ def check_identity(adapter: RawAdapter, base_model: BaseModel) -> list[Finding]:
     if _is_named(adapter_base, base_model):
         return findings + _revision(adapter, base_model)
     theirs = bases_named(base_model.identity, loosely=False)
-    if (
-        not theirs
-        or not named_bases
-        or {base_shape.name for base_shape in theirs} & {base_shape.name for base_shape in named_bases}
-    ):
+    base_names = {base_shape.name for base_shape in theirs}
+    if not theirs or not named_bases or any(base_shape.name in base_names for base_shape in named_bases):
         return findings
-    return [
-        *findings,
-        finding(
-            "L306",
-            f"{CONFIG_NAME} names {shown(adapter_base)}; the base is {shown(base_model.identity)}",
-            expected=shown(adapter_base),
-            file=CONFIG_NAME,
-            facts={"adapter": adapter_base, "base": base_model.identity, "by": "name"},
-        ),
-    ]
+    actual = f"{CONFIG_NAME} names {shown(adapter_base)}; the base is {shown(base_model.identity)}"
+    facts = {"adapter": adapter_base, "base": base_model.identity, "by": "name"}
+    return [*findings, finding("L306", actual, expected=shown(adapter_base), file=CONFIG_NAME, facts=facts)]
 
 
 def names_settled(findings: Sequence[Finding]) -> list[Finding]:

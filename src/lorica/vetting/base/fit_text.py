@@ -15,7 +15,7 @@ from lorica.errors import ModelError
 from lorica.gguf.file_header import is_gguf
 from lorica.gguf.tokenizer import read_tokenizer
 from lorica.vetting.base.base_modules import BaseModel
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.wording import listed, shown
 
 _MIB = 1024 * 1024
@@ -51,11 +51,7 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
         vocabulary = {entry[0]: token_id for token_id, entry in enumerate(stored) if isinstance(entry, list) and entry}
     if vocabulary is None:
         vocabulary = _json(folder / "vocab.json", MAX_TOKENIZER) or None
-    added_tokens = {
-        token: token_id
-        for token, token_id in _json(folder / "added_tokens.json", MAX_SMALL).items()
-        if type(token_id) is int
-    }
+    added_tokens = _integers(_json(folder / "added_tokens.json", MAX_SMALL))
     listed_tokens = tokenizer.get("added_tokens")
     for entry in listed_tokens if isinstance(listed_tokens, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("content"), str) and type(entry.get("id")) is int:
@@ -67,13 +63,15 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     padding = config.get("pad_token")
     padding = padding.get("content") if isinstance(padding, dict) else padding
     return TokenizerFiles(
-        vocabulary={token: token_id for token, token_id in vocabulary.items() if type(token_id) is int}
-        if vocabulary
-        else None,
+        vocabulary=_integers(vocabulary) if vocabulary else None,
         added=added_tokens,
         template=_template(folder, config),
         padding=padding if isinstance(padding, str) else None,
     )
+
+
+def _integers(token_ids: dict[str, Any]) -> dict[str, int]:
+    return {token: token_id for token, token_id in token_ids.items() if type(token_id) is int}
 
 
 def check_text(adapter: RawAdapter, tensor_map: TensorMap, base_model: BaseModel) -> list[Finding]:
@@ -84,10 +82,9 @@ def check_text(adapter: RawAdapter, tensor_map: TensorMap, base_model: BaseModel
     if not text_files & set(adapter.files):
         return findings
     adapter_files = read_tokenizer_files(adapter.folder)
-    return (
-        findings
-        + _templates(adapter_files, base_files)
-        + (_another(adapter_files, base_files) or _tokens(adapter_files, base_files, tensor_map, base_model))
+    findings += _templates(adapter_files, base_files)
+    return findings + (
+        _another(adapter_files, base_files) or _tokens(adapter_files, base_files, tensor_map, base_model)
     )
 
 
@@ -106,14 +103,8 @@ def _templates(adapter_files: TokenizerFiles, base_files: TokenizerFiles) -> lis
     if base_files.template is None:
         actual = "the adapter brings a chat template, and the base has none"
         return [finding("L311", actual, severity="note", facts={"adapter": True, "base": False})]
-    difference_index = next(
-        (
-            index
-            for index, (ours, theirs) in enumerate(zip(adapter_files.template, base_files.template, strict=False))
-            if ours != theirs
-        ),
-        0,
-    )
+    characters = enumerate(zip(adapter_files.template, base_files.template, strict=False))
+    difference_index = next((index for index, (ours, theirs) in characters if ours != theirs), 0)
     actual = (
         f"the template beside the adapter ({len(adapter_files.template)} characters) and the base's "
         f"({len(base_files.template)}) differ from character {difference_index} on: "
@@ -147,41 +138,23 @@ def _tokens(
     base_ids = {**(base_files.vocabulary or {}), **base_files.added}
     if not base_ids:
         return []
-    moved_tokens = sorted(
-        token for token, number in adapter_files.added.items() if base_ids.get(token, number) != number
-    )
-    new_tokens = sorted(
-        token
-        for token in adapter_files.added
-        if token not in base_ids and token not in (adapter_files.vocabulary or {})
-    )
+    added = adapter_files.added
+    moved_tokens = sorted(token for token, number in added.items() if base_ids.get(token, number) != number)
+    known_tokens = {*base_ids, *(adapter_files.vocabulary or ())}
+    new_tokens = sorted(token for token in added if token not in known_tokens)
     beyond = [
-        token
-        for token in new_tokens
-        if adapter_files.added[token] >= base_model.vocabulary > 0 and token != adapter_files.padding
+        token for token in new_tokens if added[token] >= base_model.vocabulary > 0 and token != adapter_files.padding
     ]
     if not moved_tokens and not new_tokens:
         return []
-    is_saved = any(
-        module_path.rpartition(".")[2] in ("embed_tokens", "wte", "lm_head") for module_path in tensor_map.saved
-    )
+    saved_names = {module_path.rpartition(".")[2] for module_path in tensor_map.saved}
+    is_saved = not saved_names.isdisjoint(("embed_tokens", "wte", "lm_head"))
     differences = [f"{listed(new_tokens)} the base does not have"] if new_tokens else []
     differences += [f"{listed(moved_tokens)} it has under other ids"] if moved_tokens else []
     differences += [f"{len(beyond)} of them beyond its {base_model.vocabulary} rows"] if beyond else []
-    return [
-        finding(
-            "L312",
-            "; ".join(differences),
-            expected="the base's tokens",
-            facts={
-                "new": len(new_tokens),
-                "moved": len(moved_tokens),
-                "beyond": len(beyond),
-                "embeddings_saved": is_saved,
-            },
-            severity="warn" if moved_tokens or (beyond and not is_saved) else "note",
-        )
-    ]
+    facts = {"new": len(new_tokens), "moved": len(moved_tokens), "beyond": len(beyond), "embeddings_saved": is_saved}
+    severity: Severity = "warn" if moved_tokens or (beyond and not is_saved) else "note"
+    return [finding("L312", "; ".join(differences), expected="the base's tokens", facts=facts, severity=severity)]
 
 
 def _template(folder: Path, config: dict[str, Any]) -> str | None:

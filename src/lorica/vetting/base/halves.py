@@ -51,11 +51,9 @@ def check_halves(halves: Halves, *, trained: bool) -> list[Finding]:
     """Findings about the adapter's parts, and about the base's layers. trained: its modules agree with each other."""
     if halves.outlier_layers:
         # What the adapter seems to lack then, the base may lack.
-        layers = numbers(halves.outlier_layers)
+        layers, facts = numbers(halves.outlier_layers), {"layers": list(halves.outlier_layers)}
         finding_text = f"what layers {layers} of the base read and write has nothing in common with its other layers"
-        return [
-            finding("L317", finding_text, expected="layers of one model", facts={"layers": list(halves.outlier_layers)})
-        ]
+        return [finding("L317", finding_text, expected="layers of one model", facts=facts)]
     if halves.permutation.moves:
         return [_misplaced(halves.permutation)]
     return _sides(halves, trained=trained)
@@ -63,23 +61,17 @@ def check_halves(halves: Halves, *, trained: bool) -> list[Finding]:
 
 def _misplaced(permutation: LayerPermutation) -> Finding:
     old_layer, new_layer = next(iter(permutation.moves.items()))
-    finding_text = (
-        f"{len(permutation.moves)} of its layers fit this base by {permutation.gain:.1f} deviations better in other "
-    )
-    finding_text += f"places: layer {old_layer} as layer {new_layer}, for one"
+    finding_text = f"{len(permutation.moves)} of its layers fit this base by {permutation.gain:.1f} deviations better"
+    finding_text += f" in other places: layer {old_layer} as layer {new_layer}, for one"
     places = {str(layer_index): target for layer_index, target in permutation.moves.items()}
     facts: dict[str, Any] = {"places": places, "gain": permutation.gain}
     return finding("L324", finding_text, expected="each layer fits best where it stands", facts=facts)
 
 
 def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
-    facts = {
-        "inputs": halves.inputs,
-        "outputs": halves.outputs,
-        "bound": halves.correlation,
-        "bonds": halves.correlated_pairs,
-    }
-    facts = {fact: round(value, 4) for fact, value in facts.items() if math.isfinite(value)}
+    figures = {"inputs": halves.inputs, "outputs": halves.outputs, "bound": halves.correlation}
+    figures["bonds"] = halves.correlated_pairs
+    facts = {fact: round(value, 4) for fact, value in figures.items() if math.isfinite(value)}
     unbound = halves.correlated_pairs >= _FEW and abs(halves.correlation) < _UNBOUND
     actual = f"lora_A's directions are this base's ({halves.inputs:.1f}), lora_B's are not ({halves.outputs:.1f})"
     of_many = halves.tested >= _MANY and halves.outputs < halves.inputs / _BESIDE

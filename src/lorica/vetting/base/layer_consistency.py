@@ -7,6 +7,7 @@ two models, or layers that were never trained, do so by chance only. docs/resear
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -63,9 +64,7 @@ def outlier_layers(layer_rows: Mapping[int, Array], seed: int = 0) -> tuple[int,
     for distance in range(1, len(nodes)):  # neighbours first: mostly they link all, and nothing else is computed
         for start_index in range(len(nodes) - distance):
             join(nodes[start_index], nodes[start_index + distance])
-    group_sizes = {
-        group: sum(group_name == group for group_name in group_of.values()) for group in set(group_of.values())
-    }
+    group_sizes = Counter(group_of.values())
     # Two halves of equal size: the one with the embedding is what its tokens mean something to.
     largest_group = max(group_sizes, key=lambda group: (group_sizes[group], group_of.get(EMBEDDING) == group))
     if group_sizes[largest_group] < max(3, len(layer_rows) / 3):

@@ -36,9 +36,7 @@ def layer_table(aligned: Mapping[tuple[str, int], float], spreads: Mapping[str, 
     for module_path, spread in spreads.items():
         spreads_by_module.setdefault(_kind(module_path), []).append(spread)
     # One spread for a kind of module: where it differs among layers, that must not decide.
-    usual_spreads = {
-        module_name: max(float(np.median(values)), 1e-6) for module_name, values in spreads_by_module.items()
-    }
+    usual_spreads = {module: max(float(np.median(values)), 1e-6) for module, values in spreads_by_module.items()}
     table, counts = np.zeros((len(layers),) * 2), np.zeros((len(layers),) * 2)
     for (module_path, other_layer), alignment in aligned.items():
         own_layer = layer_number(module_path)

@@ -56,8 +56,8 @@ def weight_similarity(
     with TensorReader(adapter.weights) as reader:
         for module in fitting[:: max(1, len(fitting) // _MAX_MODULES)]:
             weight = weights[module.path]
-            shapes = tensor_map.shape(module.b)[:1], tensor_map.shape(module.a)[1:]
-            if shapes[0] + shapes[1] != weight.shape or math.prod(weight.shape) > _MAX_VALUES:
+            update_shape = tensor_map.shape(module.b)[:1] + tensor_map.shape(module.a)[1:]
+            if update_shape != weight.shape or math.prod(weight.shape) > _MAX_VALUES:
                 continue
             a_matrix, b_matrix = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
             if len(a_matrix) == b_matrix.shape[1]:

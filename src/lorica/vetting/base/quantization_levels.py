@@ -16,7 +16,7 @@ from lorica.adapters.fingerprint import locate_module
 from lorica.errors import LoricaError
 from lorica.models.weight_files import weight_stamps
 from lorica.vetting.base.stored_matrices import stored_matrices
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 
 _MATRICES, _ROWS, _WINDOW = 12, 8, 32
 _MIN_VALUES = 16  # values that are not zero; fewer of them tell nothing
@@ -36,10 +36,8 @@ def check_quantization_levels(base_folder: Path) -> list[Finding]:
     actual = (
         f"among {_WINDOW} weights of a row that are not zero there are {level_count:g} different ones in the median"
     )
-    facts = {"levels": level_count}
-    if level_count > FEW:
-        return [finding("L333", actual, expected="about 31", facts=facts, severity="note")]
-    return [finding("L333", actual, expected="about 31", facts=facts)]
+    severity: Severity | None = "note" if level_count > FEW else None
+    return [finding("L333", actual, expected="about 31", facts={"levels": level_count}, severity=severity)]
 
 
 @functools.lru_cache(maxsize=8)

@@ -38,49 +38,42 @@ class StoredMatrix(Protocol):
         ...
 
 
-class GgufMatrix(msgspec.Struct, frozen=True):
-    """`StoredMatrix` in the blocks of a GGUF file."""
+class _GgufMatrix(msgspec.Struct, frozen=True):
+    """In the blocks of a GGUF file."""
 
     tensor: CheckpointTensor
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """See `StoredMatrix`."""
         return self.tensor.shape
 
     @property
     def bits(self) -> int:
-        """See `StoredMatrix`."""
         block_type = self.tensor.tensor.block_type
         return 8 * block_type.size // block_type.weights
 
     def rows(self, max_rows: int) -> Floats:
-        """See `StoredMatrix`."""
         return self.tensor.rows(_spread_rows(self.tensor.shape[0], max_rows))
 
     def whole(self) -> Floats:
-        """See `StoredMatrix`."""
         return self.tensor.values()
 
 
-class SafetensorsMatrix(msgspec.Struct, frozen=True):
-    """`StoredMatrix` of floating point numbers in a safetensors file."""
+class _SafetensorsMatrix(msgspec.Struct, frozen=True):
+    """Floating point numbers in a safetensors file."""
 
     file: Path
     info: TensorInfo
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """See `StoredMatrix`."""
         return self.info.shape
 
     @property
     def bits(self) -> int:
-        """See `StoredMatrix`."""
         return DTYPE_BITS[self.info.dtype]
 
     def rows(self, max_rows: int) -> Floats:
-        """See `StoredMatrix`."""
         output_width, input_width = self.info.shape
         row_bytes = input_width * self.bits // 8
         rows = []
@@ -93,7 +86,6 @@ class SafetensorsMatrix(msgspec.Struct, frozen=True):
         return np.stack(rows)
 
     def whole(self) -> Floats:
-        """See `StoredMatrix`."""
         with TensorReader(self.file) as reader:
             return reader.read(self.info)
 
@@ -108,7 +100,7 @@ def stored_matrices(folder: Path) -> dict[str, StoredMatrix]:
     try:
         if is_gguf(folder):
             return {
-                tensor_name.removesuffix(".weight"): GgufMatrix(stored)
+                tensor_name.removesuffix(".weight"): _GgufMatrix(stored)
                 for tensor_name, stored in stored_tensors(folder).items()
                 if len(stored.shape) == 2
             }
@@ -116,7 +108,7 @@ def stored_matrices(folder: Path) -> dict[str, StoredMatrix]:
             for tensor_name, info in header.tensors.items():
                 module_path, _, leaf = tensor_name.rpartition(".")
                 if leaf == "weight" and len(info.shape) == 2 and info.dtype in READABLE and min(info.shape) > 0:
-                    matrices[module_path] = SafetensorsMatrix(weights_path, info)
+                    matrices[module_path] = _SafetensorsMatrix(weights_path, info)
     except (LoricaError, OSError):
         return {}
     return matrices

@@ -75,14 +75,11 @@ def load(cache_key: str, base_folder: Path) -> ActivationSubspaces | None:
         cache_path = cache_folder("directions") / f"{cache_key}.safetensors"
         with safe_open(cache_path, framework="numpy") as cache_file:
             cached_facts = msgspec.json.decode(cache_file.metadata()["facts"], type=CachedFacts)
-            vectors, energies = (
-                [
-                    cache_file.get_tensor(f"{array_name}.{number}").astype(np.float32)
-                    for number in range(len(cached_facts.rests))
-                ]
-                for array_name in ("vectors", "energies")
-            )
-            subspaces = list(map(Subspace, vectors, energies, cached_facts.rests))
+            subspaces = []
+            for number, rest_energy in enumerate(cached_facts.rests):
+                vectors = cache_file.get_tensor(f"vectors.{number}").astype(np.float32)
+                energies = cache_file.get_tensor(f"energies.{number}").astype(np.float32)
+                subspaces.append(Subspace(vectors, energies, rest_energy))
         directions = ActivationSubspaces(
             base=base_folder,
             inputs={module_path: subspaces[number] for module_path, number in cached_facts.inputs.items()},

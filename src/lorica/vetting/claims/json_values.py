@@ -6,10 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lorica.adapters.registry import TRAINING_RECORD
+
 
 def as_mapping(json_value: object) -> Mapping[str, Any]:
     """An object as it is, {} for anything else."""
     return json_value if isinstance(json_value, Mapping) else {}
+
+
+def training_manifest(documents: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `lorica train` says in training.json of its config and its files, {} without it."""
+    return as_mapping(as_mapping(documents.get(TRAINING_RECORD)).get("manifest"))
 
 
 def as_real(json_value: object) -> float | None:

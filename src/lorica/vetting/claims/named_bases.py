@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 
@@ -12,7 +13,7 @@ from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.claims.base_names import families, is_instruction_tuned, sizes
 from lorica.vetting.claims.cards import card_bases
-from lorica.vetting.claims.json_values import as_mapping
+from lorica.vetting.claims.json_values import as_mapping, training_manifest
 
 _TUNED = re.compile(r"-(?:instruct|it|chat|sft|dpo)(?=-|$)")
 _TOKENIZER = "tokenizer_config.json"
@@ -47,9 +48,8 @@ class NamedBase(msgspec.Struct, frozen=True):
     def is_path(self) -> bool:
         """Whether it is a place in a file system and not an id."""
         stated_text = self.text.strip()
-        return (
-            bool(re.match(r"[/.~\\]|[A-Za-z]:[\\/]", stated_text)) or stated_text.count("/") > 1 or "\\" in stated_text
-        )
+        is_anchored = re.match(r"[/.~\\]|[A-Za-z]:[\\/]", stated_text) is not None
+        return is_anchored or stated_text.count("/") > 1 or "\\" in stated_text
 
     @property
     def is_informative(self) -> bool:
@@ -63,27 +63,21 @@ class NamedBase(msgspec.Struct, frozen=True):
 
 def named_bases(adapter: RawAdapter) -> list[NamedBase]:
     """Every place that names the base, the config first where it does."""
-    found_bases = []
-    raw_config = adapter.raw_config or {}
-    found_bases.append(NamedBase(CONFIG_NAME, _text(raw_config.get("base_model_name_or_path"))))
-    found_bases += [NamedBase("README.md", card_base) for card_base in card_bases(adapter.card)]
-    documents = adapter.documents
-    manifest = as_mapping(as_mapping(documents.get("training.json")).get("manifest"))
-    written = manifest.get("lora.base_model_name_or_path")
-    found_bases.append(NamedBase("training.json", _decoded(written)))
-    found_bases.append(
-        NamedBase("lorica.json", _text(as_mapping(as_mapping(documents.get("lorica.json")).get("base")).get("name")))
-    )
-    arguments = as_mapping(documents.get("args.json"))
-    for config_key in ("model_name_or_path", "model", "model_id", "base_model"):
-        found_bases.append(NamedBase("args.json", _text(arguments.get(config_key))))
-    found_bases.append(NamedBase("config.json", _text(as_mapping(documents.get("config.json")).get("_name_or_path"))))
-    found_bases.append(NamedBase(_TOKENIZER, _text(as_mapping(documents.get(_TOKENIZER)).get("name_or_path"))))
-    return list(
-        {
-            (named_base.file, named_base.text): named_base for named_base in found_bases if named_base.text.strip()
-        }.values()
-    )
+    documents = {file_name: as_mapping(document) for file_name, document in adapter.documents.items()}
+    raw_config, arguments = adapter.raw_config or {}, documents.get("args.json", {})
+    manifest = training_manifest(documents)
+    passport_base = as_mapping(documents.get("lorica.json", {}).get("base"))
+    argument_keys = ("model_name_or_path", "model", "model_id", "base_model")
+    places = [
+        (CONFIG_NAME, _text(raw_config.get("base_model_name_or_path"))),
+        *(("README.md", card_base) for card_base in card_bases(adapter.card)),
+        ("training.json", _decoded(manifest.get("lora.base_model_name_or_path"))),
+        ("lorica.json", _text(passport_base.get("name"))),
+        *(("args.json", _text(arguments.get(argument_key))) for argument_key in argument_keys),
+        ("config.json", _text(documents.get("config.json", {}).get("_name_or_path"))),
+        (_TOKENIZER, _text(documents.get(_TOKENIZER, {}).get("name_or_path"))),
+    ]
+    return [NamedBase(file_name, base_text) for file_name, base_text in dict.fromkeys(places) if base_text.strip()]
 
 
 def difference(first_base: NamedBase, second_base: NamedBase) -> str:
@@ -108,25 +102,18 @@ def disjoint(first_words: frozenset[str], second_words: frozenset[str]) -> bool:
     if not first_words or not second_words:
         return False
     return not any(
-        first_word.startswith(second_word) or second_word.startswith(first_word)
-        for first_word in first_words
-        for second_word in second_words
+        first.startswith(second) or second.startswith(first)
+        for first, second in itertools.product(first_words, second_words)
     )
 
 
 def same_size(first_sizes: tuple[str, ...], second_sizes: tuple[str, ...]) -> bool:
     """Whether some size of one is some size of the other, within 12%; True where either has none."""
-    size_pairs = [
-        (billions(first_size), billions(second_size)) for first_size in first_sizes for second_size in second_sizes
-    ]
-    comparable = [
-        (first_size, second_size)
-        for first_size, second_size in size_pairs
-        if first_size is not None and second_size is not None
-    ]
-    return not comparable or any(
-        abs(first_size - second_size) <= 0.12 * max(first_size, second_size) for first_size, second_size in comparable
+    first_billions, second_billions = (
+        [size for size in map(billions, size_words) if size is not None] for size_words in (first_sizes, second_sizes)
     )
+    size_pairs = list(itertools.product(first_billions, second_billions))
+    return not size_pairs or any(abs(first - second) <= 0.12 * max(first, second) for first, second in size_pairs)
 
 
 def billions(size_text: str) -> float | None:

@@ -45,11 +45,8 @@ def _labels(record: Mapping[str, Any], passport: Mapping[str, Any]) -> list[Find
     if row_count < 2 or not distinct:
         return []
     if distinct == 1:
-        return [
-            finding(
-                "L180", f"all {row_count} training rows have one answer", file=labels_file, facts={"rows": row_count}
-            )
-        ]
+        actual = f"all {row_count} training rows have one answer"
+        return [finding("L180", actual, file=labels_file, facts={"rows": row_count})]
     findings = []
     if is_lopsided(row_count, largest):
         actual = f"{largest} of {row_count} training rows have one answer"
@@ -64,7 +61,5 @@ def _labels(record: Mapping[str, Any], passport: Mapping[str, Any]) -> list[Find
 def _counts(row_counts: Mapping[str, Any]) -> tuple[int, int, int]:
     """Rows with an answer, different answers, rows of the commonest; 0 where it is not known."""
     values = (row_counts.get("rows"), row_counts.get("distinct", row_counts.get("answers")), row_counts.get("largest"))
-    counts = [
-        row_value if isinstance(row_value, int) and not isinstance(row_value, bool) else 0 for row_value in values
-    ]
-    return counts[0], counts[1], counts[2]
+    row_count, distinct, largest = (row_value if type(row_value) is int else 0 for row_value in values)
+    return row_count, distinct, largest

@@ -9,7 +9,7 @@ from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig
 from lorica.adapters.raw_adapter import RawAdapter
-from lorica.vetting.claims.json_values import as_mapping
+from lorica.vetting.claims.json_values import as_mapping, training_manifest
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
 
@@ -47,7 +47,7 @@ def check_settings(adapter: RawAdapter) -> list[Finding]:
 
 def _record(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """training.json of Lorica holds the config as it was when training began, each value as JSON text."""
-    manifest = as_mapping(as_mapping(adapter.documents.get("training.json")).get("manifest"))
+    manifest = training_manifest(adapter.documents)
     differs: dict[str, tuple[Any, Any]] = {}
     for setting in _DECIDING:
         written = manifest.get(f"lora.{setting}")
@@ -63,9 +63,8 @@ def _record(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     if not differs:
         return []
     actual = ", ".join(f"{setting} {_short(configured)}" for setting, (_, configured) in differs.items())
-    expected = "as in training.json: " + ", ".join(
-        f"{setting} {_short(recorded)}" for setting, (recorded, _) in differs.items()
-    )
+    recorded_text = ", ".join(f"{setting} {_short(recorded)}" for setting, (recorded, _) in differs.items())
+    expected = f"as in training.json: {recorded_text}"
     facts = {"keys": sorted(differs), **_scales(differs, config)}
     return [finding("L160", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
 
@@ -87,16 +86,13 @@ def _scales(differs: Mapping[str, tuple[Any, Any]], config: AdapterConfig) -> di
         for setting in ("r", "lora_alpha", "use_rslora")
     }
     try:
-        before = recorded_settings["lora_alpha"] / (
-            math.sqrt(recorded_settings["r"]) if recorded_settings["use_rslora"] else recorded_settings["r"]
-        )
+        rank, alpha = recorded_settings["r"], recorded_settings["lora_alpha"]
+        before = alpha / (math.sqrt(rank) if recorded_settings["use_rslora"] else rank)
         configured_scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
-        if "alpha_pattern" not in differs:
-            return {"scale_ratio": configured_scale / before}
-        pattern_ratio = _pattern_ratio(
-            differs["alpha_pattern"][0] or {}, config.alpha_pattern, recorded_settings["lora_alpha"]
-        )
-        return {"scale_ratio": configured_scale / before, "pattern_ratio": pattern_ratio}
+        scales = {"scale_ratio": configured_scale / before}
+        if "alpha_pattern" in differs:
+            scales["pattern_ratio"] = _pattern_ratio(differs["alpha_pattern"][0] or {}, config.alpha_pattern, alpha)
+        return scales
     except (AttributeError, TypeError, ValueError, ZeroDivisionError, OverflowError):
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from lorica.adapters.bases import bases_named
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.claims.base_names import families
+from lorica.vetting.claims.json_values import as_mapping
 from lorica.vetting.claims.named_bases import NamedBase, disjoint
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown
@@ -50,8 +52,7 @@ def check_tokenizer(adapter: RawAdapter, tensor_map: TensorMap, claims: list[Nam
 
 
 def _tokenizer(adapter: RawAdapter) -> Mapping[str, Any]:
-    tokenizer_config = adapter.documents.get(_CONFIG)
-    return tokenizer_config if isinstance(tokenizer_config, Mapping) else {}
+    return as_mapping(adapter.documents.get(_CONFIG))
 
 
 def _foreign(adapter: RawAdapter, claim: NamedBase) -> list[Finding]:
@@ -98,13 +99,13 @@ def _new_tokens(adapter: RawAdapter, tensor_map: TensorMap, claims: list[NamedBa
     vocabulary = max((base_shape.vocabulary for base_shape in matching_bases), default=0)
     if not vocabulary or any(module.embedding for module in tensor_map.modules.values()):
         return []
-    embedding_rows = [
-        tensor_map.shape(tensor_name)
+    embeddings = [
+        tensor_names
         for module_path, tensor_names in tensor_map.saved.items()
-        for tensor_name in tensor_names
         if "embed" in module_path or "wte" in module_path
     ]
-    if any(embedding_rows) or any("trainable_tokens_delta" in tensor_name for tensor_name in tensor_map.tensors):
+    has_rows = any(tensor_map.shape(tensor_name) for tensor_names in embeddings for tensor_name in tensor_names)
+    if has_rows or any("trainable_tokens_delta" in tensor_name for tensor_name in tensor_map.tensors):
         return []
     token_ids = _ids(adapter)
     new_tokens = sorted(token for token, number in token_ids.items() if number >= vocabulary)
@@ -116,13 +117,9 @@ def _new_tokens(adapter: RawAdapter, tensor_map: TensorMap, claims: list[NamedBa
 
 
 def _ids(adapter: RawAdapter) -> dict[str, int]:
-    token_ids: dict[str, int] = {}
-    added_tokens = adapter.documents.get(_ADDED)
-    if isinstance(added_tokens, Mapping):
-        token_ids |= {str(token): number for token, number in added_tokens.items() if type(number) is int}
-    decoder = _tokenizer(adapter).get("added_tokens_decoder")
-    if isinstance(decoder, Mapping):
-        for number, entry in decoder.items():
-            if str(number).isascii() and str(number).isdigit() and len(str(number)) < 10 and isinstance(entry, Mapping):
-                token_ids[str(entry.get("content"))] = int(number)
+    added_tokens = as_mapping(adapter.documents.get(_ADDED))
+    token_ids = {str(token): number for token, number in added_tokens.items() if type(number) is int}
+    for number, entry in as_mapping(_tokenizer(adapter).get("added_tokens_decoder")).items():
+        if re.fullmatch("[0-9]{1,9}", str(number)) and isinstance(entry, Mapping):
+            token_ids[str(entry.get("content"))] = int(number)
     return token_ids

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 
 from lorica.adapters.raw_adapter import RawAdapter
-from lorica.vetting.claims.curves import MIN_POINTS, has_fallen, thirds
 from lorica.vetting.claims.json_values import as_mapping, as_real
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import figure, shown
@@ -22,6 +23,11 @@ STATE = "trainer_state.json"
 RECORD = "training.json"
 _RESULTS = ("all_results.json", "train_results.json", "eval_results.json")
 _MAX_POINTS = 200
+_MIN_POINTS = 6
+# A mean lies lower from this share of itself on.
+_MATERIAL = 0.01
+# So many standard errors above the rest are no accident for any of the beginnings that are tried.
+_SURE = 4.0
 # So many of the first points tell one training from another.
 _BEGINNING = 8
 _MAX_LOGS = 1_000_000
@@ -84,11 +90,7 @@ def training_evidence(adapter: RawAdapter) -> TrainingEvidence:
     fold_match = _FOLD.search(adapter.name.lower()) or _FOLD.search(str(adapter.given).lower())
     if fold_match:
         evidence |= {"fold": int(fold_match[1]), "folds": int(fold_match[2]) if fold_match[2] else None}
-    for document_name, read_document in (
-        (STATE, _state),
-        (RECORD, _record),
-        *((file_name, _results) for file_name in _RESULTS),
-    ):
+    for document_name, read_document in ((STATE, _state), (RECORD, _record), *((name, _results) for name in _RESULTS)):
         document = adapter.documents.get(document_name)
         if isinstance(document, Mapping):
             facts = {fact: value for fact, value in read_document(document).items() if value is not None}
@@ -117,26 +119,19 @@ def _as_of_step(facts: dict[str, Any], checkpoint_step: int) -> dict[str, Any]:
 def _state(state: Mapping[str, Any]) -> dict[str, Any]:
     """trainer_state.json of transformers."""
     log_history = state.get("log_history")
-    entries = (
-        [entry for entry in log_history[:_MAX_LOGS] if isinstance(entry, Mapping)]
-        if isinstance(log_history, list)
-        else []
-    )
+    logged = log_history[:_MAX_LOGS] if isinstance(log_history, list) else []
+    entries = [entry for entry in logged if isinstance(entry, Mapping)]
     train_curve, strange = _curve(entries, "loss")
     eval_points, eval_strange = _curve(entries, "eval_loss")
     gradient_norms = [entry["grad_norm"] for entry in entries if isinstance(entry.get("grad_norm"), float)]
-    last_evaluation = next(
-        (entry for entry in reversed(entries) if any(metric.startswith("eval_") for metric in entry)), {}
-    )
-    metrics = {str(metric)[5:85]: value for metric, value in _numbers(last_evaluation) if metric.startswith("eval_")}
+    evaluations = (entry for entry in reversed(entries) if any(metric.startswith("eval_") for metric in entry))
+    metrics = _evaluated(dict(_numbers(next(evaluations, {}))))
     global_step, max_steps = _as_integer(state.get("global_step")), _as_integer(state.get("max_steps"))
     learning_rates = [value for entry in entries for metric, value in _numbers(entry) if metric == "learning_rate"]
     return {
         **_losses(train_curve, eval_points),
         "strange": strange + eval_strange + sum(not math.isfinite(gradient_norm) for gradient_norm in gradient_norms),
-        "metrics": {
-            metric: value for metric, value in metrics.items() if not metric.endswith(("per_second", "runtime"))
-        },
+        "metrics": {name: value for name, value in metrics.items() if not name.endswith(("per_second", "runtime"))},
         "best_metric": as_real(state.get("best_metric")),
         "best_checkpoint": _shown_text(state.get("best_model_checkpoint")),
         "steps": global_step,
@@ -173,13 +168,51 @@ def _losses(train_points: Sequence[Point], eval_points: Sequence[Point]) -> dict
         "loss_first": values[0] if values else None,
         "loss_last": values[-1] if values else None,
         "loss_lowest": min(values, default=None),
-        "fell": has_fallen(train_points),
+        "fell": _has_fallen(train_points),
         "beginning": tuple(train_points[:_BEGINNING]),
         "eval_losses": _thin(eval_points),
         "eval_last": eval_points[-1][1] if eval_points else None,
         "eval_lowest": lowest[1] if lowest else None,
         "eval_lowest_step": lowest[0] if lowest else None,
     }
+
+
+def _thirds(values: Sequence[float]) -> tuple[float, float, float]:
+    """The means of a curve's beginning, middle and end. At least three values."""
+    third_length = len(values) // 3
+    first, middle, last = values[:third_length], values[third_length:-third_length], values[-third_length:]
+    return statistics.fmean(first), statistics.fmean(middle), statistics.fmean(last)
+
+
+def _has_fallen(points: Sequence[tuple[int, float]]) -> bool | None:
+    """Whether a curve of (step, loss) lies lower than where it began. None where that cannot be told: fewer than
+    _MIN_POINTS points, or a log that begins in the middle of a training.
+
+    Either its thirds fall, or what it begins with (1, 2, 4, ... values) stands clear of the noise of the rest.
+    """
+    values = [loss for _, loss in points]
+    if len(values) < _MIN_POINTS or _begins_late([step for step, _ in points]):
+        return None
+    first_third, middle_third, last_third = _thirds(values)
+    if min(middle_third, last_third) < first_third * (1 - _MATERIAL):
+        return True
+    later_losses = values[len(values) // 3 :]
+    later_mean, later_deviation = statistics.fmean(later_losses), statistics.pstdev(later_losses)
+    point_count = 1
+    while point_count <= len(values) // 3:
+        start_excess = math.fsum(values[:point_count]) / point_count - later_mean
+        if start_excess > max(_MATERIAL * later_mean, _SURE * later_deviation / math.sqrt(point_count)):
+            return True
+        point_count *= 2
+    return False
+
+
+def _begins_late(steps: Sequence[int]) -> bool:
+    """Whether several entries are missing before the first: a resumed training whose older log was not kept."""
+    step_gaps = sorted(
+        later_step - earlier_step for earlier_step, later_step in pairwise(steps) if later_step > earlier_step
+    )
+    return bool(step_gaps) and steps[0] > 1 + 3 * step_gaps[len(step_gaps) // 2]
 
 
 def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -222,9 +255,13 @@ def _results(results: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": numbers.get("epoch"),
         "training_rows": _as_integer(numbers.get("train_samples")),
         "held_out_rows": _as_integer(numbers.get("eval_samples")),
-        "metrics": {metric[5:85]: value for metric, value in numbers.items() if metric.startswith("eval_")},
+        "metrics": _evaluated(numbers),
         "held_out": True if "eval_loss" in numbers else None,
     }
+
+
+def _evaluated(numbers: Mapping[str, float]) -> dict[str, float]:
+    return {metric[5:85]: value for metric, value in numbers.items() if metric.startswith("eval_")}
 
 
 def _numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -260,9 +297,8 @@ def check_evidence(adapter: RawAdapter, evidence: TrainingEvidence) -> list[Find
     source_file = next(iter(evidence.sources), "")
     if evidence.strange:
         actual = f"{evidence.strange} logged losses or gradient norms are NaN or infinite"
-        findings.append(
-            finding("L170", actual, expected="finite ones", file=source_file, facts={"strange": evidence.strange})
-        )
+        facts = {"strange": evidence.strange}
+        findings.append(finding("L170", actual, expected="finite ones", file=source_file, facts=facts))
     findings += _fall(evidence, source_file) + _validation(evidence, source_file)
     if evidence.steps == 0:
         findings.append(finding("L177", "0 steps", expected="a training that took steps", file=source_file))
@@ -289,9 +325,9 @@ def _own_and_best_step(folder_name: str, evidence: TrainingEvidence) -> Iterator
 def _fall(evidence: TrainingEvidence, source_file: str) -> list[Finding]:
     """Did the loss rise, or never fall? Its rise is compared in thirds, as single steps are noisy."""
     values = [loss for _, loss in evidence.losses]
-    if len(values) < MIN_POINTS:
+    if len(values) < _MIN_POINTS:
         return []
-    first_third, middle_third, last_third = thirds(values)
+    first_third, middle_third, last_third = _thirds(values)
     facts = {"first": first_third, "middle": middle_third, "last": last_third, "points": len(values)}
     actual = (
         f"mean loss {figure(first_third)} in the first third, "
@@ -307,16 +343,10 @@ def _fall(evidence: TrainingEvidence, source_file: str) -> list[Finding]:
 
 def _validation(evidence: TrainingEvidence, source_file: str) -> list[Finding]:
     findings = []
-    last_loss, lowest_loss = evidence.eval_last, evidence.eval_lowest
-    if (
-        last_loss is not None
-        and lowest_loss is not None
-        and len(evidence.eval_losses) >= 3
-        and last_loss > 1.1 * lowest_loss + 0.02
-    ):
-        actual = (
-            f"validation loss {figure(last_loss)} at the end, {figure(lowest_loss)} at step {evidence.eval_lowest_step}"
-        )
+    last_loss, lowest_loss = evidence.eval_last, evidence.eval_lowest if len(evidence.eval_losses) >= 3 else None
+    if last_loss is not None and lowest_loss is not None and last_loss > 1.1 * lowest_loss + 0.02:
+        lowest_text = f"{figure(lowest_loss)} at step {evidence.eval_lowest_step}"
+        actual = f"validation loss {figure(last_loss)} at the end, {lowest_text}"
         findings.append(finding("L173", actual, file=source_file, facts={"last": last_loss, "lowest": lowest_loss}))
     if evidence.base_loss is not None and evidence.trained_loss is not None:
         base_loss, trained_loss = evidence.base_loss, evidence.trained_loss

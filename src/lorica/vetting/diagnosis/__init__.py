@@ -3,7 +3,7 @@
 posterior.py            what evidence is, and the ranking of causes that follows from it
 finding_likelihoods.py  findings as evidence, by the table `findings.toml`, and the absence of findings
 likelihoods.py          measured numbers as evidence
-experiments.py          the table of experiments; on_files, on_base, on_rows, sweeps, on_answers carry them out
+experiments.py          the table of experiments; on_files, on_base, on_rows, sweeps carry them out
 inputs.py               what can be asked about one adapter
 diagnose.py             the driver; next_steps.py: what is still open; report.py: for people and programs
 """

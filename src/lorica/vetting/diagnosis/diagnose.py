@@ -17,8 +17,7 @@ from lorica.vetting.diagnosis.next_steps import next_command, settling
 from lorica.vetting.diagnosis.posterior import NONE, SETTLED, Certainty, Evidence, Hypothesis, posteriors, rank
 from lorica.vetting.files.sources import AdapterSource, find_sources
 from lorica.vetting.files.unpack import opened
-from lorica.vetting.finding_codes import SOUND
-from lorica.vetting.findings import Finding
+from lorica.vetting.findings import SOUND, Finding
 from lorica.vetting.levels import examine
 from lorica.vetting.measure.measurements import Behaviour
 
@@ -130,7 +129,7 @@ def _run_experiments(
         first_cause, second_cause = _leading(shares)
         # What is cheap, and what somebody asks by naming other bases, is always answered.
         experiment = next((experiment for experiment in waiting if _is_always_run(experiment, context.inputs)), None)
-        is_always_run = experiment is not None
+        between = (first_cause, second_cause) if experiment is None else ("", "")
         if experiment is None:
             experiment = _next_experiment(waiting, shares, {result.name for result in results})
             if experiment is None:
@@ -143,14 +142,8 @@ def _run_experiments(
             on_step(experiment.asks)
         outcome_evidence = experiment.run(context)
         evidence += outcome_evidence
-        results.append(
-            ExperimentResult(
-                name=experiment.name,
-                asks=experiment.asks,
-                between=("", "") if is_always_run else (first_cause, second_cause),
-                outcome=tuple(evidence_item.text for evidence_item in outcome_evidence),
-            )
-        )
+        outcome = tuple(evidence_item.text for evidence_item in outcome_evidence)
+        results.append(ExperimentResult(name=experiment.name, asks=experiment.asks, between=between, outcome=outcome))
     return results
 
 
@@ -164,16 +157,12 @@ def _next_experiment(
     """
     leading_cause, _ = _leading(cause_shares)
     ready_experiments = [experiment for experiment in waiting if set(experiment.after) <= experiments_run]
-    rival_experiments = [
-        experiment for experiment in ready_experiments if experiment.name in _RIVALS.get(leading_cause, ())
-    ]
-    if rival_experiments:
-        return rival_experiments[0]
-    return (
-        None
-        if cause_shares[leading_cause] >= SETTLED and leading_cause not in SOUND
-        else _decider(ready_experiments, cause_shares)
-    )
+    for experiment in ready_experiments:
+        if experiment.name in _RIVALS.get(leading_cause, ()):
+            return experiment
+    if cause_shares[leading_cause] >= SETTLED and leading_cause not in SOUND:
+        return None
+    return _decider(ready_experiments, cause_shares)
 
 
 def _decider(ready_experiments: Sequence[Experiment], cause_shares: dict[str, float]) -> Experiment | None:
@@ -185,14 +174,11 @@ def _decider(ready_experiments: Sequence[Experiment], cause_shares: dict[str, fl
 
     def worth(experiment: Experiment) -> tuple[bool, bool, float]:
         decides = (first_cause in experiment.separates) != (second_cause in experiment.separates)
-        touches = bool({first_cause, second_cause} & experiment.separates)
+        touches = not {first_cause, second_cause}.isdisjoint(experiment.separates)
         return decides, touches, -experiment.cost
 
-    return max(
-        (experiment for experiment in ready_experiments if experiment.separates & possible_causes),
-        key=worth,
-        default=None,
-    )
+    bearing = [experiment for experiment in ready_experiments if not possible_causes.isdisjoint(experiment.separates)]
+    return max(bearing, key=worth, default=None)
 
 
 def _leading(cause_shares: dict[str, float]) -> tuple[str, str]:
@@ -241,7 +227,6 @@ def _untested(leading: Hypothesis, missing_inputs: Sequence[Need]) -> list[str]:
     for experiment in EXPERIMENTS:
         lacking_inputs = [need for need in experiment.needs if need in missing_inputs]
         if lacking_inputs and not {"expected", "answers"} & set(lacking_inputs):
-            questions.append(
-                f"{experiment.asks.rstrip('?')}: needs {' and '.join(GIVE[need] for need in lacking_inputs)}"
-            )
+            lacking_text = " and ".join(GIVE[need] for need in lacking_inputs)
+            questions.append(f"{experiment.asks.rstrip('?')}: needs {lacking_text}")
     return questions

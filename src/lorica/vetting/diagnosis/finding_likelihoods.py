@@ -13,9 +13,8 @@ import msgspec
 
 from lorica.vetting.base.quantization_levels import FEW
 from lorica.vetting.diagnosis.likelihoods import ratio_weights
-from lorica.vetting.diagnosis.posterior import Evidence
-from lorica.vetting.finding_codes import SOUND, Severity, finding_codes
-from lorica.vetting.findings import Finding
+from lorica.vetting.diagnosis.posterior import Evidence, outcome
+from lorica.vetting.findings import SOUND, Finding, Severity, finding_codes
 
 # Log likelihood ratio of the first cause that a code names, of its further causes, and of those in SOUND.
 _BY_SEVERITY: dict[Severity, tuple[float, float, float]] = {
@@ -59,17 +58,9 @@ def from_findings(findings: Iterable[Finding]) -> list[Evidence]:
     """Evidence from findings, in their order; those that say nothing of any cause are left out."""
     evidence = []
     for finding_index, finding in enumerate(findings):
-        likelihoods = finding_likelihoods(finding)
-        if likelihoods:
-            evidence.append(
-                Evidence(
-                    id=f"{finding.code}.{finding_index}",
-                    text=sentence(finding),
-                    source=finding.code,
-                    group=_group(finding, likelihoods),
-                    weights=likelihoods,
-                )
-            )
+        if likelihoods := finding_likelihoods(finding):
+            group = _group(finding, likelihoods)
+            evidence.append(outcome(f"{finding.code}.{finding_index}", sentence(finding), group, likelihoods))
     return evidence
 
 
@@ -106,9 +97,8 @@ def _by_severity(finding: Finding, causes: Sequence[str]) -> dict[str, float]:
     first_weight, further_weight, sound_weight = _UNREADABLE if unreadable else _BY_SEVERITY[finding.severity]
     likelihoods = dict.fromkeys(causes[1:], further_weight) | dict.fromkeys(causes[:1], first_weight)
     if sound_weight:
-        likelihoods |= dict.fromkeys(
-            SOUND, sound_weight if causes or finding.severity == "reject" else sound_weight / 2
-        )
+        blames = bool(causes) or finding.severity == "reject"
+        likelihoods |= dict.fromkeys(SOUND, sound_weight if blames else sound_weight / 2)
     return likelihoods
 
 
@@ -125,15 +115,9 @@ def _layer_order(facts: Mapping[str, Any]) -> Iterator[str]:
     """Layers that all stand as many places too low or too high were renumbered; the layer whose own place is beyond
     what is looked at takes the one that is left."""
     places = facts.get("places")
-    layer_moves = (
-        [(int(old_layer), int(new_layer)) for old_layer, new_layer in places.items()]
-        if isinstance(places, dict)
-        else []
-    )
-    if (
-        len(layer_moves) > 2
-        and len({(new_layer - old_layer) % len(layer_moves) for old_layer, new_layer in layer_moves}) == 1
-    ):
+    layer_moves = places if isinstance(places, dict) else {}
+    distances = {(int(new) - int(old)) % len(layer_moves) for old, new in layer_moves.items()}
+    if len(layer_moves) > 2 and len(distances) == 1:
         yield "shifted"
 
 
@@ -193,20 +177,15 @@ VARIANTS: dict[str, Callable[[Mapping[str, Any]], Iterable[str]]] = {
 def from_clean(findings: Sequence[Finding], levels_run: Collection[int]) -> list[Evidence]:
     """What levels that ran did not find."""
     failed_levels = {finding.level for finding in findings if finding.severity == "reject"}
-    spoken_of = {
-        cause for finding in findings for cause, ratio in finding_likelihoods(finding).items() if ratio >= _SPEAKS_OF
-    }
+    of_findings = map(finding_likelihoods, findings)
+    spoken_of = {cause for weights in of_findings for cause, ratio in weights.items() if ratio >= _SPEAKS_OF}
     evidence = []
     for check_area, (level, likelihoods) in CLEAN.items():
         if level not in levels_run or level in failed_levels:
             continue
         if against := {cause: ratio for cause, ratio in likelihoods.items() if cause not in spoken_of}:
-            evidence_id = f"clean.{check_area}"
-            evidence.append(
-                Evidence(
-                    id=evidence_id, text=_CLEAN_TEXT[check_area], source="checks", group=evidence_id, weights=against
-                )
-            )
+            item_id, text = f"clean.{check_area}", _CLEAN_TEXT[check_area]
+            evidence.append(Evidence(id=item_id, text=text, source="checks", group=item_id, weights=against))
     return evidence
 
 
@@ -214,36 +193,25 @@ def consistent(evidence: Sequence[Evidence]) -> list[Evidence]:
     """The evidence without what other evidence explains, and where a check that found nothing does not speak against a
     cause that another check found: what names alone do not show, names beside the base's do."""
     code_table = finding_codes()
-    sources = {evidence_item.source for evidence_item in evidence}
+    sources = {item.source for item in evidence}
     explained = {effect for source in sources if source in code_table for effect in code_table[source].explains}
-    evidence = [evidence_item for evidence_item in evidence if evidence_item.source not in explained]
-    if any(
-        evidence_item.source in _PARTLY and evidence_item.weights.get("broken_weights", 0.0) >= _FINDS
-        for evidence_item in evidence
-    ):
-        evidence = [
-            _without_the_rest(evidence_item) if evidence_item.source in _OF_THE_REST else evidence_item
-            for evidence_item in evidence
-        ]
-    causes = {
-        cause
-        for evidence_item in evidence
-        if evidence_item.source in code_table
-        for cause, ratio in evidence_item.weights.items()
-        if ratio >= _FINDS
-    }
+    evidence = [item for item in evidence if item.source not in explained]
+    if any(item.source in _PARTLY and item.weights.get("broken_weights", 0.0) >= _FINDS for item in evidence):
+        evidence = [_without_the_rest(item) if item.source in _OF_THE_REST else item for item in evidence]
+    of_findings = (item.weights for item in evidence if item.source in code_table)
+    causes = {cause for weights in of_findings for cause, ratio in weights.items() if ratio >= _FINDS}
     consistent_evidence = []
-    for evidence_item in evidence:
-        if evidence_item.source != "checks":
-            consistent_evidence.append(evidence_item)
-        elif against := {cause: ratio for cause, ratio in evidence_item.weights.items() if cause not in causes}:
-            consistent_evidence.append(msgspec.structs.replace(evidence_item, weights=against))
+    for item in evidence:
+        if item.source != "checks":
+            consistent_evidence.append(item)
+        elif against := {cause: ratio for cause, ratio in item.weights.items() if cause not in causes}:
+            consistent_evidence.append(msgspec.structs.replace(item, weights=against))
     return consistent_evidence
 
 
-def _without_the_rest(evidence_item: Evidence) -> Evidence:
-    weights = {cause: ratio for cause, ratio in evidence_item.weights.items() if cause not in _ELSEWHERE or ratio > 0}
-    return msgspec.structs.replace(evidence_item, weights=weights)
+def _without_the_rest(item: Evidence) -> Evidence:
+    weights = {cause: ratio for cause, ratio in item.weights.items() if cause not in _ELSEWHERE or ratio > 0}
+    return msgspec.structs.replace(item, weights=weights)
 
 
 def sentence(finding: Finding) -> str:

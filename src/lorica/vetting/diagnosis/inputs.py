@@ -17,6 +17,7 @@ from lorica.engines.base import Engine
 from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.models.base_folder import BaseFolder
 from lorica.records import Row
+from lorica.vetting.claims.json_values import training_manifest
 from lorica.vetting.diagnosis.repair import Repair, repaired
 from lorica.vetting.findings import Finding
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
@@ -109,19 +110,15 @@ class Context:
         return self.folder / str(self._made)
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Mapping[str, Any]:
         """The manifest in `training.json`, which `lorica train` leaves; {} without one."""
-        document = self.specimen.documents.get("training.json")
-        manifest = document.get("manifest") if isinstance(document, dict) else None
-        return manifest if isinstance(manifest, dict) else {}
+        return training_manifest(self.specimen.documents)
 
     @cached_property
     def base_modules(self) -> dict[str, tuple[int, int]]:
         """Linear layers of the base: path -> (out_features, in_features); {} without a base the decoder knows."""
-        if self.inputs.base is None:
-            return {}
         try:
-            return BaseFolder(self.inputs.base).decoder_config.linear_shapes()
+            return {} if self.inputs.base is None else BaseFolder(self.inputs.base).decoder_config.linear_shapes()
         except LoricaError as error:
             self.notes.append(f"the base's layers are not known: {refusal(error)}")
             return {}
@@ -217,11 +214,9 @@ class Context:
         measurement = AdapterMeasurement(adapter, self.rows)
         if self.rows:
             base_failures = measurement.base_scores.failed
-            failure_reasons = [
-                reason for row_id, reason in measurement.own_scores.failed.items() if row_id not in base_failures
-            ]
-            if failure_reasons:
-                raise EngineError(failure_reasons[0])
+            for row_id, reason in measurement.own_scores.failed.items():
+                if row_id not in base_failures:
+                    raise EngineError(reason)
         return measurement
 
     def alignment(self, base_folder: Path | None) -> Any:

@@ -64,12 +64,8 @@ def scale_weights(
         # Only the confidence is mended, not the order of the rows. Too little of it is what short training leaves, and
         # too much what training to 0 and 1 does.
         excess = best_factor < SCALE_FAR_LOW / 2 or best_factor > SCALE_FAR_HIGH * 2
-        calibration = {"hard_labels": 2.0} if best_factor < 1 else {}
-        return (
-            working_weights
-            | calibration
-            | {direction: 3.0 if excess else 1.5 if best_factor < 1 else 0.5, "healthy": -0.5}
-        )
+        working_weights |= {"hard_labels": 2.0} if best_factor < 1 else {}
+        return working_weights | {direction: 3.0 if excess else 1.5 if best_factor < 1 else 0.5, "healthy": -0.5}
     is_far = (best_factor <= SCALE_FAR_LOW or best_factor >= SCALE_FAR_HIGH) and over_one >= SURE
     return working_weights | {direction: 6.0 if is_far else 2.0, "healthy": -3.0 if is_far else -1.0, "hard_task": -3.0}
 
@@ -97,12 +93,12 @@ def skill_weights(auc: float, error: float, gain_z: float, base_auc: float, gain
     if z >= SURE and (gain_z >= HINT or risen_z >= SURE):
         # A wrong base, broken weights or missing names would not make right answers more probable.
         working_weights = {"not_applied": -5.0, "unsupported": -3.0}
-        working_weights |= {"no_effect": -6.0, "ignores_input": -5.0, "inverted": -7.0, "wrong_base": -2.5}
+        working_weights |= {"no_effect": -6.0, "inverted": -7.0, "wrong_base": -2.5}
         is_strong = not error > 0 or auc >= 0.75
         healthy_weight = 2.5 if is_strong else 1.0
-        working_weights["ignores_input"] = -5.0 if is_strong else -1.0
         return working_weights | {
             "healthy": healthy_weight,
+            "ignores_input": -5.0 if is_strong else -1.0,
             "hard_task": -3.0 if is_strong else 0.0,
             "tokenizer_mismatch": -0.6 * healthy_weight,
             "incomplete": -0.4 * healthy_weight,
@@ -151,13 +147,8 @@ def elsewhere_weights(kl_rows: float, kl_probes: float) -> Weights:
         return {}
     refuted = dict.fromkeys(("no_effect", "inverted", "ignores_input", "hard_labels", "not_applied", "altered"), -4.0)
     refuted |= dict.fromkeys(("wrong_base", "healthy", "hard_task"), -4.0)
-    refuted |= {"over_scaled": -4.0, "under_scaled": -6.0}
-    return refuted | {
-        "prompt_mismatch": 7.0,
-        "broken_weights": -2.0,
-        "wrong_revision": -2.0,
-        "tokenizer_mismatch": -1.0,
-    }
+    refuted |= {"over_scaled": -4.0, "under_scaled": -6.0, "tokenizer_mismatch": -1.0}
+    return refuted | {"prompt_mismatch": 7.0, "broken_weights": -2.0, "wrong_revision": -2.0}
 
 
 def shift_weights(shift: float, spread: float, change_spread: float) -> Weights:
@@ -255,13 +246,8 @@ def spread_weights(spread: float, saturated: float, base_spread: float, one_side
         return {"ignores_input": 4.5, "healthy": -4.0, "hard_task": -2.0, "inverted": -1.0, "hard_labels": -2.0}
     weights: Weights = {"ignores_input": -3.0}
     if plateaus >= 0.7:
-        return weights | {
-            "hard_labels": 5.5,
-            "over_scaled": 1.0,
-            "healthy": -3.5,
-            "hard_task": -2.0,
-            "under_scaled": -4.0,
-        }
+        weights |= {"healthy": -3.5, "hard_task": -2.0, "under_scaled": -4.0}
+        return weights | {"hard_labels": 5.5, "over_scaled": 1.0}
     if saturated >= 0.9:
         return weights | {"hard_labels": 3.0, "over_scaled": 2.0, "healthy": -1.5, "under_scaled": -4.0}
     if saturated <= 0.5:
@@ -275,17 +261,10 @@ def alignment_weights(decided: str, p_true: float) -> Weights:
     if decided == "match":
         return {"wrong_base": -6.0, "wrong_size": -2.0, "unsupported": -2.0, "no_effect": -1.0}
     if decided == "mismatch":
-        elsewhere = dict.fromkeys(
-            ("wrong_revision", "prompt_mismatch", "hard_labels", "ignores_input", "inverted"), -2.0
-        )
+        weights = dict.fromkeys(("wrong_revision", "prompt_mismatch", "hard_labels", "ignores_input", "inverted"), -2.0)
+        weights |= {"healthy": -5.0, "hard_task": -5.0}
         # wrong_size: where only the number of layers differs, shapes leave it open and this decides.
-        return elsewhere | {
-            "wrong_base": 6.0,
-            "wrong_size": 4.0,
-            "broken_weights": 1.5,
-            "healthy": -5.0,
-            "hard_task": -5.0,
-        }
+        return weights | {"wrong_base": 6.0, "wrong_size": 4.0, "broken_weights": 1.5}
     if math.isnan(p_true):
         return {}
     log_odds = math.log(max(p_true, 1e-6) / max(1 - p_true, 1e-6))
@@ -332,12 +311,8 @@ def canary_weights(reading: str, effect: float, odd: float, base_largest: float)
         return unsound | {"not_applied": 3.0, "no_effect": 3.0, "over_scaled": -4.0, "wrong_base": -2.0}
     if reading == "other_base":
         # Unrelated weights are several nats away; a revision or a quantised copy is near.
-        is_near = base_largest < 2.0
-        return unsound | {
-            "wrong_base": 2.0 if is_near else 4.0,
-            "wrong_revision": 4.0 if is_near else 2.0,
-            "altered": -1.0,
-        }
+        base_weight, revision_weight = (2.0, 4.0) if base_largest < 2.0 else (4.0, 2.0)
+        return unsound | {"wrong_base": base_weight, "wrong_revision": revision_weight, "altered": -1.0}
     if effect > 1.3 and odd < effect / 2:
         return unsound | {"over_scaled": 5.0, "under_scaled": -4.0, "altered": 2.0, "wrong_base": -4.0}
     if 0 < effect < 0.77 and odd < 0.5:

@@ -10,8 +10,7 @@ from lorica.models.locate import EMBEDDED, embedded_names
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS
 from lorica.vetting.diagnosis.inputs import GIVE, Context, DiagnosisInputs, Need
 from lorica.vetting.diagnosis.posterior import Hypothesis
-from lorica.vetting.finding_codes import causes, finding_codes
-from lorica.vetting.findings import Finding
+from lorica.vetting.findings import Finding, causes, finding_codes
 
 # The weights are a pickle.
 _PICKLE = "L012"
@@ -30,9 +29,8 @@ def settling(hypotheses: Sequence[Hypothesis], missing: Collection[Need]) -> lis
         return []
     settling_hints = []
     for input_name in missing:
-        separated = {
-            cause for experiment in EXPERIMENTS if input_name in experiment.needs for cause in experiment.separates
-        }
+        needing = [experiment.separates for experiment in EXPERIMENTS if input_name in experiment.needs]
+        separated = {cause for separates in needing for cause in separates}
         titles = [hypothesis.title for hypothesis in (leading, *rival_hypotheses) if hypothesis.cause in separated]
         if titles:
             settling_hints.append((len(titles), f"{GIVE[input_name]} would decide about: {', '.join(titles[:4])}"))
@@ -46,19 +44,16 @@ def next_command(leading: Hypothesis, context: Context) -> str:
         return f"git -C {shlex.quote(adapter_path)} lfs pull"
     base_match = context.match
     fitting = runnable(base_match.candidates[0]) if base_match and base_match.candidates else ""
-    return (
-        _template(leading, context)
-        .format(
-            path=shlex.quote(adapter_path),
-            base=shlex.quote(str(inputs.base)) if inputs.base is not None else _embedded_base(context) or "BASE",
-            rows=shlex.quote(inputs.rows_file) if inputs.rows_file else "ROWS",
-            task=inputs.task or "TASK",
-            format=_best_format(leading),
-            fitting=shlex.quote(fitting) if fitting else "THE_BASE_IT_FITS",
-            home=shlex.quote(str(context.home)),
-        )
-        .strip()
+    command_line = _template(leading, context).format(
+        path=shlex.quote(adapter_path),
+        base=shlex.quote(str(inputs.base)) if inputs.base is not None else _embedded_base(context) or "BASE",
+        rows=shlex.quote(inputs.rows_file) if inputs.rows_file else "ROWS",
+        task=inputs.task or "TASK",
+        format=_best_format(leading),
+        fitting=shlex.quote(fitting) if fitting else "THE_BASE_IT_FITS",
+        home=shlex.quote(str(context.home)),
     )
+    return command_line.strip()
 
 
 def _template(leading: Hypothesis, context: Context) -> str:
@@ -112,6 +107,5 @@ def is_pickle(findings: Sequence[Finding]) -> bool:
 def _best_format(leading: Hypothesis) -> str:
     """The overrides of the format that did better, from the evidence of the format sweep."""
     sweep_text = next((bearing.text for bearing in leading.evidence_for if bearing.source == "format_sweep"), "")
-    return " ".join(
-        override for override in sweep_text.split() if override.startswith(("task.style=", "model.chat_template="))
-    )
+    prefixes = ("task.style=", "model.chat_template=")
+    return " ".join(override for override in sweep_text.split() if override.startswith(prefixes))

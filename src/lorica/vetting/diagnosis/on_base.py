@@ -44,9 +44,8 @@ def fit_elsewhere(context: Context) -> list[Evidence]:
         return []
     context.home = fitting[0]
     sentence = f"it fits {_name(fitting[0])}, which was named as expected, and not the base that was given"
-    return [
-        outcome("fit_elsewhere", sentence, "elsewhere", {"wrong_size": 4.0, "healthy": -4.0, "broken_weights": -2.0})
-    ]
+    weights = {"wrong_size": 4.0, "healthy": -4.0, "broken_weights": -2.0}
+    return [outcome("fit_elsewhere", sentence, "elsewhere", weights)]
 
 
 def align_base(context: Context) -> list[Evidence]:
@@ -66,28 +65,18 @@ def align_base(context: Context) -> list[Evidence]:
 def align_elsewhere(context: Context) -> list[Evidence]:
     """The same with every base that was named with --expected-base: a better home speaks against the one given."""
     alignment_here = context.alignment(context.inputs.base)
-    alignments = [(base_folder, context.alignment(base_folder)) for base_folder in context.inputs.expected]
-    score_of_base = {base_folder: alignment.score for base_folder, alignment in alignments if alignment is not None}
-    score_of_base = {
-        base_folder: alignment_score
-        for base_folder, alignment_score in score_of_base.items()
-        if not math.isnan(alignment_score)
-    }
-    if not score_of_base or alignment_here is None or math.isnan(alignment_here.score):
+    scores: list[tuple[float, Path]] = []
+    for base_folder in context.inputs.expected:
+        alignment = context.alignment(base_folder)
+        scores += [] if alignment is None or math.isnan(alignment.score) else [(alignment.score, base_folder)]
+    if not scores or alignment_here is None or math.isnan(alignment_here.score):
         return []
-    best_base = max(score_of_base, key=lambda base_folder: score_of_base[base_folder])
-    if score_of_base[best_base] - alignment_here.score >= SURE:
+    best_score, best_base = max(scores, key=lambda score_and_base: score_and_base[0])
+    if best_score - alignment_here.score >= SURE:
         context.home = best_base
-    best_score = score_of_base[best_base]
     sentence = f"alignment {alignment_here.score:.1f} with the base given, {best_score:.1f} with {_name(best_base)}"
-    return [
-        outcome(
-            "align_elsewhere",
-            sentence,
-            "alignment",
-            likelihoods.rival_weights(alignment_here.score, score_of_base[best_base]),
-        )
-    ]
+    weights = likelihoods.rival_weights(alignment_here.score, best_score)
+    return [outcome("align_elsewhere", sentence, "alignment", weights)]
 
 
 def read_text(context: Context) -> list[Evidence]:
@@ -144,11 +133,8 @@ def check_passport_here(context: Context) -> list[Evidence]:
     if not found_codes & {"L342", "L343", "L348"}:
         same_weights |= {"altered": -6.0, "incomplete": -3.0, "broken_weights": -1.0}
     if same_weights:
-        sentence = (
-            "config and weights are those of its passport"
-            if len(same_weights) > 2
-            else "the config is that of its passport"
-        )
+        unchanged = "config and weights are those of its passport"
+        sentence = unchanged if len(same_weights) > 2 else "the config is that of its passport"
         evidence.append(outcome("passport", sentence, "record.config", same_weights))
     return evidence
 

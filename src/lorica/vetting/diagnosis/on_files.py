@@ -1,4 +1,4 @@
-"""Experiments on the files alone: the training record, the pairing of factors, the tokenizer beside the adapter."""
+"""Experiments on files alone: training record, pairing of factors, tokenizer beside the adapter, answers that exist."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
 from lorica.vetting.base.fit_text import MAX_TOKENIZER, read_tokenizer_files
 from lorica.vetting.diagnosis import likelihoods
+from lorica.vetting.diagnosis.finding_likelihoods import from_findings
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.posterior import Evidence, outcome
 from lorica.vetting.numbers.factor_pairing import pair_factors
@@ -32,20 +33,16 @@ def fingerprint(context: Context) -> list[Evidence]:
     if any(not misfit_reasons(shapes, known_base) for known_base in named_bases):
         sentence = f"its shapes are those of {shown(base_name, 60)}, which its config names"
         return [outcome("fingerprint", sentence, "fingerprint", {"wrong_size": -3.0})]
-    return [
-        outcome("fingerprint", describe_match(shapes, base_match, named_bases), "L1.wrong_size", {"wrong_size": 5.0})
-    ]
+    sentence = describe_match(shapes, base_match, named_bases)
+    return [outcome("fingerprint", sentence, "L1.wrong_size", {"wrong_size": 5.0})]
 
 
 def compare_record(context: Context) -> list[Evidence]:
     """What `training.json` holds, where the adapter and its base are still the same: L160 and L345 say what is not."""
     evidence = []
     is_recorded = any(record_key.startswith("lora.") for record_key in context.record)
-    if (
-        is_recorded
-        and context.specimen.config is not None
-        and "L160" not in {finding.code for finding in context.findings}
-    ):
+    differs = any(finding.code == "L160" for finding in context.findings)
+    if is_recorded and context.specimen.config is not None and not differs:
         # The scale is then that of training, whatever another one would do on these rows.
         unchanged = {"altered": -2.0, "over_scaled": -6.0, "under_scaled": -6.0, "not_applied": -1.0}
         sentence = "the config is the one it was trained with"
@@ -133,11 +130,8 @@ def _tokenizer(folder: Path) -> dict[str, Any] | None:
         tokenizer = read_json_object(tokenizer_path)
     except (LoricaError, OSError, RecursionError):
         return None
-    return {
-        field_name: field_value
-        for field_name, field_value in tokenizer.items()
-        if field_name not in ("truncation", "padding", "version")
-    }
+    habits = ("truncation", "padding", "version")
+    return {name: value for name, value in tokenizer.items() if name not in habits}
 
 
 def _tokens(folder: Path) -> dict[str, int]:
@@ -151,10 +145,37 @@ def _ascending_merges(tokenizer: dict[str, Any], tokens: dict[str, int]) -> floa
     merges = model_fields.get("merges") if isinstance(model_fields, dict) else None
     if not isinstance(merges, list) or len(merges) < 100:
         return 1.0
-    merged_texts = (
-        "".join(merge_pair) if isinstance(merge_pair, list) else str(merge_pair).replace(" ", "", 1)
-        for merge_pair in merges
-    )
+    merged_texts = ("".join(pair) if isinstance(pair, list) else str(pair).replace(" ", "", 1) for pair in merges)
     token_numbers = [tokens[token] for token in merged_texts if token in tokens]
     ascents = [next_number >= number for number, next_number in pairwise(token_numbers)]
     return sum(ascents) / len(ascents) if ascents else 1.0
+
+
+def judge_answers(context: Context) -> list[Evidence]:
+    """The file given with --answers: a result file of Lorica's, or any table with a column of scores.
+
+    Raises DataError where the file cannot be read.
+    """
+    from lorica.vetting.score_columns import check_scores
+
+    answers_path = context.inputs.answers
+    if answers_path is None:
+        return []
+    gold_labels = {row.id: row.gold for row in context.inputs.rows if isinstance(row.gold, int) and row.gold in (0, 1)}
+    health, findings = check_scores(answers_path, gold=gold_labels or None)
+    context.add(findings)
+    evidence = from_findings(findings)
+    if not any(weight > 0 for evidence_item in evidence for weight in evidence_item.weights.values()):
+        sentence = (
+            f"the {health.n} scores of {answers_path.name} are healthy: {health.unique} distinct, "
+            f"deviation {health.std:.2g}"
+        )
+        weights = {"parser_fallbacks": -5.0, "generation_settings": -4.0, "ignores_input": -3.0, "hard_labels": -2.0}
+        evidence.append(outcome("answers", sentence, "answers", weights))
+    elif any(finding.severity != "note" and finding.code != "L469" for finding in findings):
+        # Scores at chance are what a hard task gives. Else, whatever the adapter is worth: these answers were doubted,
+        # and rightly.
+        weights = {"healthy": -5.0, "hard_task": -4.0}
+        sentence = f"the scores of {answers_path.name} are not healthy, whatever the adapter is worth"
+        evidence.append(outcome("answers", sentence, "answers", weights))
+    return evidence

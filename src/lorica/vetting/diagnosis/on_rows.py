@@ -40,20 +40,16 @@ def mend(context: Context) -> list[Evidence]:
     own_labelled, base_labelled = measurement.own.labelled, measurement.base.labelled
     gold_gain, ability = compare(own_labelled, base_labelled), skill(own_labelled)
     mean_kl = choices_kl(own_labelled, base_labelled)
-    weights = likelihoods.repair_weights(
-        gold_gain.z, ability.above_chance, mean_kl is None or mean_kl > 1e-6
-    ) | _mended(subject.repair)
+    changed = mean_kl is None or mean_kl > 1e-6
+    weights = likelihoods.repair_weights(gold_gain.z, ability.above_chance, changed) | _mended(subject.repair)
     mended_text = _what_was_mended(subject.repair)
     copy_verdict = "works" if max(gold_gain.z, ability.above_chance) >= SURE else "is no better than the base"
     sentence = f"the engine refuses it ({subject.refused}); a copy with {mended_text} loads and {copy_verdict}{ability}"
     return [outcome("mend", sentence, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
 
 
-def how_skilled(context: Context) -> list[Evidence]:
+def how_skilled(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
     """How well it does on the rows, against the base: the rows' gold must become more probable."""
-    measurement = context.measurement
-    if measurement is None:
-        return []
     own_labelled, base_labelled = measurement.own.labelled, measurement.base.labelled
     gold_gain, ability = compare(own_labelled, base_labelled), skill(own_labelled)
     sentence = f"the right answers are {gain_text(gold_gain)} than without it, n={len(own_labelled.rows)}{ability}"
@@ -68,14 +64,8 @@ def how_skilled(context: Context) -> list[Evidence]:
         changed_share = _changed(own_labelled, base_labelled)
         divergence_text = "" if mean_kl is None else f" (divergence {mean_kl:.2g} nats)"
         sentence = f"it changes the probabilities of {changed_share:.0%} of the rows{divergence_text}"
-        evidence.append(
-            outcome(
-                "change",
-                sentence,
-                "change",
-                likelihoods.change_weights(changed_share, 1.0 if mean_kl is None else mean_kl),
-            )
-        )
+        weights = likelihoods.change_weights(changed_share, 1.0 if mean_kl is None else mean_kl)
+        evidence.append(outcome("change", sentence, "change", weights))
     if mean_kl is not None:
         evidence.append(_spread(measurement, ability))
         shift_evidence = _shift(own_labelled, base_labelled)
@@ -86,11 +76,10 @@ def how_skilled(context: Context) -> list[Evidence]:
     return evidence
 
 
-def other_tasks(context: Context) -> list[Evidence]:
+def other_tasks(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
     """The shipped probes of another task: an adapter that leaves these rows nearly alone, and moves those, was trained
     for that task."""
-    measurement = context.measurement
-    elsewhere = None if measurement is None else measurement.elsewhere
+    elsewhere = measurement.elsewhere
     weights = {} if elsewhere is None else likelihoods.elsewhere_weights(elsewhere.here, elsewhere.there)
     if not weights or elsewhere is None:
         return []
@@ -102,17 +91,15 @@ def other_tasks(context: Context) -> list[Evidence]:
     return [outcome("other_tasks", sentence, "elsewhere", weights)]
 
 
-def shuffle_texts(context: Context) -> list[Evidence]:
+def shuffle_texts(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
     """Every row asked with the text of another: if nothing is lost, the input does not matter."""
-    measurement = context.measurement
-    labelled = None if measurement is None else measurement.labelled
-    if measurement is None or labelled is None or labelled.n < 10:
+    labelled = measurement.labelled
+    if labelled is None or labelled.n < 10:
         return []
     shuffled_skill = Skill(labelled.shuffled.value, _auc_error(labelled.shuffled.value, measurement.own.labelled))
     shuffled_gain = labelled.shuffled_gain
-    weights = likelihoods.input_weights(
-        shuffled_skill.above_chance, shuffled_gain.z, skill(measurement.own.labelled).above_chance
-    )
+    own_skill = skill(measurement.own.labelled)
+    weights = likelihoods.input_weights(shuffled_skill.above_chance, shuffled_gain.z, own_skill.above_chance)
     if not weights:
         return []
     loss_text = "are lost" if shuffled_gain.z >= SURE else "stay"
@@ -120,11 +107,10 @@ def shuffle_texts(context: Context) -> list[Evidence]:
     return [outcome("swapped_texts", sentence, "input", weights)]
 
 
-def learnable(context: Context) -> list[Evidence]:
+def learnable(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
     """Whether a TF-IDF baseline can learn the rows at all (five folds): if it can, the task is not out of reach."""
-    measurement = context.measurement
-    own_labelled = None if measurement is None else measurement.own.labelled
-    if measurement is None or own_labelled is None or not own_labelled.is_ranking:
+    own_labelled = measurement.own.labelled
+    if not own_labelled.is_ranking:
         return []
     if min(int((own_labelled.gold == 0).sum()), int((own_labelled.gold == 1).sum())) < 10:
         return []
@@ -133,9 +119,8 @@ def learnable(context: Context) -> list[Evidence]:
         context.notes.append("the TF-IDF baseline could not run")
         return []
     standard_error = _auc_error(baseline_auc, own_labelled) or math.nan
-    sentence = (
-        f"a TF-IDF baseline, cross-validated on the same rows, has an AUC of {baseline_auc:.2f} ± {standard_error:.2f}"
-    )
+    auc_text = f"{baseline_auc:.2f} ± {standard_error:.2f}"
+    sentence = f"a TF-IDF baseline, cross-validated on the same rows, has an AUC of {auc_text}"
     return [outcome("learnable", sentence, "learnable", likelihoods.learnable_weights(baseline_auc, standard_error))]
 
 
@@ -178,10 +163,8 @@ def _spread(measurement: AdapterMeasurement, ability: Skill) -> Evidence:
     if spread < 1e-4:
         sentence = "it gives every row the same probability"
     else:
-        plateau_text = f"; {plateaus:.0%} of the rows have one of two values" if plateaus >= 0.5 else ""
-        sentence = (
-            f"its probabilities vary over the rows (deviation {spread:.2g}, the base's {base_spread:.2g}){plateau_text}"
-        )
+        sentence = f"its probabilities vary over the rows (deviation {spread:.2g}, the base's {base_spread:.2g})"
+        sentence += f"; {plateaus:.0%} of the rows have one of two values" if plateaus >= 0.5 else ""
     weights = likelihoods.spread_weights(spread, variation.saturated or 0.0, base_spread, one_sided, plateaus)
     return outcome("spread", sentence, "spread", weights)
 
@@ -193,10 +176,8 @@ def _shift(own_labelled: ScoredRows, base_labelled: ScoredRows) -> list[Evidence
     weights = likelihoods.shift_weights(mean_shift, odds_spread, float(odds_change.std()))
     if not weights:
         return []
-    sentence = (
-        f"it moves the log-odds of all rows alike, by {mean_shift:.1f}; what is left of them varies by "
-        f"{odds_spread:.2f}"
-    )
+    sentence = f"it moves the log-odds of all rows alike, by {mean_shift:.1f}"
+    sentence += f"; what is left of them varies by {odds_spread:.2f}"
     return [outcome("shift", sentence, "spread", weights)]
 
 
@@ -207,11 +188,7 @@ def _log_odds(probabilities: Floats) -> Floats:
 
 def _changed(own_labelled: ScoredRows, base_labelled: ScoredRows) -> float:
     logprob_pairs = zip(own_labelled.logprobs, base_labelled.logprobs, strict=True)
-    return float(
-        np.mean(
-            [bool((np.abs(own_logprobs - base_logprobs) > 1e-6).any()) for own_logprobs, base_logprobs in logprob_pairs]
-        )
-    )
+    return float(np.mean([bool((np.abs(own - base) > 1e-6).any()) for own, base in logprob_pairs]))
 
 
 def _auc(ability: Skill) -> tuple[float, float]:
@@ -223,9 +200,7 @@ def _auc(ability: Skill) -> tuple[float, float]:
 
 def _auc_error(auc_value: float | None, labelled: ScoredRows) -> float | None:
     """None where the metric is no ranking."""
+    if auc_value is None or not labelled.is_ranking:
+        return None
     positive = int((labelled.gold == 0).sum())
-    return (
-        None
-        if auc_value is None or not labelled.is_ranking
-        else auc_error(auc_value, positive, len(labelled.rows) - positive)
-    )
+    return auc_error(auc_value, positive, len(labelled.rows) - positive)

@@ -1,4 +1,4 @@
-"""Evidence, and the ranking of causes that follows from it: naive Bayes over `finding_codes.causes()`, each group once.
+"""Evidence, and the ranking of causes that follows from it: naive Bayes over `findings.causes()`, each group once.
 
 Evidence carries natural-log likelihood ratios: how much more probable it is if the cause is at work than if it is
 not. 0 says nothing; +2.3 makes the cause ten times as probable against the others, -2.3 ten times less. They were set
@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from lorica.vetting.finding_codes import causes
+from lorica.vetting.findings import causes
 
 # What is left when every listed cause is refuted. It takes no evidence of its own, so it rises as the others fall.
 NONE = "none_of_these"
@@ -104,9 +104,8 @@ def posteriors(evidence: Sequence[Evidence]) -> dict[str, float]:
     head of this module."""
     priors = {cause_name: known_cause.prior for cause_name, known_cause in causes().items()} | {NONE: NONE_PRIOR}
     summed_weights = _summed(evidence)
-    cause_shares = _normalised(
-        {cause_name: math.log(prior) + summed_weights.get(cause_name, 0.0) for cause_name, prior in priors.items()}
-    )
+    log_odds = {cause: math.log(prior) + summed_weights.get(cause, 0.0) for cause, prior in priors.items()}
+    cause_shares = _normalised(log_odds)
     return dict(sorted(cause_shares.items(), key=lambda cause_share: (-round(cause_share[1], 4), cause_share[0])))
 
 
@@ -118,54 +117,43 @@ def rank(evidence: Sequence[Evidence]) -> tuple[Hypothesis, ...]:
 def _summed(evidence: Iterable[Evidence]) -> dict[str, float]:
     """Cause -> sum over groups; within a group the heaviest evidence for and the heaviest against count, once each."""
     strongest: dict[tuple[str, str], tuple[float, float]] = {}
-    for evidence_item in evidence:
-        for cause_name, weight in evidence_item.weights.items():
-            highest, lowest = strongest.get((evidence_item.group, cause_name), (0.0, 0.0))
-            strongest[evidence_item.group, cause_name] = (max(highest, weight), min(lowest, weight))
+    for item in evidence:
+        for cause, weight in item.weights.items():
+            highest, lowest = strongest.get((item.group, cause), (0.0, 0.0))
+            strongest[item.group, cause] = (max(highest, weight), min(lowest, weight))
     summed_weights: dict[str, float] = {}
-    for (_, cause_name), (highest, lowest) in strongest.items():
-        summed_weights[cause_name] = summed_weights.get(cause_name, 0.0) + max(
-            -GROUP_CAP, min(GROUP_CAP, highest + lowest)
-        )
+    for (_, cause), (highest, lowest) in strongest.items():
+        group_weight = max(-GROUP_CAP, min(GROUP_CAP, highest + lowest))
+        summed_weights[cause] = summed_weights.get(cause, 0.0) + group_weight
     return summed_weights
 
 
 def _normalised(log_odds: Mapping[str, float]) -> dict[str, float]:
     highest_log = max(log_odds.values())
-    relative_odds = {cause_name: math.exp(cause_odds - highest_log) for cause_name, cause_odds in log_odds.items()}
+    relative_odds = {cause: math.exp(odds - highest_log) for cause, odds in log_odds.items()}
     total_odds = sum(relative_odds.values())
-    cause_shares = {cause_name: cause_odds / total_odds for cause_name, cause_odds in relative_odds.items()}
-    if cause_shares[NONE] < NONE_FLOOR:
-        listed_share = 1 - cause_shares[NONE]
-        cause_shares = {
-            cause_name: cause_odds / listed_share * (1 - NONE_FLOOR) for cause_name, cause_odds in cause_shares.items()
-        } | {NONE: NONE_FLOOR}
-    return cause_shares
+    shares = {cause: odds / total_odds for cause, odds in relative_odds.items()}
+    if shares[NONE] < NONE_FLOOR:
+        listed_share = 1 - shares[NONE]
+        shares = {cause: share / listed_share * (1 - NONE_FLOOR) for cause, share in shares.items()}
+        shares[NONE] = NONE_FLOOR
+    return shares
 
 
 def _hypothesis(cause_name: str, posterior: float, evidence: Sequence[Evidence]) -> Hypothesis:
     known_cause = causes().get(cause_name)
-    weighed_evidence = [
-        (evidence_item.weights[cause_name], evidence_item)
-        for evidence_item in evidence
-        if direction(evidence_item.weights.get(cause_name, 0.0)) != "neutral"
-    ]
-    weighed_evidence.sort(key=lambda weighed_item: (-abs(weighed_item[0]), weighed_item[1].id))
-    weights = [weight for weight, _ in weighed_evidence]
+    telling = [item for item in evidence if direction(item.weights.get(cause_name, 0.0)) != "neutral"]
+    telling.sort(key=lambda item: (-abs(item.weights[cause_name]), item.id))
+    weights = [item.weights[cause_name] for item in telling]
     bearings = [
-        (
-            weight,
-            Bearing(
-                id=evidence_item.id, text=evidence_item.text, source=evidence_item.source, direction=direction(weight)
-            ),
-        )
-        for weight, evidence_item in weighed_evidence
+        Bearing(id=item.id, text=item.text, source=item.source, direction=direction(weight))
+        for item, weight in zip(telling, weights, strict=True)
     ]
     return Hypothesis(
         cause=cause_name,
         title=known_cause.title if known_cause else NONE_TITLE,
         means=known_cause.means if known_cause else NONE_MEANS,
         certainty=certainty(posterior, weights),
-        evidence_for=tuple(evidence_item for weight, evidence_item in bearings if weight > 0),
-        evidence_against=tuple(evidence_item for weight, evidence_item in bearings if weight < 0),
+        evidence_for=tuple(bearing for bearing in bearings if bearing.direction.endswith("for")),
+        evidence_against=tuple(bearing for bearing in bearings if bearing.direction.endswith("against")),
     )

@@ -66,32 +66,19 @@ def repaired(
         rank_of_module[target] = layout.shape(factors.a)[1 if turned else 0]
     if not tensor_plan:
         return None
-    raw_config = dict(specimen.raw_config or {})
-    usual_rank = (
-        raw_config.get("r", 8) if raw_config.get("r") in rank_of_module.values() else max(rank_of_module.values())
-    )
+    config = {key: value for key, value in (specimen.raw_config or {}).items() if key not in _RESTRICTING}
+    usual_rank = config["r"] if config.get("r") in rank_of_module.values() else max(rank_of_module.values())
+    rank_patterns = {f"^{module_path}": rank for module_path, rank in rank_of_module.items() if rank != usual_rank}
     target_names = sorted({module_path.rsplit(".", 1)[1] for module_path in rank_of_module})
-    rank_patterns = {
-        "^" + module_path: module_rank
-        for module_path, module_rank in rank_of_module.items()
-        if module_rank != usual_rank
-    }
-    unrestricted = {
-        config_key: config_value for config_key, config_value in raw_config.items() if config_key not in _RESTRICTING
-    }
-    config = unrestricted | {
-        "peft_type": "LORA",
-        "r": usual_rank,
-        "target_modules": target_names,
-        "rank_pattern": rank_patterns,
-    }
+    config |= {"peft_type": "LORA", "r": usual_rank, "target_modules": target_names, "rank_pattern": rank_patterns}
+    config |= {"use_dora": False, "bias": "none"}
     config_before = specimen.config
+    untargeted = config_before is not None and any(config_before.targets(path) is False for path in rank_of_module)
     return Repair(
-        folder=_rearranged(specimen, layout, tensor_plan, folder, config | {"use_dora": False, "bias": "none"}),
+        folder=_rearranged(specimen, layout, tensor_plan, folder, config),
         pairs=len(rank_of_module),
         renamed=renamed,
-        retargeted=config_before is not None
-        and any(config_before.targets(module_path) is False for module_path in rank_of_module),
+        retargeted=untargeted,
         turned=sum(turned for _, turned in tensor_plan.values()) // 2,
         reranked=config_before is not None and bool(rank_patterns) and not config_before.rank_pattern,
         halves=len(layout.modules) - len(layout.pairs),

@@ -27,8 +27,9 @@ def to_text(diagnosis: Diagnosis) -> str:
     sections.append(_evidence_lines(leading))
     runners_up = [hypothesis for hypothesis in diagnosis.hypotheses[1:] if hypothesis.certainty != "unlikely"]
     if runners_up:
+        first_others = runners_up[:_MAX_OTHERS]
         table_rows = tuple(
-            (runner_up.title, runner_up.certainty, _most_telling(runner_up)) for runner_up in runners_up[:_MAX_OTHERS]
+            (runner_up.title, runner_up.certainty, _most_telling(runner_up)) for runner_up in first_others
         )
         text_table = plain_table(ReportTable(("cause", "certainty", "most telling"), table_rows), max_cell=90)
         sections.append("then\n" + _indented(text_table.splitlines()))
@@ -51,20 +52,17 @@ def to_report(diagnosis: Diagnosis) -> Report:
     """The whole diagnosis as a page."""
     leading = diagnosis.hypotheses[0]
     open_question = f"Undecided: {_why_undecided(diagnosis)}. First of what is possible, but not enough to name it: "
-    lead_sentence = (
-        f"{'' if diagnosis.decided else open_question}{leading.title} ({leading.certainty}): {_meaning(diagnosis)}."
-    )
-    cause_rows = tuple(
-        (hypothesis.title, hypothesis.means, hypothesis.certainty) for hypothesis in diagnosis.hypotheses
-    )
+    lead_sentence = f"{leading.title} ({leading.certainty}): {_meaning(diagnosis)}."
+    lead_sentence = lead_sentence if diagnosis.decided else open_question + lead_sentence
+    hypotheses = diagnosis.hypotheses
+    cause_rows = tuple((hypothesis.title, hypothesis.means, hypothesis.certainty) for hypothesis in hypotheses)
+    causes = ReportTable(("cause", "which means", "certainty"), cause_rows)
     return Report(
         title=f"Diagnosis of {diagnosis.name}",
         summary=f"{lead_sentence}\n\nNext: {' '.join(_next_steps(diagnosis))}",
         sections=(
-            Section(
-                "Causes", "The leading one first.", (ReportTable(("cause", "which means", "certainty"), cause_rows),)
-            ),
-            *(_hypothesis(hypothesis) for hypothesis in diagnosis.hypotheses[:3]),
+            Section("Causes", "The leading one first.", (causes,)),
+            *(_hypothesis(hypothesis) for hypothesis in hypotheses[:3]),
             Section(
                 "Experiments",
                 "In their order. Those with two causes were chosen to decide between them.",
@@ -81,17 +79,10 @@ def to_report(diagnosis: Diagnosis) -> Report:
 def to_plain(diagnosis: Diagnosis) -> dict[str, Any]:
     """JSON-able values. What evidence weighs is told in words: the numbers behind them rank causes and mean no more."""
     plain_fields: dict[str, Any] = msgspec.to_builtins(diagnosis)
-    plain_evidence = [
-        {
-            "id": evidence_item.id,
-            "text": evidence_item.text,
-            "source": evidence_item.source,
-            "group": evidence_item.group,
-            "speaks": _directions(evidence_item),
-        }
-        for evidence_item in diagnosis.evidence
-    ]
-    return plain_fields | {"decided": diagnosis.decided, "evidence": plain_evidence}
+    for plain_evidence, evidence_item in zip(plain_fields["evidence"], diagnosis.evidence, strict=True):
+        del plain_evidence["weights"]
+        plain_evidence["speaks"] = _directions(evidence_item)
+    return plain_fields | {"decided": diagnosis.decided}
 
 
 def _directions(evidence_item: Evidence) -> dict[str, str]:

@@ -12,6 +12,7 @@ from lorica.vetting.behaviour import gain_text
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.posterior import Evidence, outcome
+from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
 from lorica.vetting.measure.format_sweep import PromptFormat, format_gain
 from lorica.vetting.measure.measurements import Comparison, Skill
 from lorica.vetting.measure.probe_rows import chosen_rows
@@ -22,11 +23,8 @@ from lorica.vetting.measure.scale_sweep import peak
 _KIND_ROWS = 80
 
 
-def sweep_scale(context: Context) -> list[Evidence]:
+def sweep_scale(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
     """The update at 1/64 to 64 times its size: under which are the right answers most probable?"""
-    measurement = context.measurement
-    if measurement is None:
-        return []
     scale_sweep = measurement.scale_sweep
     scale_sweep.refine()
     best_scale, peak_factor = scale_sweep.best, peak(scale_sweep.results)
@@ -41,14 +39,11 @@ def sweep_scale(context: Context) -> list[Evidence]:
     elif likelihoods.SCALE_LOW <= peak_factor <= likelihoods.SCALE_HIGH:
         sentence = f"its scale is right: the best factor on it is {peak_factor:.2g}"
     elif over_own.z < HINT:
-        sentence = (
-            f"no scale does clearly better than its own (the best, {peak_factor:.2g} times it, by z {over_own.z:.1f})"
-        )
+        best_text = f"the best, {peak_factor:.2g} times it, by z {over_own.z:.1f}"
+        sentence = f"no scale does clearly better than its own ({best_text})"
     else:
-        gain_sentence = (
-            f"the right answers are {gain_text(over_own)} than as it is, and the ranking gains {ranking_gain:.2f}"
-        )
-        sentence = f"at {peak_factor:.2g} times its scale {gain_sentence}"
+        sentence = f"at {peak_factor:.2g} times its scale the right answers are {gain_text(over_own)} than as it is"
+        sentence += f", and the ranking gains {ranking_gain:.2f}"
     weights = likelihoods.scale_weights(
         peak_factor,
         over_own.z,
@@ -63,10 +58,10 @@ def sweep_scale(context: Context) -> list[Evidence]:
     return [outcome("scale_sweep", sentence, "scale", weights)]
 
 
-def sweep_kinds(context: Context) -> list[Evidence]:
+def sweep_kinds(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
     """The same for one kind of module at a time: a lost alpha_pattern leaves some kinds at a wrong scale."""
-    measurement, layout = context.measurement, context.layout
-    if measurement is None or layout is None or context.subject.repair is not None:
+    layout = context.layout
+    if layout is None or context.subject.repair is not None:
         return []
     own_labelled = measurement.own.labelled
     if compare(own_labelled, measurement.base.labelled).z < SURE:
@@ -85,27 +80,18 @@ def sweep_kinds(context: Context) -> list[Evidence]:
     if len(module_gains) < 4:
         return []
     mean_gain, gain_z, module_type, factor = max(module_gains)
-    next_gain = max(
-        (module_gain[0] for module_gain in module_gains if module_gain[2] != module_type and module_gain[3] == factor),
-        default=0.0,
-    )
-    weights = likelihoods.kind_weights(factor, mean_gain, gain_z, next_gain)
+    other_gains = [gain for gain, _, target, scale in module_gains if target != module_type and scale == factor]
+    weights = likelihoods.kind_weights(factor, mean_gain, gain_z, max(other_gains, default=0.0))
     if not weights:
-        return [outcome("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
-                          {"over_scaled": -0.5, "under_scaled": -0.5})]  # fmt: skip
-    gain_sentence = gain_text(Comparison(mean_gain, gain_z))
-    sentence = (
-        f"with {module_type} alone at {factor:g} times its scale the right answers are {gain_sentence} "
-        "(alpha_pattern lost?)"
-    )
+        weights = {"over_scaled": -0.5, "under_scaled": -0.5}
+        return [outcome("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds", weights)]
+    sentence = f"with {module_type} alone at {factor:g} times its scale the right answers are "
+    sentence += f"{gain_text(Comparison(mean_gain, gain_z))} (alpha_pattern lost?)"
     return [outcome("kind_sweep", sentence, "kinds", weights)]
 
 
-def sweep_formats(context: Context) -> list[Evidence]:
+def sweep_formats(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
     """Other styles of the task and other templates: an adapter knows the format it was trained with."""
-    measurement = context.measurement
-    if measurement is None:
-        return []
     format_sweep = measurement.format_sweep
     format_sweep.ask_pairs()
     if format_sweep.best is None:
@@ -121,27 +107,23 @@ def sweep_formats(context: Context) -> list[Evidence]:
         gain_sentence = f"more probability than as it is asked now (z {margin_z:.1f}){best_skill}"
         sentence = f"asked with {overrides} it gives the right answers {gain_sentence}"
     else:
-        format_names = ", ".join(
-            _overrides(tried_format, format_sweep.configured) for tried_format in format_sweep.tried
-        )
+        tried = format_sweep.tried
+        format_names = ", ".join(_overrides(tried_format, format_sweep.configured) for tried_format in tried)
         sentence = f"none of {len(format_sweep.tried)} other prompt formats ({format_names}) does better"
     return [outcome("format_sweep", sentence, "format", weights)]
 
 
-def weigh_rivals(context: Context) -> list[Evidence]:
+def weigh_rivals(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
     """The better scale and the better format each compensate for part of the other's fault. So both formats are asked
     at the better scale, and the other one as it is, too: where the scale is what is wrong, the format in use at the
     better scale is the best of the three."""
-    measurement, factor, better_format = context.measurement, context.better_factor, context.better_format
-    if measurement is None or factor is None or better_format is None:
+    factor, better_format = context.better_factor, context.better_format
+    if factor is None or better_format is None:
         return []
     requests, scale_sweep = measurement.format_sweep.requests(better_format), measurement.scale_sweep
     as_configured = scale_sweep.score(factor, measurement.requests({request.row.id for request in requests}))
-    rivals = [
-        scored
-        for scored in (scale_sweep.score(factor, requests), scale_sweep.score(1.0, requests))
-        if scored is not None
-    ]
+    scores = (scale_sweep.score(factor, requests), scale_sweep.score(1.0, requests))
+    rivals = [scored for scored in scores if scored is not None]
     if as_configured is None or as_configured.failed or any(scored.failed for scored in rivals):
         return []
     best_rival = max((scored.labelled for scored in rivals), key=lambda scored: float(gold_logprobs(scored).mean()))
@@ -150,19 +132,16 @@ def weigh_rivals(context: Context) -> list[Evidence]:
     if not weights:
         return []
     comparative = "more" if rival_gain.mean > 0 else "less"
-    sentence = (
-        f"the other format makes up for {comparative} than {factor:.2g} times its scale does (z {rival_gain.z:.1f})"
-    )
+    sentence = f"the other format makes up for {comparative} than {factor:.2g} times its scale does"
+    sentence += f" (z {rival_gain.z:.1f})"
     return [outcome("scale_or_format", sentence, "rivals", weights)]
 
 
 def scaled_kind(config: AdapterConfig, layout: TensorMap, module_type: str, factor: float) -> AdapterConfig:
     """The config with the update of one kind of module ("q_proj") `factor` times as large."""
-    alphas: dict[str, float] = {}
-    for module_path, module in layout.modules.items():
-        if module.target == module_type:
-            # "^" binds the key to this very module, and stands first so that it wins.
-            alphas["^" + module_path] = config.alpha(module_path) * factor
+    module_paths = [module.path for module in layout.modules.values() if module.target == module_type]
+    # "^" binds the key to this very module, and stands first so that it wins.
+    alphas = {f"^{module_path}": config.alpha(module_path) * factor for module_path in module_paths}
     return msgspec.structs.replace(config, alpha_pattern=alphas | config.alpha_pattern)
 
 

@@ -1,7 +1,7 @@
 """L0: is an adapter safe to read, and are its files what their names say? Nothing but headers and small files is read.
 
-Every rule that a file breaks has its own code (`lorica.vetting.codes.files`). What can be read in spite of a finding is
-in the raw adapter, so that later levels say more.
+Every rule that a file breaks has its own code. What can be read in spite of a finding is in the raw adapter, so that
+later levels say more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lorica.vetting.files.safe_folder import SafeFolder, open_safe_folder
 from lorica.vetting.files.sources import AdapterSource
 from lorica.vetting.files.tools import as_of_tool, is_file_of, tool_of
 from lorica.vetting.files.unpack import opened
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, finding, unreadable
 
 __all__ = ["examine_files", "opened"]
 
@@ -178,20 +178,23 @@ def _config(folder: SafeFolder, findings: list[Finding]) -> tuple[dict[str, Any]
     file_name = folder.find(CONFIG_NAME)
     if file_name is None:
         return None, None
-    if file_name != CONFIG_NAME:
-        findings.append(
-            finding("L004", f"it is called {short_text(file_name)}", fix=f"rename it to {CONFIG_NAME}", file=file_name)
-        )
+    _require_name(file_name, CONFIG_NAME, findings)
     if not folder.allows(file_name, severity="reject"):
         return None, None
     try:
         config_bytes = read_capped(folder.path / file_name, MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=file_name))
+        findings.append(unreadable(error, file_name))
         return None, None
     raw_config, config, problems = examine_config(config_bytes)
     findings += [msgspec.structs.replace(problem, file=file_name) for problem in problems]
     return raw_config, config
+
+
+def _require_name(file_name: str, name: str, findings: list[Finding]) -> None:
+    if file_name != name:
+        actual = f"it is called {short_text(file_name)}"
+        findings.append(finding("L004", actual, fix=f"rename it to {name}", file=file_name))
 
 
 def _weights(folder: SafeFolder, source: AdapterSource, findings: list[Finding]) -> tuple[Path | None, Header | None]:
@@ -199,10 +202,8 @@ def _weights(folder: SafeFolder, source: AdapterSource, findings: list[Finding])
     file_name = source.path.name if folder.single else folder.find(WEIGHTS_NAME)
     if file_name is None:
         file_name = _weights_substitute(folder, findings)
-    elif not folder.single and file_name != WEIGHTS_NAME:
-        findings.append(
-            finding("L004", f"it is called {short_text(file_name)}", fix=f"rename it to {WEIGHTS_NAME}", file=file_name)
-        )
+    elif not folder.single:
+        _require_name(file_name, WEIGHTS_NAME, findings)
     if file_name is None or not folder.allows(file_name, severity="reject"):
         return None, None
     weights_path = folder.path / file_name
@@ -233,25 +234,20 @@ def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | No
         return None
     if (pickled := folder.find(_PICKLE_NAME)) is not None:
         return pickled
-    open_formats = [file_name for file_name in file_names if file_name.lower().endswith((".safetensors", ".gguf"))]
-    candidates = open_formats + [
-        file_name
-        for file_name in file_names
-        if file_name.lower().endswith(_PICKLE_SUFFIXES) and not OF_TRAINING.fullmatch(file_name)
+    open_formats = [name for name in file_names if name.lower().endswith((".safetensors", ".gguf"))]
+    pickles = [
+        name for name in file_names if name.lower().endswith(_PICKLE_SUFFIXES) and not OF_TRAINING.fullmatch(name)
     ]
+    candidates = open_formats + pickles
     usual_method = method_of_files(file_names)
     # Of several files of one tool, the one without a step in its name is the last.
-    of_tool = [
-        file_name for file_name in candidates if usual_method is not None and is_file_of(usual_method[1], file_name)
-    ]
-    of_tool = [file_name for file_name in of_tool if len(file_name) == min(map(len, of_tool))]
-    weights_name = next(
-        (file_names[0] for file_names in (of_tool, open_formats, candidates) if len(file_names) == 1), None
-    )
+    of_tool = [name for name in candidates if usual_method is not None and is_file_of(usual_method[1], name)]
+    of_tool = [name for name in of_tool if len(name) == min(map(len, of_tool))]
+    weights_name = next((names[0] for names in (of_tool, open_formats, candidates) if len(names) == 1), None)
     if weights_name is None:
         if candidates:
-            listed = ", ".join(short_text(file_name) for file_name in candidates[:5])
-            actual = f"there are {len(candidates)}: {listed}" + (" ..." if len(candidates) > 5 else "")
+            first_names = ", ".join(short_text(name) for name in candidates[:5])
+            actual = f"there are {len(candidates)}: {first_names}" + (" ..." if len(candidates) > 5 else "")
             findings.append(finding("L017", actual, expected=WEIGHTS_NAME, facts={"files": candidates[:100]}))
         else:
             findings.append(finding("L003", f"there is {folder.describe()}", expected=WEIGHTS_NAME))
@@ -272,13 +268,11 @@ def _header_finding(error: HeaderError, weights_path: Path, file_name: str) -> F
         if pickle_scan is not None and pickle_scan.pickled and (pickle_scan.imports or error.content is Content.PICKLE):
             return _pickle(weights_path, file_name, pickle_scan)
     if error.problem == "length" and file_name.lower().endswith(".gguf"):
+        finding_code, actual = "L011", "its name says that it is GGUF"
         suggested_fix = "use the PEFT adapter it was converted from"
-        return finding(
-            "L011", "its name says that it is GGUF", expected="a safetensors file", fix=suggested_fix, file=file_name
-        )
-    finding_code = _HEADER_CODES[error.problem]
-    actual = error.reason if error.reason.startswith(("tensor", "header")) else f"it {error.reason}"
-    suggested_fix = error.fix if error.content else ""
+    else:
+        finding_code, suggested_fix = _HEADER_CODES[error.problem], error.fix if error.content else ""
+        actual = error.reason if error.reason.startswith(("tensor", "header")) else f"it {error.reason}"
     return finding(finding_code, actual, expected="a safetensors file", fix=suggested_fix, file=file_name)
 
 
@@ -295,18 +289,16 @@ def _pickle(pickle_path: Path, file_name: str, pickle_scan: PickleScan | None = 
         content = recognise(read_capped(pickle_path, 64))
         pickle_scan = pickle_scan or scan_pickle(pickle_path)
     except OSError as error:
-        return finding("L008", f"it cannot be read ({error.strerror})", file=file_name)
+        return unreadable(error, file_name)
     if content is not None and content not in (Content.PICKLE, Content.ZIP):
         finding_code = "L010" if content is Content.LFS_POINTER else "L011"
         return finding(finding_code, f"it is {content}", expected=f"{WEIGHTS_NAME}", file=file_name)
-    facts = {"imports": list(pickle_scan.imports), "complete": pickle_scan.complete}
+    facts: dict[str, Any] = {"imports": list(pickle_scan.imports), "complete": pickle_scan.complete}
     if pickle_scan.dangerous:
         shown_imports = ", ".join(short_text(import_name) for import_name in pickle_scan.dangerous[:5])
-        actual = f"loading it would import {shown_imports}"
-        expected = "nothing but what tensors need"
-        return finding(
-            "L013", actual, expected=expected, file=file_name, facts=facts | {"dangerous": list(pickle_scan.dangerous)}
-        )
+        facts["dangerous"] = list(pickle_scan.dangerous)
+        actual, expected = f"loading it would import {shown_imports}", "nothing but what tensors need"
+        return finding("L013", actual, expected=expected, file=file_name, facts=facts)
     limitation = "" if pickle_scan.complete else " as far as it can be scanned"
     imports = ", ".join(short_text(import_name) for import_name in pickle_scan.imports[:5]) or "nothing"
     actual = f"it would import {imports}{limitation}"
@@ -326,14 +318,9 @@ def _pickle_beside(folder: SafeFolder) -> list[Finding]:
 
 
 def _unread_files(folder: SafeFolder, weights: Path | None) -> list[Finding]:
-    weights_names = {weights.name} if weights is not None else set()
-    never_read = [
-        file_name
-        for file_name in folder.files
-        if file_name.lower().endswith((*_PICKLE_SUFFIXES, *_CODE_SUFFIXES))
-        and file_name not in weights_names
-        and file_name.lower() != _PICKLE_NAME
-    ]
+    suffixes, weights_name = (*_PICKLE_SUFFIXES, *_CODE_SUFFIXES), "" if weights is None else weights.name
+    names = (name for name in folder.files if name.lower().endswith(suffixes))
+    never_read = [name for name in names if name != weights_name and name.lower() != _PICKLE_NAME]
     if not never_read:
         return []
     listed_names = listed((short_text(file_name, max_chars=60) for file_name in never_read), 8)

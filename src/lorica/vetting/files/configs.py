@@ -34,6 +34,7 @@ _TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "
 _KNOWN_KEYS = (set(AdapterConfig.__struct_fields__) - {"other"}) | set(OTHER_KEYS)
 # Control characters other than blanks, and marks that turn the direction of writing.
 _CONTROL_CHARACTERS = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+_SWITCHED_OFF: tuple[object, ...] = (None, False, "", [], {})
 # Keys that PEFT wrote before version 0.3.
 _OLD_KEYS = {"enable_lora", "merge_weights"}
 
@@ -63,19 +64,15 @@ def examine_config(config_bytes: bytes) -> tuple[dict[str, Any] | None, AdapterC
             if not problems:
                 findings.append(_problem(error))
         findings += _unknown_keys(values)
-    findings += _task(values.get("task_type"))
-    findings += _code_keys(values)
-    findings += _expression_texts(values)
-    findings += _control_characters(values)
-    return values, config, findings
+    findings += [*_task(values.get("task_type")), *_code_keys(values), *_expression_texts(values)]
+    return values, config, [*findings, *_control_characters(values)]
 
 
 def _no_method(values: Mapping[str, Any], peft_type: object) -> Finding:
     """peft_type is missing, is no name of a method, or is not written as PEFT writes them."""
     shown_keys = ", ".join(short_text(config_key, max_chars=40) for config_key in list(values)[:6])
-    actual = (
-        "it has no peft_type" if "peft_type" not in values else f"its peft_type is {short_text(peft_type, quoted=True)}"
-    )
+    stated = f"its peft_type is {short_text(peft_type, quoted=True)}"
+    actual = stated if "peft_type" in values else "it has no peft_type"
     suggested_fix = (
         'set "peft_type": "LORA" if its weights are lora_A and lora_B; else compare it with the config PEFT saved'
     )
@@ -100,23 +97,17 @@ def _task(task_type: object) -> Iterator[Finding]:
 
 def _problem(problem: DocumentError) -> Finding:
     finding_code = "L010" if problem.content is Content.LFS_POINTER else _CODES[problem.problem]
-    return finding(
-        finding_code,
-        f"it {problem.message}" if finding_code < "L059" else short_text(problem.message),
-        file=CONFIG_NAME,
-    )
+    actual = f"it {problem.message}" if finding_code < "L059" else short_text(problem.message)
+    return finding(finding_code, actual, file=CONFIG_NAME)
 
 
 def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
-    strange = [
-        config_key
-        for config_key in values
-        if config_key not in _KNOWN_KEYS | _OLD_KEYS and config_key not in _CODE_KEYS
-    ]
+    known_keys = _KNOWN_KEYS | _OLD_KEYS | set(_CODE_KEYS)
+    strange = [config_key for config_key in values if config_key not in known_keys]
     if not strange:
         return
     # An empty value of a key from another version of PEFT switches nothing on.
-    at_work = [config_key for config_key in strange if values[config_key] not in (None, False, "", [], {})]
+    at_work = [config_key for config_key in strange if values[config_key] not in _SWITCHED_OFF]
     first_key = (at_work or strange)[0]
     listed = ", ".join(short_text(config_key, quoted=True, max_chars=40) for config_key in (at_work or strange)[:5])
     yield finding(
@@ -131,7 +122,7 @@ def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _code_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
-    code_keys = [config_key for config_key in _CODE_KEYS if values.get(config_key) not in (None, False, "", [], {})]
+    code_keys = [config_key for config_key in _CODE_KEYS if values.get(config_key) not in _SWITCHED_OFF]
     if code_keys:
         yield finding("L063", f"it has {', '.join(code_keys)}; Lorica never runs code of an adapter", file=CONFIG_NAME)
     mapping = values.get("auto_mapping")
@@ -172,22 +163,13 @@ def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:
     """Texts that would change what a terminal shows. Values only of the top level and of lists and objects in it."""
     keyed_texts: list[tuple[str, object]] = []
     for config_key, config_value in values.items():
-        within = (
-            config_value
-            if isinstance(config_value, list)
-            else [*config_value, *config_value.values()]
-            if isinstance(config_value, dict)
-            else [config_value]
-        )
+        within = [config_value]
+        if isinstance(config_value, list | dict):
+            within = [*config_value, *(config_value.values() if isinstance(config_value, dict) else ())]
         keyed_texts += [(config_key, text) for text in (config_key, *within)]
-    odd_texts = [
-        (config_key, text)
-        for config_key, text in keyed_texts
-        if isinstance(text, str) and _CONTROL_CHARACTERS.search(text)
-    ]
+    odd_texts = [keyed for keyed in keyed_texts if isinstance(keyed[1], str) and _CONTROL_CHARACTERS.search(keyed[1])]
     if odd_texts:
         config_key, text = odd_texts[0]
-        actual = (
-            f"{len(odd_texts)} texts, first in {short_text(config_key, quoted=True)}: {short_text(text, quoted=True)}"
-        )
+        first_text = f"{short_text(config_key, quoted=True)}: {short_text(text, quoted=True)}"
+        actual = f"{len(odd_texts)} texts, first in {first_text}"
         yield finding("L065", actual, file=CONFIG_NAME)

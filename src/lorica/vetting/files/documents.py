@@ -9,7 +9,7 @@ from typing import Any
 from lorica.adapters.json_document import DocumentError, read_capped, read_json
 from lorica.errors import LoricaError
 from lorica.file_signatures import Content, recognise
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, finding, unreadable
 
 _MIB = 1024 * 1024
 CARD = "README.md"
@@ -46,14 +46,13 @@ def read_documents(
         if file_name not in file_sizes or not allowed(file_name):
             continue
         if file_sizes[file_name] > max_bytes:
-            findings.append(
-                finding("L071", f"{file_sizes[file_name]} bytes", expected=f"at most {max_bytes}", file=file_name)
-            )
+            actual, expected = f"{file_sizes[file_name]} bytes", f"at most {max_bytes}"
+            findings.append(finding("L071", actual, expected=expected, file=file_name))
             continue
         try:
             document, problems = read_json(read_capped(folder / file_name, max_bytes + 1), max_bytes, allow_nan=True)
         except OSError as error:
-            findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=file_name, severity="warn"))
+            findings.append(unreadable(error, file_name, "warn"))
             continue
         if document is not None:
             documents[file_name] = document
@@ -75,7 +74,7 @@ def _pointer(folder: Path, file_name: str) -> list[Finding]:
     try:
         content = recognise(read_capped(folder / file_name, 64))
     except OSError as error:
-        return [finding("L008", f"it cannot be read ({error.strerror})", file=file_name, severity="warn")]
+        return [unreadable(error, file_name, "warn")]
     if content is Content.LFS_POINTER:
         return [finding("L010", f"it is {content}", file=file_name, severity="warn")]
     return []
@@ -88,25 +87,23 @@ def _card(folder: Path, file_sizes: dict[str, int], findings: list[Finding], all
     try:
         raw_bytes = read_capped(folder / card_name, MAX_CARD)
     except OSError as error:
-        findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=card_name, severity="warn"))
+        findings.append(unreadable(error, card_name, "warn"))
         return ""
     if recognise(raw_bytes) is Content.LFS_POINTER:
         findings.append(finding("L010", f"it is {Content.LFS_POINTER}", file=card_name, severity="warn"))
         return ""
     card_text = raw_bytes.decode("utf-8", "replace")
     if file_sizes[card_name] > MAX_CARD or "\ufffd" in card_text:
-        findings.append(
-            finding("L072", f"{file_sizes[card_name]} bytes; its first {MAX_CARD} are read as UTF-8", file=card_name)
-        )
+        actual = f"{file_sizes[card_name]} bytes; its first {MAX_CARD} are read as UTF-8"
+        findings.append(finding("L072", actual, file=card_name))
     return card_text
 
 
 def run_record(run_folder: Path, file_name: str) -> Any:
     """A document of the training run that a checkpoint belongs to, or None where it is absent or broken."""
     try:
-        document, problems = read_json(
-            read_capped(run_folder / file_name, DOCUMENTS[file_name] + 1), DOCUMENTS[file_name], allow_nan=True
-        )
+        max_bytes = DOCUMENTS[file_name]
+        document, problems = read_json(read_capped(run_folder / file_name, max_bytes + 1), max_bytes, allow_nan=True)
     except (OSError, LoricaError):
         return None
     return None if problems else document

@@ -7,10 +7,9 @@ import stat
 from pathlib import Path
 
 from lorica.adapters.json_document import short_text
-from lorica.vetting.files.listing import checkpoint_like
+from lorica.vetting.files.listing import checkpoint_like, entries_of
 from lorica.vetting.files.sources import AdapterSource
-from lorica.vetting.finding_codes import Severity
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 
 MAX_FILES = 2_000
 _LEVELS = 3
@@ -111,12 +110,11 @@ def open_safe_folder(source: AdapterSource, findings: list[Finding]) -> SafeFold
                 if entry.name in (source.path.name, "adapter_config.json"):
                     safe_folder.add(entry, entry.name)
         return safe_folder
-    waiting = [(str(folder), "", 0)]
+    waiting = [(folder, "", 0)]
     while waiting:
         subfolder, prefix, depth = waiting.pop(0)
         try:
-            with os.scandir(subfolder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+            entries = entries_of(subfolder)
         except OSError:
             if not prefix:
                 raise
@@ -127,7 +125,7 @@ def open_safe_folder(source: AdapterSource, findings: list[Finding]) -> SafeFold
                 return safe_folder
             file_name = f"{prefix}{entry.name}"
             if safe_folder.add(entry, file_name) and depth < _LEVELS and not _is_apart(entry.name):
-                waiting.append((entry.path, f"{file_name}/", depth + 1))
+                waiting.append((Path(entry.path), f"{file_name}/", depth + 1))
     return safe_folder
 
 

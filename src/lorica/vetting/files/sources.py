@@ -106,9 +106,8 @@ def _sources_at(user_path: Path, search: _Search) -> list[AdapterSource]:
     try:
         file_mode = user_path.stat().st_mode
         if stat.S_ISDIR(file_mode):
-            sources = _adapter_at(user_path, _folder_name(user_path), search, user_path) or _adapters_below(
-                user_path, "", 0, search
-            )
+            sources = _adapter_at(user_path, _folder_name(user_path), search, user_path)
+            sources = sources or _adapters_below(user_path, "", 0, search)
             if not sources:
                 raise _nothing_in(user_path, search.passed)
             return sources
@@ -210,10 +209,8 @@ def _adapters_below(folder: Path, prefix: str, depth: int, search: _Search) -> l
             sources += _subfolder_sources(entry_path, adapter_name, depth + 1, search)
         except AdapterError:
             continue  # a cached base model beside cached adapters
-        except OSError:
-            sources.append(
-                AdapterSource(name=adapter_name, user_path=entry_path, kind="folder", path=entry_path)
-            )  # examining it says why
+        except OSError:  # examining it says why
+            sources.append(AdapterSource(name=adapter_name, user_path=entry_path, kind="folder", path=entry_path))
     return sources
 
 
@@ -233,9 +230,8 @@ def _subfolder_sources(folder: Path, adapter_name: str, depth: int, search: _Sea
 
 def _cached(cache_entry: Path, search: _Search) -> list[AdapterSource]:
     """The adapters of a Hugging Face cache entry: of its main revision, else of the newest snapshot."""
-    snapshots = {
-        entry.name: entry.stat().st_mtime for entry in entries_of(cache_entry / "snapshots") if is_folder(entry)
-    }
+    folders = filter(is_folder, entries_of(cache_entry / "snapshots"))
+    snapshots = {entry.name: entry.stat().st_mtime for entry in folders}
     adapter_name = "/".join(cache_entry.name.split("--")[1:])
     if not snapshots:
         raise AdapterError(f"{cache_entry}: the cache entry holds no snapshot", fix=f"download {adapter_name} again")
@@ -274,28 +270,24 @@ def _folder_name(folder: Path) -> str:
     if cache_entry is not None and absolute.parent == cache_entry / "snapshots":
         return "/".join(cache_entry.name.split("--")[1:])  # people know the repository, not the commit
     run_folder = _run_of(absolute)
-    return (
-        str(absolute.relative_to(run_folder.parent))
-        if run_folder and run_folder.name
-        else absolute.name or str(absolute)
-    )
+    if run_folder and run_folder.name:
+        return str(absolute.relative_to(run_folder.parent))
+    return absolute.name or str(absolute)
 
 
 def _distinct(sources: list[AdapterSource]) -> list[AdapterSource]:
     by_path = {(os.path.realpath(source.path), source.inner): source for source in reversed(sources)}
     distinct = list(reversed(by_path.values()))
-    for rename in (lambda source, _: f"{source.path.absolute().parent.name}/{source.name}", _numbered):
+    for pattern in ("{parent}/{name}", "{name} ({number})"):
         counts = Counter(source.name for source in distinct)
         numbers: Counter[str] = Counter()
         for source_index, source in enumerate(distinct):
             if counts[source.name] > 1:
                 numbers[source.name] += 1
-                distinct[source_index] = msgspec.structs.replace(source, name=rename(source, numbers[source.name]))
+                parent, number = source.path.absolute().parent.name, numbers[source.name]
+                name = pattern.format(parent=parent, name=source.name, number=number)
+                distinct[source_index] = msgspec.structs.replace(source, name=name)
     return distinct
-
-
-def _numbered(source: AdapterSource, number: int) -> str:
-    return f"{source.name} ({number})"
 
 
 def _missing(user_path: Path) -> AdapterError:
@@ -304,9 +296,8 @@ def _missing(user_path: Path) -> AdapterError:
     suggested_fix = f"did you mean {parent / closest_name}?" if closest_name else "correct the path"
     if not closest_name and re.fullmatch(r"[\w.-]+/[\w.-]+", str(user_path)):
         cached = _hub_cache() / f"models--{str(user_path).replace('/', '--')}"
-        suggested_fix = (
-            f"did you mean {cached}?" if cached.is_dir() else "nothing is downloaded; download the adapter first"
-        )
+        absent = "nothing is downloaded; download the adapter first"
+        suggested_fix = f"did you mean {cached}?" if cached.is_dir() else absent
     return AdapterError(f"{user_path}: no such file or folder", fix=suggested_fix)
 
 

@@ -44,13 +44,10 @@ def as_of_tool(
         (file_name for file_name in file_names if is_file_of(tool_method, file_name)),
         key=lambda file_name: file_name.endswith(".json"),
     )
-    actual = (
-        f"it is {tool_method.title}"
-        + (f", in {short_text(tool_files[0])}" if tool_files else "")
-        + "; Lorica reads PEFT's LoRA"
-    )
+    first_file = next(iter(tool_files), "")
+    in_file = f", in {short_text(first_file)}" if first_file else ""
+    actual = f"it is {tool_method.title}{in_file}; Lorica reads PEFT's LoRA"
     format_key = next(format_key for format_key, method in FORMATS.items() if method is tool_method)
-    first_file = tool_files[0] if tool_files else ""
     return [*remaining, finding("L102", actual, fix=tool_method.reader, file=first_file, facts={"method": format_key})]
 
 

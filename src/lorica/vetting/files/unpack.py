@@ -70,13 +70,8 @@ def _unpack(source: AdapterSource, target_folder: Path) -> AdapterSource:
         findings.append(finding("L081", f"it has {error}", expected="at most 10,000 members"))
     except ArchiveBombError as error:
         archive_size = source.path.stat().st_size
-        findings.append(
-            finding(
-                "L082",
-                f"{archive_size} bytes packed; {error}",
-                expected=f"at most {allowance(archive_size)} bytes unpacked",
-            )
-        )
+        expected = f"at most {allowance(archive_size)} bytes unpacked"
+        findings.append(finding("L082", f"{archive_size} bytes packed; {error}", expected=expected))
     except DAMAGED as error:
         findings.append(finding("L080", f"it cannot be unpacked: {short_text(error) or type(error).__name__}"))
     return msgspec.structs.replace(source, path=target_folder, unpacked=True, members=packed, findings=tuple(findings))
@@ -103,9 +98,8 @@ def _adapter_folder(members: Sequence[ArchiveMember], source: AdapterSource, fin
         return None
     if folders:
         return folders[0]
-    weights_folders = {
-        member.name.rpartition("/")[0] for member in members if member.name.lower().endswith(".safetensors")
-    }
+    names = (member.name for member in members if member.name.lower().endswith(".safetensors"))
+    weights_folders = {name.rpartition("/")[0] for name in names}
     return weights_folders.pop() if len(weights_folders) == 1 else None
 
 
@@ -140,21 +134,16 @@ def _select_members(
             findings.append(_members_finding(finding_code, refused, description))
     nested = [member_name for member_name in packed if member_name.lower().endswith(SUFFIXES)]
     if nested:
-        findings.append(
-            finding("L087", f"{len(nested)}: {', '.join(short_text(member_name) for member_name in nested[:5])}")
-        )
+        first_names = ", ".join(short_text(member_name) for member_name in nested[:5])
+        findings.append(finding("L087", f"{len(nested)}: {first_names}"))
     return targets, packed
 
 
 def is_wanted(member_name: str) -> bool:
     """Whether examining an adapter reads a file of this name in its folder."""
     lower_name = member_name.lower()
-    is_usual = (
-        lower_name.endswith(".safetensors")
-        or lower_name.startswith(("adapter_", CARD.lower()))
-        or lower_name in DOCUMENTS
-    )
-    return is_usual or method_of_files([member_name]) is not None
+    is_adapters = lower_name.endswith(".safetensors") or lower_name.startswith(("adapter_", CARD.lower()))
+    return is_adapters or lower_name in DOCUMENTS or method_of_files([member_name]) is not None
 
 
 def _members_finding(finding_code: str, members: Sequence[ArchiveMember], description: str) -> Finding:

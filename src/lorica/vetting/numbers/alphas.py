@@ -35,11 +35,7 @@ def check_alphas(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     if not mismatches:
         return []
     module_path, (stored, configured) = next(iter(mismatches.items()))
-    ratios = [
-        configured_alpha / tensor_value
-        for tensor_value, configured_alpha in mismatches.values()
-        if tensor_value > 0 and configured_alpha > 0
-    ]
+    ratios = [alpha / value for value, alpha in mismatches.values() if value > 0 and alpha > 0]
     facts: dict[str, object] = {"modules": len(mismatches), "stored": stored, "config": configured}
     if ratios and len(ratios) == len(mismatches) and max(ratios) <= min(ratios) * (1 + _SAME):
         facts["scale_factor"] = ratios[0]

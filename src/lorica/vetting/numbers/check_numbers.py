@@ -60,9 +60,8 @@ def check_numbers(adapter: RawAdapter, tensor_map: TensorMap) -> tuple[WeightSta
         if len(a_products.gram) != len(b_products.gram):
             return  # left to the structure's checks
         gram_matrices.add(module.path, a_products.gram, b_products.gram)
-        sketcher.add(
-            module.path, scales[module.path], a_products.image, b_products.image, (b_products.width, a_products.width)
-        )
+        shape = (b_products.width, a_products.width)
+        sketcher.add(module.path, scales[module.path], a_products.image, b_products.image, shape)
         scanned[module.path] = module_update(a_products, b_products, scales[module.path])
 
     try:
@@ -71,6 +70,7 @@ def check_numbers(adapter: RawAdapter, tensor_map: TensorMap) -> tuple[WeightSta
         return WeightStatistics(), [finding("L221", error.message, fix=error.fix, file=adapter.weights.name)]
     updates = {module_path: scanned[module_path] for module_path in tensor_map.modules if module_path in scanned}
     weights_digest = _digest(tensor_facts)
+    silent = (_no_number(tensor_facts[pair.a]) or _no_number(tensor_facts[pair.b]) for pair in tensor_map.pairs)
     statistics = WeightStatistics(
         weights_digest=weights_digest,
         content_digest=_content(weights_digest, adapter.config),
@@ -79,8 +79,7 @@ def check_numbers(adapter: RawAdapter, tensor_map: TensorMap) -> tuple[WeightSta
         sketch=unit(sketcher.update),
         start=unit(sketcher.start),
         updates=updates,
-        empty=bool(tensor_map.pairs)
-        and all(_no_number(tensor_facts[pair.a]) or _no_number(tensor_facts[pair.b]) for pair in tensor_map.pairs),
+        empty=bool(tensor_map.pairs) and all(silent),
     )
     findings = check_values(adapter, tensor_map, tensor_facts, updates)
     findings += check_sizes(adapter.config, tensor_map, tensor_facts, updates, scaled=scaled)
@@ -96,9 +95,8 @@ def _no_number(tensor_facts: TensorFacts) -> bool:
 def _digest(tensor_facts: dict[str, TensorFacts]) -> str:
     digest = hashlib.sha256()
     for tensor_name in sorted(tensor_facts):
-        digest.update(
-            hashlib.sha256(tensor_name.encode("utf-8", "replace")).digest() + tensor_facts[tensor_name].digest
-        )
+        name_digest = hashlib.sha256(tensor_name.encode("utf-8", "replace"))
+        digest.update(name_digest.digest() + tensor_facts[tensor_name].digest)
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -10,12 +10,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from lorica.adapters.arrays import TensorReader
 from lorica.adapters.raw_adapter import RawAdapter
-from lorica.vetting.finding_codes import Severity
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.numbers.scan import TensorFacts, in_tensors
 
 # No factor of a trained pair holds such a value; a base's activations do not exceed it either.
@@ -83,8 +81,7 @@ def _describe(tensors: Sequence[TensorFacts]) -> list[_Distribution]:
         # np.median would import numpy.ma, which costs as much as everything here.
         median = np.exp2(np.sort(np.where(filled, log_sizes, log_means), axis=1)[:, sizes.shape[1] // 2])
         evenness = np.where(filled.any(axis=1), sizes.mean(axis=1) / np.sqrt((sizes**2).mean(axis=1)), 0)
-    columns: list[npt.NDArray[np.float64]] = [spread, evenness, median]
-    rows = np.stack(columns, axis=1).tolist()
+    rows = np.stack([spread, evenness, median], axis=1).tolist()
     return [_Distribution(tensor, *row) for (tensor, _), row in zip(sampled, rows, strict=True)]
 
 
@@ -109,9 +106,8 @@ def _check_outliers(outliers: Sequence[_Outliers], tensor_count: int) -> Iterabl
         actual = f"{count} values up to {largest:.3g}, {gap:.2g} times the next, {in_tensors(tensors, tensor_count)}"
         facts = {"values": count, "gap": gap, "largest": largest}
         severity: Severity | None = "reject" if gap > GAP_ABSURD or largest > HUGE else None
-        yield finding(
-            "L207", actual, expected="the largest values close to one another", facts=facts, severity=severity
-        )
+        expected = "the largest values close to one another"
+        yield finding("L207", actual, expected=expected, facts=facts, severity=severity)
 
 
 def _garbled(distributions: Sequence[_Distribution], with_outliers: set[str]) -> Iterable[Finding]:
@@ -136,12 +132,8 @@ def _garbled(distributions: Sequence[_Distribution], with_outliers: set[str]) ->
         elif huge_tensors:
             reason = f"values up to {max(tensor.largest for tensor in huge_tensors):.2g}"
         expected = "sizes within a few powers of two of one another, as initialised and trained"
-        facts = {
-            "wide": len(wide_tensors),
-            "huge": len(huge_tensors),
-            "same": len(even_tensors),
-            "tensors": len(garbled),
-        }
+        facts = {"wide": len(wide_tensors), "huge": len(huge_tensors), "same": len(even_tensors)}
+        facts |= {"tensors": len(garbled)}
         yield finding("L201", f"{reason} {in_tensors(garbled, len(tensors))}", expected=expected, facts=facts)
 
 

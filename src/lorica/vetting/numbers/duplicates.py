@@ -20,8 +20,7 @@ from lorica.data.union_find import UnionFind
 from lorica.errors import AdapterError
 from lorica.names import listed
 from lorica.reports.short_names import short_names
-from lorica.vetting.finding_codes import Severity
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.numbers.check_numbers import WeightStatistics
 from lorica.vetting.numbers.module_updates import scalings
 from lorica.vetting.numbers.sketch import SIZE
@@ -82,11 +81,9 @@ class _Comparison:
         severity: Severity | None = None,
     ) -> None:
         """A finding on one adapter about others."""
-        finding_facts = {
-            "others": [self.entries[related_index][0].name for related_index in related[:20]],
-            **finding_facts,
-        }
-        result = finding(finding_code, actual, expected=expected, facts=finding_facts, severity=severity)
+        others = [self.entries[related_index][0].name for related_index in related[:20]]
+        facts = {"others": others, **finding_facts}
+        result = finding(finding_code, actual, expected=expected, facts=facts, severity=severity)
         self.findings.setdefault(self.entries[index][0].name, []).append(result)
 
     def report_rescaled(
@@ -140,23 +137,20 @@ def _inner_product(first_factors: ScaledFactors, second_factors: ScaledFactors) 
 
 def _factors(first_adapter: RawAdapter, second_adapter: RawAdapter) -> Iterator[tuple[ScaledFactors, ScaledFactors]]:
     """The factors of every module that both have, one module at a time."""
-    adapters = (first_adapter, second_adapter)
-    tensor_maps = [map_tensors(_header(adapter)) for adapter in adapters]
-    scales = [
-        scalings(adapter.config, tensor_map.modules)[0]
-        for adapter, tensor_map in zip(adapters, tensor_maps, strict=True)
-    ]
+    left_map, right_map = map_tensors(_header(first_adapter)), map_tensors(_header(second_adapter))
+    left_scales, _ = scalings(first_adapter.config, left_map.modules)
+    right_scales, _ = scalings(second_adapter.config, right_map.modules)
     if first_adapter.weights is None or second_adapter.weights is None:
         return
     with TensorReader(first_adapter.weights) as left_reader, TensorReader(second_adapter.weights) as right_reader:
-        for module in tensor_maps[0].pairs:
-            right_module = tensor_maps[1].modules.get(module.path)
+        for module in left_map.pairs:
+            right_module = right_map.modules.get(module.path)
             if right_module is None or not (right_module.a and right_module.b):
                 continue
-            a1, b1 = _pair(left_reader, module, tensor_maps[0].tensors)
-            a2, b2 = _pair(right_reader, right_module, tensor_maps[1].tensors)
+            a1, b1 = _pair(left_reader, module, left_map.tensors)
+            a2, b2 = _pair(right_reader, right_module, right_map.tensors)
             if a1.shape[1] == a2.shape[1] and b1.shape[0] == b2.shape[0]:
-                yield (a1, b1, scales[0][module.path]), (a2, b2, scales[1][module.path])
+                yield (a1, b1, left_scales[module.path]), (a2, b2, right_scales[module.path])
 
 
 def _header(adapter: RawAdapter) -> Header:
@@ -202,16 +196,14 @@ def _report_copies(comparison: _Comparison, index: int, twins: Sequence[int]) ->
         other_norm = entries[changed[0]][1].norm
         norm_ratio = numbers.norm / other_norm if other_norm > 0 else 1.0
         difference = f"{norm_ratio:.4g} times as strong" if abs(norm_ratio - 1) > 1e-6 else "with another config"
-        comparison.report_rescaled(
-            index, f"the tensors of {comparison.labels(changed)}, {difference}", changed, norm_ratio, 1.0
-        )
+        actual = f"the tensors of {comparison.labels(changed)}, {difference}"
+        comparison.report_rescaled(index, actual, changed, norm_ratio, 1.0)
     equal_twins = [twin for twin in twins if twin not in changed]
     if equal_twins:
         severity: Severity | None = "note" if all(comparison.may_equal(index, twin) for twin in equal_twins) else None
         facts = {"cosine": 1.0, "count": len(equal_twins)}
-        comparison.report(
-            index, "L250", f"equal to {comparison.labels(equal_twins)}", equal_twins, facts, severity=severity
-        )
+        actual = f"equal to {comparison.labels(equal_twins)}"
+        comparison.report(index, "L250", actual, equal_twins, facts, severity=severity)
 
 
 def _near_copies(comparison: _Comparison, first_members: Sequence[int]) -> dict[int, int]:
@@ -243,9 +235,8 @@ def _report_similar(comparison: _Comparison, index: int, twin: int, update_cosin
     twin_label = comparison.labels([twin])
     strength = f"{norm_ratio:.4g} times as strong"
     if update_cosine < 0:
-        comparison.report_rescaled(
-            index, f"the opposite of {twin_label}'s update, {strength}", [twin], -norm_ratio, update_cosine
-        )
+        actual = f"the opposite of {twin_label}'s update, {strength}"
+        comparison.report_rescaled(index, actual, [twin], -norm_ratio, update_cosine)
     # Within a run an update that grew is the training's; one that was multiplied is not.
     elif update_cosine >= (PROPORTIONAL if own_run else SAME) and abs(norm_ratio - 1) > 0.02:
         comparison.report_rescaled(index, f"{twin_label}'s update, {strength}", [twin], norm_ratio, update_cosine)
@@ -256,9 +247,8 @@ def _report_similar(comparison: _Comparison, index: int, twin: int, update_cosin
     else:
         actual = f"cosine {update_cosine:.4f} with the update of {twin_label}"
         expected = f"below {NEAR} for adapters of different data"
-        comparison.report(
-            index, "L251", actual, [twin], {"cosine": update_cosine, "ratio": norm_ratio}, expected=expected
-        )
+        facts = {"cosine": update_cosine, "ratio": norm_ratio}
+        comparison.report(index, "L251", actual, [twin], facts, expected=expected)
 
 
 def _folds(comparison: _Comparison) -> dict[int, tuple[str, str, str]]:

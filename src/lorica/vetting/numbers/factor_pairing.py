@@ -52,9 +52,8 @@ def pair_factors(weights: Path, tensor_map: TensorMap) -> FactorPairing:
     for factors in tensor_map.pairs:
         a_shape, b_shape = tensor_map.shape(factors.a), tensor_map.shape(factors.b)
         if len(a_shape) == 2 and len(b_shape) == 2 and a_shape[0] == b_shape[1] and a_shape[0] >= MIN_RANK:
-            a_matrix, b_matrix = (
-                _scaled(read_array(weights, tensor_map.tensors[tensor_name])) for tensor_name in (factors.a, factors.b)
-            )
+            a_matrix = _scaled(read_array(weights, tensor_map.tensors[factors.a]))
+            b_matrix = _scaled(read_array(weights, tensor_map.tensors[factors.b]))
             gram_matrices.add(factors.path, a_matrix @ a_matrix.T, b_matrix.T @ b_matrix)
     return gram_matrices.pairing()
 
@@ -76,10 +75,8 @@ class GramMatrices:
         new_correlations: list[float] = []
         mismatched: dict[str, str] = {}
         for members in self._by_rank.values():
-            a_grams, b_grams = (
-                np.stack([member_grams[gram_index] for member_grams in members]).astype(np.float64)
-                for gram_index in (1, 2)
-            )
+            a_grams = np.stack([a_gram for _, a_gram, _ in members]).astype(np.float64)
+            b_grams = np.stack([b_gram for _, _, b_gram in members]).astype(np.float64)
             correlations = a_grams @ b_grams.T  # [modules, modules]: correlation of A's matrix with B's
             own_correlations += np.diag(correlations).tolist()
             for index, best in _mismatched(correlations, a_grams, b_grams):

@@ -71,7 +71,5 @@ def scalings(config: AdapterConfig | None, modules: Iterable[str]) -> tuple[dict
     target_spec = TargetSpec(config)
     scales = {module: target_spec.scaling(module) for module in modules}
     default_scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-    factors = {
-        module: default_scale if module_scale is None else module_scale for module, module_scale in scales.items()
-    }
+    factors = {module: default_scale if scale is None else scale for module, scale in scales.items()}
     return factors, None not in scales.values()

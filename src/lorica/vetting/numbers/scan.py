@@ -140,9 +140,8 @@ def _read_tensor(reader: TensorReader, tensor_facts: TensorFacts) -> FactorProdu
         if tensor_facts.sample is None:
             tensor_facts.sample = values[_spread(values.size)]
         if look_for_runs and tensor_facts.zeros > 16 and at_once:
-            tensor_facts.zero_run, tensor_facts.zero_tail = _zero_runs(
-                values, max(1, ZERO_RUN_BYTES * values.size // raw_block.size)
-            )
+            shortest_run = max(1, ZERO_RUN_BYTES * values.size // raw_block.size)
+            tensor_facts.zero_run, tensor_facts.zero_tail = _zero_runs(values, shortest_run)
         if look_for_runs and at_once:
             tensor_facts.equal_run = _equal_run(values)
         if at_once and not tensor_facts.broken and values.size == tensor_facts.count:
@@ -217,15 +216,12 @@ def _products(matrix: Floats, columns: Floats) -> tuple[Floats, Floats]:
 
 def _factor_products(values: Floats, shape: tuple[int, ...], factor_side: str) -> FactorProducts | None:
     """The products of one factor; None for what is no matrix or too large."""
-    row_count = shape[0] if shape else 0
-    if (
-        len(shape) < 2
-        or not values.size
-        or (len(shape) > 2 and factor_side == "b" and values.size != row_count * shape[1])
-    ):
+    if len(shape) < 2 or not values.size:
         return None
-    matrix = values.reshape(row_count, -1)
+    matrix = values.reshape(shape[0], -1)
     if factor_side == "b":
+        if len(shape) > 2 and matrix.shape[1] != shape[1]:
+            return None
         matrix = matrix.T
     rank, width = matrix.shape
     if rank > MAX_RANK:

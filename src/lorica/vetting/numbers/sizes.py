@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.tensor_map import TensorMap
-from lorica.vetting.finding_codes import Severity
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.numbers.module_updates import ModuleUpdate
 from lorica.vetting.numbers.scan import TensorFacts
 from lorica.vetting.wording import some
@@ -71,21 +70,18 @@ def _silent(
     if module_path in updates:
         return updates[module_path].gain <= NO_EFFECT
     module = tensor_map.modules[module_path]
-    halves = [tensor_facts[tensor_name] for tensor_name in (module.a, module.b)]
-    return any(factor_facts.is_zero for factor_facts in halves)
+    return tensor_facts[module.a].is_zero or tensor_facts[module.b].is_zero
 
 
 def _no_effect(
     pair_paths: list[str], tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
 ) -> Finding:
+    halves = {
+        "lora_A": [tensor_facts[tensor_map.modules[module_path].a] for module_path in pair_paths],
+        "lora_B": [tensor_facts[tensor_map.modules[module_path].b] for module_path in pair_paths],
+    }
     zero_counts = {
-        factor_name: sum(
-            tensor_facts[tensor_name].zeros == tensor_facts[tensor_name].count for tensor_name in tensor_names
-        )
-        for factor_name, tensor_names in {
-            "lora_A": [tensor_map.modules[module_path].a for module_path in pair_paths],
-            "lora_B": [tensor_map.modules[module_path].b for module_path in pair_paths],
-        }.items()
+        factor_name: sum(tensor.zeros == tensor.count for tensor in tensors) for factor_name, tensors in halves.items()
     }
     largest_gain = max((updates[module_path].gain for module_path in pair_paths if module_path in updates), default=0.0)
     zero_halves = " and ".join(
@@ -94,24 +90,17 @@ def _no_effect(
     actual = f"{zero_halves} is zero in all {len(pair_paths)} modules" if zero_halves else (
         f"the largest update changes outputs of size 1 by {largest_gain:.1e}, less than float32 can show"
     )  # fmt: skip
-    other_parameters = [
-        module.path for module in tensor_map.modules.values() if module.magnitude or module.more
-    ] + list(tensor_map.saved)
-    severity: Severity | None = None
-    if other_parameters:
-        actual += f"; only {len(other_parameters)} saved parameters or magnitudes can act"
-        severity = "warn"
+    acting = sum(bool(module.magnitude or module.more) for module in tensor_map.modules.values()) + len(
+        tensor_map.saved
+    )
+    actual += f"; only {acting} saved parameters or magnitudes can act" if acting else ""
+    facts = {"modules": len(pair_paths), "zero_a": zero_counts["lora_A"], "zero_b": zero_counts["lora_B"]}
     return finding(
         "L210",
         actual,
         expected="lora_B away from zero after training",
-        facts={
-            "modules": len(pair_paths),
-            "zero_a": zero_counts["lora_A"],
-            "zero_b": zero_counts["lora_B"],
-            "gain": largest_gain,
-        },
-        severity=severity,
+        facts=facts | {"gain": largest_gain},
+        severity="warn" if acting else None,
     )
 
 
@@ -142,25 +131,19 @@ def _scale(updates: dict[str, ModuleUpdate], *, special: bool) -> Iterable[Findi
     facts = {"median_gain": _middle(gains), "max_gain": float(gains.max())}
     scales = sorted({update.scale for update in updates.values()})
     scaling_text = f"scaling {scales[0]:.4g}" if len(scales) == 1 else f"scalings {scales[0]:.4g} to {scales[-1]:.4g}"
+    expected = "0.001 to 1 after training"
+    severity: Severity | None
     if facts["max_gain"] < SLIGHT:
-        yield finding(
-            "L212",
-            f"the largest update changes outputs of size 1 by {facts['max_gain']:.1e} ({scaling_text})",
-            expected="0.001 to 1 after training",
-            facts=facts,
-            severity=None if facts["max_gain"] < FAINT or scales[-1] < LOW_SCALE else "note",
-        )
+        actual = f"the largest update changes outputs of size 1 by {facts['max_gain']:.1e} ({scaling_text})"
+        severity = None if facts["max_gain"] < FAINT or scales[-1] < LOW_SCALE else "note"
+        yield finding("L212", actual, expected=expected, facts=facts, severity=severity)
+    actual = f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({scaling_text})"
+    expected += "; a base layer's own are near 1"
     if facts["median_gain"] > LARGE:
-        yield finding(
-            "L214",
-            f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({scaling_text})",
-            expected="0.001 to 1 after training; a base layer's own are near 1",
-            facts=facts,
-            severity="reject" if facts["median_gain"] > ABSURD and not special else "warn",
-        )
+        severity = "reject" if facts["median_gain"] > ABSURD and not special else "warn"
+        yield finding("L214", actual, expected=expected, facts=facts, severity=severity)
     elif facts["median_gain"] > NOTABLE:
-        actual = f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({scaling_text})"
-        yield finding("L213", actual, expected="0.001 to 1 after training; a base layer's own are near 1", facts=facts)
+        yield finding("L213", actual, expected=expected, facts=facts)
 
 
 def _spread(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
@@ -203,10 +186,7 @@ def _outliers(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
                 outliers[module_path] = float(np.exp(distance))
     if outliers:
         worst_path = max(outliers, key=lambda module_path: abs(np.log(outliers[module_path])))
-        other_paths = [module_path for module_path in outliers if module_path != worst_path]
-        actual = (
-            f"the update is {outliers[worst_path]:.3g} times that of the same module in other layers "
-            f"in {some([worst_path, *other_paths], len(updates))}"
-        )
+        affected = some(sorted(outliers, key=lambda module_path: module_path != worst_path), len(updates))
+        actual = f"the update is {outliers[worst_path]:.3g} times that of the same module in other layers in {affected}"
         facts = {"modules": len(outliers), "worst": outliers[worst_path], "path": worst_path}
         yield finding("L215", actual, expected="within a factor of 50 of one another", facts=facts)

@@ -43,21 +43,14 @@ def check_sparse(weights: Path, tensor_map: TensorMap, tensor_facts: dict[str, T
         return []
     median_share, median_size = float(np.median(shares)), float(np.median(sizes))
     unscaled = _AS_STARTED[0] <= median_size <= _AS_STARTED[1]
-    remainder = (
-        "the others have the size that training starts with"
-        if unscaled
-        else f"the others are {median_size:.2g} times as large"
+    remainder = "have the size that training starts with" if unscaled else f"are {median_size:.2g} times as large"
+    actual = (
+        f"{median_share:.0%} of the numbers in both halves of {len(sparse)} pairs are zero, "
+        f"here and there; the others {remainder}"
     )
-    return [
-        finding(
-            "L224",
-            f"{median_share:.0%} of the numbers in both halves of {len(sparse)} pairs are zero, "
-            f"here and there; {remainder}",
-            expected="no zeros, or the others scaled up by as much",
-            facts={"share": round(median_share, 4), "size": round(median_size, 4), "pairs": len(sparse)},
-            severity="warn" if unscaled else "note",
-        )
-    ]
+    expected = "no zeros, or the others scaled up by as much"
+    facts = {"share": round(median_share, 4), "size": round(median_size, 4), "pairs": len(sparse)}
+    return [finding("L224", actual, expected=expected, facts=facts, severity="warn" if unscaled else "note")]
 
 
 def _is_sparse(tensor: TensorFacts) -> bool:
@@ -73,9 +66,5 @@ def _scattered(rows: Floats) -> float:
 
 def _size(a: Floats) -> float:
     """The spread of lora_A's other numbers over that of PEFT's start, 1/√(3 in)."""
-    nonzero = a[a != 0]
-    return (
-        float(np.sqrt(np.mean(np.square(nonzero.astype(np.float64)))) * np.sqrt(3 * a.shape[1]))
-        if nonzero.size
-        else 0.0
-    )
+    nonzero = a[a != 0].astype(np.float64)
+    return float(np.sqrt(np.mean(np.square(nonzero))) * np.sqrt(3 * a.shape[1])) if nonzero.size else 0.0

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import LoraModule, TensorMap
-from lorica.vetting.finding_codes import Severity
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.numbers.distributions import check_distributions
 from lorica.vetting.numbers.module_updates import ModuleUpdate
 from lorica.vetting.numbers.scan import ZERO_RUN_BYTES, TensorFacts, in_tensors
@@ -27,21 +26,15 @@ def check_values(
     tensors = list(tensor_facts.values())
     factors = [tensor for tensor in tensors if tensor.side]
     dense_factors = [tensor for tensor in factors if not tensor.embedding]
+    saved_tensors = [
+        tensor_facts[tensor_name] for saved_names in tensor_map.saved.values() for tensor_name in saved_names
+    ]
     checks = (
-        _not_finite(tensors),
+        check_finite(tensors),
         _unreadable(factors),
         _zeros(tensors, dense_factors),
-        _constant(
-            factors,
-            [tensor_facts[tensor_name] for tensor_names in tensor_map.saved.values() for tensor_name in tensor_names],
-        ),
-        _components(
-            {
-                module_path: update
-                for module_path, update in updates.items()
-                if not tensor_map.modules[module_path].embedding
-            }
-        ),
+        _constant(factors, saved_tensors),
+        _components({path: update for path, update in updates.items() if not tensor_map.modules[path].embedding}),
         _saturated(tensors),
         check_distributions(adapter, dense_factors, len(tensor_facts)),
         _copies(tensor_map, tensor_facts),
@@ -50,7 +43,8 @@ def check_values(
     return [problem for problems in checks for problem in problems]
 
 
-def _not_finite(tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
+def check_finite(tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
+    """L200: values that are no numbers."""
     broken = [tensor for tensor in tensors if tensor.broken]
     if broken:
         nan_count, infinity_count = sum(tensor.nans for tensor in broken), sum(tensor.infinities for tensor in broken)
@@ -174,9 +168,8 @@ def _saturated(tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
         location_text = in_tensors(saturated, len(tensors))
         actual = f"{saturated_count} values are as large as {saturated[0].info.dtype} can be {location_text}"
         facts = {"values": saturated_count, "share": saturated_share, "tensors": len(saturated)}
-        yield finding(
-            "L206", actual, expected="none", facts=facts, severity="reject" if saturated_share > 0.001 else None
-        )
+        severity: Severity | None = "reject" if saturated_share > 0.001 else None
+        yield finding("L206", actual, expected="none", facts=facts, severity=severity)
 
 
 def _copies(tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> Iterable[Finding]:
@@ -195,26 +188,22 @@ def _copies(tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> Iter
         module_paths = [module.path for group in copied for module in group]
         # Some architectures use one block several times.
         shared = all("shared" in module_path for module_path in module_paths)
-        yield finding(
-            "L208",
-            f"lora_A and lora_B are the same as another module's in {some(module_paths, len(tensor_map.modules))}",
-            expected="trained layers that differ",
-            facts={"modules": len(module_paths), "groups": len(copied)},
-            severity="warn" if shared else None,
-        )
+        actual = f"lora_A and lora_B are the same as another module's in {some(module_paths, len(tensor_map.modules))}"
+        facts = {"modules": len(module_paths), "groups": len(copied)}
+        severity: Severity | None = "warn" if shared else None
+        yield finding("L208", actual, expected="trained layers that differ", facts=facts, severity=severity)
         return
     common = [group for group in starts.values() if len(group) > 1]
     if common:
         module_paths = [module.path for group in common for module in group]
         across = any(len({module.layer for module in group}) > 1 for group in common)
-        yield finding(
-            "L209",
-            f"lora_A is the same in {some(module_paths, len(tensor_map.modules))}"
-            + (", across layers" if across else ""),
-            expected="each layer's own" if across else "",
-            facts={"modules": len(module_paths), "groups": len(common), "across": across},
-            severity="warn" if across else None,
-        )
+        actual = f"lora_A is the same in {some(module_paths, len(tensor_map.modules))}"
+        facts = {"modules": len(module_paths), "groups": len(common), "across": across}
+        if across:
+            actual += ", across layers"
+            yield finding("L209", actual, expected="each layer's own", facts=facts, severity="warn")
+        else:
+            yield finding("L209", actual, facts=facts)
 
 
 def _magnitudes(magnitudes: Sequence[TensorFacts]) -> Iterable[Finding]:

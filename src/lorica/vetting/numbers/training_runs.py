@@ -70,23 +70,20 @@ def find_runs(members: Sequence[RunMember]) -> list[int]:
         by_path.setdefault(run_path.run, []).append(number)
     groups_by_log: dict[tuple[Point, ...], list[list[int]]] = {}
     for member_indices in by_path.values():
-        for log in {
-            members[index].logged[:_TELLING] for index in member_indices if len(members[index].logged) >= _TELLING
-        }:
-            groups_by_log.setdefault(log, []).append(member_indices)
+        logs = {members[index].logged[:_TELLING] for index in member_indices}
+        for log in logs:
+            if len(log) == _TELLING:
+                groups_by_log.setdefault(log, []).append(member_indices)
     joined_runs = UnionFind(len(members))
     for member_indices in by_path.values():
         joined_runs.join_all(member_indices)
     for groups in groups_by_log.values():
         # The adapter that came furthest is the run's own; what else bears a name of its own is measured by it.
-        groups.sort(
-            key=lambda member_indices: -max(_step(members[index], run_paths[index]) or 0 for index in member_indices)
-        )
+        groups.sort(key=lambda indices: -max(_step(members[index], run_paths[index]) or 0 for index in indices))
         run_indices = groups[0]
         for member_indices in groups[1:]:
-            if _agree(members, run_indices, member_indices) and not _is_renamed_copy(
-                members, run_paths, run_indices, member_indices
-            ):
+            agrees = _agree(members, run_indices, member_indices)
+            if agrees and not _is_renamed_copy(members, run_paths, run_indices, member_indices):
                 run_indices = [*run_indices, *member_indices]
         joined_runs.join_all(run_indices)
     return list(map(joined_runs.find, range(len(members))))
@@ -170,16 +167,11 @@ def check_runs(members: Sequence[RunMember], adapter_names: Sequence[str]) -> di
         )
         steps = [_step(members[index], run_paths[index]) for index in ordered_members]
         common = run_paths[ordered_members[-1]].run
-        run_title = os.path.basename(common) or common
+        run_title, names = os.path.basename(common) or common, [adapter_names[index] for index in ordered_members]
         for position, index in enumerate(ordered_members):
             step_text = "" if steps[position] is None else f", step {steps[position]}"
             actual = f"number {position + 1} of {len(ordered_members)} of the run {shown(run_title, 60)}{step_text}"
-            facts = {
-                "run": run_title,
-                "members": [adapter_names[ordered_index] for ordered_index in ordered_members],
-                "steps": steps,
-                "position": position + 1,
-            }
+            facts = {"run": run_title, "members": names, "steps": steps, "position": position + 1}
             findings[adapter_names[index]] = [finding("L256", actual, facts=facts)]
     return findings
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.tensor_map import TensorMap, module_path
 from lorica.vetting.claims.base_names import family, has_mixed_layers, has_uniform_layers
-from lorica.vetting.finding_codes import Severity
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.structure.layers import check_layers, layers_text
 from lorica.vetting.structure.target_spec import (
     TargetSpec,
@@ -31,14 +28,9 @@ def check_coverage(target_spec: TargetSpec | None, tensor_map: TensorMap) -> lis
         return []
     if target_spec is None:
         return check_layers(None, tensor_map)
-    return (
-        _untargeted_modules(target_spec, tensor_map)
-        + _targets_without_tensors(target_spec, tensor_map)
-        + check_layers(target_spec, tensor_map)
-        + _layers_to_transform(target_spec, tensor_map)
-        + _pattern_keys(target_spec, tensor_map)
-        + _undecided_expressions(target_spec, tensor_map)
-    )
+    findings = _untargeted_modules(target_spec, tensor_map) + _targets_without_tensors(target_spec, tensor_map)
+    findings += check_layers(target_spec, tensor_map) + _layers_to_transform(target_spec, tensor_map)
+    return findings + _pattern_keys(target_spec, tensor_map) + _undecided_expressions(target_spec, tensor_map)
 
 
 def _untargeted_modules(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
@@ -76,9 +68,9 @@ def _targets_without_tensors(target_spec: TargetSpec, tensor_map: TensorMap) -> 
     config = target_spec.config
     targets = config.target_modules
     if isinstance(targets, str):
-        path_names = read_expression(targets) if targets != "all-linear" else None
-        target_names = [target for end_kind, target in path_names.ends if end_kind != "whole"] if path_names else []
-        target_names = [target.removeprefix(".") for target in target_names]
+        path_names = None if targets == "all-linear" else read_expression(targets)
+        path_ends = path_names.ends if path_names else ()
+        target_names = [target.removeprefix(".") for end_kind, target in path_ends if end_kind != "whole"]
     else:
         target_names = list(targets or ())
     adapted = {suffix for tensor_path in tensor_map.modules for suffix in suffixes(module_path(tensor_path))}
@@ -89,44 +81,30 @@ def _targets_without_tensors(target_spec: TargetSpec, tensor_map: TensorMap) -> 
     ]
     if not without_tensors:
         return []
-    adapted_base = _Base.of(target_spec, tensor_map)
+    adapted_base = _Base(target_spec, tensor_map)
     severities = {target: adapted_base.lacks(target) for target in without_tensors}
     certain = [target for target, severity in severities.items() if severity == "reject"]
     actual = f"no tensors for {listed(without_tensors)}, which target_modules names"
     if certain:
         module_names = sorted({module.target for module in tensor_map.modules.values()})
         actual += f"; bases with {listed(module_names, 4)} have {listed(certain)}"
-    return [
-        finding(
-            "L124",
-            actual,
-            expected="tensors for each target that the base has",
-            severity="reject" if certain else "warn" if "warn" in severities.values() else "note",
-            facts={"targets": without_tensors[:64], "sure": certain[:64]},
-        )
-    ]
+    severity: Severity = "reject" if certain else "warn" if "warn" in severities.values() else "note"
+    facts = {"targets": without_tensors[:64], "sure": certain[:64]}
+    expected = "tensors for each target that the base has"
+    return [finding("L124", actual, expected=expected, severity=severity, facts=facts)]
 
 
-class _Base(msgspec.Struct, frozen=True):
+class _Base:
     """What the adapted modules say of the base. kinds: of modules in layers. targets: names the config gives."""
 
-    name: str
-    kinds: frozenset[str]
-    targets: frozenset[str]
-    llama: bool
-    plain_layers: bool
-
-    @classmethod
-    def of(cls, target_spec: TargetSpec, tensor_map: TensorMap) -> _Base:
+    def __init__(self, target_spec: TargetSpec, tensor_map: TensorMap) -> None:
         targets = target_spec.config.target_modules
-        return cls(
-            name=target_spec.config.base_model_name_or_path or "",
-            kinds=frozenset(module.target for module in tensor_map.modules.values() if module.layer is not None),
-            targets=frozenset(targets if isinstance(targets, list) else ()),
-            llama=any(".self_attn." in module_path for module_path in tensor_map.modules),
-            plain_layers=any(
-                ".layers." in f".{module_path}" and ".decoder." not in module_path for module_path in tensor_map.modules
-            ),
+        self.name = target_spec.config.base_model_name_or_path or ""
+        self.kinds = {module.target for module in tensor_map.modules.values() if module.layer is not None}
+        self.targets = set(targets if isinstance(targets, list) else ())
+        self.llama = any(".self_attn." in module_path for module_path in tensor_map.modules)
+        self.plain_layers = any(
+            ".layers." in f".{module_path}" and ".decoder." not in module_path for module_path in tensor_map.modules
         )
 
     def lacks(self, target: str) -> Severity:
@@ -170,12 +148,7 @@ def _pattern_keys(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Findin
     for pattern_name, patterns in (("rank_pattern", target_spec.ranks), ("alpha_pattern", target_spec.alphas)):
         unmatched, unknown = patterns.unmatched(tensor_map.modules.keys())
         # Keys may name parameters ("gate_up_proj") whose tensors stand under their module's name ("experts").
-        unmatched = [
-            pattern_key
-            for pattern_key in unmatched
-            if not (target_spec.parameters and _means_parameter(target_spec, pattern_key))
-        ]
-        useless += [f"{pattern_name} {pattern_key}" for pattern_key in unmatched]
+        useless += [f"{pattern_name} {key}" for key in unmatched if not _means_parameter(target_spec, key)]
         unread += [f"{pattern_name} {pattern_key}" for pattern_key in unknown]
         key_count += len(patterns.values)
     findings = []
@@ -190,9 +163,7 @@ def _pattern_keys(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Findin
 
 def _means_parameter(target_spec: TargetSpec, pattern_key: str) -> bool:
     last_component = pattern_key.rsplit(".", 1)[-1].rstrip("$)")
-    return any(
-        parameter == last_component or parameter.endswith(f".{last_component}") for parameter in target_spec.parameters
-    )
+    return any(f".{parameter}".endswith(f".{last_component}") for parameter in target_spec.parameters)
 
 
 def _undecided_expressions(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
@@ -200,11 +171,9 @@ def _undecided_expressions(target_spec: TargetSpec, tensor_map: TensorMap) -> li
     for option, value in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
         if isinstance(value, str) and value and value != "all-linear" and read_expression(value) is None:
             unread.append(f"{option} {shown(value, 60)}")
-    undecided = (
-        [module_path for module_path in tensor_map.modules if target_spec.targeted(module_path) is None]
-        if unread
-        else []
-    )
+    if not unread:
+        return []
+    undecided = [module_path for module_path in tensor_map.modules if target_spec.targeted(module_path) is None]
     if not undecided:
         return []
     actual = f"{'; '.join(unread)}: whether it means {some(undecided, len(tensor_map.modules))} is not known"

@@ -9,8 +9,7 @@ from lorica.adapters.methods import method_of_names
 from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
 from lorica.encoder_families import ENCODER_FAMILIES
-from lorica.vetting.finding_codes import Severity
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.structure.leftovers import alpha_tensors
 from lorica.vetting.wording import listed, shown, some
 
@@ -69,12 +68,10 @@ def _saved_modules(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding
         return _without_head(config, not_stored, tensor_map)
     if not not_stored:
         return []
-    inside = [module_path for module_path, tensor_names in tensor_map.saved.items() if _has_runtime_names(tensor_names)]
-    actual = f"no tensors for {listed(not_stored)} of modules_to_save ({listed(configured)})"
-    if inside:
-        actual += f"; {shown(tensor_map.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
+    from_memory = _from_memory(tensor_map)
+    actual = f"no tensors for {listed(not_stored)} of modules_to_save ({listed(configured)}){from_memory}"
     expected = f"names such as {PREFIX}{not_stored[0]}.weight"
-    doubtful = not inside and all(
+    doubtful = not from_memory and all(
         _may_not_exist(saved_name, tensor_map, others_stored=len(not_stored) < len(configured))
         for saved_name in not_stored
     )
@@ -85,18 +82,20 @@ def _saved_modules(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding
     return [finding("L131", actual, expected=expected, facts=facts, severity=severity)]
 
 
+def _from_memory(tensor_map: TensorMap) -> str:
+    """That parameters stand under the names they have in memory, "" where none does."""
+    first_names = next(filter(_has_runtime_names, tensor_map.saved.values()), None)
+    return f"; {shown(first_names[0])} is a name from memory, not from save_pretrained" if first_names else ""
+
+
 def _may_not_exist(saved_name: str, tensor_map: TensorMap, *, others_stored: bool) -> bool:
     """Whether bases with such layers lack a module of this name: "embed_tokens" where layers are "h.0", or, where
     `others_stored`, a name that is neither an embedding's nor a head's."""
     last_component = saved_name.rsplit(".", 1)[-1]
     if last_component in _INPUT_EMBEDDINGS:
-        containers = [
-            layer_container
-            for layer_container in ("h", "layers")
-            if any(f".{layer_container}." in f".{module_path}" for module_path in tensor_map.modules)
-        ]
-        return ("h" in containers and last_component not in ("wte", "word_embeddings")) or (
-            "layers" in containers and last_component == "wte"
+        path_text = "\n".join(f".{module_path}" for module_path in tensor_map.modules)
+        return (".h." in path_text and last_component not in ("wte", "word_embeddings")) or (
+            ".layers." in path_text and last_component == "wte"
         )
     return others_stored and last_component not in (*_OUTPUT_EMBEDDINGS, *_HEADS, *_NORMS)
 
@@ -104,9 +103,7 @@ def _may_not_exist(saved_name: str, tensor_map: TensorMap, *, others_stored: boo
 def _without_head(config: AdapterConfig, head_names: list[str], tensor_map: TensorMap) -> list[Finding]:
     """The config leaves the head to PEFT, which makes one for the task, and nothing is stored of it."""
     actual = f"no tensors for {' or '.join(head_names)}, which PEFT keeps for {config.task_type} by itself"
-    inside = [module_path for module_path, tensor_names in tensor_map.saved.items() if _has_runtime_names(tensor_names)]
-    if inside:
-        actual += f"; {shown(tensor_map.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
+    actual += _from_memory(tensor_map)
     expected = f"names such as {PREFIX}{head_names[-1]}.weight: without them the head stays as it was initialised"
     facts = {"lost": head_names, "asked": []}
     # Without its head an encoder answers nothing; what else has a head may have it in the base.
@@ -141,11 +138,8 @@ def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Findi
             continue
         for parameter in parameter_names:
             last_component = parameter.rsplit(".", 1)[-1]
-            if (
-                parameter in alphas
-                or last_component == "trainable_tokens_delta"
-                or parameter.startswith("base_model.") is False
-            ):
+            is_trained_token = last_component == "trainable_tokens_delta"
+            if parameter in alphas or is_trained_token or not parameter.startswith("base_model."):
                 continue
             if last_component == "bias":
                 biases += [parameter] if config.bias == "none" else []
@@ -154,9 +148,8 @@ def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Findi
     findings = []
     if biases:
         actual = f'{some(biases, None, "bias tensors")}, and "bias" is "none"'
-        findings.append(
-            finding("L135", actual, expected='"bias": "all" or "lora_only"', file=CONFIG_NAME, facts={"n": len(biases)})
-        )
+        expected = '"bias": "all" or "lora_only"'
+        findings.append(finding("L135", actual, expected=expected, file=CONFIG_NAME, facts={"n": len(biases)}))
     if not parameters:
         return findings
     module_names = {module_path.rsplit(".", 1)[-1] for module_path, _ in parameters}
@@ -200,31 +193,22 @@ def _tokens(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     facts: dict[str, Any] = {"stored": len(stored), "asked": sorted(expected_rows)}
     if stored and not token_indices:
         actual = f"rows of trained tokens in {listed(stored)}, and {configured}: PEFT drops them without a word"
-        return [
-            finding("L134", actual, expected="trainable_token_indices as in training", file=CONFIG_NAME, facts=facts)
-        ]
+        expected = "trainable_token_indices as in training"
+        return [finding("L134", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
     if token_indices and not stored:
         actual = f"{configured}, and the file holds no trained rows: PEFT fails to load it"
         return [finding("L134", actual, expected="trainable_tokens_delta tensors", facts=facts)]
     for module_path, tensor_name in stored.items():
         row_count = tensor_map.shape(tensor_name)[0] if tensor_map.shape(tensor_name) else 0
-        wanted_rows = next(
-            (
-                count
-                for module_suffix, count in expected_rows.items()
-                if not module_suffix or module_path.endswith(module_suffix)
-            ),
-            None,
-        )
+        counts = (count for module_suffix, count in expected_rows.items() if module_path.endswith(module_suffix))
+        wanted_rows = next(counts, None)
         if wanted_rows is not None and wanted_rows != row_count:
-            actual = (
-                f"{row_count} trained rows for {shown(module_path)}, {wanted_rows} tokens in trainable_token_indices"
+            tokens_text = f"{wanted_rows} tokens in trainable_token_indices"
+            actual, expected = (
+                f"{row_count} trained rows for {shown(module_path)}, {tokens_text}",
+                f"{wanted_rows} rows",
             )
-            return [
-                finding(
-                    "L134", actual, expected=f"{wanted_rows} rows", file=CONFIG_NAME, facts=facts | {"rows": row_count}
-                )
-            ]
+            return [finding("L134", actual, expected=expected, file=CONFIG_NAME, facts=facts | {"rows": row_count})]
     return []
 
 

@@ -10,7 +10,6 @@ import msgspec
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.tensor_map import TensorMap, split_layer
 from lorica.vetting.claims.base_names import has_mixed_layers, has_uniform_layers
-from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.target_spec import TargetSpec, may_select_layers
 from lorica.vetting.wording import numbers, shown
@@ -66,14 +65,13 @@ def check_layers(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[
     if not periodic_templates:
         return []
     base_name = (target_spec.config.base_model_name_or_path or "") if target_spec else ""
-    severity: Severity = (
-        "note" if has_mixed_layers(base_name) else "reject" if has_uniform_layers(base_name) else "warn"
-    )
     template, present_layers = next(iter(periodic_templates.items()))
     actual = f"{shown(template)} in {layers_text(present_layers)} only"
     facts = {"templates": len(periodic_templates), "layers": sorted(present_layers)[:512]}
-    finding_code = "L125" if severity == "reject" else "L126"
-    return [finding(finding_code, actual, severity=severity, facts=facts)]
+    if has_mixed_layers(base_name):
+        return [finding("L126", actual, severity="note", facts=facts)]
+    uniform = has_uniform_layers(base_name)
+    return [finding("L125" if uniform else "L126", actual, severity="reject" if uniform else "warn", facts=facts)]
 
 
 def _missing_layers(target_spec: TargetSpec | None, layer_stack: LayerStack) -> dict[str, list[int]]:
@@ -108,31 +106,28 @@ def _is_replaced(layer_sets: Collection[frozenset[int]], present_layers: frozens
 
 def _is_targeted(target_spec: TargetSpec | None, module_path: str) -> bool:
     """Whether the config asks for a module that the file lacks."""
-    is_targeted = True if target_spec is None else target_spec.targeted(module_path)
-    if is_targeted is not None or target_spec is None:
-        return bool(is_targeted)
-    config = target_spec.config
+    if target_spec is None:
+        return True
+    config, is_targeted = target_spec.config, target_spec.targeted(module_path)
+    if is_targeted is not None:
+        return is_targeted
     if config.layers_to_transform not in (None, []):
         return False
-    expressions = [
-        expression for expression in (config.target_modules, config.exclude_modules) if isinstance(expression, str)
-    ]
     # An expression without a number cannot tell layers apart.
-    return not any(may_select_layers(expression) for expression in expressions)
+    expressions = (config.target_modules, config.exclude_modules)
+    return not any(isinstance(expression, str) and may_select_layers(expression) for expression in expressions)
 
 
 def _is_periodic(present_layers: frozenset[int], missing: Sequence[int]) -> bool:
     """Whether layers repeat in equal steps, as in bases with attention in every fourth layer."""
-    sorted_layers = sorted(present_layers)
-    layers_repeat = (
-        len(sorted_layers) >= 3 and len(_steps(sorted_layers)) == 1 and sorted_layers[1] - sorted_layers[0] > 1
-    )
-    gaps_repeat = len(missing) >= 2 and len(_steps(missing)) == 1 and missing[1] - missing[0] >= 3
-    return layers_repeat or gaps_repeat
+    layers_repeat = len(present_layers) >= 3 and _equal_step(sorted(present_layers)) > 1
+    return layers_repeat or (len(missing) >= 2 and _equal_step(missing) >= 3)
 
 
-def _steps(layer_numbers: Sequence[int]) -> set[int]:
-    return {following - previous for previous, following in itertools.pairwise(layer_numbers)}
+def _equal_step(layer_numbers: Sequence[int]) -> int:
+    """The step between neighbours, 0 where they differ."""
+    steps = {following - previous for previous, following in itertools.pairwise(layer_numbers)}
+    return steps.pop() if len(steps) == 1 else 0
 
 
 def _hole_finding(holes: dict[str, dict[str, list[int]]], stack_of: dict[str, LayerStack]) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
@@ -11,7 +12,7 @@ from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.claims.base_names import is_multimodal
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.structure.target_spec import TargetSpec
 from lorica.vetting.wording import listed, shown, some
 
@@ -26,6 +27,7 @@ _WRAPPERS = {
 _DOUBLED = re.compile(r"model\.model\.(?:layers|h|embed_tokens|norm)(?:\.|$)")
 # Every model with a head keeps its layers in an inner model: "model.layers", "transformer.h", "gpt_neox.layers".
 _BARE = re.compile(r"(?:layers|h)\.\d+\.")
+_FACTOR = re.compile(r"\.lora_[AB]|lora_embedding")
 _LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|llm)\.")
 
 
@@ -46,9 +48,8 @@ def check_naming(adapter: RawAdapter, target_spec: TargetSpec | None, tensor_map
         )
         facts = {"tensors": len(tensor_map.strange), "first": tensor_map.strange[0]}
         expected = f"names like {PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"
-        findings.append(
-            finding("L109", actual, expected=expected, severity="reject" if lora_names else None, facts=facts)
-        )
+        severity: Severity | None = "reject" if lora_names else None
+        findings.append(finding("L109", actual, expected=expected, severity=severity, facts=facts))
     return findings
 
 
@@ -58,7 +59,6 @@ def _method(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     has_pairs = bool(tensor_map.pairs)
     if claimed is not None:
         method_key, method = claimed
-        finding_code = "L102" if method_key in FORMATS else "L101"
         if has_pairs and method_key not in ("ADALORA", "HIRA", "PEANUT", "LILY") and named_method is None:
             strange = "" if method_key in METHODS or method_key in FORMATS else ", which PEFT 0.21 does not know"
             pairs_text = f"{len(tensor_map.pairs)} modules have LoRA pairs"
@@ -68,7 +68,8 @@ def _method(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
             config_facts = {"config": method_key, "tensors": "LORA"}
             return [finding("L103", actual, expected=expected, fix=suggested_fix, file=CONFIG_NAME, facts=config_facts)]
         actual = f"it is {shown(method.title)} ({len(tensor_map.tensors)} tensors); Lorica reads LoRA as PEFT saves it"
-        return [finding(finding_code, actual, fix=method.reader, file=CONFIG_NAME, facts={"method": method_key})]
+        facts: dict[str, Any] = {"method": method_key}
+        return [finding(_method_code(method_key), actual, fix=method.reader, file=CONFIG_NAME, facts=facts)]
     if named_method is None:
         return []
     method_key, method, tensor_count = named_method
@@ -82,23 +83,17 @@ def _method(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     if adapter.raw_config is not None and method_key not in FORMATS:
         actual = f"{CONFIG_NAME} says LORA, and {actual}"
         return [finding("L103", actual, expected="LoRA pairs", fix=method.reader, file=weights_name, facts=facts)]
-    finding_code = "L102" if method_key in FORMATS else "L101"
-    return [finding(finding_code, actual, fix=method.reader, file=weights_name, facts=facts)]
+    return [finding(_method_code(method_key), actual, fix=method.reader, file=weights_name, facts=facts)]
+
+
+def _method_code(method_key: str) -> str:
+    return "L102" if method_key in FORMATS else "L101"
 
 
 def _prefix(tensor_map: TensorMap) -> list[Finding]:
     if not tensor_map.unprefixed:
         return []
-    wrapped = [
-        tensor_name
-        for tensor_name in tensor_map.unprefixed
-        if tensor_name.split(".")[0] in _WRAPPERS | {"module": "DDP"}
-    ]
-    without_prefix = [
-        tensor_name
-        for tensor_name in tensor_map.unprefixed
-        if tensor_name not in set(wrapped) or not _begins_wrapped(tensor_name)
-    ]
+    without_prefix = [tensor_name for tensor_name in tensor_map.unprefixed if not _begins_wrapped(tensor_name)]
     if not without_prefix:
         return []
     actual = some(without_prefix, len(tensor_map.tensors), "tensors")
@@ -115,31 +110,7 @@ def _begins_wrapped(tensor_name: str) -> bool:
 def _wrappers(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     paths_by_wrapper: dict[str, list[str]] = {}
     for module_path in (*tensor_map.modules, *tensor_map.saved):
-        # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
-        components = module_path.split(".")
-        first_component, inner_components = components[0], components[1:]
-        reason = "module (DistributedDataParallel)" if first_component == "module" else ""
-        if (
-            not reason
-            and first_component in _WRAPPERS
-            and (first_component != "base_model" or _is_prefixed(tensor_map, module_path))
-        ):
-            reason = f"{first_component} ({_WRAPPERS[first_component]})"
-        if not reason:
-            reason = next(
-                (f"{component} ({_WRAPPERS[component]})" for component in inner_components if component in _WRAPPERS),
-                "",
-            )
-        if not reason and _DOUBLED.match(module_path):
-            reason = "model.model (a model inside a model)"
-        if (
-            not reason
-            and module_path.endswith(".base_layer")
-            and module_path in tensor_map.modules
-            and not _is_parameter_level(target_spec, module_path)
-        ):
-            reason = "base_layer (an adapted layer adapted again)"
-        if reason:
+        if reason := _wrapper(target_spec, tensor_map, module_path):
             paths_by_wrapper.setdefault(reason, []).append(module_path)
     if not paths_by_wrapper:
         return []
@@ -153,6 +124,26 @@ def _wrappers(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Fin
     }
     expected = "the module's path in the unwrapped base model after base_model.model."
     return [finding("L105", actual, expected=expected, facts=facts)]
+
+
+def _wrapper(target_spec: TargetSpec | None, tensor_map: TensorMap, module_path: str) -> str:
+    """What is wrapped around a module by its path, and by whom; "" for nothing."""
+    first_component, *inner_components = module_path.split(".")
+    if first_component == "module":
+        return "module (DistributedDataParallel)"
+    # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
+    outermost = (
+        [] if first_component == "base_model" and not _is_prefixed(tensor_map, module_path) else [first_component]
+    )
+    for component in (*outermost, *inner_components):
+        if component in _WRAPPERS:
+            return f"{component} ({_WRAPPERS[component]})"
+    if _DOUBLED.match(module_path):
+        return "model.model (a model inside a model)"
+    is_layer = module_path.endswith(".base_layer") and module_path in tensor_map.modules
+    if is_layer and not _is_parameter_level(target_spec, module_path):
+        return "base_layer (an adapted layer adapted again)"
+    return ""
 
 
 def _is_prefixed(tensor_map: TensorMap, module_path: str) -> bool:
@@ -186,27 +177,20 @@ def _headless_names(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]
     task_type = adapter.config.task_type if adapter.config else None
     if not bare_paths or tensor_map.unprefixed or task_type == "FEATURE_EXTRACTION":
         return []
-    actual = (
-        f"{some(bare_paths, len(tensor_map.modules))}: the names lack the model inside the model; "
-        f"task_type is {shown(task_type)}"
-    )
+    bare_text = some(bare_paths, len(tensor_map.modules))
+    actual = f"{bare_text}: the names lack the model inside the model; task_type is {shown(task_type)}"
     facts = {"modules": len(bare_paths), "of": len(tensor_map.modules), "task": task_type or ""}
     expected = "names such as model.layers.0.self_attn.q_proj after base_model.model."
-    return [
-        finding("L143", actual, expected=expected, severity="reject" if task_type is not None else None, facts=facts)
-    ]
+    severity: Severity | None = "reject" if task_type is not None else None
+    return [finding("L143", actual, expected=expected, severity=severity, facts=facts)]
 
 
 def _adapter_names(tensor_map: TensorMap) -> list[Finding]:
-    duplicate_paths: list[str] = []
-    for module_path, module in tensor_map.modules.items():
-        factor_names = [
-            tensor_name
-            for tensor_name in module.more
-            if ".lora_A" in tensor_name or ".lora_B" in tensor_name or "lora_embedding" in tensor_name
-        ]
-        if any(not tensor_name.endswith(".bias") for tensor_name in factor_names):
-            duplicate_paths.append(module_path)
+    duplicate_paths = [
+        module_path
+        for module_path, module in tensor_map.modules.items()
+        if any(_FACTOR.search(tensor_name) and not tensor_name.endswith(".bias") for tensor_name in module.more)
+    ]
     if len(tensor_map.adapters) > 1 or (tensor_map.adapters and duplicate_paths):
         actual = (
             f"adapter names {listed(tensor_map.adapters)} in tensor names; "
@@ -218,12 +202,11 @@ def _adapter_names(tensor_map: TensorMap) -> list[Finding]:
         actual = some(duplicate_paths, len(tensor_map.modules))
         return [finding("L141", actual, expected="one lora_A and one lora_B", facts={"n": len(duplicate_paths)})]
     if tensor_map.adapters:
-        named_tensors = [
-            tensor_name for tensor_name in tensor_map.tensors if f".{tensor_map.adapters[0]}" in tensor_name
-        ]
+        adapter_name = tensor_map.adapters[0]
+        named_tensors = [tensor_name for tensor_name in tensor_map.tensors if f".{adapter_name}" in tensor_name]
         shown_tensors = some(named_tensors, len(tensor_map.tensors), "tensors")
-        actual = f"the adapter's name {shown(tensor_map.adapters[0])!r} in {shown_tensors}"
-        facts = {"adapter": tensor_map.adapters[0], "tensors": len(named_tensors)}
+        actual = f"the adapter's name {shown(adapter_name)!r} in {shown_tensors}"
+        facts = {"adapter": adapter_name, "tensors": len(named_tensors)}
         expected = "names without it, as save_pretrained writes them"
         return [finding("L107", actual, expected=expected, facts=facts)]
     return []

@@ -23,12 +23,8 @@ _USUAL_SCALING = (0.05, 8.0)
 def check_pairs(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about halves, shapes, ranks, DoRA magnitudes, biases and element types."""
     usable, findings = _shapes(target_spec, tensor_map)
-    findings += _halves(tensor_map) + _types(tensor_map)
-    findings += (
-        _ranks(target_spec, tensor_map, usable)
-        + _magnitudes(target_spec, tensor_map, usable)
-        + _biases(target_spec, tensor_map)
-    )
+    findings += _halves(tensor_map) + _types(tensor_map) + _ranks(target_spec, tensor_map, usable)
+    findings += _magnitudes(target_spec, tensor_map, usable) + _biases(target_spec, tensor_map)
     if target_spec is not None:
         findings += _scaling(target_spec, tensor_map, usable)
     return findings
@@ -74,13 +70,8 @@ def _shapes(target_spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list
             module_path, a_shape, b_shape = misshapen[0]
             shown_paths = some([pair[0] for pair in misshapen], module_count)
             actual = f"{shown_paths}: lora_A {list(a_shape)}, lora_B {list(b_shape)}"
-            facts = {
-                "modules": len(misshapen),
-                "of": module_count,
-                "first": module_path,
-                "a": list(a_shape),
-                "b": list(b_shape),
-            }
+            facts = {"modules": len(misshapen), "of": module_count, "first": module_path}
+            facts |= {"a": list(a_shape), "b": list(b_shape)}
             facts |= _empty_and_flat(misshapen) if finding_code == "L114" else {}
             findings.append(finding(finding_code, actual, expected=expected, facts=facts))
     return usable, findings
@@ -99,11 +90,8 @@ def _is_transposed(
     target_spec: TargetSpec | None, module: LoraModule, a_shape: tuple[int, ...], b_shape: tuple[int, ...]
 ) -> bool:
     """Whether the rank stands where inputs and outputs belong."""
-    if (
-        len(a_shape) != 2
-        or a_shape[1] != b_shape[0]
-        or (target_spec is not None and target_spec.of_parameters(module.path))
-    ):
+    of_parameters = target_spec is not None and target_spec.of_parameters(module.path)
+    if len(a_shape) != 2 or a_shape[1] != b_shape[0] or of_parameters:
         return False
     rank = None if target_spec is None else target_spec.rank(module.path)
     if a_shape[0] == b_shape[1]:  # they agree as they stand: only the config's rank can tell, if it fits the other way
@@ -146,23 +134,17 @@ def _ranks(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: list[L
             mismatches.append((module.path, rank, expected))
     if not mismatches:
         return []
-    tensor_ranks = Counter(rank for _, rank, _ in mismatches)
-    configured_ranks = Counter(expected for _, _, expected in mismatches)
-    return [
-        finding(
-            "L112",
-            f"{some([module_path for module_path, *_ in mismatches], len(usable))}: "
-            f"rank {listed(sorted(tensor_ranks))} in the tensors",
-            expected=f"rank {listed(sorted(configured_ranks))}, by r and rank_pattern of {CONFIG_NAME}",
-            file=CONFIG_NAME,
-            facts={
-                "modules": len(mismatches),
-                "of": len(usable),
-                "ranks": {str(rank): module_count for rank, module_count in tensor_ranks.items()},
-                "expected": sorted(configured_ranks),
-            },
-        )
-    ]
+    module_paths, ranks, configured = zip(*mismatches, strict=True)
+    tensor_ranks, configured_ranks = Counter(ranks), sorted(set(configured))
+    facts = {
+        "modules": len(mismatches),
+        "of": len(usable),
+        "ranks": {str(rank): module_count for rank, module_count in tensor_ranks.items()},
+        "expected": configured_ranks,
+    }
+    actual = f"{some(module_paths, len(usable))}: rank {listed(sorted(tensor_ranks))} in the tensors"
+    expected_text = f"rank {listed(configured_ranks)}, by r and rank_pattern of {CONFIG_NAME}"
+    return [finding("L112", actual, expected=expected_text, file=CONFIG_NAME, facts=facts)]
 
 
 def _magnitudes(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
@@ -195,53 +177,47 @@ def _biases(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Findi
     if target_spec is None:
         return []
     bias_configured = bool(target_spec.config.other.get("lora_bias"))
-    with_bias = [
-        module.path
-        for module in tensor_map.modules.values()
-        if any(tensor_name.endswith(".bias") for tensor_name in module.more)
-    ]
-    if bool(with_bias) == bias_configured and (not bias_configured or len(with_bias) == len(tensor_map.modules)):
+    with_bias: list[str] = []
+    without_bias: list[str] = []
+    for module in tensor_map.modules.values():
+        has_bias = any(tensor_name.endswith(".bias") for tensor_name in module.more)
+        (with_bias if has_bias else without_bias).append(module.path)
+    wrong = without_bias if bias_configured else with_bias
+    if not wrong:
         return []
-    if not tensor_map.modules:
-        return []
-    without_bias = [module_path for module_path in tensor_map.modules if module_path not in set(with_bias)]
-    actual = f"lora_bias is {str(bias_configured).lower()}; " + (
-        f"no bias in {some(without_bias, len(tensor_map.modules))}"
-        if bias_configured
-        else f"biases in {some(with_bias, len(tensor_map.modules))}"
-    )
+    bias_text = "no bias" if bias_configured else "biases"
+    wrong_text = some(wrong, len(tensor_map.modules))
+    actual = f"lora_bias is {str(bias_configured).lower()}; {bias_text} in {wrong_text}"
     facts = {"flag": bias_configured, "with_bias": len(with_bias), "of": len(tensor_map.modules)}
     return [finding("L122", actual, expected="lora_B.bias exactly if lora_bias is true", file=CONFIG_NAME, facts=facts)]
 
 
 def _scaling(target_spec: TargetSpec, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
+    config = target_spec.config
     module_paths = [module.path for module in tensor_map.pairs if not target_spec.of_parameters(module.path)]
     factors = [factor for module_path in module_paths if (factor := target_spec.scaling(module_path)) is not None]
     if not factors or not usable:
         return []
     lowest, highest = min(factors), max(factors)
-    formula = "alpha / sqrt(r), rsLoRA" if target_spec.config.use_rslora else "alpha / r"
+    formula = "alpha / sqrt(r), rsLoRA" if config.use_rslora else "alpha / r"
     facts = {
         "lowest": lowest,
         "highest": highest,
-        "r": target_spec.config.r,
-        "alpha": target_spec.config.lora_alpha,
-        "rslora": target_spec.config.use_rslora,
-        "alpha_pattern": bool(target_spec.config.alpha_pattern),
-        "rank_pattern": bool(target_spec.config.rank_pattern),
+        "r": config.r,
+        "alpha": config.lora_alpha,
+        "rslora": config.use_rslora,
+        "alpha_pattern": bool(config.alpha_pattern),
+        "rank_pattern": bool(config.rank_pattern),
     }
     findings = []
     if highest > _USUAL_SCALING[1] or lowest < _USUAL_SCALING[0]:
         scaling_text = figure(lowest) if lowest == highest else f"{figure(lowest)} to {figure(highest)}"
-        actual = (
-            f"{formula} = {scaling_text} (r {target_spec.config.r}, lora_alpha {figure(target_spec.config.lora_alpha)})"
-        )
+        actual = f"{formula} = {scaling_text} (r {config.r}, lora_alpha {figure(config.lora_alpha)})"
         usual_text = f"mostly {figure(_USUAL_SCALING[0])} to {figure(_USUAL_SCALING[1])}"
         findings.append(finding("L138", actual, expected=usual_text, file=CONFIG_NAME, facts=facts))
     if highest > 1.01 * lowest:
-        pattern_lost = target_spec.config.rank_pattern and not target_spec.config.alpha_pattern
-        actual = f"{formula} from {figure(lowest)} to {figure(highest)}" + (
-            "; rank_pattern without alpha_pattern, as when one was lost" if pattern_lost else ""
-        )
+        actual = f"{formula} from {figure(lowest)} to {figure(highest)}"
+        if config.rank_pattern and not config.alpha_pattern:
+            actual += "; rank_pattern without alpha_pattern, as when one was lost"
         findings.append(finding("L142", actual, file=CONFIG_NAME, facts=facts))
     return findings

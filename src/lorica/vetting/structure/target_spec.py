@@ -112,10 +112,6 @@ def suffixes(module_path: str) -> Iterator[str]:
         deepest -= 1
 
 
-class UnknownKeyError(Exception):
-    """A key of a pattern whose meaning only execution could tell stands before any key that fits."""
-
-
 class Patterns:
     """rank_pattern or alpha_pattern: in PEFT the first key that means a module gives its value."""
 
@@ -135,34 +131,34 @@ class Patterns:
             else:
                 self.plain[pattern_key] = number
 
-    def value(self, module: str) -> float | None:
-        """The value for a module, None when no key means it. Raises UnknownKeyError."""
+    def value(self, module: str, default: float) -> float | None:
+        """The value for a module, the default when no key means it; None when a key whose meaning only execution could
+        tell stands before any that fits."""
         if not self.values:
-            return None
+            return default
         orders = [self.plain[suffix] for suffix in suffixes(module) if suffix in self.plain]
         orders += [self.whole[module]] if module in self.whole else []
         first_order = min(orders, default=len(self.values))
-        for number, pattern_key, path_names in self.others:
+        for number, _, path_names in self.others:
             if number > first_order:
                 break
             if path_names is None:
-                raise UnknownKeyError(pattern_key)
+                return None
             if path_names.match(module):
                 first_order = number
-        return self.values[first_order][1] if first_order < len(self.values) else None
+        return self.values[first_order][1] if first_order < len(self.values) else default
 
     def unmatched(self, modules: Collection[str]) -> tuple[list[str], list[str]]:
         """(keys that mean none of the modules, keys whose meaning only execution could tell)."""
         path_suffixes = {suffix for module in modules for suffix in suffixes(module)}
-        unmatched_keys = [pattern_key for pattern_key in self.plain if pattern_key not in path_suffixes] + [
-            f"^{pattern_key}" for pattern_key in self.whole if pattern_key not in modules
-        ]
-        unread = [pattern_key for _, pattern_key, path_names in self.others if path_names is None]
-        unmatched_keys += [
-            pattern_key
-            for _, pattern_key, path_names in self.others
-            if path_names and not any(map(path_names.match, modules))
-        ]
+        unmatched_keys = [pattern_key for pattern_key in self.plain if pattern_key not in path_suffixes]
+        unmatched_keys += [f"^{pattern_key}" for pattern_key in self.whole if pattern_key not in modules]
+        unread = []
+        for _, pattern_key, path_names in self.others:
+            if path_names is None:
+                unread.append(pattern_key)
+            elif not any(map(path_names.match, modules)):
+                unmatched_keys.append(pattern_key)
         return unmatched_keys, unread
 
 
@@ -189,14 +185,10 @@ class TargetSpec:
         self._layers = frozenset([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])
         self._target_names = _compiled(config.target_modules)
         self._excluded_names = _compiled(config.exclude_modules)
-        target_parameters = config.other.get("target_parameters")
-        parameters = (
-            [parameter for parameter in target_parameters if isinstance(parameter, str)]
-            if isinstance(target_parameters, list)
-            else []
-        )
-        self.parameters = frozenset(parameters)
-        self._owners = frozenset(parameter.rpartition(".")[0] for parameter in parameters)
+        named = config.other.get("target_parameters")
+        parameters = named if isinstance(named, list) else []
+        self.parameters = frozenset(parameter for parameter in parameters if isinstance(parameter, str))
+        self._owners = frozenset(parameter.rpartition(".")[0] for parameter in self.parameters)
 
     def targeted(self, path: str) -> bool | None:
         """Whether PEFT would adapt the module of this path; None when only an expression could tell."""
@@ -230,19 +222,12 @@ class TargetSpec:
 
     def rank(self, module_path: str) -> int | None:
         """The rank the config gives a module; None when only an expression could tell."""
-        try:
-            pattern_rank = self.ranks.value(module_path)
-        except UnknownKeyError:
-            return None
-        return self.config.r if pattern_rank is None else int(pattern_rank)
+        rank = self.ranks.value(module_path, self.config.r)
+        return None if rank is None else int(rank)
 
     def alpha(self, module_path: str) -> float | None:
         """The alpha the config gives a module; None when only an expression could tell."""
-        try:
-            pattern_alpha = self.alphas.value(module_path)
-        except UnknownKeyError:
-            return None
-        return self.config.lora_alpha if pattern_alpha is None else pattern_alpha
+        return self.alphas.value(module_path, self.config.lora_alpha)
 
     def scaling(self, module_path: str) -> float | None:
         """The factor of B A: alpha / r, or alpha / sqrt(r) with rsLoRA; None when only an expression could tell."""
