@@ -55,7 +55,7 @@ def main() -> None:
     settings = EngineSettings(dtype="float32", device="cpu")
     figures = []
     with tempfile.TemporaryDirectory() as folder:
-        new_classifier(base, ["Yes"], torch.float32, seed=0).save_pretrained(folder)
+        new_classifier(base, ["Yes"], torch.float32, seed=0).model.save_pretrained(folder)
         for path in base.path.glob("*token*"):
             (Path(folder) / path.name).write_bytes(path.read_bytes())
         classifier = BaseFolder(Path(folder))

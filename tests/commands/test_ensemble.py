@@ -81,6 +81,18 @@ def test_a_file_of_equal_scores_is_left_out_and_named(
     assert len(list(read_answers(output))) == ROWS
 
 
+def test_a_copy_of_a_member_is_told(
+    files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(Path(files[0]).read_bytes())
+    assert main(["ensemble", *files, str(copy), "--gold", gold, "task=rules"]) == 0
+    message = capsys.readouterr().err
+    assert f"{copy} has the same scores as {files[0]} in every row, and doubles its weight" in message
+    assert main(["ensemble", *files, "--gold", gold, "task=rules"]) == 0
+    assert "same scores" not in capsys.readouterr().err
+
+
 def test_rows_are_matched_by_id_not_by_position(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +141,56 @@ def test_a_vote_is_judged_by_its_answers(gold: str, tmp_path: Path, capsys: pyte
     result = _json(capsys, *votes, "--gold", gold, "--method", "vote")
     assert result["metric"] == "accuracy"
     assert (result["blend"]["value"], result["over_best"]["better"]) == (1, "the blend")
+
+
+def test_members_that_cannot_vote_are_left_out_and_named(
+    gold: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [[("Yes" if i % 3 == 0 else "No") for i in range(ROWS)], ["No"] * ROWS, [""] * ROWS]
+    answers.append([("Yes" if i % 2 else "No") for i in range(ROWS)])
+    paths = [
+        _write(tmp_path / f"votes{n}.csv", "id,answer\n" + "".join(f"{i},{text}\n" for i, text in enumerate(column)))
+        for n, column in enumerate(answers)
+    ]
+    result = _json(capsys, *paths, "--method", "vote", "--gold", gold)
+    assert [member["file"] for member in result["members"]] == [paths[0], paths[3]]
+    assert result["left_out"] == {
+        paths[1]: "the same answer 'No' in all 240 rows",
+        paths[2]: "no answer in any row",
+    }
+    assert main(["ensemble", *files, "--method", "vote", "task=rules"]) == 3
+    message = capsys.readouterr().err
+    assert "no file has answers that a vote could count: no answer in any row" in message
+    assert "--method rank or mean blends scores" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"weights": [0.5, 0.9]}, "its weights are 0.5, 0.9; allowed: from 0 on, with the sum 1"),
+        ({"weights": [2, -1]}, "its weights are 2.0, -1.0"),
+        ({"weights": [1]}, "differ in number"),
+    ],
+)
+def test_a_saved_blend_that_was_edited_is_refused(
+    change: dict[str, Any], complaint: str, files: list[str], gold: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    saved = tmp_path / "blend.json"
+    _json(capsys, *files[:2], "--gold", gold, "--calibrate", str(saved))
+    content = json.loads(saved.read_text())
+    saved.write_text(json.dumps({"calibrated": content["calibrated"] | change}))
+    assert main(["ensemble", *files[:2], "--model", str(saved), "task=rules"]) == 3
+    assert complaint in capsys.readouterr().err
+
+
+def test_gold_of_one_label_decides_nothing(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{i},post {i},rule,1" for i in range(ROWS)]
+    one_label = _write(tmp_path / "one.csv", "id,body,rule,rule_violation\n" + "\n".join(lines) + "\n")
+    verdict = _json(capsys, *files, "--gold", one_label)["verdict"]
+    assert verdict.startswith("Whether the blend beats its best member cannot be told: roc_auc undefined")
 
 
 def test_the_list_of_working_adapters_is_the_list_of_members(

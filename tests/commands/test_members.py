@@ -7,9 +7,11 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lorica.adapters import member_folder
 from lorica.adapters.passport import read_passport
 from lorica.adapters.registry import MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY
 from lorica.cli import main
@@ -99,6 +101,23 @@ def test_what_tfidf_counts_is_kept_with_the_member(few_posts: Path, posts: Path,
     )
     expected = model.score([task.baseline_text(row) for row in read_rows(posts, task.schemas)])
     assert _scores(tmp_path / "answers.jsonl") == pytest.approx(expected.tolist(), abs=1e-9)
+
+
+def test_what_reads_back_otherwise_is_not_published(
+    few_posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where an array is written in a shorter type."""
+    real = member_folder.member_files
+
+    def coarse(config: Any, arrays: Any, vocabularies: Any = None) -> dict[str, bytes]:
+        return real(config, {name: values.astype("f4") for name, values in arrays.items()}, vocabularies)
+
+    monkeypatch.setattr(train_member, "member_files", coarse)
+    assert main(_train(few_posts, tmp_path, "model=tfidf")) == 5
+    message = capsys.readouterr().err
+    assert "read back it does not answer as it was fitted" in message
+    assert "nothing is published" in message
+    assert not (tmp_path / "rules" / MEMBER_CONFIG).exists()
 
 
 def test_training_twice_gives_the_same_bytes(tfidf_run: Path, few_posts: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lorica.encoder_families import ENCODER_FAMILIES
 from lorica.errors import ConfigError
 from lorica.pipeline import train_classifier as pipeline_module
 from lorica.training.classifier import TrainableClassifier
-from tests.encoders import save_base, save_classifier
+from tests.encoders import POSITIONS, save_base, save_classifier
 
 SPAM = ("Win 1,000 pounds now", "Buy cheap watches", "Call 0900-123 today", "you lucky winner")
 HAM = ("I will be late, sorry", "see you at home", "Are we meeting for lunch", "tomorrow is fine")
@@ -114,6 +114,23 @@ def test_one_logit_and_gradient_checkpointing(place: Path, tmp_path: Path, monke
     assert main(_command(place, tmp_path / "run", *more)) == 0
     config = json.loads((tmp_path / "run" / "rules" / "config.json").read_text())
     assert config["id2label"] == {"0": "Yes"}
+
+
+def test_what_is_cut_of_the_rows_is_counted_and_told(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline_module, "compare_reloaded", lambda *_: 0.0)
+    rows = tmp_path / "rows.csv"
+    rows.write_text((place / "rows.csv").read_text() + "".join(f"long{n},{'lunch ' * 300},Rule,0\n" for n in (1, 2)))
+    more = [f"input={rows}", "training.epochs=1", "training.val_ratio=0"]
+    assert main(_command(place, tmp_path / "run", *more)) == 0
+    told = capsys.readouterr().err
+    assert "2 of 50 rows are longer than training.max_seq_length" in told
+    record = json.loads((tmp_path / "run" / "rules" / "training.json").read_text())
+    # [CLS] Rule: Rule [SEP] ... [SEP]: the post has what is left of the base's positions.
+    fixed = record["dropped_tokens"] / 2 + POSITIONS - 300
+    assert 4 <= fixed < 20
+    assert f"{record['dropped_tokens']} of their tokens are cut" in told
 
 
 @pytest.mark.parametrize(

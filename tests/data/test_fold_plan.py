@@ -179,6 +179,37 @@ def test_an_exact_duplicate_across_given_folds_is_told_as_such() -> None:
     assert (leak.link, leak.folds) == ("exact duplicates", (1, 2))
 
 
+SENTENCE = "Call now to claim your free prize, the offer ends at midnight on Sunday"
+
+
+@pytest.mark.parametrize(
+    ("copy", "link"),
+    [
+        (SENTENCE.upper(), "exact duplicates"),
+        (SENTENCE.replace(",", " --") + "!!! :)", "exact duplicates"),
+        (SENTENCE.replace("prize", "pri\u200bze").replace(" ", "  "), "exact duplicates"),
+        ("".join(chr(ord(char) + 0xFEE0) if char.isalpha() else char for char in SENTENCE), "exact duplicates"),
+        (SENTENCE.replace("free", "fine"), "near-duplicates"),
+        ("The offer ends at midnight on Sunday: call now to claim your free prize.", "near-duplicates"),
+        (" ".join(sorted(SENTENCE.replace(",", "").split())), "near-duplicates"),
+        (SENTENCE + " ok", "near-duplicates"),
+    ],
+)
+def test_a_leak_with_small_changes_is_found(copy: str, link: str) -> None:
+    rows = [_row(0, 0, text=SENTENCE), *(_row(number, number % 2) for number in range(1, 9)), _row(9, 1, text=copy)]
+    values = {row.id: str(1 + (int(row.id) > 4)) for row in rows}
+    plan = plan_by_column(rows, values, text=_text, column="fold")
+    assert [(leak.link, leak.row_ids) for leak in audit_folds(rows, plan, stratum=_rule).leaks] == [(link, ("0", "9"))]
+    own = plan_folds(rows, 3, seed=0, text=_text)
+    assert own.folds[0] == own.folds[9]
+    assert not audit_folds(rows, own, stratum=_rule).leaks
+
+
+def test_three_words_in_another_order_are_another_text() -> None:
+    rows = [_row(number, 0, text=text) for number, text in enumerate(("dogs eat cats", "cats eat dogs", "a b", "b a"))]
+    assert plan_folds(rows, 2, seed=0, text=_text).components == (0, 1, 2, 3)
+
+
 def test_equal_texts_under_two_rules_do_not_contradict_each_other() -> None:
     rows = [_row(0, 0, text="buy now", rule="no ads"), _row(1, 1, text="buy now", rule="be kind"), _row(2, 0)]
     plan = plan_folds(rows, 2, seed=0, text=_text, stratum=_rule)

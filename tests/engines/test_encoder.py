@@ -231,7 +231,7 @@ def test_labels_numbers_and_bases_that_are_others(tmp_path: Path) -> None:
         engine_of(base, {"member": tmp_path / "roberta"})
     roberta = save_base("roberta", tmp_path / "roberta-base")
     save_lora(roberta, tmp_path / "roberta-lora")
-    with pytest.raises(AdapterError, match="has no head to classify with: no tensors of pooler"):
+    with pytest.raises(AdapterError, match="has no head to classify with: no tensors of classifier"):
         engine_of(base, {"member": tmp_path / "roberta-lora"})
     save_classifier("bert", tmp_path / "renumbered", base=base)
     path = tmp_path / "renumbered" / "tokenizer.json"

@@ -299,6 +299,8 @@ def test_a_classifier_that_is_there_is_trained_on(base: BaseFolder, tmp_path: Pa
     on = trainable(trained, replace(FULL, seed=77))
     stored = load_file(first.folder / "model.safetensors")
     assert all(torch.equal(tensor, stored[name]) for name, tensor in on.tensors().items())
+    with pytest.raises(ConfigError, match="has a head of 2 classes already"):
+        trainable(trained, replace(FULL, head="one_logit"))
     second = run(trained, tmp_path / "second", replace(FULL, epochs=1, learning_rate=1e-4))
     assert second.base_loss <= first.trained_loss + 1e-5
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.adapters.json_document import read_capped, read_object
-from lorica.encoder_families import encoder_family
+from lorica.encoder_families import ENCODER_FAMILIES, encoder_family
 from lorica.errors import AdapterError
 
 MODEL_CONFIG, MODEL_WEIGHTS = "config.json", "model.safetensors"
@@ -32,6 +32,30 @@ def is_classifier(folder: Path) -> bool:
         return claims_head(read_model_config(folder))
     except AdapterError:
         return False
+
+
+def refuse_no_classifier(folder: Path) -> None:
+    """Raise AdapterError, saying why, where a folder's `config.json` is of no encoder that classifies; pass where there
+    is no such file."""
+    if not (folder / MODEL_CONFIG).is_file():
+        return
+    config = read_model_config(folder)
+    if encoder_family(config.get("model_type")) is None:
+        raise unknown_encoder(folder, config)
+    if not claims_head(config):
+        raise AdapterError(
+            f"{folder}: its config.json is of {config.get('architectures')}, which has no head to classify with",
+            fix="train one on it with `lorica train`, or give the folder of a ...ForSequenceClassification",
+        )
+
+
+def unknown_encoder(folder: Path, config: Mapping[str, Any]) -> AdapterError:
+    """The error for a model of another family."""
+    return AdapterError(
+        f"{folder}: model_type {config.get('model_type')!r} is no encoder that Lorica classifies with; it knows "
+        f"{', '.join(ENCODER_FAMILIES)}",
+        fix="use a classifier of one of these families",
+    )
 
 
 def read_model_config(folder: Path, config_name: str = MODEL_CONFIG) -> dict[str, Any]:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lorica.adapters.classifier_config import MODEL_CONFIG, MODEL_WEIGHTS, read_model_config
+from lorica.adapters.classifier_config import MODEL_CONFIG, MODEL_WEIGHTS, read_model_config, unknown_encoder
 from lorica.adapters.folder import Snapshot, digest_files, snapshot
 from lorica.adapters.header import TensorInfo, read_header
-from lorica.encoder_families import ENCODER_FAMILIES, EncoderFamily, encoder_family, is_of_module
+from lorica.encoder_families import EncoderFamily, encoder_family, is_of_module
 from lorica.errors import AdapterError
 
 MAX_LABELS = 2
@@ -72,29 +72,27 @@ def open_classifier(folder: Path) -> ClassifierFolder:
     config = read_model_config(folder)
     family = encoder_family(config.get("model_type"))
     if family is None:
-        raise AdapterError(
-            f"{folder}: model_type {config.get('model_type')!r} is no encoder that Lorica classifies with; it knows "
-            f"{', '.join(ENCODER_FAMILIES)}",
-            fix="use a classifier of one of these families",
-        )
-    weights_path = folder / MODEL_WEIGHTS
-    if not weights_path.is_file():
-        pickled = [*folder.glob("*.bin"), *folder.glob("*.pt")]
-        listing = f"; {pickled[0].name} is a pickle, which is never loaded" if pickled else ""
-        raise AdapterError(f"{folder}: holds no {MODEL_WEIGHTS}{listing}", fix="save it as safetensors")
-    tensors = read_header(weights_path).tensors
-    logits = head_rows(family, {name: info.shape for name, info in tensors.items()}, str(folder))
+        raise unknown_encoder(folder, config)
+    if not (folder / MODEL_WEIGHTS).is_file():
+        raise _without_weights(folder)
+    tensors = read_header(folder / MODEL_WEIGHTS).tensors
+    shapes = {name: info.shape for name, info in tensors.items()}
+    logits = head_rows(family, shapes, str(folder), needed=family.head)
+    _refuse_other_loss(config, logits, folder)
     labels = _labels(config, logits, folder)
     digest = digest_files(folder, (MODEL_CONFIG, MODEL_WEIGHTS))
     return ClassifierFolder(folder, config, family, labels, logits, tensors, digest, before)
 
 
-def head_rows(family: EncoderFamily, shapes: Mapping[str, tuple[int, ...]], location_text: str) -> int:
-    """How many logits the head among these tensors gives, 1 or 2. shapes: dotted path -> shape.
+def head_rows(
+    family: EncoderFamily, shapes: Mapping[str, tuple[int, ...]], location_text: str, needed: Sequence[str] = ()
+) -> int:
+    """How many logits the head among these tensors gives, 1 or 2. shapes: dotted path -> shape. needed: the modules of
+    the head that have to be among them; the logits always have.
 
     Raises AdapterError beginning with `location_text` for a head that is missing, incomplete or has more.
     """
-    missing = [module for module in family.head if not any(is_of_module(path, module) for path in shapes)]
+    missing = [module for module in needed if not any(is_of_module(path, module) for path in shapes)]
     rows = [shape[0] for path, shape in shapes.items() if path.endswith(f"{family.logits}.weight") and shape]
     if missing or not rows:
         raise AdapterError(
@@ -107,6 +105,34 @@ def head_rows(family: EncoderFamily, shapes: Mapping[str, tuple[int, ...]], loca
             fix="use a classifier that was trained on two labels",
         )
     return rows[0]
+
+
+def _without_weights(folder: Path) -> AdapterError:
+    shards, pickled = sorted(folder.glob("model-*.safetensors")), [*folder.glob("*.bin"), *folder.glob("*.pt")]
+    if shards:
+        return AdapterError(
+            f"{folder}: its weights are in {len(shards)} files ({shards[0].name}, ...), and a classifier is read from "
+            f"one, {MODEL_WEIGHTS}",
+            fix='save it again with save_pretrained(FOLDER, max_shard_size="100GB")',
+        )
+    listing = f"; {pickled[0].name} is a pickle, which is never loaded" if pickled else ""
+    return AdapterError(f"{folder}: holds no {MODEL_WEIGHTS}{listing}", fix="save it as safetensors")
+
+
+def _refuse_other_loss(config: Mapping[str, Any], logits: int, folder: Path) -> None:
+    """Raises AdapterError for logits that are no log-odds: a regression's numbers, and two labels of which each has a
+    probability of its own."""
+    problem_type = config.get("problem_type")
+    if problem_type == "regression":
+        problem = "its head was trained as a regression, whose number is no log-odds"
+    elif problem_type == "multi_label_classification" and logits > 1:
+        problem = f"its {logits} labels were trained apart from each other, and their probabilities do not sum to 1"
+    else:
+        return
+    raise AdapterError(
+        f"{folder / MODEL_CONFIG}: problem_type is {problem_type!r}: {problem}",
+        fix="train it on two classes; or take problem_type out, to read its numbers as log-odds all the same",
+    )
 
 
 def _labels(config: Mapping[str, Any], logits: int, folder: Path) -> tuple[str, ...]:

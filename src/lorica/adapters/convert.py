@@ -1,4 +1,5 @@
-"""An adapter in another form (a PyTorch pickle, MLX's arrays) -> PEFT's folder with safetensors, its values untouched.
+"""An adapter in another form (a PyTorch pickle, MLX's arrays) -> PEFT's folder with safetensors, its values untouched;
+and a model whose weights are a pickle -> the same folder with safetensors.
 
 What is wrong with the adapter itself stays wrong: `lorica check` tells, once it can be read.
 """
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from lorica.adapters.classifier_config import MODEL_CONFIG, MODEL_WEIGHTS
 from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
 from lorica.adapters.folder import WEIGHTS_NAME, write_files
 from lorica.adapters.header import MAX_HEADER_BYTES, foreign_format, header_bytes, read_header
@@ -31,8 +33,8 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 class Conversion(msgspec.Struct, frozen=True):
     """What will be written. weights: the file it comes from; version: what tells whether it is still the same. form:
-    what it is. config: bytes of adapter_config.json, None where there is none. written: whether they were made here and
-    not copied. notes: what a person has to know."""
+    what it is. config: bytes of adapter_config.json, None where there is none; of a model config.json. written: whether
+    they were made here and not copied. notes: what a person has to know. of_model: whether it is a model's."""
 
     weights: Path
     version: tuple[int, int, int]
@@ -41,6 +43,24 @@ class Conversion(msgspec.Struct, frozen=True):
     config: bytes | None
     written: bool
     notes: list[str]
+    of_model: bool = False
+
+
+def read_pickled_model(weights: Path, config: bytes) -> Conversion:
+    """Find the tensors of a model's pickle. config: of the config.json beside it. Raises AdapterError, naming the file,
+    for one that is damaged, no pickle of tensors, or made to harm. No code of it is ever run; no value is read.
+    """
+    try:
+        version = _version(weights.stat())
+        if read_capped(weights, HEAD_BYTES)[8:9] == b"{":
+            raise AdapterError("is safetensors already", fix=f"rename it to {MODEL_WEIGHTS}")
+        file_format, tensors, conversion_notes = _read_tensors(weights)
+        check_budget(tensors.values(), version[1])
+    except OSError as error:
+        raise AdapterError(f"{weights}: cannot be read ({error.strerror})") from error
+    except AdapterError as error:
+        raise AdapterError(f"{weights}: {error.message.removeprefix(f'{weights}: ')}", fix=error.fix) from None
+    return Conversion(weights, version, file_format, tensors, config, False, conversion_notes, of_model=True)
 
 
 def read_foreign(weights: Path, config: bytes | None) -> Conversion:
@@ -139,8 +159,8 @@ def _refuse_safetensors(weights: Path) -> None:
 
 
 def write_converted(conversion: Conversion, output: Path, extra_files: Mapping[str, bytes]) -> int:
-    """Write PEFT's folder: the tensors one after the other, config, and further files by name. Returns the bytes of the
-    weights. The new folder appears whole or not at all.
+    """Write PEFT's folder, or a model's: the tensors one after the other, config, and further files by name. Returns
+    the bytes of the weights. The new folder appears whole or not at all.
 
     Raises AdapterError for names that safetensors does not allow, for a file that was changed meanwhile, and for a
     place that cannot be written.
@@ -157,8 +177,9 @@ def write_converted(conversion: Conversion, output: Path, extra_files: Mapping[s
             f"{weights}: the names of its tensors take {len(header_prefix)} bytes; allowed: {MAX_HEADER_BYTES}"
         )
     file_contents: dict[str, Any] = {file_name: [content] for file_name, content in sorted(extra_files.items())}
+    weights_name, config_name = (MODEL_WEIGHTS, MODEL_CONFIG) if conversion.of_model else (WEIGHTS_NAME, CONFIG_NAME)
     if conversion.config is not None:
-        file_contents[CONFIG_NAME] = [conversion.config]
+        file_contents[config_name] = [conversion.config]
     try:
         weights_file = weights.open("rb")
     except OSError as error:
@@ -168,7 +189,7 @@ def write_converted(conversion: Conversion, output: Path, extra_files: Mapping[s
             write_files(
                 output,
                 {
-                    WEIGHTS_NAME: itertools.chain([header_prefix], _values(conversion, weights_file, tensor_order)),
+                    weights_name: itertools.chain([header_prefix], _values(conversion, weights_file, tensor_order)),
                     **file_contents,
                 },
             )

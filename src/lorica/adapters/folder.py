@@ -176,11 +176,13 @@ def _check_files(adapter_path: Path) -> None:
             raise AdapterError(
                 f"{adapter_path}: is being written now: {describe(current_owner)}", fix="wait until it ends"
             )
-        if (adapter_path / MEMBER_CONFIG).is_file():
-            raise AdapterError(
-                f"{adapter_path}: is a member without a language model ({MEMBER_CONFIG}), and no adapter",
-                fix="name an adapter of a base; members of different kinds are blended by `lorica ensemble`",
-            )
+        of_member = {MEMBER_CONFIG: "a member without a language model", MODEL_CONFIG: "a model of its own"}
+        for config_name, description in of_member.items():
+            if (adapter_path / config_name).is_file():
+                raise AdapterError(
+                    f"{adapter_path}: is {description} ({config_name}), and no adapter",
+                    fix="name an adapter of a base; members of any kind are blended by `lorica ensemble`",
+                )
         inside = sorted(folder_entry.parent.name for folder_entry in adapter_path.glob(f"*/{CONFIG_NAME}"))
         fix = f"did you mean {adapter_path / inside[0]}?" if inside else "is this really an adapter saved by PEFT?"
         raise AdapterError(f"{adapter_path}: holds no {CONFIG_NAME}", fix=fix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lorica.adapters.classifier_config import MODEL_CONFIG, is_classifier
+from lorica.adapters.classifier_config import MODEL_CONFIG, is_classifier, refuse_no_classifier
 from lorica.adapters.config import CONFIG_NAME
 from lorica.errors import AdapterError
 from lorica.locks import Owner, describe, lock_owner
@@ -47,6 +47,7 @@ def find_adapters(base_dir: Path | None, adapter_paths: Mapping[str, str]) -> di
         adapter_folder = _adapter_in(Path(adapter_path))
         if adapter_folder is None:
             _refuse_unfinished(Path(adapter_path))
+            refuse_no_classifier(Path(adapter_path))
             raise AdapterError(
                 f"adapter {adapter_name!r}: no {CONFIG_NAME} in {adapter_path} nor in {Path(adapter_path) / BEST}",
                 fix=f"correct adapters.paths.{adapter_name}, or train the adapter",

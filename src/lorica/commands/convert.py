@@ -1,4 +1,5 @@
-"""`lorica convert`: an adapter that only a pickle or MLX holds, as PEFT's folder that can be checked and used."""
+"""`lorica convert`: an adapter that only a pickle or MLX holds, as PEFT's folder that can be checked and used; a model
+that only a pickle holds, with safetensors."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorica.adapters.classifier_config import MODEL_CONFIG
+from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
 from lorica.commands.arguments import as_path, emit, parser
 from lorica.errors import AdapterError, UsageError
 from lorica.names import shell_word
@@ -19,32 +22,38 @@ if TYPE_CHECKING:
 
 _ABOUT = """\
 Write an adapter that is a PyTorch pickle (adapter_model.bin) or MLX's (adapters.safetensors, adapters.npz) as PEFT's
-folder with safetensors, so that it can be checked and used. No code of a pickle is run: its tensors are read by a
-reader that knows nothing else, and a pickle that asks for more is refused. SOURCE stays as it is."""
+folder with safetensors, so that it can be checked and used; or a model whose weights are a pickle (pytorch_model.bin,
+as of DeBERTa v3) as a folder with safetensors. No code of a pickle is run: its tensors are read by a reader that knows
+nothing else, and a pickle that asks for more is refused. SOURCE stays as it is."""
 _EXAMPLES = """\
   lorica convert downloads/news                     writes downloads/news-peft
   lorica convert downloads/news adapters/news
   lorica convert mlx/adapters adapters/mine         the scale of MLX becomes lora_alpha
-  lorica convert run/adapter_model.bin adapters/run"""
+  lorica convert run/adapter_model.bin adapters/run
+  lorica convert downloads/deberta-v3-base models/deberta-v3-base"""
 # What belongs to an adapter beside its weights: the card, the tokenizer, the log of its training.
 _BESIDE = (
     "README.md", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model",
     "chat_template.jinja", "trainer_state.json",
 )  # fmt: skip
 _MAX_BESIDE = 256 << 20
+_MODEL_PICKLE = "pytorch_model.bin"
 _USUAL = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors", "adapters.npz")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Convert one adapter."""
+    """Convert one adapter or model."""
     options = _parse(arguments)
-    from lorica.adapters.convert import read_foreign, write_converted
+    from lorica.adapters.convert import read_foreign, read_pickled_model, write_converted
 
     with _located(options.source) as (safe_folder, weights_name, packed_names):
-        output_folder = options.output or _beside_source(options.source)
+        of_model = _holds_model(safe_folder) and weights_name == _MODEL_PICKLE
+        output_folder = options.output or _beside_source(options.source, "safetensors" if of_model else "peft")
         _check_output(output_folder, safe_folder.path)
-        conversion = read_foreign(safe_folder.path / weights_name, _config(safe_folder))
+        config = _config(safe_folder, MODEL_CONFIG if of_model else CONFIG_NAME)
+        weights = safe_folder.path / weights_name
+        conversion = read_pickled_model(weights, config or b"") if of_model else read_foreign(weights, config)
         copied_files = _beside(safe_folder, packed_names, conversion)
         byte_count = write_converted(conversion, output_folder, copied_files)
     convert_result = _result(conversion, options.source, output_folder, byte_count, copied_files)
@@ -55,11 +64,14 @@ def run(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     convert_parser = parser("convert", _ABOUT, _EXAMPLES, overrides=False)
     convert_parser.add_argument(
-        "source", metavar="SOURCE", type=as_path, help="the adapter's folder, file of weights or archive"
+        "source",
+        metavar="SOURCE",
+        type=as_path,
+        help="the adapter's folder, file of weights or archive; a model's folder",
     )
     convert_parser.add_argument(
         "output", metavar="OUTPUT", nargs="?", type=as_path,
-        help="the folder to write, new or empty; SOURCE-peft beside SOURCE where none is named",
+        help="the folder to write, new or empty; beside SOURCE where none is named: SOURCE-peft, SOURCE-safetensors",
     )  # fmt: skip
     options: argparse.Namespace = convert_parser.parse_args(list(arguments))
     return options
@@ -72,7 +84,6 @@ def _located(source: Path) -> Iterator[tuple[SafeFolder, str, Collection[str]]]:
 
     Raises AdapterError where there is none, where there are several, and for links that lead out of the folder.
     """
-    from lorica.adapters.config import CONFIG_NAME
     from lorica.vetting.files.archives import is_archive
     from lorica.vetting.files.safe_folder import open_safe_folder
     from lorica.vetting.files.sources import AdapterSource, find_sources
@@ -117,6 +128,8 @@ def _weights(folder: SafeFolder) -> str:
     from lorica.adapters.methods import FORMATS, method_of_files
 
     file_names = folder.top_level()
+    if _holds_model(folder) and _MODEL_PICKLE in file_names:
+        return _MODEL_PICKLE
     usual_names = [name for name in _USUAL if name in file_names]
     if "adapter_model.safetensors" in usual_names:
         return usual_names[0]  # whatever it is: loaders take it
@@ -146,15 +159,18 @@ def _require(folder: SafeFolder, file_name: str) -> None:
         raise AdapterError(f"{folder.path / file_name}: is no file of weights", fix="name an adapter's folder")
 
 
-def _config(folder: SafeFolder) -> bytes | None:
-    from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
+def _holds_model(folder: SafeFolder) -> bool:
+    """Whether a folder is a model's and no adapter's."""
+    return MODEL_CONFIG in folder.top_level() and CONFIG_NAME not in folder.top_level()
 
-    if CONFIG_NAME not in folder.top_level():
+
+def _config(folder: SafeFolder, config_name: str) -> bytes | None:
+    if config_name not in folder.top_level():
         return None
-    _require(folder, CONFIG_NAME)
-    config_bytes = _read(folder.path / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
+    _require(folder, config_name)
+    config_bytes = _read(folder.path / config_name, MAX_CONFIG_BYTES + 1)
     if len(config_bytes) > MAX_CONFIG_BYTES:
-        raise AdapterError(f"{folder.path / CONFIG_NAME}: has over {MAX_CONFIG_BYTES} bytes", fix="save it again")
+        raise AdapterError(f"{folder.path / config_name}: has over {MAX_CONFIG_BYTES} bytes", fix="save it again")
     return config_bytes
 
 
@@ -182,7 +198,7 @@ def _read(file_path: Path, max_bytes: int) -> bytes:
         raise AdapterError(f"{file_path}: cannot be read ({error.strerror})", fix="look at its permissions") from error
 
 
-def _beside_source(source: Path) -> Path:
+def _beside_source(source: Path, suffix: str) -> Path:
     """The folder to write where none is named. Raises UsageError in the Hugging Face cache: it is not ours to fill."""
     from lorica.vetting.files.archives import SUFFIXES
 
@@ -192,7 +208,7 @@ def _beside_source(source: Path) -> Path:
     if target.is_file():
         archive = next((suffix for suffix in SUFFIXES if target.name.lower().endswith(suffix)), "")
         target = target.with_name(target.name[: -len(archive)]) if archive else target.parent
-    return target.with_name(f"{target.name}-peft")
+    return target.with_name(f"{target.name}-{suffix}")
 
 
 def _check_output(output: Path, source: Path) -> None:
@@ -222,6 +238,7 @@ def _result(
         "bytes": byte_count,
         "dtypes": dtype_counts,
         "config": config_origin,
+        "of_model": conversion.of_model,
         "copied": sorted(copied_files),
         "notes": conversion.notes,
     }
@@ -237,4 +254,5 @@ def _text(result: dict[str, Any]) -> str:
     if result["copied"]:
         text_lines.append(f"  copied    {', '.join(result['copied'])}")
     text_lines += [f"  note      {note}" for note in result["notes"]]
-    return "\n".join([*text_lines, f"next: lorica check {shell_word(result['output'])}"])
+    next_command = "train task=rules model.path=" if result["of_model"] else "check "
+    return "\n".join([*text_lines, f"next: lorica {next_command}{shell_word(result['output'])}"])

@@ -33,7 +33,14 @@ from lorica.config.schema import Config
 from lorica.data.write import atomic_file, read_answers, write_answers
 from lorica.ensemble.blends import METHODS, blend_scores, to_answers, vote
 from lorica.ensemble.calibrated import CalibratedBlend, SavedBlend, fit_calibrated, load_blend
-from lorica.ensemble.members import EnsembleMember, Scores, check_alignment, degenerate_reasons, rank_correlations
+from lorica.ensemble.members import (
+    EnsembleMember,
+    Scores,
+    check_alignment,
+    degenerate_reasons,
+    rank_correlations,
+    vote_reasons,
+)
 from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
 from lorica.errors import DataError
 from lorica.metrics.base import Metric
@@ -167,6 +174,7 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
     else:
         plan = _plan(request, config, members, gold)
         plan, degenerate = _without_degenerate(plan)
+        _tell_copies(plan)
         answers = plan.answers()
         result = _measure(plan, answers, gold, unlisted | degenerate)
         if request.save is not None:
@@ -246,20 +254,31 @@ def _plan(request: BlendRequest, config: Config, members: Sequence[EnsembleMembe
 
 
 def _without_degenerate(plan: _Plan) -> tuple[_Plan, dict[str, str]]:
-    if not plan.columns:
-        return plan, {}
-    reasons = {
-        name: reason
-        for name, scores in zip(plan.names, plan.columns, strict=True)
-        if (reason := degenerate_reasons(scores))
-    }
+    """The plan without the members that add nothing, and why of each. Raises DataError where none is left."""
+    reason_of_each = (
+        [vote_reasons(member, plan.row_ids) for member in plan.members]
+        if plan.method == "vote"
+        else [degenerate_reasons(scores) for scores in plan.columns]
+    )
+    reasons = {name: reason for name, reason in zip(plan.names, reason_of_each, strict=True) if reason}
     usable = [index for index, name in enumerate(plan.names) if name not in reasons]
     if not usable:
         name, reason = next(iter(reasons.items()))
-        raise DataError(
-            f"no file has scores that a blend could use: {reason}", path=name, fix="see `lorica check --scores FILE`"
-        )
+        if plan.method == "vote":
+            problem, fix = "answers that a vote could count", "--method rank or mean blends scores"
+        else:
+            problem, fix = "scores that a blend could use", "see `lorica check --scores FILE`"
+        raise DataError(f"no file has {problem}: {reason}", path=name, fix=fix)
     return plan.subset(usable), reasons
+
+
+def _tell_copies(plan: _Plan) -> None:
+    """Warn of members with the very scores of an earlier one: whoever gave a file twice did not mean to."""
+    first_with: dict[bytes, str] = {}
+    for name, scores in zip(plan.names, plan.columns, strict=True) if plan.columns else ():
+        earlier = first_with.setdefault(scores.tobytes(), name)
+        if earlier != name:
+            warn(f"{name} has the same scores as {earlier} in every row, and doubles its weight: leave one out")
 
 
 def _measure(plan: _Plan, answers: Sequence[Answer], gold: GoldFile | None, left_out: dict[str, str]) -> EnsembleResult:

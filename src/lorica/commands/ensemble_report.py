@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,8 @@ class EnsembleResult:
         if self.over_best is None:
             return ""
         difference = self.over_best.test.difference
+        if math.isnan(difference.value):
+            return f"Whether the blend beats its best member cannot be told: {self.metric} {difference}."
         if len(self.members) == 1:
             return self._ranked_alone(f"{self.metric} {difference}")
         if self.over_best.better == self.over_best.first:

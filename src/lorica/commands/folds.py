@@ -27,7 +27,7 @@ from lorica.commands.rows import open_rows
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest, ids_digest
-from lorica.data.near_duplicates import join_near_duplicates, text_digest
+from lorica.data.near_duplicates import join_rewritten, text_digest
 from lorica.data.union_find import UnionFind
 from lorica.data.write import write_answers
 from lorica.ensemble.blends import blend_scores, to_answers, vote
@@ -138,7 +138,7 @@ def _near_twins(config: Config, gold: GoldFile, source: Path) -> dict[str, str]:
         return {}
     texts = [gold.task.text(row) for row in (*trained_rows, *gold.rows)]
     union_find = UnionFind(len(texts))
-    join_near_duplicates(texts, union_find)
+    join_rewritten(texts, union_find)
     trained_ids = {union_find.find(index): row.id for index, row in enumerate(trained_rows)}
     roots = {row.id: union_find.find(index) for index, row in enumerate(gold.rows, start=len(trained_rows))}
     return {row_id: trained_ids[root] for row_id, root in roots.items() if root in trained_ids}

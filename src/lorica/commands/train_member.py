@@ -25,12 +25,16 @@ from lorica.commands.load_once import LoadOnce
 from lorica.commands.row_progress import row_progress
 from lorica.commands.trainer_parts import TrainerParts, training_provenance
 from lorica.config.schema import Config
+from lorica.errors import TrainingError
 from lorica.locks import FolderLock
+from lorica.members.centroids import load_centroids
 from lorica.members.embed_texts import RememberingEncoder
 from lorica.members.fit_centroids import all_texts
 from lorica.members.fit_member import FittedMember, fit_centroids_member, fit_tfidf_member, measure_losses
 from lorica.members.member_engine import MemberEngine, member_engine
+from lorica.members.member_model import MemberModel
 from lorica.members.row_texts import LabelledRow, read_segments
+from lorica.members.tfidf_member import load_tfidf
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, describe_job
 from lorica.records import Row
@@ -42,6 +46,7 @@ from lorica.training.trainable import MemberFiles
 from lorica.training.types import Listener, TrainResult
 
 _FILES = MemberFiles(MEMBER_WEIGHTS, MEMBER_CONFIG)
+_COMPARED_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class MemberTrainer(TrainerParts):
                 fitted = self._fit(rows, held_out, job.name, folder / CHECKPOINTS, listener)
                 result = _result(fitted, rows, held_out, folder, time.perf_counter() - started)
                 staged = publish.stage_files(folder, self._files(fitted))
+                publish.verify_staged(staged, partial(self._verify, fitted, held_out or rows))
                 passport = issue_passport(staged, result)
                 publish.publish(folder_lock, staged, _FILES, manifest, record_facts, result, passport)
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -147,6 +153,19 @@ class MemberTrainer(TrainerParts):
             facts=model.facts(),
         )
         return member_files(config, model.arrays(), model.vocabularies())
+
+    def _verify(self, fitted: FittedMember, rows: Sequence[LabelledRow], staged_folder: Path) -> None:
+        """Raise TrainingError where what was written does not answer, read back, as what was fitted."""
+        texts = [row.texts for row in rows[:_COMPARED_ROWS]]
+        if self._load(staged_folder).answer(texts) != fitted.model.answer(texts):
+            raise TrainingError(
+                f"{staged_folder}: read back it does not answer as it was fitted",
+                fix="keep the files, and report it: this is a fault of saving or loading, not of the rows",
+            )
+
+    def _load(self, folder: Path) -> MemberModel:
+        member = open_member_folder(folder)
+        return load_tfidf(member) if self.embedder is None else load_centroids(member, self.embedder)
 
     def _passport(self, job: TrainJob, split_rows: TrainVal, folder: Path, result: TrainResult) -> Passport:
         """The passport of the member in `folder`, asked through the engine that will answer."""

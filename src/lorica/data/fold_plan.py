@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from lorica.data.digest import bytes_digest
-from lorica.data.near_duplicates import join_near_duplicates, text_digest
+from lorica.data.near_duplicates import join_rewritten, text_digest
 from lorica.data.split import join_groups, label_text, require_components
 from lorica.data.union_find import UnionFind
 from lorica.errors import ConfigError, DataError
@@ -168,7 +168,7 @@ def _link(
     """Components, near-duplicates and text digests, as `FoldPlan` has them."""
     row_texts = [text_of(row) for row in rows]
     union_find = UnionFind(len(rows))
-    join_near_duplicates(row_texts, union_find)
+    join_rewritten(row_texts, union_find)
     near_duplicates = tuple(map(union_find.find, range(len(rows))))
     if not join_texts:
         union_find = UnionFind(len(rows))

@@ -31,6 +31,7 @@ _CHUNK = 1 << 18  # shingles hashed at a time, to stay within the processor's ca
 _NEIGHBOURS = 12  # candidates on either side that a text is compared with, in each band's bucket
 _MARGIN = 0.2  # a pair at the threshold looks so much less alike once in 10^7 (the estimate's deviation is 0.035)
 _MAX_FAILED_CHECKS = 20  # pairs of a text measured exactly in vain, after which the estimate alone decides
+_FEWEST_WORDS = 4  # in which an order can be another one and the text still the same
 _ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 
@@ -106,6 +107,17 @@ def join_near_duplicates(texts: Sequence[str], union_find: UnionFind) -> None:
     if not shingle_sets:
         return
     _join_candidates(_signatures(shingle_sets), distinct, shingle_sets, union_find)
+
+
+def join_rewritten(texts: Sequence[str], union_find: UnionFind) -> None:
+    """Join the indices of near-duplicates, and of texts of the same words in another order: a model that was trained on
+    one knows the other. Of fewer than four words only near-duplicates are joined."""
+    join_near_duplicates(texts, union_find)
+    first_of_words: dict[str, int] = {}
+    for text_index, text in enumerate(texts):
+        words = sorted(normalise_text(text).split())
+        if len(words) >= _FEWEST_WORDS:
+            union_find.join(first_of_words.setdefault(" ".join(words), text_index), text_index)
 
 
 def _join_candidates(

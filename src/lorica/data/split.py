@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from lorica.data.near_duplicates import join_near_duplicates
+from lorica.data.near_duplicates import join_rewritten
 from lorica.data.union_find import UnionFind
 from lorica.errors import ConfigError, DataError
 from lorica.records import Row
@@ -70,7 +70,7 @@ def components_of(rows: Sequence[Row], text_of_row: Callable[[Row], str]) -> lis
     """The indices of rows that must stay together, each list ascending, the lists by their first index."""
     union_find = UnionFind(len(rows))
     join_groups(rows, union_find)
-    join_near_duplicates([text_of_row(row) for row in rows], union_find)
+    join_rewritten([text_of_row(row) for row in rows], union_find)
     members: dict[int, list[int]] = {}
     for row_index in range(len(rows)):
         members.setdefault(union_find.find(row_index), []).append(row_index)

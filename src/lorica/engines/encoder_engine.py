@@ -17,7 +17,7 @@ from lorica.adapters.classifier_folder import ClassifierFolder, head_rows
 from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder
 from lorica.adapters.member import Member
 from lorica.adapters.tensor_names import parse_tensor_name
-from lorica.encoder_families import EncoderFamily
+from lorica.encoder_families import EncoderFamily, is_of_module
 from lorica.engine_table import SEGMENTS
 from lorica.engines.base import (
     EngineInfo,
@@ -70,7 +70,9 @@ class EncoderEngine:
         self._device = resolve_device(settings.device)
         self._separator = _separator(base)
         self._own = self._load(base) if base.has_head else None
-        self._under_heads: dict[int, PeftAdapters] = {}  # logits of the head -> the base with adapters of such heads
+        # Logits of the head and its modules that adapters bring -> the base with such adapters: what one brings whole
+        # another may change by LoRA, which PEFT does not do to one module.
+        self._under_heads: dict[tuple[int, tuple[str, ...]], PeftAdapters] = {}
         self._adapters: dict[str, PeftAdapters] = {}
         self._classifiers: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
@@ -95,14 +97,16 @@ class EncoderEngine:
 
     def _add_lora(self, name: str, adapter: AdapterFolder) -> None:
         adapter.check_applied(MORE_THAN_PAIRS)
-        logits = head_rows(self._family, _saved_shapes(adapter), str(adapter.path))
-        if logits not in self._under_heads:
+        shapes, location_text = _saved_shapes(adapter), str(adapter.path)
+        logits = head_rows(self._family, shapes, location_text)
+        brought = tuple(module for module in self._family.head if any(is_of_module(path, module) for path in shapes))
+        if (logits, brought) not in self._under_heads:
             dtype = getattr(torch, self._dtype_name)
-            labels = [str(number) for number in range(logits)]
-            # Every adapter brings the head itself: the numbers of this one are never used.
-            model = new_classifier(self._base, labels, dtype, seed=0)
-            self._under_heads[logits] = PeftAdapters(model.to(self._device).eval())
-        adapted = self._under_heads[logits]
+            classifier = new_classifier(self._base, [str(number) for number in range(logits)], dtype, seed=0)
+            # Random numbers are never used. By default PEFT saves the logits alone, and leaves the pooler to the base.
+            head_rows(self._family, shapes, location_text, needed=classifier.random)
+            self._under_heads[logits, brought] = PeftAdapters(classifier.model.to(self._device).eval())
+        adapted = self._under_heads[logits, brought]
         adapted.add(name, adapter)
         try:
             check_finite(adapted.parameters(name), str(adapter.path))

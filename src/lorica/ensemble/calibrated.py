@@ -15,6 +15,7 @@ from lorica.ensemble.stacking import LogisticModel, check_probabilities
 from lorica.errors import DataError
 
 _AGAIN = "name what --save wrote"
+_ROUNDING = 1e-6  # of the sum of weights
 
 
 class CalibratedBlend(msgspec.Struct, frozen=True):
@@ -58,9 +59,17 @@ def load_blend(path: Path) -> CalibratedBlend | LogisticModel:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"this is no blend of `lorica ensemble`: {error}", path=path, fix=_AGAIN) from error
     blend = saved.calibrated or saved.stack
-    if blend is None:
+    if blend is None or (saved.calibrated and saved.stack):
         raise DataError("this is no blend of `lorica ensemble`", path=path, fix=_AGAIN)
     fitted = (blend.coefficients,) if isinstance(blend, LogisticModel) else (blend.calibrations, blend.weights)
     if any(len(values) != len(blend.names) for values in fitted):
         raise DataError("its members and weights differ in number", path=path, fix=_AGAIN)
+    if isinstance(blend, CalibratedBlend) and not (
+        min(blend.weights) >= 0 and abs(sum(blend.weights) - 1) <= _ROUNDING
+    ):
+        raise DataError(
+            f"its weights are {', '.join(map(str, blend.weights))}; allowed: from 0 on, with the sum 1",
+            path=path,
+            fix="fit it again with --save, and say with --weights what each member's shall be",
+        )
     return blend

@@ -16,6 +16,7 @@ Scores = NDArray[np.float64]
 
 # What makes a column of scores useless to a blend; `lorica eval` explains each.
 _DEGENERATE = ("collapsed", "two_values", "dominant_value", "empty")
+_ENOUGH_ANSWERS = 20  # that are all one: of fewer rows that may be so
 
 
 class EnsembleMember(msgspec.Struct, frozen=True):
@@ -65,6 +66,16 @@ def degenerate_reasons(scores: Scores) -> str:
     """Why scores [n] would add nothing but noise to a blend, or "": all equal, hard labels, one value for most."""
     health: ScoreHealth = score_health(scores, lower_bound=float(scores.min()), upper_bound=float(scores.max()))
     return "; ".join(health.reasons[flag] for flag in _DEGENERATE if flag in health.reasons)
+
+
+def vote_reasons(member: EnsembleMember, row_ids: Sequence[str]) -> str:
+    """Why a member's answers to these rows would add nothing to a vote, or "": there is none, or all are one."""
+    answers = [(member.answers[row_id].answer or "").strip() for row_id in row_ids]
+    if not any(answers):
+        return "no answer in any row"
+    if len(answers) >= _ENOUGH_ANSWERS and len(set(answers)) == 1:
+        return f"the same answer {answers[0]!r:.40} in all {len(answers)} rows"
+    return ""
 
 
 def rank_correlations(member_scores: Sequence[Scores]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ Shapes: B sequences of a batch, T tokens of the longest, L logits (1 or 2).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +18,17 @@ from lorica.errors import AdapterError, MissingExtraError, ModelError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.offline import offline
 from lorica.models.transformers_models import load_with_transformers
-from lorica.models.weight_files import refuse_adapter_inside
+from lorica.models.weight_files import refuse_adapter_inside, weight_files
 
 _RETRAIN = "train it again, or take the file that was saved after training"
+
+
+@dataclass(frozen=True)
+class NewClassifier:
+    """model: transformers' classifier. random: the modules of its head that are not the base's."""
+
+    model: Any
+    random: tuple[str, ...]
 
 
 def base_family(base: BaseFolder) -> EncoderFamily:
@@ -33,7 +42,7 @@ def base_family(base: BaseFolder) -> EncoderFamily:
     return family
 
 
-def new_classifier(base: BaseFolder, labels: Sequence[str], dtype: torch.dtype, seed: int) -> Any:
+def new_classifier(base: BaseFolder, labels: Sequence[str], dtype: torch.dtype, seed: int) -> NewClassifier:
     """The encoder of a base under a head with random numbers, to be trained; of the pooler those of the base, where it
     has one. labels: of label 0 and 1 for two classes, of label 1 alone for one logit. The process's random state stays.
 
@@ -41,18 +50,25 @@ def new_classifier(base: BaseFolder, labels: Sequence[str], dtype: torch.dtype, 
     says.
     """
     family = base_family(base)
-    names = {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
+    names: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+    # By it transformers takes the loss that a classifier was trained on where it is trained further there.
+    names["problem_type"] = "multi_label_classification" if len(labels) == 1 else "single_label_classification"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, loaded = _load(base, dtype, {"num_labels": len(labels), **names})
     _refuse_other_shapes(base, loaded, replaced=family)
+    replaced = {*loaded["missing_keys"], *(tensor_name for tensor_name, *_ in loaded["mismatched_keys"])}
     lacking = [name for name in sorted(loaded["missing_keys"]) if not _is_head(family, name)]
     if lacking:
         raise ModelError(
             f"{base.path}: weights of the encoder are in no file ({len(lacking)}, the first is {lacking[0]})",
             fix="download the model again",
         )
-    return model
+    random = [module for module in family.head if any(is_of_module(name, module) for name in replaced)]
+    return NewClassifier(model, tuple(random))
 
 
 def load_classifier(base: BaseFolder, dtype: torch.dtype) -> Any:
@@ -84,6 +100,7 @@ def check_finite(parameters: Iterable[tuple[str, Tensor]], location_text: str) -
 def _load(base: BaseFolder, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
     """The model, and what transformers says of its loading."""
     refuse_adapter_inside(base.path)
+    weight_files(base.path)  # says what is there where transformers says that its one name is not
     try:
         from transformers import AutoModelForSequenceClassification
         from transformers.utils import logging

@@ -10,6 +10,7 @@ from lorica.errors import ModelError
 from lorica.gguf.file_header import is_gguf
 from lorica.gguf.tensors import stored_tensors
 from lorica.models.families import read_json_object
+from lorica.names import shell_word
 
 AGAIN = "download the model again, all shards"
 
@@ -28,7 +29,8 @@ def weight_files(folder: Path) -> list[Path]:
     if missing_paths == [single_path] and [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]:
         raise ModelError(
             f"{folder}: holds pickled weights (*.bin, *.pth, *.pt), which are never loaded",
-            fix="use the repository's safetensors revision, or convert it with transformers in a sandbox",
+            fix=f"`lorica convert {shell_word(str(folder))} OUTPUT` reads their tensors and runs nothing; or use "
+            "the repository's safetensors revision",
         )
     missing_count = f"{len(missing_paths)} of {len(file_paths)} weight files missing"
     raise ModelError(f"{missing_paths[0]}: not found ({missing_count})", fix=AGAIN)

@@ -160,8 +160,15 @@ def encode_job(
     provenance: Mapping[str, str],
     listener: Listener,
 ) -> EncodedJob:
-    """The rows of a job as examples; notes what a person should know of their answers. Raises what `encode` raises."""
+    """The rows of a job as examples; notes what a person should know of their answers and lengths. Raises what `encode`
+    raises."""
     examples, validation = encode(split_rows.train), encode(split_rows.validation)
+    dropped = [example.encoded.dropped for example in (*examples, *validation)]
+    if any(dropped):
+        listener.note(
+            f"{train_job.name}: {len(dropped) - dropped.count(0)} of {len(dropped)} rows are longer than "
+            f"training.max_seq_length or than the base sees at once: {sum(dropped)} of their tokens are cut"
+        )
     digests, facts = describe_job(train_job, split_rows, task=task, provenance=provenance, listener=listener)
     return EncodedJob(examples, validation, digests, facts)
 

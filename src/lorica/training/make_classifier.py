@@ -38,7 +38,7 @@ def load_new_model(base: BaseFolder, head_labels: Sequence[str], seed: int) -> A
     base that is no encoder, AdapterError for weights that are missing or no numbers."""
     if base.has_head:
         return load_classifier(base, torch.float32)
-    model = new_classifier(base, head_labels, torch.float32, seed)
+    model = new_classifier(base, head_labels, torch.float32, seed).model
     check_finite(model.named_parameters(), str(base.path))
     return model
 
@@ -58,10 +58,17 @@ def make_classifier(
 
     adapter: what LoRA is made by, where `settings.method` is "lora". labels: names of label 0 and label 1. new_model:
     gives the untrained model. A base that classifies already keeps its head. Raises ModelError for a base that is no
-    encoder, ConfigError for LoRA that fits no layer, MissingExtraError for LoRA without PEFT.
+    encoder, ConfigError for LoRA that fits no layer and for a head of one logit where the base has one of two classes,
+    MissingExtraError for LoRA without PEFT.
     """
     family = base_family(base)
     model = new_model(base, labels if settings.head == "two_classes" else labels[1:], settings.seed)
+    if settings.head == "one_logit" and model.config.num_labels > 1:
+        raise ConfigError(
+            f"training.head=one_logit: {base.path} has a head of {model.config.num_labels} classes already, which "
+            "is trained further",
+            fix="leave training.head out, or name a base without a head",
+        )
     complete = None
     if settings.method == "lora":
         complete = complete_adapter(adapter, model, family)
