@@ -94,7 +94,12 @@ def test_the_fit_is_scikit_learns(calibrated: Path, posts: Path, tmp_path: Path)
 
 
 def test_folds_that_are_trained_are_calibrated_without_training_again(
-    raw: Path, calibrated: Path, posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raw: Path,
+    calibrated: Path,
+    posts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(raw, run_dir)
@@ -116,7 +121,9 @@ def test_folds_that_are_trained_are_calibrated_without_training_again(
     with monkeypatch.context() as patched:
         patched.setattr("lorica.commands.adapter_answers.answer_by_adapter", interrupt)
         assert main([*command, "folds.calibrate=platt"]) == 0, "shown again, and nothing computed"
+    capsys.readouterr()
     assert main([*command, "folds.calibrate=isotonic"]) == 0
+    assert "warning: isotonic regression of 46 rows" in capsys.readouterr().err
     assert {answer.calibration for answer in read_answers(run_dir / "out_of_fold.csv")} == {"isotonic"}
     assert main(command) == 0
     assert (run_dir / "out_of_fold.csv").read_bytes() == (raw / "out_of_fold.csv").read_bytes()

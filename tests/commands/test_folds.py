@@ -303,7 +303,10 @@ def test_average_ensemble_and_best_fold_side_by_side(
         scores = [answer.score for answer in read_answers(output / f"{name}.csv")]
         assert shown["files"][name]["metrics"]["roc_auc"]["value"] == pytest.approx(roc_auc_score(gold, scores))
     assert main(["folds", str(folded), str(test), "task=rules", "--output", str(output)]) == 0, "the average is there"
-    assert shown["verdict"] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert shown["verdict"] in said
+    assert "-> lorica infer task=rules adapters.paths.rules=" in said, "what answers rows to come"
+    assert "out of fold, " in said
 
 
 def test_rows_that_folds_were_trained_on_are_no_test(

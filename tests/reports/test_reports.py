@@ -291,6 +291,8 @@ def test_a_table_that_is_wider_than_its_terminal_goes_on_below() -> None:
     assert "0.9812 [0.97, 0.99]" in first[2], "no figure is cut"
     one_below_the_other = plain_table(table, width=1)
     assert one_below_the_other.count("fold-1") == 3
+    ranked = ReportTable(("rank", "answers", "roc_auc", "f1"), ((1, "a.csv", 0.9, 0.8), (1, "b.csv", 0.8, 0.7)))
+    assert plain_table(ranked, width=24).count("b.csv") == 2, "a rank alone names no line"
 
 
 def test_markdown() -> None:

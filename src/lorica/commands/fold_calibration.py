@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorica.adapters.member import Member
-from lorica.calibration.fitting import FOLDS, MIN_ROWS
+from lorica.calibration.fitting import FOLDS, ISOTONIC_ROWS, MIN_ROWS
 from lorica.calibration.saved import SavedCalibration, write_calibration
 from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.answers_record import answered_with
-from lorica.commands.arguments import inform
+from lorica.commands.arguments import inform, warn
 from lorica.commands.calibration_fit import fit_judged
 from lorica.config.schema import Config
 from lorica.data.answers import CALIBRATION_COLUMNS, PASSAGE_COLUMNS
@@ -77,6 +77,12 @@ class FoldCalibrator:
         """
         method = self.config.folds.calibrate
         inform(f"calibrating each fold ({method}): answering the rows that chose its checkpoint")
+        fewest = min(map(len, self.rows.values()))
+        if method == "isotonic" and fewest < ISOTONIC_ROWS:
+            warn(
+                f"isotonic regression of {count_of(fewest, 'row')} gives many rows one score, which costs ROC-AUC "
+                f"within each fold: it is for {ISOTONIC_ROWS:,} rows and more; platt and temperature keep ranks"
+            )
         requested = [(name, row) for name, rows in self.rows.items() for row in rows]
         journal_folder = output.with_name("calibration.partial")
         with adapter_answers(self.config, adapters, requested, journal_folder, identity, run_log=run_log) as (

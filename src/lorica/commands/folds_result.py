@@ -108,7 +108,7 @@ def folds_comparison_text(result: FoldsComparison, test: Path, overrides: Sequen
     if result.trained_on:
         notes.append(f"left out: {count_of(len(result.trained_on), 'row')} whose texts folds were trained on")
     if result.pooling:
-        notes.append(f"out of fold: {result.pooling}")
+        notes.append(f"out of fold, {result.pooling}")
     return "\n\n".join(
         [
             comparison_text(result.comparison, result.evaluations, result.metric_names),

@@ -18,8 +18,8 @@ def plain_table(
 
     max_cell: columns of the terminal a cell may take; longer ones end in "…". names: headings of columns of names,
     which are cut so that different names stay different. width: columns of the terminal, None for those of standard
-    output, which has any number where it is no terminal: a table that is wider is continued below, under its first
-    column.
+    output, which has any number where it is no terminal: a table that is wider is continued below, beside its first
+    column of texts and those before it.
     """
     terminal_width = terminal_columns(sys.stdout) if width is None else width
     is_number = right_aligned(table)
@@ -35,7 +35,8 @@ def plain_table(
     ]
     column_widths = [max(display_width(line[column]) for line in table_lines) for column in range(len(table.columns))]
     drawn_blocks = []
-    for columns in _blocks(column_widths, terminal_width):
+    naming = is_number.index(False) + 1 if False in is_number else min(1, len(is_number))
+    for columns in _blocks(column_widths, naming, terminal_width):
         drawn_lines = [
             "  ".join(_pad(line[column], column_widths[column], is_number[column]) for column in columns).rstrip()
             for line in table_lines
@@ -47,13 +48,14 @@ def plain_table(
     return "\n\n".join(drawn_blocks)
 
 
-def _blocks(column_widths: Sequence[int], terminal_width: int | None) -> list[list[int]]:
-    """The columns of a table in as many parts as fit a terminal one below the other, each beginning with the first."""
-    blocks = [[0]] if column_widths else [[]]
-    for column in range(1, len(column_widths)):
+def _blocks(column_widths: Sequence[int], naming: int, terminal_width: int | None) -> list[list[int]]:
+    """The columns of a table in blocks that fit a terminal one below the other, each beginning with the first `naming`
+    columns, which say what a line is of."""
+    blocks = [list(range(naming))]
+    for column in range(naming, len(column_widths)):
         line_width = sum(column_widths[index] + 2 for index in blocks[-1]) + column_widths[column]
-        if terminal_width is not None and line_width > terminal_width and len(blocks[-1]) > 1:
-            blocks.append([0])
+        if terminal_width is not None and line_width > terminal_width and len(blocks[-1]) > naming:
+            blocks.append(list(range(naming)))
         blocks[-1].append(column)
     return blocks
 
