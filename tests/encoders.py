@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import random
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +17,18 @@ tokenizers = pytest.importorskip("tokenizers")
 
 from transformers.utils import logging  # noqa: E402
 
+from lorica.data.read import read_rows  # noqa: E402
 from lorica.encoder_families import ENCODER_FAMILIES  # noqa: E402
+from lorica.models.classifiers import classify  # noqa: E402
+from lorica.prompts.encoder import Encoder  # noqa: E402
+from lorica.tasks import load_task  # noqa: E402
+from lorica.tasks.base import TaskSettings  # noqa: E402
 
 POSITIONS = 96
 _TEXT = """Rule: no advertising. Buy cheap watches now! Win 1,000 pounds: call 0900-123 today, you lucky winner.
 Are we still meeting for lunch tomorrow? I will be late, sorry. Keeps the rule: see you at home. Breaks the rule."""
+_ADVERTISING = ["buy", "cheap", "watches", "now", "win", "pounds", "call", "today", "lucky", "winner"]
+_CHAT = ["still", "meeting", "for", "lunch", "tomorrow", "late", "sorry", "see", "you", "at", "home"]
 _MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 _DEBERTA = {
@@ -126,8 +135,48 @@ def save_classifier(
 
 def save_lora(base: Path, folder: Path, *, logits: int = 1, seed: int = 2) -> Any:
     """A LoRA adapter with its head on a base; the model of PEFT that was saved."""
-    peft = pytest.importorskip("peft")
     torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = _lora_on(base, logits)
+        _shake(adapted, seed, only=(".lora_", ".modules_to_save."))
+        adapted.eval().save_pretrained(folder)
+    return adapted
+
+
+def write_posts(path: Path, count: int, *, seed: int = 0, swapped: bool = False) -> Path:
+    """A file of posts under one rule, half of them advertisements. swapped: post and rule in each other's column."""
+    generator = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row_id", "body", "rule", "rule_violation", "positive_example_1", "negative_example_1"])
+        for number in range(count):
+            words = _ADVERTISING if number % 2 else _CHAT
+            texts = " ".join(generator.choices(words, k=2)), "no advertising"
+            post_and_rule = texts[::-1] if swapped else texts
+            writer.writerow([f"r{seed}-{number}", *post_and_rule, number % 2, _ADVERTISING[0], _CHAT[0]])
+    return path
+
+
+def save_fitted_lora(base: Path, folder: Path, rows: Path, *, logits: int = 1, factor: float = 1.0) -> Path:
+    """A LoRA adapter whose head is fitted to a file of `rules`. factor: on the weights of the head; -1 answers the
+    contrary."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = _lora_on(base, logits).eval()
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if ".lora_B." in name:
+                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+        _fit_head(adapted, adapted.base_model.model.classifier.modules_to_save["default"], base, rows, factor)
+        adapted.save_pretrained(folder)
+    return folder
+
+
+def _lora_on(base: Path, logits: int) -> Any:
+    """An encoder with a new head and LoRA, both to be saved."""
+    peft = pytest.importorskip("peft")
     model = _quietly_headed(base, {"num_labels": logits})
     family = ENCODER_FAMILIES[model.config.model_type]
     config = peft.LoraConfig(
@@ -137,12 +186,37 @@ def save_lora(base: Path, folder: Path, *, logits: int = 1, seed: int = 2) -> An
         target_modules=list(family.lora_targets),
         modules_to_save=list(family.head),
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        adapted = peft.get_peft_model(model, config)
-        _shake(adapted, seed, only=(".lora_", ".modules_to_save."))
-        adapted.eval().save_pretrained(folder)
-    return adapted
+    return peft.get_peft_model(model, config)
+
+
+def save_fitted_classifier(base: Path, folder: Path, rows: Path, *, labels: Sequence[str] = ("No", "Yes")) -> Path:
+    """A classifier of its own with a fitted head."""
+    save_classifier("bert", folder, labels=labels, base=base)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    _fit_head(model, model.classifier, folder, rows, 1.0)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _fit_head(model: Any, head: Any, tokenizer: Path, rows: Path, factor: float) -> None:
+    """Logistic regression on what the head gets of the rows."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    task = load_task("rules", TaskSettings(style="segments"))
+    encoder = Encoder.load(tokenizer, chat_template="segments")
+    features: list[Any] = []
+    hook = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0][0].double().numpy()))
+    examples = list(read_rows(rows, task.schemas))
+    with torch.no_grad():
+        for row in examples:
+            prompt = encoder.encode(task.render(row), max_tokens=POSITIONS, truncate="middle").tokens
+            classify(model, [prompt], separator=encoder.end_of_turn)
+    hook.remove()
+    fitted = linear_model.LogisticRegression(C=1000, max_iter=5000).fit(features, [row.gold for row in examples])
+    direction, bias = (torch.from_numpy(values).float() * factor for values in (fitted.coef_, fitted.intercept_))
+    sides = [1.0] if head.out_features == 1 else [-0.5, 0.5]
+    with torch.no_grad():
+        head.weight.copy_(torch.cat([direction * side for side in sides]))
+        head.bias.copy_(torch.cat([bias * side for side in sides]))
 
 
 def _quietly_headed(base: Path, options: dict[str, Any]) -> Any:

@@ -13,7 +13,8 @@ class EngineEntry:
     `module:function`, a `commands.trainers.MakeTrainer` of what it answers with, imported when it trains; "" for none.
     answers: the answer types of tasks (`tasks.base.AnswerType`) that it can give; without "text" it generates none.
     style: the style of prompts that it is asked in, where a task has it, "" for any. tokenizer: the folder that spells
-    its prompts in place of the base's, which then is no language model and answers nothing alone.
+    its prompts in place of the base's, which then is no language model and answers nothing alone. has_base: whether its
+    answers come of a base model's weights at all.
     """
 
     factory: str
@@ -24,6 +25,13 @@ class EngineEntry:
     answers: tuple[str, ...] = ("score", "option", "text")
     style: str = ""
     tokenizer: str = ""
+    has_base: bool = True
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a language model: it writes text, and every word has a probability. Others score the choices
+        they were trained on, and nothing else."""
+        return "text" in self.answers
 
 
 SEGMENTS = "segments"
@@ -31,6 +39,9 @@ SEGMENTS = "segments"
 
 TEXT_BYTES = "embedded:text_bytes"
 """The tokenizer whose tokens are bytes, for engines that read texts instead of tokens."""
+
+LONGEST_TEXT = 1 << 20
+"""Bytes of a row, where nothing but memory bounds them."""
 
 ENGINES = {
     "native": EngineEntry(
@@ -52,6 +63,7 @@ ENGINES = {
         answers=("score", "option"),
         style=SEGMENTS,
         tokenizer=TEXT_BYTES,
+        has_base=False,
     ),
     "centroids": EngineEntry(
         "lorica.members.member_engine:load_centroids_engine",

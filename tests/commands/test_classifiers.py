@@ -190,7 +190,7 @@ def test_check_reads_classifiers_as_what_they_are(members: Path, tmp_path: Path,
 def test_what_is_for_decoders_says_so(members: Path, tmp_path: Path, capsys: Any) -> None:
     general, spam = members / "members" / "general", members / "members" / "spam"
     assert main(["diagnose", str(general)]) == 12
-    assert "is a classifier of its own; what is diagnosed are LoRA adapters" in capsys.readouterr().err
+    assert "is a model of its own (classifier); what is diagnosed are LoRA adapters" in capsys.readouterr().err
     assert main(["diagnose", str(spam), "--base", str(members / "base")]) == 0
     assert "its answers change with the input" in capsys.readouterr().out
     member = f"adapters.paths.rules={spam}"

@@ -325,11 +325,3 @@ def test_the_list_of_check_names_the_members_of_an_ensemble_by_their_weights(
         blends.append(json.loads(capsys.readouterr().out))
     assert [member["file"] for member in blends[0]["members"]] == [str(output) for output in outputs]
     assert list(blends[1]["left_out"]) == [str(outputs[0])], "rules.csv of another run is another adapter"
-
-
-def test_check_says_that_rows_are_not_asked_of_a_model_of_its_own(
-    tfidf_run: Path, posts: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = str(tfidf_run / "rules")
-    assert main(["check", folder, "--base", "embedded:text_bytes", "--rows", str(posts), "--task", "rules"]) == 0
-    assert "`lorica eval` measure a model of its own on rows" in capsys.readouterr().out

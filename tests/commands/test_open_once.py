@@ -118,3 +118,12 @@ def test_each_file_is_opened_for_one_purpose_once(
     assert reads.hashes[str(source)] == 1
     assert reads.bytes[str(source)] <= 3 * source.stat().st_size + HEADER_SLACK
     assert len(output.read_text("utf-8").splitlines()) == rows
+
+
+def test_the_config_of_a_base_that_answers_alone_is_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = questions(tmp_path / "rows.csv", 8), tmp_path / "answers.jsonl"
+    with counted(monkeypatch) as reads:
+        assert main(["infer", "task=mcq", f"input={source}", f"output={output}", "model.dtype=float32"]) == 0
+    assert reads.opens[str((BASE / "config.json").resolve())] == 1

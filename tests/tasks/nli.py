@@ -45,6 +45,7 @@ class NliTask:
     methods = ("choice",)
     styles = ("",)
     row_examples = None
+    variants: Mapping[str, Callable[[Row], Row | None]] = {}
     answer_type: AnswerType = "option"
     generated_choices = ()
     metric_names = ("accuracy",)

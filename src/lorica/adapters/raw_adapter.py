@@ -43,3 +43,8 @@ class RawAdapter(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, int] = {}
     documents: dict[str, Any] = {}
     card: str = ""
+
+    @property
+    def engine_name(self) -> str:
+        """The one engine that answers with it, as its config says; "" where the base model decides."""
+        return str((self.raw_config or {}).get("kind", "")) if self.kind == "member" else ""

@@ -67,6 +67,6 @@ def setting(config: Config, base_model: BaseFolder, *, task_named: bool) -> Sess
         engine="" if config.engine.name == "native" else config.engine.name,
         engine_settings=build.engine_settings(config, base_model, proof=True),
         use_stop_tokens=config.inference.use_stop_tokens,
-        max_input_tokens=answer_settings.prompt_tokens(build.SHORT_ANSWER if "text" in engine.answers else 0),
+        max_input_tokens=answer_settings.prompt_tokens(build.SHORT_ANSWER if engine.writes else 0),
         truncate=answer_settings.truncate,
     )

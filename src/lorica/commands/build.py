@@ -210,7 +210,9 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
         )
 
 
-def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Collection[str]) -> Counter[str | None]:
+def count_routes(
+    config: Config, task: Task, base_model: BaseFolder, rows: Iterable[Row], adapters: Collection[str]
+) -> Counter[str | None]:
     """Read all rows, count them by the adapter that answers, and warn of adapters that answer none. Raises what reading
     raises, and AdapterError for a row that no adapter may answer, for one that no calibrated one answers where that is
     required, and for one that would go to an encoder without a head.
@@ -233,22 +235,23 @@ def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Coll
             fix="give their subjects an adapter (adapters.fallback), or set adapters.calibration=auto",
         )
     if row_counts[None]:
-        _refuse_without_member(config, row_counts[None])
+        _refuse_untrained(config, base_model, adapters, row_counts[None])
     _tell_idle_adapters(adapters, row_counts)
     return row_counts
 
 
-def _refuse_without_member(config: Config, row_count: int) -> None:
+def _refuse_untrained(config: Config, base_model: BaseFolder, adapters: Collection[str], row_count: int) -> None:
     if ENGINES[config.engine.name].tokenizer:
         reason = f"model={config.model.name} answers nothing untrained"
+    elif base_model.encoder_family is None or base_model.has_head:
+        return
     else:
-        base_model = base_folder(config)
-        if base_model.encoder_family is None or base_model.has_head:
-            return
         reason = f"{base_model.path} is an encoder without a head to classify with"
+    choose_one = f"choose one with adapters.use=NAME ({listed(sorted(adapters), 5)}), or " if adapters else ""
     raise AdapterError(
         f"{reason}, and {count_of(row_count, 'row has', 'rows have')} no adapter",
-        fix="train one with `lorica train`, and name it: adapters.dir=RUN_DIR, or adapters.paths.NAME=FOLDER",
+        fix=f"{choose_one}train one with `lorica train`, and name it: adapters.dir=RUN_DIR, or "
+        "adapters.paths.NAME=FOLDER",
     )
 
 

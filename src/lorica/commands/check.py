@@ -216,7 +216,8 @@ def _write(options: argparse.Namespace, result: CheckResult) -> None:
 def _as_config(adapters: Sequence[AdapterCheck]) -> str:
     """A configuration file with their paths: names and paths in JSON's quoting, which is YAML's, too.
 
-    One that only engine=transformers applies is a comment: it would stop the native engine, and with it all others.
+    One that only engine=transformers applies is a comment: it would stop the native engine, and with it all others. One
+    that answers on an engine of its own says which model to name for it.
     """
     config_lines = []
     for adapter in adapters:
@@ -227,6 +228,10 @@ def _as_config(adapters: Sequence[AdapterCheck]) -> str:
         if adapter_config is not None and adapter_config.unsupported() and not classifies:
             config_lines.append(f"    # {path_entry}  # needs engine=transformers")
         else:
-            config_lines.append(f"    {path_entry}  # {adapter.status}")
+            own_engine = "" if examination.specimen is None else examination.specimen.engine_name
+            by_model = (
+                f", answers with model={own_engine} adapters.use={json.dumps(adapter.name)}" if own_engine else ""
+            )
+            config_lines.append(f"    {path_entry}  # {adapter.status}{by_model}")
     any_usable = any(not config_line.startswith("    #") for config_line in config_lines)
     return "\n".join(["adapters:", "  paths:" + ("" if any_usable else " {}"), *config_lines, ""])

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lorica.adapters.classifier_config import is_classifier
 from lorica.commands import base_trial
 from lorica.commands.arguments import (
     Overrides,
@@ -20,9 +19,8 @@ from lorica.commands.arguments import (
     resolve,
     with_base,
 )
-from lorica.errors import AdapterError, UsageError
+from lorica.errors import UsageError
 from lorica.gguf.file_header import is_gguf
-from lorica.names import shell_word
 from lorica.reports.write_report import write_report
 from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose, to_plain, to_report, to_text
 from lorica.vetting.diagnosis.diagnose import find_adapter
@@ -71,17 +69,12 @@ def diagnose_adapter(
 ) -> Diagnosis:
     """Diagnose one adapter with what is given. overrides: how the rows are read and asked.
 
-    Raises AdapterError for a path without an adapter, or with several, UsageError for rows that nothing would read, and
-    what finding a base and reading the rows raises.
+    Raises AdapterError for a path without an adapter, with several, or with a model of its own, UsageError for rows
+    that nothing would read, and what finding a base and reading the rows raises.
     """
     if rows_file is not None and not base and answers is None:
         raise UsageError(f"{rows_file}: rows have no effect without a base or answers", fix="name the base")
     adapter_source = find_adapter(adapter)
-    if is_classifier(adapter_source.path):
-        raise AdapterError(
-            f"{adapter}: is a classifier of its own; what is diagnosed are LoRA adapters",
-            fix=f"check it: lorica check {shell_word(str(adapter))} --base BASE; measure its answers: lorica eval",
-        )
     task_named = names_task(overrides, rows_file) and rows_file is not None
     config = resolve(with_base(overrides, base) if base else overrides).config
     base_model = base_trial.locate(base, config) if base else None

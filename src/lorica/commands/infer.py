@@ -144,7 +144,7 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
     """
     config = resolved.config
     input_path, output = _input_and_output(config)
-    task = build.build_task(config)
+    task, base = build.build_task(config), build.base_folder(config)
     # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
     read_log = reading_log(config)
     gold_counts = Counter[bool]()
@@ -152,9 +152,9 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
     trained = TrainedRows(task, adapter_folders)
     rows = trained.noted(count_gold(open_rows(config, task, input_path, read_log=read_log), gold_counts))
     sample_rows = list(itertools.islice(rows, _SAMPLE_ROWS))
-    row_counts = build.count_routes(config, task, itertools.chain(sample_rows, rows), adapter_folders)
+    row_counts = build.count_routes(config, task, base, itertools.chain(sample_rows, rows), adapter_folders)
     tell(read_log)
-    base, adapters = build.base_folder(config), build.open_adapters(adapter_folders)
+    adapters = build.open_adapters(adapter_folders)
     pipeline = build.build_pipeline(config, base, adapters)
     merging = pipeline.maybe_merge(row_counts, sample_rows)
     if merging.reason and (merging.merged or config.engine.merge == "always"):

@@ -21,11 +21,10 @@ from lorica.config.paths import local_path
 from lorica.config.presets import Presets, compose_presets
 from lorica.config.schema import Config, EngineConfig
 from lorica.config.validate import check
-from lorica.engine_table import ENGINES
+from lorica.engine_table import ENGINES, LONGEST_TEXT
 from lorica.errors import ConfigError
 from lorica.tasks import load_task
 
-_LONGEST_TEXT = 1 << 20  # bytes of a row, where nothing but memory bounds them
 _INPUT_KEY = "inference.max_input_tokens"
 
 Chosen = dict[str, Setting]  # full key (with the entry's name for tables) -> the strongest setting so far
@@ -171,7 +170,7 @@ def _follow_text_engine(chosen: Chosen, values: Mapping[str, Any]) -> None:
     """The longest prompt of an engine whose tokens are bytes, which no model's positions bound."""
     engine_setting, length_setting = chosen["engine.name"], chosen["inference.max_input_tokens"]
     if ENGINES[values[engine_setting.key]].tokenizer and length_setting.precedence <= Precedence.PRESET:
-        _replace(chosen, length_setting.key, _LONGEST_TEXT, engine_setting, f"follows {engine_setting.key}")
+        _replace(chosen, length_setting.key, LONGEST_TEXT, engine_setting, f"follows {engine_setting.key}")
 
 
 def _follow_training(chosen: Chosen, values: Mapping[str, Any]) -> None:

@@ -239,7 +239,8 @@ def as_lora(adapter: Member) -> AdapterFolder:
         return adapter
     raise AdapterError(
         f"{adapter.path}: is a model of its own and no adapter of a decoder",
-        fix="name the model that it was trained with, such as model=minilm or model=tfidf",
+        fix="name the model that it was trained with, such as model=minilm or model=tfidf; of a list of several kinds "
+        "choose one with adapters.use=NAME",
     )
 
 

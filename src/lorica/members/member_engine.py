@@ -60,7 +60,8 @@ class MemberEngine:
         if not isinstance(adapter, MemberFolder) or adapter.config.kind != self._kind:
             raise AdapterError(
                 f"{adapter.path}: is not a member that engine={self._kind} answers with",
-                fix="name the model that it was trained with: model=tfidf, model=centroids, or its base",
+                fix="name the model that it was trained with: model=tfidf, model=centroids, or its base; of a list of "
+                "several kinds choose one with adapters.use=NAME",
             )
         if is_new(name, adapter, {known_name: folder.digest for known_name, (folder, _) in self._members.items()}):
             self._members[name] = adapter, self._load_model(adapter)

@@ -116,6 +116,12 @@ class Task(Protocol):
         ...
 
     @property
+    def variants(self) -> Mapping[str, Callable[[Row], Row | None]]:
+        """How a check may ask its rows otherwise, in words ("without the post") -> the row so; None where that changes
+        nothing. The first one is without the text that the row is about."""
+        ...
+
+    @property
     def generated_choices(self) -> tuple[str, ...]:
         """The texts that are scored in place of `choices` where the answer is generated, the one for label 1 first; ()
         where any text may be right."""

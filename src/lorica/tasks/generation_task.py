@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -29,6 +29,7 @@ class GenerationTask:
     methods = ("generate",)
     styles = ("",)
     row_examples = None
+    variants: Mapping[str, Callable[[Row], Row | None]] = {}
     answer_type: AnswerType = "text"
     generated_choices = ()
     probes = ProbeSet(

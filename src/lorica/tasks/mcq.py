@@ -6,7 +6,7 @@ are a list. How an answer in a file is read: `options.parse_option`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -163,6 +163,11 @@ class McqTask:
         """The question."""
         return _case(row).question
 
+    @property
+    def variants(self) -> Mapping[str, Callable[[Row], Row | None]]:
+        """The options alone."""
+        return {"without the question": _without_question}
+
     def with_text_of(self, row: Row, donor_row: Row) -> Row:
         """Another question and passage above the row's own options."""
         donor_case = _case(donor_row)
@@ -170,6 +175,10 @@ class McqTask:
             _case(row), question=donor_case.question, passage=donor_case.passage, listed=False
         )
         return msgspec.structs.replace(row, case=new_case)
+
+
+def _without_question(row: Row) -> Row:
+    return msgspec.structs.replace(row, case=msgspec.structs.replace(_case(row), question="", passage="", listed=False))
 
 
 def _end_of_question(mcq_case: McqCase) -> int:

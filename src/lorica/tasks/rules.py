@@ -36,6 +36,8 @@ from lorica.tasks.chats import ChatCase, chat_messages, chat_schemas, with_chat_
 from lorica.tasks.message_builder import MessageBuilder
 from lorica.tasks.parse_probability import parse_probability
 from lorica.tasks.probe_texts import labelled_records, rule_canaries
+from lorica.tasks.rules_rows import RulesCase as RulesCase
+from lorica.tasks.rules_rows import examples_as_rows, with_exchanged_texts, with_swapped_examples, with_values
 
 CHOICES: tuple[str, str] = ("Yes", "No")
 
@@ -79,47 +81,6 @@ _ALLOWED = {
 }
 
 
-class RulesCase(msgspec.Struct, frozen=True):
-    """A post and the rule it may break. Examples are posts that break the rule, and posts that do not."""
-
-    body: str
-    rule: str
-    subreddit: str = ""
-    breaking: tuple[str, ...] = ()
-    allowed: tuple[str, ...] = ()
-
-
-def _with_swapped_examples(row: Row) -> Row | None:
-    """The row with its examples exchanged; None unless it has some of both kinds."""
-    rules_case = row.case
-    if not isinstance(rules_case, RulesCase) or not rules_case.breaking or not rules_case.allowed:
-        return None
-    swapped = msgspec.structs.replace(rules_case, breaking=rules_case.allowed, allowed=rules_case.breaking)
-    return msgspec.structs.replace(row, case=swapped)
-
-
-def _examples_as_rows(row: Row) -> tuple[Row, ...]:
-    """Each example as a post with its label. It is no example of itself: a prompt would tell its label."""
-    rules_case = row.case
-    if not isinstance(rules_case, RulesCase):
-        return ()
-    labelled = [(text, 1) for text in rules_case.breaking] + [(text, 0) for text in rules_case.allowed]
-    return tuple(
-        msgspec.structs.replace(
-            row,
-            id=f"{row.id}/example-{number}",
-            gold=label,
-            case=msgspec.structs.replace(
-                rules_case,
-                body=text,
-                breaking=tuple(example for example in rules_case.breaking if example != text),
-                allowed=tuple(example for example in rules_case.allowed if example != text),
-            ),
-        )
-        for number, (text, label) in enumerate(labelled, 1)
-    )
-
-
 class RulesTask:
     """The task `rules`. Gold is 1 for a violation, 0 for none."""
 
@@ -129,7 +90,7 @@ class RulesTask:
     answer_type: AnswerType = "score"
     generated_choices = ("1.0", "0.0")
     row_examples = RowExamples(
-        ("structured", "contrastive", "segments"), _with_swapped_examples, _EXAMPLES_UNUSED, _examples_as_rows
+        ("structured", "contrastive", "segments"), with_swapped_examples, _EXAMPLES_UNUSED, examples_as_rows
     )
     metric_names = ("roc_auc", "accuracy", "f1")
     probes = ProbeSet("rules", partial(labelled_records, "rules"), rule_canaries)
@@ -186,6 +147,17 @@ class RulesTask:
             builder.add(f"Community: {rules_case.subreddit}\n")
         builder.add("New post:\n").add_truncatable(rules_case.body)
         return (Message("system", f"{system_text} {reply_instruction}"), builder.build("user"))
+
+    @property
+    def variants(self) -> Mapping[str, Callable[[Row], Row | None]]:
+        """Without post, rule, or the examples where the style shows them; and post and rule exchanged."""
+        shows_examples = self.settings.style in self.row_examples.styles
+        return {
+            "without the post": partial(with_values, body=""),
+            "without the rule": partial(with_values, rule=""),
+            **({"without the examples": partial(with_values, breaking=(), allowed=())} if shows_examples else {}),
+            "with post and rule exchanged": with_exchanged_texts,
+        }
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """("Yes", "No"), or for a chat the first of the positive and of the negative labels that are configured; None

@@ -15,9 +15,11 @@ import msgspec
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import FLOATS, MORE_THAN_PAIRS
+from lorica.adapters.member import open_member
 from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.adapters.tensor_map import TensorMap
+from lorica.admission.label_names import check_label_names
 from lorica.errors import AdapterError, EngineError, LoricaError, MissingExtraError
 from lorica.models.base_folder import BaseFolder
 from lorica.records import Row
@@ -35,14 +37,13 @@ from lorica.vetting.findings import Finding, finding
 from lorica.vetting.levels import Examination
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement, nothing_measured
 from lorica.vetting.measure.contamination import without_training_rows
-from lorica.vetting.measure.loaded_adapter import LoadedAdapter
+from lorica.vetting.measure.loaded_adapter import LoadedAdapter, load_adapter, load_own_model
 from lorica.vetting.measure.measurements import Behaviour, Labelled
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 from lorica.vetting.measure.probe_rows import chosen_rows
 from lorica.vetting.measure.scoring import OnDone
 from lorica.vetting.passport_check import check_passport
-
-_ROWS_UNUSED = "its rows were not asked: `lorica infer` and `lorica eval` measure a model of its own on rows"
+from lorica.vetting.passport_figures import check_figures
 
 
 class BaseCheckResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,19 +111,12 @@ class BaseChecker:
         return check_base_health(self._session) if self._deep else []
 
     def _session_for(self, specimen: RawAdapter) -> ModelSession:
-        """Where the adapter is asked: as the setting says, else as its own passport does."""
+        """Where the adapter is asked: in its own engine where it has one, and as the setting says, else as its own
+        passport does."""
         settings = self._settings
-        if settings.task:
-            return self._session
-        try:
-            passport = to_passport(specimen.documents.get(PASSPORT_NAME))
-        except AdapterError:
-            return self._session
-        prompt = passport.prompt
-        if prompt.task not in TASKS:
-            return self._session
-        task_settings = TaskSettings(method=prompt.method or "", style=prompt.style or "")
-        return self._session.with_settings(replace(settings, task=prompt.task, task_settings=task_settings))
+        if specimen.engine_name:
+            settings = settings.for_engine(specimen.engine_name)
+        return self._session.with_settings(settings if settings.task else _as_passport(specimen, settings))
 
     def run(self, examination: Examination) -> tuple[Examination, BaseCheckResult]:
         """Levels 3 and 4. What is broken on disk already is held against the base's files alone.
@@ -162,20 +156,23 @@ class BaseChecker:
         examination = examination.add([finding for finding in passport if finding not in examination.findings], 3)
         if self._top < 4 or any(finding.severity == "reject" for finding in examination.findings):
             return examination, BaseCheckResult()
+        session = self._session_for(specimen)
+        if labels := check_labels(specimen, session):
+            return examination.add(labels, 4), BaseCheckResult(unable=("not asked anything: it is for another task",))
         try:
-            session = self._session_for(specimen)
-            own_engine = "" if specimen.kind == "classifier" else str((specimen.raw_config or {}).get("kind"))
-            engine = session.engine(more_than_pairs=False, engine_name=own_engine)
-            name = session.add_adapter(engine, specimen.folder)
-            findings = check_canaries(specimen, engine, name)
-            session.remove_adapter(engine, name)
+            adapter = load_own_model(session, specimen.folder, on_done=self._on_done)
         except AdapterError as error:
             return examination.add([finding("L400", error.message, fix=error.fix)]), BaseCheckResult()
         except LoricaError as error:
             return examination, BaseCheckResult(unable=(f"could not be asked: {error.message}",))
-        return examination.add(findings, 4 if findings else None), BaseCheckResult(
-            unable=(_ROWS_UNUSED,) * bool(self._rows)
-        )
+        try:
+            findings = check_canaries(specimen, adapter.engine, adapter.name)
+            behaviour, measured = measure(specimen, adapter, self._rows or ())
+        except LoricaError as error:
+            return examination, BaseCheckResult(unable=(f"could not be asked: {error.message}",))
+        finally:
+            adapter.close()
+        return examination.add([*findings, *measured], 4), BaseCheckResult(behaviour=behaviour)
 
     def _check_behaviour(self, examination: Examination, unable: list[str]) -> tuple[Examination, BaseCheckResult]:
         assert examination.specimen is not None
@@ -212,25 +209,54 @@ def check_behaviour(
     Raises ModelError, MissingExtraError, PromptError and EngineError for a base that cannot be asked, ConfigError for
     an unknown task, and AdapterError for a specimen without a config or weights.
     """
-    started = time.monotonic()
-    task = session.settings.load_task()
+    session.settings.load_task()
     if specimen.config is None or specimen.weights is None:
         raise AdapterError(f"{specimen.name}: without a readable config and weights nothing can be asked")
-    rows, findings = without_training_rows(specimen, rows, task)
-    rows = chosen_rows(rows, session.settings.rows, session.settings.seed)
     with TemporaryDirectory(prefix="lorica-behaviour-") as folder:
         try:
-            adapter = LoadedAdapter(session, specimen.config, specimen.weights, layout, Path(folder), on_done=on_done)
+            adapter = load_adapter(session, specimen.config, specimen.weights, layout, Path(folder), on_done=on_done)
         except (AdapterError, MissingExtraError) as error:
             error_text = error.message.replace(str(Path(folder) / "copy-1"), specimen.name)
             refused = _cannot_load(specimen.config, layout, error, error_text)
-            return nothing_measured(session, "rows" if rows else "probes"), [refused, *findings]
+            return nothing_measured(session, "rows" if rows else "probes"), [refused]
         try:
-            behaviour = AdapterMeasurement(adapter, rows).behaviour()
+            return measure(specimen, adapter, rows)
         finally:
             adapter.close()
+
+
+def measure(specimen: RawAdapter, adapter: LoadedAdapter, rows: Sequence[Row]) -> tuple[Behaviour, list[Finding]]:
+    """What an adapter, or a model of its own, does in its engine, and what that means. rows: see `check_behaviour`."""
+    started, settings = time.monotonic(), adapter.session.settings
+    rows, findings = without_training_rows(specimen, rows, settings.load_task())
+    rows = chosen_rows(rows, settings.rows, settings.seed)
+    behaviour = AdapterMeasurement(adapter, rows).behaviour()
     behaviour = msgspec.structs.replace(behaviour, seconds=time.monotonic() - started)
-    return behaviour, [*judge_behaviour(behaviour), *findings]
+    return behaviour, [*judge_behaviour(behaviour), *check_figures(specimen, behaviour), *findings]
+
+
+def check_labels(specimen: RawAdapter, session: ModelSession) -> list[Finding]:
+    """Whether the labels that a model of its own names, and the task that it was trained for, are those that it is
+    asked; nothing where no task is named."""
+    if not session.settings.task:
+        return []
+    try:
+        check_label_names(session.settings.load_task(), {specimen.name: open_member(specimen.folder)})
+    except AdapterError as error:
+        return [finding("L442", error.message.replace(str(specimen.folder), specimen.name), fix=error.fix)]
+    return []
+
+
+def _as_passport(specimen: RawAdapter, settings: SessionSettings) -> SessionSettings:
+    """The settings with task, method and style of the passport; as they are without one."""
+    try:
+        prompt = to_passport(specimen.documents.get(PASSPORT_NAME)).prompt
+    except AdapterError:
+        return settings
+    if prompt.task not in TASKS:
+        return settings
+    task_settings = TaskSettings(method=prompt.method or "", style=prompt.style or "")
+    return replace(settings, task=prompt.task, task_settings=task_settings)
 
 
 def _cannot_load(
@@ -257,8 +283,13 @@ def _lines(behaviour: Behaviour | None) -> list[str]:
     if (labelled := behaviour.labelled) is not None:
         scores = f"adapter {labelled.adapter}, base {labelled.base}, with shuffled inputs {labelled.shuffled}"
         text_lines += [f"{labelled.metric} on {labelled.n} rows: {scores}", f"gain over the base {labelled.over_base}"]
+        if labelled.metric != "accuracy" and labelled.gold_top is not None:
+            right_anyway = f"one answer to all rows is right for {labelled.gold_top:.3f}"
+            text_lines.append(f"accuracy {labelled.accuracy_interval}; {right_anyway}")
     if (divergence := behaviour.divergence) is not None:
         changed = "" if divergence.changed is None else f", another best answer in {divergence.changed:.0%}"
         distance = f"{divergence.kl:.3g} nats from the base on {divergence.n} prompts"
         text_lines.append(f"{distance}{changed} ({behaviour.source})")
+    if behaviour.left_out:
+        text_lines.append(f"left out, as it would make no sense here: {', '.join(behaviour.left_out)}")
     return text_lines

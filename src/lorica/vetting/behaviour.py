@@ -8,7 +8,8 @@ from typing import Any
 
 from lorica.metrics.health import LOW_MASS
 from lorica.metrics.metric_table import METRICS
-from lorica.vetting.findings import Finding, Severity, finding
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.input_findings import HARD, NO_CHANGE, judge_inputs, weight_of
 from lorica.vetting.measure.format_sweep import CLEARLY, format_gain
 from lorica.vetting.measure.measurements import (
     ENOUGH,
@@ -22,39 +23,25 @@ from lorica.vetting.measure.measurements import (
 )
 from lorica.vetting.measure.quality import HINT, SURE
 
-# The same weights in the same plan give the same bits; what rounding adds to them stays below this.
-NO_CHANGE = 1e-6
 SMALL_CHANGE = 1e-3
 # Nats, the mean and the largest: single improbable words may move further while no answer does.
 _SMALL_KL, _SMALL_KL_MOST = 1e-6, 1e-5
-# Log-odds that spread less than this over prompts, where the base's spread more, do not depend on the prompt.
-_STILL_ODDS, _STILL_WORDS = 0.1, 1e-3
-_TIMES_STILLER = 5.0
 _LOST_MASS, _HAD_MASS = 0.02, 0.1
-_ONE_ANSWER, _BASE_VARIES = 0.95, 0.8
-_HARD, _BASE_SOFT = 0.9, 0.5
-_FLAT = 0.7  # adapters trained to two values have 0.8 and more on two plateaus, others up to 0.4 (tools/zoo)
-_RIGHT_ANYWAY = 0.97
 _CLEAR_GAIN = 0.05  # nats per row
 _KEPT = 0.05  # so much ROC-AUC or accuracy may chance take from a scale that is better in log-loss
 _SURER = 0.1
 _REACHED = 0.3  # of the fall in log-loss that the best scale brings
-_FEW_ROWS = 16
 _FAR_BELOW, _FAR_ABOVE = 0.25, 4.0
 _BACKWARDS = 0.4
+_NO_HEAD = "its head is zero, or was never trained: train it again, or take it from where it was made"
 _READABLE, _CUT, _UNSTABLE, _AGREEING = 0.05, 0.2, 0.2, 0.8
 
 
 def judge_behaviour(behaviour: Behaviour) -> list[Finding]:
     """All findings on what was measured, in the order of their codes."""
-    groups = [_numbers(behaviour), _difference(behaviour), _dependence(behaviour), _examples(behaviour)]
+    groups = [_numbers(behaviour), _difference(behaviour), judge_inputs(behaviour)]
     groups += [_formats(behaviour), _scales(behaviour), _right(behaviour), _elsewhere(behaviour), _texts(behaviour)]
     return sorted((finding for findings in groups for finding in findings), key=lambda finding: finding.code)
-
-
-def _severity(behaviour: Behaviour) -> Severity:
-    """How much weight an answer to shipped prompts of a task that nobody named has."""
-    return "note" if behaviour.foreign else "warn"
 
 
 def _numbers(behaviour: Behaviour) -> Iterator[Finding]:
@@ -87,6 +74,7 @@ def _difference(behaviour: Behaviour) -> Iterator[Finding]:
                 "L402",
                 f"over {divergence.n} prompts no log-probability differs by more than {divergence.largest_change:.1e}",
                 expected="a difference from the base model",
+                fix="" if behaviour.writes else _NO_HEAD,
                 facts=facts,
             )
     elif divergence.largest_change < SMALL_CHANGE or _says_the_same(divergence):
@@ -100,7 +88,7 @@ def _difference(behaviour: Behaviour) -> Iterator[Finding]:
             "L404",
             f"the probability of any possible answer falls from {base_mass:.2f} to {mass:.1e} "
             f"(KL {divergence.kl:.1f} nats)",
-            severity=_severity(behaviour),
+            severity=weight_of(behaviour),
             facts=facts | {"mass": mass, "base_mass": base_mass},
         )
     elif mass is not None and mass < LOW_MASS and behaviour.method == "choice" and not behaviour.foreign:
@@ -111,67 +99,6 @@ def _difference(behaviour: Behaviour) -> Iterator[Finding]:
 
 def _says_the_same(divergence: Divergence) -> bool:
     return not divergence.changed and divergence.kl < _SMALL_KL and divergence.kl_most < _SMALL_KL_MOST
-
-
-def _dependence(behaviour: Behaviour) -> Iterator[Finding]:
-    variation = behaviour.variation
-    divergence = behaviour.divergence
-    if variation is None or behaviour.n < 8 or divergence is None or divergence.largest_change <= NO_CHANGE:
-        return
-    facts: dict[str, Any] = {field: getattr(variation, field) for field in variation.__struct_fields__}
-    words_still = variation.words < _STILL_WORDS and variation.base_words > _TIMES_STILLER * _STILL_WORDS
-    # The choices of a question with a written answer are its own, so they cannot stay the same.
-    ranked = behaviour.answer_type != "text"
-    is_still = ranked and variation.odds is not None and variation.base_odds is not None
-    is_still = is_still and variation.odds < _STILL_ODDS and variation.base_odds > _TIMES_STILLER * variation.odds  # type: ignore[operator]
-    if words_still or (is_still and not behaviour.foreign):
-        spread = "words"
-        if is_still:
-            spread = f"log-odds spread by {variation.odds:.2g}, the base model's by {variation.base_odds:.2g}"
-        yield finding("L405", f"over {behaviour.n} prompts its {spread} stay the same", facts=facts)
-    elif ranked and behaviour.n >= _FEW_ROWS and (variation.top_share or 0) > _ONE_ANSWER:
-        is_wrong = _is_surer_and_wrong(behaviour)
-        if is_wrong or (variation.base_top_share or 1) < _BASE_VARIES:
-            base_share = f"{variation.base_top_share:.0%} from the base"
-            sentence = f"{variation.top_share:.0%} of {behaviour.n} prompts get one answer, {base_share}"
-            wrong_text = "; it makes the right answers less probable than the base does" if is_wrong else ""
-            yield finding("L406", sentence + wrong_text, severity="warn" if is_wrong else "note", facts=facts)
-    is_hard = (variation.saturated or 0) > _HARD and (variation.base_saturated or 0) < _BASE_SOFT
-    is_flat = (variation.plateaus or 0) >= _FLAT and behaviour.n >= ENOUGH
-    if ranked and (is_hard or is_flat) and behaviour.n >= _FEW_ROWS:
-        is_right = behaviour.labelled is not None and (behaviour.labelled.accuracy or 0) >= _RIGHT_ANYWAY
-        saturated = f"{variation.saturated:.0%} of {behaviour.n} answers have a probability above 0.999"
-        yield finding(
-            "L407",
-            saturated
-            if is_hard
-            else f"{variation.plateaus:.0%} of {behaviour.n} answers have one of two probabilities",
-            expected="probabilities in between, which can be ranked",
-            severity="note" if is_right else _severity(behaviour),
-            facts=facts,
-        )
-
-
-def _is_surer_and_wrong(behaviour: Behaviour) -> bool:
-    """Whether labelled rows have clearly less probable right answers than the base alone gives them."""
-    return behaviour.labelled is not None and behaviour.labelled.loss_gain.z <= -SURE
-
-
-def _examples(behaviour: Behaviour) -> Iterator[Finding]:
-    examples = behaviour.examples
-    # What the configured prompt does not show, the adapter need not follow.
-    if examples is None or behaviour.style != examples.style:
-        return
-    facts = {"moved": examples.moved, "base_moved": examples.base_moved, "n": examples.n}
-    if examples.following is not None:
-        facts |= {"following": examples.following.value or 0.0}
-    if examples.following is not None and examples.following.below > 0:
-        yield finding("L409", f"P(Yes) moves against them by {examples.following} when they are exchanged", facts=facts)
-    elif examples.base_moved > 0.05 and examples.moved < 0.2 * examples.base_moved:
-        sentence = (
-            f"exchanging them moves P(Yes) by {examples.moved:.3f}, the base model's by {examples.base_moved:.3f}"
-        )
-        yield finding("L408", sentence, facts=facts)
 
 
 def _formats(behaviour: Behaviour) -> Iterator[Finding]:
@@ -229,7 +156,8 @@ def _scales(behaviour: Behaviour) -> Iterator[Finding]:
         return
     facts = {"scales": [_scale_facts(result) for result in behaviour.scales]}
     nothing = by_factor.get(0.0)
-    if nothing is not None and nothing.largest_change > SMALL_CHANGE:
+    # A classifier brings its head whole.
+    if nothing is not None and nothing.largest_change > SMALL_CHANGE and behaviour.writes:
         change = f"log-probabilities differ by up to {nothing.largest_change:.2g}: whole modules or magnitudes"
         yield finding("L416", f"{change} are not scaled", facts=facts)
     candidates = [result for result in behaviour.scales if result.factor and result.gain is not None]
@@ -279,7 +207,7 @@ def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: d
         sentence = (
             f"{own.saturated:.0%} of its answers have a probability above 0.999, {quarter.saturated:.0%} at a quarter"
         )
-        if own.saturated > _HARD and quarter.saturated < 0.3:
+        if own.saturated > HARD and quarter.saturated < 0.3:
             yield finding("L414", f"{sentence} of its scale", facts=facts)
             return
     nothing = by_factor.get(0.0)
@@ -313,7 +241,7 @@ def _right(behaviour: Behaviour) -> Iterator[Finding]:
         # Foreign prompts: an adapter for one thing may well be wrong about another.
         if probes is not None and behaviour.answer_type == "score" and probes.high is not None and probes.high < 0.5:
             sentence = f"ROC-AUC {probes} on {probes.n} shipped prompts"
-            yield finding("L422", sentence, severity=_severity(behaviour), facts={"quality": probes.value})
+            yield finding("L422", sentence, severity=weight_of(behaviour), facts={"quality": probes.value})
         return
     facts = _labelled_facts(labelled)
     inverted = labelled.metric == "roc_auc" and labelled.adapter.high is not None and labelled.adapter.high < 0.5
@@ -366,7 +294,7 @@ def _texts(behaviour: Behaviour) -> Iterator[Finding]:
     if generated is None:
         return
     facts = {field: getattr(generated, field) for field in generated.__struct_fields__ if field != "written"}
-    severity = _severity(behaviour)
+    severity = weight_of(behaviour)
     is_worse = generated.unparsed_share > max(_READABLE, generated.base_unparsed_share if behaviour.foreign else 0.0)
     if is_worse:
         base_share = f"of the base model's {generated.base_unparsed_share:.0%}"

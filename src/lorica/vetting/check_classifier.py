@@ -6,6 +6,7 @@ centroids.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,9 +15,10 @@ from lorica.adapters.header import Header
 from lorica.adapters.member import open_member
 from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.adapters.tensor_map import map_tensors
+from lorica.encoder_families import encoder_family
 from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.numbers.scan import scan
+from lorica.vetting.numbers.scan import TensorFacts, scan
 from lorica.vetting.numbers.tensor_values import check_finite
 from lorica.vetting.profile import CLASSIFIER, Profile
 from lorica.vetting.wording import shown
@@ -29,7 +31,7 @@ def classifier_profile(specimen: RawAdapter) -> Profile:
         name=specimen.name,
         path=str(specimen.given),
         kind=specimen.kind,
-        method=shown(raw_config.get("kind", "")) if specimen.kind == "member" else CLASSIFIER,
+        method=shown(specimen.engine_name) or CLASSIFIER,
         base=shown(raw_config.get("model_type", "")),
     ).with_tensors({} if specimen.header is None else specimen.header.tensors)
 
@@ -44,9 +46,24 @@ def check_opens(specimen: RawAdapter) -> list[Finding]:
     return []
 
 
-def check_values(weights: Path, header: Header) -> list[Finding]:
-    """Whether all its values are numbers. Raises AdapterError for a file that cannot be read to its end."""
+def check_values(specimen: RawAdapter, weights: Path, header: Header) -> list[Finding]:
+    """Whether all its values are numbers, and what gives its answers was trained. Raises AdapterError for a file that
+    cannot be read to its end."""
     tensor_facts = scan(weights, map_tensors(header), lambda *_: None)
+    problems = [*check_finite(list(tensor_facts.values())), *_check_head(specimen, tensor_facts)]
+    return [msgspec.structs.replace(problem, file=weights.name) for problem in problems]
+
+
+def _check_head(specimen: RawAdapter, tensor_facts: Mapping[str, TensorFacts]) -> list[Finding]:
+    """The rows of a head, the coefficients of TF-IDF: all of one value, they give every row the same answer."""
+    family = encoder_family((specimen.raw_config or {}).get("model_type"))
+    head = f".{family.logits}.weight" if family is not None else ".coefficients"
+    constant = [tensor for name, tensor in tensor_facts.items() if f".{name}".endswith(head) and tensor.constant]
     return [
-        msgspec.structs.replace(problem, file=weights.name) for problem in check_finite(list(tensor_facts.values()))
+        finding(
+            "L204",
+            f"every value of {shown(tensor.name)} is {tensor.largest:.4g} in size: all rows get one answer",
+            expected="trained weights",
+        )
+        for tensor in constant
     ]

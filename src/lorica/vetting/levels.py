@@ -144,7 +144,9 @@ def _own_model(source: AdapterSource, specimen: RawAdapter, findings: Sequence[F
         return examination
     structure = check_opens(specimen) + check_passport(specimen, None, earlier=findings) + check_calibration(specimen)
     examination = examination.add(structure, 1)
-    return examination if max_level < 2 else examination.add(check_values(specimen.weights, specimen.header), 2)
+    if max_level < 2:
+        return examination
+    return examination.add(check_values(specimen, specimen.weights, specimen.header), 2)
 
 
 def _ran(findings: Sequence[Finding]) -> tuple[int, ...]:

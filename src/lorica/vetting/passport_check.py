@@ -47,6 +47,9 @@ def check_passport(
     """
     if specimen.kind == "file":
         return []  # a single file carries nothing beside it
+    own_engine = ENGINES.get(specimen.engine_name)
+    if own_engine is not None and not own_engine.has_base:
+        base_folder = None  # whatever base is given, it answers without
     record_findings = _another_record(specimen)
     if PASSPORT_NAME not in specimen.files and PASSPORT_NAME not in specimen.documents:
         training_findings = _check_record(specimen, base_folder) + record_findings
@@ -60,7 +63,7 @@ def check_passport(
         return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
     findings = _against_files(specimen, passport) + record_findings + _inside(passport)
     if base_folder is not None:
-        findings += _against_base(passport, base_folder, full=full)
+        findings += _against_base(specimen, passport, base_folder, full=full)
     return findings
 
 
@@ -163,7 +166,7 @@ def _inside(passport: Passport) -> list[Finding]:
     return []
 
 
-def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Finding]:
+def _against_base(specimen: RawAdapter, passport: Passport, folder: Path, *, full: bool) -> list[Finding]:
     from lorica.admission.provenance import base_facts
     from lorica.models.base_folder import BaseFolder
 
@@ -205,8 +208,8 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
                 severity="reject" if differences else None,
             )
         )
-    engine = ENGINES.get(passport.canaries.engine)
-    if engine is not None and engine.tokenizer:
+    own_engine = ENGINES.get(specimen.engine_name)
+    if own_engine is not None and own_engine.tokenizer:
         return findings  # the base's own tokenizer spells no prompt of it
     prompt = passport.prompt
     recorded_digests = {"tokenizer": prompt.tokenizer, "template": prompt.template}
@@ -294,6 +297,9 @@ def _check_record(specimen: RawAdapter, base_folder: Path | None) -> list[Findin
         for manifest_key in ("tokenizer", "template")
         if f"digest.{manifest_key}" in manifest_texts
     }
+    own_engine = ENGINES.get(specimen.engine_name)
+    if own_engine is not None and own_engine.tokenizer:
+        return findings
     return findings + _against_prompts(prompts, "", False, base_folder)
 
 

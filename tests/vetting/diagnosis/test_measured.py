@@ -22,7 +22,7 @@ from lorica.vetting.diagnosis.diagnose import find_adapter
 from lorica.vetting.levels import examine
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
 from lorica.vetting.measure.divergence import choices_kl
-from lorica.vetting.measure.loaded_adapter import LoadedAdapter
+from lorica.vetting.measure.loaded_adapter import load_adapter
 from lorica.vetting.measure.measurements import Behaviour
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 from lorica.vetting.measure.probe_rows import chosen_rows
@@ -33,7 +33,7 @@ def measurement(base: Path, folder: Path, rows: Sequence[Row], copies: Path) -> 
     weights = folder / WEIGHTS_NAME
     session = ModelSession(SessionSettings(base, task="rules"))
     layout = map_tensors(read_header(weights))
-    return AdapterMeasurement(LoadedAdapter(session, read_adapter_config(folder), weights, layout, copies), rows)
+    return AdapterMeasurement(load_adapter(session, read_adapter_config(folder), weights, layout, copies), rows)
 
 
 def test_the_shift_is_the_best_there_is() -> None:

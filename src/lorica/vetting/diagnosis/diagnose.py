@@ -8,8 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
+from lorica.engine_table import ENGINES
 from lorica.errors import AdapterError
+from lorica.names import shell_line
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS, Experiment
 from lorica.vetting.diagnosis.finding_likelihoods import consistent, from_clean, from_findings
 from lorica.vetting.diagnosis.inputs import GIVE, Context, DiagnosisInputs, Need
@@ -83,12 +85,15 @@ def diagnose(
     """Diagnose one adapter. on_step: told what is being asked next.
 
     Nothing that is wrong with the adapter raises: that is what the diagnosis is about. What is wrong with base, rows or
-    answers is noted as untested. Raises AdapterError for a path without an adapter, or with several.
+    answers is noted as untested. Raises AdapterError for a path without an adapter, with several, or with a model of
+    its own.
     """
     if isinstance(source, Path):
         source = find_adapter(source)
     with opened(source) as unpacked, tempfile.TemporaryDirectory(prefix="lorica-") as temporary:
         examined = examine(unpacked)
+        if examined.specimen is not None and examined.specimen.kind in OWN_MODELS:
+            raise _own_model_error(source, examined.specimen, inputs)
         evidence = [*from_findings(examined.findings), *from_clean(examined.findings, examined.ran)]
         specimen = examined.specimen or RawAdapter(
             name=source.name, given=source.user_path, kind=source.kind, folder=unpacked.path
@@ -116,6 +121,19 @@ def find_adapter(adapter_path: Path) -> AdapterSource:
         adapter_names = ", ".join(str(source.user_path) for source in sources[:5])
         raise AdapterError(f"{adapter_path}: holds {len(sources)} adapters: {adapter_names}", fix="name one of them")
     return sources[0]
+
+
+def _own_model_error(source: AdapterSource, specimen: RawAdapter, inputs: DiagnosisInputs) -> AdapterError:
+    """What is diagnosed, and the command that measures the others."""
+    engine = ENGINES.get(specimen.engine_name)
+    base_name = str(inputs.base or "BASE") if engine is None or engine.has_base else engine.tokenizer
+    words = [str(source.user_path), "--base", base_name, "--rows", inputs.rows_file or "ROWS"]
+    return AdapterError(
+        f"{source.user_path}: is a model of its own ({specimen.engine_name or 'classifier'}); what is diagnosed are "
+        "LoRA adapters, of decoders and of encoders",
+        fix="a check measures it on labelled rows, and says what is wrong: lorica check "
+        f"{shell_line(*words)} --task {inputs.task or 'TASK'}",
+    )
 
 
 def _run_experiments(
@@ -211,7 +229,15 @@ def _conclude(
         hypotheses=hypotheses,
         evidence=tuple(evidence),
         experiments=tuple(experiments),
-        untested=tuple(dict.fromkeys([*context.notes, *_untested(leading, missing_inputs)])),
+        untested=tuple(
+            dict.fromkeys(
+                [
+                    *context.notes,
+                    *_untested(leading, missing_inputs, context.inputs),
+                    *_left_out(leading, context.inputs),
+                ]
+            )
+        ),
         settle=tuple(settling(hypotheses, missing_inputs)),
         command=next_command(leading, context),
         findings=tuple(context.findings),
@@ -219,14 +245,30 @@ def _conclude(
     )
 
 
-def _untested(leading: Hypothesis, missing_inputs: Sequence[Need]) -> list[str]:
+def _suits(experiment: Experiment, inputs: DiagnosisInputs) -> bool:
+    """Whether it is made for the kind of base that was given."""
+    return all(inputs.has(need) for need in experiment.needs if need in ("writer", "classifier"))
+
+
+def _left_out(leading: Hypothesis, inputs: DiagnosisInputs) -> list[str]:
+    """Questions that are not asked of a base that is no language model."""
+    if inputs.writes or leading.cause in _FINAL:
+        return []
+    return [
+        f"{experiment.asks.rstrip('?')}: left out, the base is no language model and scores its choices alone"
+        for experiment in EXPERIMENTS
+        if "writer" in experiment.needs and "expected" not in experiment.needs
+    ]
+
+
+def _untested(leading: Hypothesis, missing_inputs: Sequence[Need], inputs: DiagnosisInputs) -> list[str]:
     """Questions that could not be asked for want of a base or of rows."""
     if leading.cause in _FINAL:
         return []
     questions = []
     for experiment in EXPERIMENTS:
         lacking_inputs = [need for need in experiment.needs if need in missing_inputs]
-        if lacking_inputs and not {"expected", "answers"} & set(lacking_inputs):
+        if lacking_inputs and not {"expected", "answers"} & set(lacking_inputs) and _suits(experiment, inputs):
             lacking_text = " and ".join(GIVE[need] for need in lacking_inputs)
             questions.append(f"{experiment.asks.rstrip('?')}: needs {lacking_text}")
     return questions

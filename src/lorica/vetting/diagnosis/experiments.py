@@ -71,11 +71,12 @@ EXPERIMENTS = (
     ),
     Experiment(
         "base_text", "does the base itself predict plain text?",
-        ["tokenizer_mismatch", "wrong_base", "wrong_revision"], ("base",), 0.5, on_base.read_text,
+        ["tokenizer_mismatch", "wrong_base", "wrong_revision"], ("base", "writer"), 0.5, on_base.read_text,
     ),
     Experiment(
         "alignment", "do its directions belong to this base's activations?",
-        ["wrong_base", "healthy", "hard_task", "broken_weights", "wrong_revision"], ("base",), 1, on_base.align_base,
+        ["wrong_base", "healthy", "hard_task", "broken_weights", "wrong_revision"],
+        ("base", "writer"), 1, on_base.align_base,
     ),
     Experiment(
         "mend", "does it load as it is and, if not, does a mended copy work?",
@@ -96,7 +97,17 @@ EXPERIMENTS = (
     ),
     Experiment(
         "align_elsewhere", "does it belong to a base that was expected?",
-        ["wrong_base", "wrong_revision"], ("base", "expected"), 2, on_base.align_elsewhere,
+        ["wrong_base", "wrong_revision"], ("base", "expected", "writer"), 2, on_base.align_elsewhere,
+    ),
+    Experiment(
+        "skill_elsewhere", "does it do better on a base that was expected?",
+        ["wrong_base", "wrong_revision"],
+        ("base", "rows", "expected", "classifier"), 2, _on_rows(on_rows.skill_elsewhere),
+    ),
+    Experiment(
+        "inputs", "does it do better with another input?",
+        ["prompt_mismatch", "ignores_input", "healthy", "hard_task"],
+        ("base", "rows", "classifier"), 1, _on_rows(on_rows.vary_inputs),
     ),
     Experiment(
         "swapped_texts", "does its answer depend on the text?",
@@ -105,7 +116,7 @@ EXPERIMENTS = (
     Experiment(
         "other_tasks", "does it do more to another task than to these rows?",
         ["prompt_mismatch", "under_scaled", "no_effect", "inverted", "healthy", "hard_task"],
-        ("base", "rows"), 0.5, _on_rows(on_rows.other_tasks),
+        ("base", "rows", "writer"), 0.5, _on_rows(on_rows.other_tasks),
     ),
     Experiment(
         "learnable", "can a simple baseline learn these rows?",
@@ -119,12 +130,12 @@ EXPERIMENTS = (
     Experiment(
         "format_sweep", "does another prompt format do better?",
         ["prompt_mismatch", "healthy", "hard_task", "wrong_base", "tokenizer_mismatch"],
-        ("base", "rows"), 6, _on_rows(sweeps.sweep_formats),
+        ("base", "rows", "writer"), 6, _on_rows(sweeps.sweep_formats),
     ),
     Experiment(
         "scale_or_format", "is the other format better than the better scale, or still better at it?",
         ["over_scaled", "under_scaled", "prompt_mismatch"],
-        ("base", "rows"), 0.1, _on_rows(sweeps.weigh_rivals), (), ("scale_sweep", "format_sweep"),
+        ("base", "rows", "writer"), 0.1, _on_rows(sweeps.weigh_rivals), (), ("scale_sweep", "format_sweep"),
     ),
     Experiment(
         "behaviour", "how does it behave on probes?",

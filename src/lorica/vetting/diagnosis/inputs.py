@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +23,12 @@ from lorica.vetting.findings import Finding
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
 from lorica.vetting.measure.contamination import without_training_rows
 from lorica.vetting.measure.format_sweep import PromptFormat
-from lorica.vetting.measure.loaded_adapter import LoadedAdapter, needs_transformers
+from lorica.vetting.measure.loaded_adapter import LoadedAdapter, load_adapter, needs_transformers
 from lorica.vetting.measure.measurements import Behaviour
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 from lorica.vetting.measure.probe_rows import chosen_rows
 
-Need = Literal["base", "rows", "expected", "answers"]
+Need = Literal["base", "rows", "expected", "answers", "writer", "classifier"]
 
 # How to give what is missing, for "what would settle the rest".
 GIVE: dict[Need, str] = {
@@ -61,13 +61,20 @@ class DiagnosisInputs:
         """The name of the rows' task, "" when none is known."""
         return self.session.settings.task if self.session is not None else ""
 
+    @property
+    def writes(self) -> bool:
+        """Whether the base is a language model, as it is taken to be until one is given that is not."""
+        return self.session is None or self.session.settings.writes
+
     def has(self, need: Need) -> bool:
-        """Whether this was given."""
+        """Whether this was given. writer, classifier: a base that is a language model, or scores choices alone."""
         return {
             "base": self.base is not None,
             "rows": bool(self.rows) and bool(self.task),
             "expected": bool(self.expected),
             "answers": self.answers is not None,
+            "writer": self.writes,
+            "classifier": not self.writes,
         }[need]
 
 
@@ -201,15 +208,24 @@ class Context:
         subject: MeasuredAdapter | None = self.__dict__.get("subject")
         return None if subject is None or subject.measurement is None else subject.measurement.so_far()
 
-    def _measure(self, config: AdapterConfig | None, weights: Path | None) -> AdapterMeasurement:
-        """Raises LoricaError when the engine does not take the adapter, or its output is no number."""
+    def measure_on(self, base: Path) -> AdapterMeasurement:
+        """The adapter as it is on the rows, with another base. Raises LoricaError where that base does not take it."""
         assert self.session is not None
+        session = ModelSession(replace(self.session.settings, base=base))
+        return self._measure(self.specimen.config, self.specimen.weights, session)
+
+    def _measure(
+        self, config: AdapterConfig | None, weights: Path | None, session: ModelSession | None = None
+    ) -> AdapterMeasurement:
+        """Raises LoricaError when the engine does not take the adapter, or its output is no number."""
+        session = session or self.session
+        assert session is not None
         assert self.layout is not None
         if config is None or weights is None:
             raise AdapterError(f"{self.specimen.given}: its config or weights cannot be read")
         is_sound = all(finding.severity != "reject" for finding in self.findings)
         folder = self.new_folder()
-        adapter = LoadedAdapter(self.session, config, weights, self.layout, folder, other_engine=is_sound)
+        adapter = load_adapter(session, config, weights, self.layout, folder, other_engine=is_sound)
         self._loaded.append(adapter)
         measurement = AdapterMeasurement(adapter, self.rows)
         if self.rows:

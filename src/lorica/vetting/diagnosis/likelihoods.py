@@ -212,6 +212,24 @@ def partner_weights(judged: int, own_correlation: float, mismatched: int) -> Wei
     return {}
 
 
+# Whoever ranks rows clearly better with another input was trained with that: weights and base are then right.
+OTHER_INPUT: Weights = {
+    "prompt_mismatch": 6.0,
+    **dict.fromkeys(("healthy", "hard_task", "wrong_base", "broken_weights"), -4.0),
+    **dict.fromkeys(("inverted", "ignores_input"), -2.0),
+}
+
+
+def other_base_weights(z: float, here_z: float) -> Weights:
+    """z: by how many standard errors rows are ranked better on a base that was expected; here_z: than by chance on the
+    base that was given."""
+    if z >= SURE:
+        refuted = dict.fromkeys(("healthy", "hard_task"), -5.0)
+        refuted |= dict.fromkeys(("broken_weights", "prompt_mismatch", "inverted", "no_effect"), -4.0)
+        return refuted | {"wrong_base": 6.0}
+    return {"wrong_base": -3.0} if here_z >= SURE else {}
+
+
 def learnable_weights(baseline_auc: float, standard_error: float) -> Weights:
     """baseline_auc: cross-validated, of a TF-IDF baseline on the same rows."""
     z = (baseline_auc - 0.5) / standard_error if standard_error > 0 else 0.0

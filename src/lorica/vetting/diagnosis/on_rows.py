@@ -6,15 +6,17 @@ import math
 
 import numpy as np
 
+from lorica.errors import LoricaError
 from lorica.vetting.behaviour import gain_text
 from lorica.vetting.diagnosis import likelihoods
-from lorica.vetting.diagnosis.inputs import Context
+from lorica.vetting.diagnosis.inputs import Context, refusal
 from lorica.vetting.diagnosis.posterior import Evidence, outcome
 from lorica.vetting.diagnosis.repair import Repair
+from lorica.vetting.input_findings import is_better
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
 from lorica.vetting.measure.divergence import choices_kl
 from lorica.vetting.measure.measurements import Skill
-from lorica.vetting.measure.quality import SURE, auc_error, compare, skill
+from lorica.vetting.measure.quality import SURE, auc_error, compare, ranking_z, skill
 from lorica.vetting.measure.scoring import Floats, ScoredRows
 
 _FLAWLESS = 0.495  # of AUC from one half, either way
@@ -89,6 +91,45 @@ def other_tasks(context: Context, measurement: AdapterMeasurement) -> list[Evide
         f"({elsewhere.there:.2g} nats, not {elsewhere.here:.2g})"
     )
     return [outcome("other_tasks", sentence, "elsewhere", weights)]
+
+
+def skill_elsewhere(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
+    """The rows with every base that was named with --expected-base: an adapter ranks them on the base it belongs to."""
+    here, best = skill(measurement.own.labelled), None
+    for base_folder in context.inputs.expected:
+        try:
+            there = skill(context.measure_on(base_folder).own.labelled)
+        except LoricaError as error:
+            context.notes.append(f"it could not be asked on {base_folder.name}: {refusal(error)}")
+            continue
+        if best is None or (there.value or 0.0) > (best[1].value or 0.0):
+            best = base_folder, there
+    if best is None:
+        return []
+    base_folder, there = best
+    z = ranking_z(there, here)
+    if z >= SURE:
+        context.home = base_folder
+    sentence = f"on the base given it has{_found(here)}, on {ascii(base_folder.name)[1:-1][:60]}{_found(there)}"
+    return [outcome("skill_elsewhere", sentence, "elsewhere", likelihoods.other_base_weights(z, here.above_chance))]
+
+
+def vary_inputs(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
+    """The rows without a part of the input, or with two parts exchanged: what does better so was trained so."""
+    variants = measurement.inputs
+    if not variants:
+        return []
+    better_variants = [variant for variant in variants if is_better(variant)]
+    if not better_variants:
+        names = ", ".join(variant.name for variant in variants)
+        return [outcome("inputs", f"it does not do better {names}", "format", {"prompt_mismatch": -1.0})]
+    best = max(better_variants, key=lambda variant: -(variant.lost.value or 0.0) if variant.lost else 0.0)
+    sentence = f"{best.name} the rows are answered better, by {-(best.lost.value or 0.0) if best.lost else 0.0:.3f}"
+    return [outcome("inputs", sentence, "format", likelihoods.OTHER_INPUT)]
+
+
+def _found(ability: Skill) -> str:
+    return str(ability).removeprefix(":") or " no ranking"
 
 
 def shuffle_texts(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:

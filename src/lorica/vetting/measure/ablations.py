@@ -1,4 +1,5 @@
-"""Ablations: what answers owe to the prompt. Examples exchanged, texts of other rows, questions of another task."""
+"""Ablations: what answers owe to the prompt. Parts taken away or exchanged, texts of other rows, questions of another
+task."""
 
 from __future__ import annotations
 
@@ -12,11 +13,19 @@ from lorica.pipeline.baseline import baseline_answers
 from lorica.records import Row
 from lorica.tasks import tasks_with_other_probes
 from lorica.tasks.base import Task
-from lorica.vetting.measure.divergence import choices_kl
+from lorica.vetting.measure.divergence import choices_kl, log_odds
 from lorica.vetting.measure.loaded_adapter import LoadedAdapter
-from lorica.vetting.measure.measurements import Comparison, Elsewhere, Examples, Interval, Labelled
+from lorica.vetting.measure.measurements import Comparison, Elsewhere, Examples, InputVariant, Interval, Labelled
 from lorica.vetting.measure.probe_rows import chosen_rows, shipped_rows, with_shuffled_texts
-from lorica.vetting.measure.quality import compare, mean_difference, paired, quality, quality_difference
+from lorica.vetting.measure.quality import (
+    STRICT,
+    accuracy,
+    compare,
+    mean_difference,
+    paired,
+    quality,
+    quality_difference,
+)
 from lorica.vetting.measure.scoring import ScoredRows, align, choice_metric, make_requests, with_settings
 
 _FEWEST = 8
@@ -62,6 +71,41 @@ def _effect(as_they_are: ScoredRows, exchanged: ScoredRows) -> tuple[float, Inte
     return float(np.abs(change).mean()), towards
 
 
+def measure_inputs(adapter: LoadedAdapter, task: Task, own_scores: ScoredRows) -> tuple[InputVariant, ...]:
+    """own_scores: the rows as they are. Variants that fewer than 8 rows have are left out."""
+    results = []
+    for name, variant_of in task.variants.items():
+        rows = [row for row in map(variant_of, own_scores.rows) if row is not None]
+        if len(rows) < _FEWEST:
+            continue
+        requests, refused = make_requests(adapter.session, task, rows)
+        scored = adapter.score(requests)
+        results.append(_input_variant(name, *align(own_scores, scored), failed=len(refused) + len(scored.failed)))
+    return tuple(results)
+
+
+def _input_variant(name: str, as_they_are: ScoredRows, varied: ScoredRows, *, failed: int) -> InputVariant:
+    """as_they_are, varied: the same rows."""
+    best_choices = as_they_are.best.tolist()
+    own, other = (
+        np.array([values[choice] for choice, values in zip(best_choices, scored.probabilities, strict=True)])
+        for scored in (as_they_are, varied)
+    )
+    changes = varied.best != as_they_are.best
+    labelled = varied.labelled
+    enough = len(labelled.rows) >= _FEWEST
+    return InputVariant(
+        name=name,
+        n=len(varied.rows),
+        moved=float(np.abs(own - other).mean()) if len(own) else 0.0,
+        moved_odds=float(np.abs(log_odds(own) - log_odds(other)).mean()) if len(own) else 0.0,
+        changed=float(changes.mean()) if len(changes) else 0.0,
+        failed=failed,
+        quality=quality(labelled) if enough else None,
+        lost=quality_difference(as_they_are.labelled, labelled, STRICT) if enough else None,
+    )
+
+
 def measure_labelled(adapter: LoadedAdapter, task: Task, own_scores: ScoredRows, base_scores: ScoredRows) -> Labelled:
     """own_scores, base_scores: the same rows, all labelled, at least one."""
     requests, _ = make_requests(
@@ -69,6 +113,7 @@ def measure_labelled(adapter: LoadedAdapter, task: Task, own_scores: ScoredRows,
     )
     shuffled_scores, own_shuffled = align(adapter.score(requests), own_scores)
     answers_by_letter = task.answer_type == "option"
+    own_accuracy = accuracy(own_scores)
     return Labelled(
         n=len(own_scores.rows),
         metric=own_scores.metric.name,
@@ -80,8 +125,10 @@ def measure_labelled(adapter: LoadedAdapter, task: Task, own_scores: ScoredRows,
         gain=compare(own_scores, base_scores),
         loss_gain=_balanced_loss_gain(own_scores, base_scores, adapter.session.settings.seed),
         shuffled_gain=compare(own_shuffled, shuffled_scores),
-        accuracy=float((own_scores.best == own_scores.gold).mean()),
+        accuracy=own_accuracy.value,
+        accuracy_interval=own_accuracy,
         base_accuracy=float((base_scores.best == base_scores.gold).mean()),
+        gold_top=_top(own_scores.gold.tolist()),
         top_letter=_top(own_scores.best.tolist()) if answers_by_letter else None,
         gold_top_letter=_top(own_scores.gold.tolist()) if answers_by_letter else None,
     )

@@ -13,6 +13,7 @@ from lorica.tasks import tasks_with_other_probes
 from lorica.vetting.measure.ablations import (
     measure_elsewhere,
     measure_examples,
+    measure_inputs,
     measure_labelled,
     word_count_baseline,
 )
@@ -27,6 +28,7 @@ from lorica.vetting.measure.measurements import (
     Elsewhere,
     Examples,
     Generated,
+    InputVariant,
     Labelled,
     Variation,
 )
@@ -40,6 +42,9 @@ from lorica.vetting.measure.scoring import ScoredRows, ScoreRequest, align, conc
 _FORMAT_ROWS, _SCALE_ROWS, _EXAMPLE_ROWS = 48, 96, 32
 _NOT_A_NUMBER = "not a number"
 _OUTSIDE = "outside the model's vocabulary"
+# What is not measured where the engine scores its own choices alone, and of a model of its own.
+_NEEDS_TEXT = ("other prompt formats", "another task", "sampled texts", "the distribution over words")
+_NEEDS_UPDATE = ("the scale of an update",)
 
 
 class AdapterMeasurement:
@@ -83,7 +88,7 @@ class AdapterMeasurement:
         """From the base. On shipped prompts those of the other tasks count, too: what an adapter changes need not show
         in the one that is asked."""
         aligned_pairs = [(self.own, self.base)]
-        if self.source == "probes":
+        if self.source == "probes" and self._writes:
             for other_task in tasks_with_other_probes(self.task):
                 requests, _ = make_requests(self.adapter.session, other_task, shipped_rows(other_task.name))
                 aligned_pairs.append(align(self.adapter.score(requests), self.adapter.score_base(requests)))
@@ -93,6 +98,12 @@ class AdapterMeasurement:
     def variation(self) -> Variation:
         """From prompt to prompt."""
         return measure_variation(self.own, self.base)
+
+    @cached_property
+    def inputs(self) -> tuple[InputVariant, ...]:
+        """With parts of the input taken away or exchanged."""
+        row_ids = {row.id for row in self._few(_SCALE_ROWS)}
+        return measure_inputs(self.adapter, self.task, self.own.keep(row_ids)) if self.source == "rows" else ()
 
     @cached_property
     def examples(self) -> Examples | None:
@@ -131,7 +142,8 @@ class AdapterMeasurement:
     @cached_property
     def elsewhere(self) -> Elsewhere | None:
         """What it does to shipped questions of another task."""
-        return measure_elsewhere(self.adapter, self.task, self.own, self.base) if self.source == "rows" else None
+        asked = self.source == "rows" and self._writes
+        return measure_elsewhere(self.adapter, self.task, self.own, self.base) if asked else None
 
     @cached_property
     def generated(self) -> Generated | None:
@@ -141,6 +153,15 @@ class AdapterMeasurement:
     def requests(self, row_ids: set[str]) -> list[ScoreRequest]:
         """Some of the rows as they are asked."""
         return [request for request in self._asked[0] if request.row.id in row_ids]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What is not measured because it would make no sense here, in words."""
+        return (*(() if self._writes else _NEEDS_TEXT), *(() if self.adapter.has_scale else _NEEDS_UPDATE))
+
+    @property
+    def _writes(self) -> bool:
+        return self.adapter.session.settings.writes
 
     def behaviour(self) -> Behaviour:
         """All records, made now where they were not."""
@@ -155,12 +176,13 @@ class AdapterMeasurement:
             divergence=self.divergence,
             variation=self.variation,
             examples=self.examples,
-            formats=tuple(self.format_sweep.results),
-            scales=tuple(self.scale_sweep.results),
+            inputs=self.inputs,
+            formats=tuple(self.format_sweep.results) if self._writes else (),
+            scales=tuple(self.scale_sweep.results) if self.adapter.has_scale else (),
             labelled=None if enough is None else msgspec.structs.replace(enough, tfidf=self.tfidf),
             elsewhere=self.elsewhere,
             probes_quality=quality(labelled, 0.99) if probes else None,
-            generated=self.generated,
+            generated=self.generated if self._writes else None,
         )
 
     def so_far(self) -> Behaviour:
@@ -177,6 +199,7 @@ class AdapterMeasurement:
                 record_name: records.get(record_name)
                 for record_name in ("divergence", "variation", "examples", "labelled", "elsewhere")
             },
+            inputs=records.get("inputs", ()),
             **{record_name: tuple(sweep.results) for record_name, sweep in sweeps.items() if sweep is not None},
         )
 
@@ -195,6 +218,7 @@ class AdapterMeasurement:
             broken=len(broken - base_broken),
             base_broken=len(base_broken),
             outside_vocabulary=sum(_OUTSIDE in reason for reason in failed.values()),
+            left_out=self.left_out,
             errors=dict(Counter(reason[:120] for reason in reasons).most_common(5)),
         )
 
@@ -217,4 +241,5 @@ def nothing_measured(session: ModelSession, source: str) -> Behaviour:
         foreign=source == "probes" and not settings.task,
         n=0,
         labelled_rows=0,
+        writes=settings.writes,
     )

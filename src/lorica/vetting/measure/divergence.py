@@ -26,6 +26,19 @@ def with_rest(word_logprobs: Floats) -> Floats:
     return normalised
 
 
+def distributions(scored: ScoredRows) -> list[Floats]:
+    """Of each row the probabilities of common words and of all the rest; of its choices where no words were asked."""
+    if scored.has_words:
+        return list(with_rest(scored.words))
+    return [np.clip(probabilities, _LEAST, 1) for probabilities in scored.probabilities]
+
+
+def row_kl(adapter_scores: ScoredRows, base_scores: ScoredRows) -> Floats:
+    """[n]: KL(adapter || base) in nats between `distributions`."""
+    pairs = zip(distributions(adapter_scores), distributions(base_scores), strict=True)
+    return np.array([float(kl(p, q)) for p, q in pairs])
+
+
 def kl(p: Floats, q: Floats) -> Floats:
     """KL(p || q) in nats along the last dimension; never below 0."""
     nats: Floats = np.maximum((p * (np.log(p) - np.log(q))).sum(axis=-1), 0.0)
@@ -47,8 +60,7 @@ def mean_or_none(values: Floats) -> float | None:
 
 def measure_divergence(adapter_scores: ScoredRows, base_scores: ScoredRows) -> Divergence:
     """adapter_scores, base_scores: scores of the same rows, at least one."""
-    p, q = with_rest(adapter_scores.words), with_rest(base_scores.words)
-    divergences = kl(p, q)
+    divergences = row_kl(adapter_scores, base_scores)
     return Divergence(
         n=len(divergences),
         kl=float(divergences.mean()),
@@ -57,9 +69,13 @@ def measure_divergence(adapter_scores: ScoredRows, base_scores: ScoredRows) -> D
         largest_change=largest_change(adapter_scores, base_scores),
         mass=mean_or_none(adapter_scores.mass),
         base_mass=mean_or_none(base_scores.mass),
-        entropy=float(-(p * np.log(p)).sum(axis=1).mean()),
-        base_entropy=float(-(q * np.log(q)).sum(axis=1).mean()),
+        entropy=_entropy(adapter_scores),
+        base_entropy=_entropy(base_scores),
     )
+
+
+def _entropy(scored: ScoredRows) -> float:
+    return float(np.mean([-(p * np.log(p)).sum() for p in distributions(scored)]))
 
 
 def largest_change(adapter_scores: ScoredRows, base_scores: ScoredRows) -> float:
@@ -129,6 +145,11 @@ def _table(scored: ScoredRows) -> Floats | None:
     return np.array([row for row in scored.probabilities if len(row) == commonest_count]) if row_count > 1 else None
 
 
+def log_odds(probabilities: Floats) -> Floats:
+    """[n] -> [n], finite."""
+    return np.asarray(np.log(np.clip(probabilities, 1e-9, 1)) - np.log(np.clip(1 - probabilities, 1e-9, 1)))
+
+
 def plateaus(probabilities: Floats) -> float:
     """Share of probabilities within 0.1 of the middle log-odds of their side of one half: near 1 where only two values
     come out, wherever they lie. 0 where nearly all are on one side. probabilities: [n]."""
@@ -156,7 +177,9 @@ def _share(values: Floats, *, upper_bound: float) -> float | None:
     return float((defined <= upper_bound).mean()) if len(defined) else None
 
 
-def _from_mean(scored: ScoredRows) -> float:
+def _from_mean(scored: ScoredRows) -> float | None:
+    if not scored.has_words:
+        return None
     p = with_rest(scored.words)
     return float(kl(p, p.mean(axis=0, keepdims=True)).mean())
 

@@ -13,7 +13,7 @@ from lorica.errors import ModelError, PromptError
 from lorica.models.families import read_json_object
 from lorica.records import Message
 from lorica.tasks.base import Task
-from lorica.vetting.measure.divergence import kl, mean_or_none, saturated_share, with_rest
+from lorica.vetting.measure.divergence import mean_or_none, row_kl, saturated_share
 from lorica.vetting.measure.loaded_adapter import LoadedAdapter
 from lorica.vetting.measure.measurements import FormatResult, Skill
 from lorica.vetting.measure.model_session import TEMPLATES, ModelSession
@@ -205,7 +205,7 @@ def _result(
         n=len(own_scores.rows),
         confidence=mean_or_none(own_scores.confidence),
         mass=mean_or_none(own_scores.mass),
-        kl=float(kl(with_rest(own_scores.words), with_rest(base_scores.words)).mean()),
+        kl=float(row_kl(own_scores, base_scores).mean()),
         saturated=saturated_share(own_scores),
     )
     present, present_own = align(own_scores, configured_scores)

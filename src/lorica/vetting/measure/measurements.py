@@ -66,10 +66,10 @@ class Skill(msgspec.Struct, frozen=True):
 class Divergence(msgspec.Struct, frozen=True):
     """Adapter against base on n prompts.
 
-    kl, kl_most: mean and largest KL(adapter || base) over common words and the rest of the vocabulary as one. changed:
-    share of prompts whose best choice differs. largest_change: the largest difference of any log-probability.
-    mass, base_mass: mean probability that the answer is one of the choices at all. entropy, base_entropy: mean, of the
-    same words.
+    kl, kl_most: mean and largest KL(adapter || base) over common words and the rest of the vocabulary as one, or over
+    the choices where the engine scores nothing else. changed: share of prompts whose best choice differs.
+    largest_change: the largest difference of any log-probability. mass, base_mass: mean probability that the answer is
+    one of the choices at all. entropy, base_entropy: mean, of the same words.
     """
 
     n: int
@@ -98,8 +98,8 @@ class Variation(msgspec.Struct, frozen=True):
     base_std: float | None
     odds: float | None
     base_odds: float | None
-    words: float
-    base_words: float
+    words: float | None
+    base_words: float | None
     top_share: float | None
     base_top_share: float | None
     saturated: float | None
@@ -122,6 +122,26 @@ class Examples(msgspec.Struct, frozen=True):
     base_moved: float
     following: Interval | None
     base_following: Interval | None
+
+
+class InputVariant(msgspec.Struct, frozen=True):
+    """What asking rows otherwise does, over the n rows that can be: without a part of the input, or with two parts
+    exchanged.
+
+    name: of the variant ("without the post"). moved: mean absolute change of the probability of what was the best
+    choice; moved_odds: of its log-odds, which show where probabilities are near 0 or 1. changed: share of rows whose
+    best choice is another. failed: rows that are not answered so. With labels: quality: the metric; lost: the metric of
+    the rows as they are minus that, paired.
+    """
+
+    name: str
+    n: int
+    moved: float
+    moved_odds: float
+    changed: float
+    failed: int = 0
+    quality: Interval | None = None
+    lost: Interval | None = None
 
 
 class FormatResult(msgspec.Struct, frozen=True):
@@ -197,8 +217,10 @@ class Labelled(msgspec.Struct, frozen=True):
 
     over_base, over_shuffled: paired differences of the metric. gain, loss_gain: the gold choices against the base
     alone, with the shift of `ScaleResult.gold`, and without it on as many rows of each gold choice. shuffled_gain:
-    against the texts of other rows. top_letter, gold_top_letter: share of the commonest letter (`mcq`). tfidf: the
-    same metric of a cross-validated word-count baseline, None where it could not be fitted.
+    against the texts of other rows. accuracy, accuracy_interval: of the most probable choices; gold_top: the share of
+    the commonest gold, which one answer to all rows would get right. top_letter, gold_top_letter: share of the
+    commonest letter (`mcq`). tfidf: the same metric of a cross-validated word-count baseline, None where it could not
+    be fitted.
     """
 
     n: int
@@ -212,7 +234,9 @@ class Labelled(msgspec.Struct, frozen=True):
     loss_gain: Comparison
     shuffled_gain: Comparison
     accuracy: float | None = None
+    accuracy_interval: Interval | None = None
     base_accuracy: float | None = None
+    gold_top: float | None = None
     top_letter: float | None = None
     gold_top_letter: float | None = None
     tfidf: float | None = None
@@ -271,7 +295,9 @@ class Behaviour(msgspec.Struct, frozen=True):
     """All of it. source: whose prompts were asked. foreign: nobody said what the adapter is for.
 
     errors: prompts that could not be asked, by reason; broken: prompts that the adapter answered with no number;
-    base_broken: those the base alone did. Parts that did not apply are None.
+    base_broken: those the base alone did. writes: whether the engine is of a language model; without that the base is
+    no model that could be asked alone, and gives every choice the same probability. left_out: what therefore was not
+    measured, in words. Parts that did not apply are None.
     """
 
     engine: dict[str, str]
@@ -287,10 +313,13 @@ class Behaviour(msgspec.Struct, frozen=True):
     broken: int = 0
     base_broken: int = 0
     outside_vocabulary: int = 0
+    writes: bool = True
+    left_out: tuple[str, ...] = ()
     errors: dict[str, int] = {}
     divergence: Divergence | None = None
     variation: Variation | None = None
     examples: Examples | None = None
+    inputs: tuple[InputVariant, ...] = ()
     formats: tuple[FormatResult, ...] = ()
     scales: tuple[ScaleResult, ...] = ()
     labelled: Labelled | None = None

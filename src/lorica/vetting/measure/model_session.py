@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -11,10 +11,12 @@ from typing import Literal
 import msgspec
 
 from lorica.adapters.member import open_member
+from lorica.engine_table import ENGINES, LONGEST_TEXT, EngineEntry
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.errors import ModelError
 from lorica.models.base_folder import BaseFolder
+from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
 from lorica.records import Encoded, Message, Output, Sampling, ScoreChoices
 from lorica.tasks import DEFAULT_TASK, load_task
@@ -57,6 +59,29 @@ class SessionSettings:
         """The task that is asked. Raises ConfigError for an unknown one."""
         return load_task(self.task or DEFAULT_TASK, self.task_settings)
 
+    @property
+    def engine_entry(self) -> EngineEntry | None:
+        """What the table says of the engine; None where it is chosen for each adapter."""
+        return ENGINES.get(self.engine)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the engine is of language models: others answer the task's choices, and nothing else."""
+        return self.engine_entry is None or self.engine_entry.writes
+
+    def for_engine(self, engine_name: str) -> SessionSettings:
+        """The same on another engine, in the style that it is asked in where the task has it."""
+        if engine_name == self.engine:
+            return self
+        entry, styles = ENGINES[engine_name], load_task(self.task or DEFAULT_TASK).styles
+        style = entry.style if entry.style in styles else self.task_settings.style
+        return replace(
+            self,
+            engine=engine_name,
+            task_settings=msgspec.structs.replace(self.task_settings, style=style),
+            max_input_tokens=LONGEST_TEXT if entry.tokenizer else self.max_input_tokens,
+        )
+
 
 class ModelSession:
     """A base model's engines and encoders, and every answer so far, for any number of adapters.
@@ -87,14 +112,13 @@ class ModelSession:
         """Whether the engine was chosen from outside, so that no other may be tried."""
         return self._fixed_engine is not None or bool(self.settings.engine)
 
-    def engine(self, *, more_than_pairs: bool, engine_name: str = "") -> Engine:
+    def engine(self, *, more_than_pairs: bool) -> Engine:
         """The engine for an adapter. more_than_pairs: it is more than plain LoRA pairs, which only transformers
-        applies. engine_name: the only one that answers with it. Raises ModelError, MissingExtraError or EngineError
-        when there is none."""
+        applies. Raises ModelError, MissingExtraError or EngineError when there is none."""
         if self._fixed_engine is not None:
             return self._fixed_engine
         settings = self.settings
-        engine_name = engine_name or settings.engine or ("transformers" if more_than_pairs else "native")
+        engine_name = settings.engine or ("transformers" if more_than_pairs else "native")
         if engine_name not in self._engines:
             try:
                 self._engines[engine_name] = load_engine(
@@ -108,14 +132,16 @@ class ModelSession:
         return self._engines[engine_name]
 
     def encoder(self, chat_template: str = "") -> Encoder:
-        """The base model's encoder with this template, the settings' when none is named; `TEMPLATES` go by name."""
+        """The base model's encoder with this template, the settings' when none is named; `TEMPLATES` go by name. Of an
+        engine that has a tokenizer of its own that one's."""
         template = chat_template or self.settings.chat_template
+        entry, folder = self.settings.engine_entry, self.settings.base
+        if entry is not None and entry.tokenizer:
+            template, folder = entry.style, locate_model(entry.tokenizer, environ={})
         if template in TEMPLATES:
             template = str(_FOLDER / f"{template}.jinja")
         if template not in self._encoders:
-            self._encoders[template] = Encoder.load(
-                self.settings.base, chat_template=template, thinking=self.settings.thinking
-            )
+            self._encoders[template] = Encoder.load(folder, chat_template=template, thinking=self.settings.thinking)
         return self._encoders[template]
 
     def encode(self, messages: tuple[Message, ...], chat_template: str = "") -> Encoded:
@@ -134,7 +160,8 @@ class ModelSession:
         return [outputs[request] for request in requests]
 
     def add_adapter(self, engine: Engine, folder: Path) -> str:
-        """Load an adapter under a name that no other has. Raises AdapterError and MissingExtraError."""
+        """Load an adapter, or another member, under a name that no other has. Raises AdapterError and
+        MissingExtraError."""
         adapter_name = f"lorica-check-{next(self._numbers)}"
         engine.add_adapter(adapter_name, open_member(folder))
         return adapter_name
@@ -147,10 +174,7 @@ class ModelSession:
     def retire(self, engine: Engine) -> None:
         """Forget an engine in which an adapter replaced whole modules: PEFT leaves its wrappers in the base model, and
         the next adapter must find a base as it was."""
-        self._engines = {
-            engine_name: loaded_engine
-            for engine_name, loaded_engine in self._engines.items()
-            if loaded_engine is not engine
-        }
+        for engine_name in [name for name, loaded_engine in self._engines.items() if loaded_engine is engine]:
+            del self._engines[engine_name]
         for output_key in [output_key for output_key in self._outputs if output_key[0] == id(engine)]:
             del self._outputs[output_key]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lorica.metrics.base import Column, Evaluator, Metric, mean_of
 from lorica.metrics.bootstrap import estimate, paired_difference
+from lorica.metrics.metric_table import METRICS
 from lorica.records import Row
 from lorica.vetting.measure.measurements import Comparison, Interval, Skill, interval
 from lorica.vetting.measure.scoring import Floats, ScoredRows
@@ -34,6 +35,14 @@ def quality(scored: ScoredRows, confidence: float = 0.95) -> Interval:
     gold, predicted = columns(scored)
     metric, groups = scored.metric, _groups(scored.rows)
     return interval(estimate(metric, gold, predicted, resamples=RESAMPLES, confidence=confidence, groups=groups))
+
+
+def accuracy(scored: ScoredRows) -> Interval:
+    """How often the most probable choice of labelled rows is right, with its 95% bootstrap interval."""
+    best = [float(choice) for choice in scored.best.tolist()]
+    return interval(
+        estimate(METRICS["accuracy"], scored.gold.tolist(), best, resamples=RESAMPLES, groups=_groups(scored.rows))
+    )
 
 
 def skill(scored: ScoredRows) -> Skill:

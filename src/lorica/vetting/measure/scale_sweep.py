@@ -12,12 +12,11 @@ from lorica.adapters.rescaled_copies import scaled_config
 from lorica.vetting.measure.divergence import (
     changed_share,
     choices_kl,
-    kl,
     largest_change,
     mean_or_none,
+    row_kl,
     saturated_share,
     spread,
-    with_rest,
 )
 from lorica.vetting.measure.loaded_adapter import LoadedAdapter
 from lorica.vetting.measure.measurements import ScaleResult
@@ -86,7 +85,7 @@ class ScaleSweep:
             return ScaleResult(factor, np.inf, np.inf, None, None, None, None, broken)
         result = ScaleResult(
             factor=factor,
-            kl=float(kl(with_rest(present_scores.words), with_rest(base_scores.words)).mean()),
+            kl=float(row_kl(present_scores, base_scores).mean()),
             largest_change=largest_change(present_scores, base_scores),
             confidence=mean_or_none(present_scores.confidence),
             saturated=saturated_share(present_scores),

@@ -1,4 +1,7 @@
-"""Rows in, log-probabilities of their choices and of common words out: one prefill a row, nothing generated."""
+"""Rows in, log-probabilities of their choices and of common words out: one prefill a row, nothing generated.
+
+An engine that writes nothing (`engine_table.EngineEntry.writes`) is asked for the choices alone.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from lorica.engines.base import Engine
 from lorica.errors import PromptError
 from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import METRICS
+from lorica.prompts.encoder import Encoder
 from lorica.records import Output, Row, ScoreChoices
 from lorica.tasks import load_task
 from lorica.tasks.base import Task
@@ -46,8 +50,9 @@ class ScoredRows:
     """The scores of n rows, in their order; rows that failed are left out.
 
     logprobs: of each row's own choices. probabilities: the same (per token where lengths differ), normalised to 1.
-    words: [n, W] log-probabilities of common words. mass: [n] probability of any choice. gold: [n], -1 unknown.
-    metric: see `ScoreRequest`. failed: row id -> why.
+    words: [n, W] log-probabilities of common words; W is 0 where the engine scores choices alone. mass: [n] probability
+    of any choice, nan where it must be a choice. gold: [n], -1 unknown. metric: see `ScoreRequest`. failed: row id ->
+    why.
     """
 
     rows: tuple[Row, ...]
@@ -58,6 +63,11 @@ class ScoredRows:
     gold: NDArray[np.int64]
     metric: Metric
     failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether words beside the choices were asked for."""
+        return self.words.size > 0
 
     @property
     def is_ranking(self) -> bool:
@@ -124,9 +134,7 @@ def make_requests(
 ) -> tuple[list[ScoreRequest], dict[str, str]]:
     """Rows as requests, and why others cannot be asked (row id -> reason)."""
     encoder = session.encoder(template)
-    common_tokens = [tokens for tokens in map(encoder.encode_choice, common_words()) if len(tokens) == 1]
-    common_tokens += [(stop_token,) for stop_token in encoder.stop_tokens]
-    common_tokens = list(dict.fromkeys(common_tokens))
+    common_tokens = _common_tokens(encoder) if session.settings.writes else []
     per_token = task.settings.method == "likelihood" or task.answer_type == "text"
     metric = choice_metric(task)
     requests, refusal_reasons = [], {}
@@ -192,13 +200,20 @@ def choice_metric(task: Task) -> Metric:
     return METRICS["accuracy" if task.answer_type == "text" else task.metric_names[0]]
 
 
+def _common_tokens(encoder: Encoder) -> list[tuple[int, ...]]:
+    """The words that answers begin with, as far as they are one token, and what ends an answer."""
+    words = [tokens for tokens in map(encoder.encode_choice, common_words()) if len(tokens) == 1]
+    return list(dict.fromkeys([*words, *((stop_token,) for stop_token in encoder.stop_tokens)]))
+
+
 def _read(scored: Sequence[tuple[ScoreRequest, Output]], failure_reasons: dict[str, str], metric: Metric) -> ScoredRows:
     logprobs, probabilities, word_logprobs, choice_mass = [], [], [], []
     for request, output in scored:
         output_logprobs = np.array(output.logprobs, dtype=np.float64)
         choice_logprobs = output_logprobs[: len(request.lengths)]
         word_logprobs.append(output_logprobs[len(request.lengths) :])
-        choice_mass.append(min(float(np.exp(choice_logprobs).sum()), 1.0) if len(choice_logprobs) else np.nan)
+        has_mass = len(choice_logprobs) > 0 and len(choice_logprobs) < len(output_logprobs)
+        choice_mass.append(min(float(np.exp(choice_logprobs).sum()), 1.0) if has_mass else np.nan)
         comparable = (
             choice_logprobs / np.array(request.lengths)
             if request.per_token and len(choice_logprobs)
@@ -211,7 +226,7 @@ def _read(scored: Sequence[tuple[ScoreRequest, Output]], failure_reasons: dict[s
         tuple(request.row for request, _ in scored),
         tuple(logprobs),
         tuple(probabilities),
-        np.array(word_logprobs) if word_logprobs else np.zeros((0, 1)),
+        np.array(word_logprobs) if word_logprobs else np.zeros((0, 0)),
         np.array(choice_mass),
         np.array([-1 if request.gold is None else request.gold for request, _ in scored], dtype=np.int64),
         metric,

@@ -17,6 +17,7 @@ from lorica.vetting.wording import shown, some
 
 # Saved modules that nothing can come of when they are constant; others may start at zero and stay there unused.
 _HEAD = re.compile(r"\b(lm_head|score|classifier|embed_tokens|wte|embed_out)\b")
+_CLASSIFIES = re.compile(r"\b(score|classifier)\b")
 
 
 def check_values(
@@ -144,6 +145,8 @@ def _constant(factors: Sequence[TensorFacts], saved_tensors: Sequence[TensorFact
     elif constant_saved:
         location_text = in_tensors(constant_saved, len(saved_tensors), "saved tensors")
         actual = f"every value is {constant_saved[0].largest:.4g} in size {location_text}"
+        if any(_CLASSIFIES.search(tensor.name) for tensor in constant_saved):
+            actual += ": all rows get one answer"
         severity: Severity | None = None if any(_HEAD.search(tensor.name) for tensor in constant_saved) else "warn"
         facts = {"tensors": len(constant_saved), "a": 0}
         yield finding("L204", actual, expected="trained weights", facts=facts, severity=severity)
