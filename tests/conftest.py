@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lorica.models.compiled import library
+from tests import emulated_processor
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -26,10 +27,12 @@ def _signals_are_heeded() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.fixture(params=library.available_targets() or (library.NO_TARGET,))
+@pytest.fixture(params=[*(library.available_targets() or (library.NO_TARGET,)), emulated_processor.EMULATED])
 def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every target of the compiled kernels that this processor runs, one after the other."""
+    """Every target of the compiled kernels that this processor runs, or that is emulated, one after the other."""
     monkeypatch.setenv(library.TARGET_VARIABLE, request.param)
+    if request.param == emulated_processor.TARGET:
+        emulated_processor.emulate(monkeypatch)
     library.clear_caches()
     yield request.param
     monkeypatch.undo()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from tests import emulated_processor  # noqa: E402
 from tests.shapes import TINY  # noqa: E402
 
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
@@ -49,11 +50,10 @@ def _random_tree(draw: Any, longest: int) -> tuple[list[TreeSpan], list[int], li
     width=st.sampled_from([8, 16, 80]),
     longest=st.sampled_from([20, 150]),
 )
-@pytest.mark.usefixtures("target")
 def test_each_row_gets_what_it_gets_alone(
-    data: Any, heads: tuple[int, int], window: int | None, width: int, longest: int
+    data: Any, heads: tuple[int, int], window: int | None, width: int, longest: int, target: str
 ) -> None:
-    spans, positions, rows = _random_tree(data.draw, longest)
+    spans, positions, rows = _random_tree(data.draw, 20 if target == emulated_processor.TARGET else longest)
     shape = replace(TINY, heads=heads[0], kv_heads=heads[1], windows=(None, window))
     generator = torch.Generator().manual_seed(len(positions))
     inputs = [

@@ -1,1 +1,1 @@
-"""Kernels in C for processors with AVX2 or AVX-512: attention, LoRA, and what lies between linear layers."""
+"""Kernels in C for processors with AVX2, AVX-512 or NEON: attention, LoRA, and what lies between linear layers."""

@@ -24,13 +24,23 @@ _OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-ffp-contract=off", "-fvisibility=hid
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 
-TARGET_OPTIONS = {  # from slow to fast: a processor that has one mostly has those before it
+_X86_64 = {
     "avx2": _AVX2,
     "avx-vnni": (*_AVX2, "-mavxvnni"),
     "avx512": _AVX512,
     "avx512-bf16": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
 }
-"""What the compiler is told for each target, a set of instructions that a processor has or lacks."""
+
+TARGETS_BY_MACHINE: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": _X86_64,
+    "amd64": _X86_64,
+    "aarch64": {"neon": ()},
+}
+"""What the compiler is told for each target, a set of instructions that a processor has or lacks; from slow to fast: a
+processor that has one mostly has those before it."""
+
+TARGET_OPTIONS = TARGETS_BY_MACHINE.get(platform.machine().lower(), _X86_64)
+"""Those of this machine."""
 
 _ONCE = "library.c"  # for all targets; runs on every processor
 
@@ -55,8 +65,8 @@ def suffix(target: str) -> str:
 
 def why_not() -> str:
     """Why nothing can be compiled here, or ""."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return f"the kernels are written for x86-64, this is {platform.machine()}"
+    if platform.machine().lower() not in TARGETS_BY_MACHINE:
+        return f"the kernels are written for x86-64 and AArch64, this is {platform.machine()}"
     if sys.platform == "win32":
         return "the kernels are not built on Windows"
     return "" if _compiler() else f"no C compiler was found: none of {', '.join(_COMPILERS)}, nor $CC"

@@ -28,7 +28,9 @@ enum { BF16, F16, F32 };
         (rounded & ~nan) | (((high & 0xFFFF) | 64) & nan);                                                            \
     })
 
-#ifdef __AVX512F__
+#ifdef __aarch64__
+#include "vector_neon.h"
+#elif defined(__AVX512F__)
 #include "vector_avx512.h"
 #else
 #include "vector_avx2.h"

@@ -24,7 +24,7 @@ static int has(uint32_t word, uint32_t bits) {
 #define BIT(n) (1u << (n))
 
 /* Bit sets of Intel's manual (volume 2, CPUID): bit 0: AVX2, FMA and F16C; 1: AVX-VNNI; 2: AVX-512 F, BW, VL and DQ; 3:
- * AVX-512 VNNI and BF16. */
+ * AVX-512 VNNI and BF16; 4: NEON. */
 EXPORT int lorica_features(void) {
     uint32_t eax, ebx, ecx, edx, low, high;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !has(ecx, BIT(27) | BIT(28) | BIT(12) | BIT(29))) return 0;
@@ -40,6 +40,6 @@ EXPORT int lorica_features(void) {
 }
 #else
 EXPORT int lorica_features(void) {
-    return 1; /* what every processor of this kind has */
+    return 1 << 4; /* every AArch64 processor has it */
 }
 #endif

@@ -19,7 +19,7 @@ TARGET_VARIABLE = "LORICA_CPU_TARGET"
 
 NO_TARGET = "none"
 
-_FEATURES = {"avx2": 1, "avx-vnni": 2, "avx512": 4, "avx512-bf16": 8}  # bits of `lorica_features`
+_FEATURES = {"avx2": 1, "avx-vnni": 2, "avx512": 4, "avx512-bf16": 8, "neon": 16}  # bits of `lorica_features`
 
 
 def target() -> str:

@@ -11,9 +11,9 @@
 #include <string.h>
 
 enum {
-    BLOCK_ROWS = 48,            /* query rows that are worked through together */
-    STRIP = 6,                  /* rows whose sums fill the registers, beside WIDE vectors */
-    WIDE = LANES == 16 ? 4 : 2, /* AVX-512 has 32 registers, AVX2 16 */
+    BLOCK_ROWS = 48,      /* query rows that are worked through together */
+    STRIP = 6,            /* rows whose sums fill the registers, beside WIDE vectors */
+    WIDE = REGISTERS / 8,
 };
 
 /* Queries `first`..`stop` of the packed tokens. before: tokens that the first of them continues. segment, segments: where
