@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lorica.commands.arguments import inform
 from lorica.commands.pages.page_files import write_pages
 from lorica.commands.pages.tune_page import attempts_page, attempts_table
@@ -107,8 +109,9 @@ def _write(run_log: RunFolder, decision: AttemptsResult, html: Path | None) -> N
     with atomic_file(run_log.path / DECISION_NAME) as decision_file:
         decision_file.write(record_json(attempts_dict(decision)))
     page = attempts_page(decision)
+    written = msgspec.structs.replace(page, summary=decision.verdict, footer="")
     with atomic_file(run_log.path / DECISION_TEXT) as text_file:
-        text_file.write(f"{to_markdown(page)}\nNext:\n\n```sh\n{decision.command}\n```\n".encode())
+        text_file.write(f"{to_markdown(written)}\nNext:\n\n```sh\n{decision.command}\n```\n".encode())
     run_log.update(
         outputs=write_pages(lambda: (page, None), html, run_log),
         summary={"attempts": len(decision.attempts), "decision": decision.decision, "verdict": decision.verdict},

@@ -12,7 +12,6 @@ from lorica import __version__
 from lorica.commands import build
 from lorica.commands.arguments import Overrides, override_words, resolve, with_settings
 from lorica.commands.rows import reading_log, tell
-from lorica.commands.trainers import check_trainable
 from lorica.commands.tune_space import configured, study_dimensions
 from lorica.config.compose import Resolved
 from lorica.config.fields import SHORT_KEYS, key_specs
@@ -96,6 +95,8 @@ def _is_trained(key: str) -> bool:
 
 def plan_study(resolved: Resolved, overrides: Overrides) -> StudyPlan:
     """Read the rows and lay out the study. Raises ConfigError for settings, DataError for rows that are too few."""
+    from lorica.commands.trainers import check_trainable  # imports torch, as training does: the clock runs by then
+
     config = resolved.config
     check_trainable(config)
     task = build.build_task(config)
@@ -145,7 +146,7 @@ def _read_rows(config: Config, task: Task) -> StudyRows:
             "training.val_ratio=0 leaves no rows to choose trials by",
             fix="leave it out, or set training.val_ratio=0.15",
         )
-    from lorica.commands.train_plan import plan_jobs  # imports torch, as training does: the clock runs by then
+    from lorica.commands.train_plan import plan_jobs  # imports torch, too
 
     read_log = reading_log(config)
     (job,) = plan_jobs(config, task, read_log)

@@ -99,13 +99,18 @@ class TuneResult:
         if self.best.number == 0:
             return (
                 f"No settings did better than {DEFAULTS} on the {self.validation_rows:,} validation rows "
-                f"({self.metric} {value_text(defaults)}): stay with {DEFAULTS}."
+                f"({self.metric} {value_text(defaults)}): stay with {DEFAULTS}.{self._ceiling()}"
             )
         chosen = (
             f"On the {self.validation_rows:,} validation rows {trial_name(self.best.number)} has {self.metric} "
             f"{value_text(self.best)}, {DEFAULTS} {value_text(defaults)}; it was chosen on them, which favours it."
         )
         return f"{chosen} {self._compared()}"
+
+    def _ceiling(self) -> str:
+        """What to do where the metric cannot show that anything is better."""
+        is_perfect = self.higher_is_better and self.trials[0].value == 1.0
+        return " No settings can do better than 1: give more validation rows, or harder ones." if is_perfect else ""
 
     def _compared(self) -> str:
         if self.comparison is None:

@@ -15,6 +15,7 @@ from lorica.commands.tune_result import RESULT_NAME, TuneResult, progress_line, 
 from lorica.commands.tune_study import DEFAULTS, Ending, Study
 from lorica.commands.tune_trial import TRIALS, Runner, TrialRunner
 from lorica.data.write import atomic_file
+from lorica.names import count_of
 from lorica.runs.run_clock import CLOCK_NAME, RunClock
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RunMetric, RunRecord, record_json
@@ -62,7 +63,8 @@ def run_study(
             result = _result(study, ending, _more_command(call, plan, ending))
         except BaseException as error:
             if store.all or isinstance(error, KeyboardInterrupt):
-                error.add_note(f"{len(store.ended)} trials are kept in {plan.folder}; go on: {call.resume_command}")
+                kept_trials = count_of(len(store.ended), "trial")
+                error.add_note(f"kept in {plan.folder}: {kept_trials}; go on: {call.resume_command}")
             raise
         _write(run_log, result, call.html)
         clock.save(force=True)
@@ -74,7 +76,11 @@ def opening_text(plan: StudyPlan, clock: RunClock, store: TrialStore) -> str:
     """What a study is going to do, how long that may take, and what changes it."""
     tune, rows = plan.config.tune, plan.rows
     validation, training = len(rows.validation), len(rows.search) - len(rows.validation)
-    spent = f"; {clock.used / 60:.1f} minutes and {len(store.ended)} trials of these are spent" if store.all else ""
+    spent = (
+        f"; {clock.used / 60:.1f} minutes and {count_of(len(store.ended), 'trial')} of these are spent"
+        if store.all
+        else ""
+    )
     limits = f"{plan.minutes:g} minutes at most ({minutes_key(plan)}=...), {tune.trials} trials at most (trials=...)"
     return (
         f"study in {plan.folder}: {limits}{spent}. Ctrl-C ends it before, and loses nothing.\n"

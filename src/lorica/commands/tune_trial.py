@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lorica.commands import build
 from lorica.commands.arguments import telling_once
 from lorica.commands.dtypes import count_parameters
 from lorica.commands.load_once import LoadOnce, PipelineOpener
-from lorica.commands.trainers import load_trainer
 from lorica.commands.tune_plan import StudyPlan
 from lorica.config.schema import Config
 from lorica.engines.base import Engine
@@ -23,11 +22,13 @@ from lorica.metrics.bootstrap import Estimate
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.evaluate import estimate_metric
 from lorica.pipeline.judged_answers import judge_answers
-from lorica.pipeline.trainer import Trainer
 from lorica.records import Answer, Row
 from lorica.runs.run_clock import RunClock, TimeOver
 from lorica.training.types import Listener
 from lorica.tuning.dimensions import Settings
+
+if TYPE_CHECKING:
+    from lorica.pipeline.trainer import Trainer
 
 TRIALS = "trials"
 """The folder of a study that holds a folder for each trial."""
@@ -74,6 +75,7 @@ class TrialRunner:
     def train(self, number: int, settings: Settings, listener: Listener) -> Path:
         """See `Runner`."""
         from lorica.commands.train import train_jobs  # imports torch
+        from lorica.commands.trainers import load_trainer
         from lorica.pipeline.train import TrainJob
 
         plan = self._plan

@@ -30,16 +30,14 @@ def interval_svg(plot: IntervalPlot, width: int = WIDTH) -> str:
     x_scale = _Scale(axis_start, axis_end, margin_left, width - margin_right)
     elements = [
         f'<line class="grid" x1="{x_scale(tick)}" x2="{x_scale(tick)}" y1="{top}" y2="{bottom}"/>'
-        f'<text class="quiet" x="{x_scale(tick)}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
+        + _centred(x_scale(tick), bottom + 18, f"{tick:g}", width)
         for tick in tick_values
     ]
     below = bottom + 18
     if plot.reference is not None:
         reference_x, below = x_scale(plot.reference), below + 18
         elements.append(f'<line class="reference" x1="{reference_x}" x2="{reference_x}" y1="{top - 6}" y2="{bottom}"/>')
-        half = 4 * len(plot.reference_label)
-        label_x = min(max(reference_x, half), width - half)
-        elements.append(_text(label_x, below, plot.reference_label, anchor="middle", quiet=True))
+        elements.append(_centred(reference_x, below, plot.reference_label, width))
     for number, point in enumerate(plot.points):
         y = top + row_height * number + row_height // 2 + (10 if is_narrow else 0)
         if is_narrow:
@@ -282,6 +280,12 @@ def _ends(curve: Line) -> str:
 def _axes_text(chart: LineChart | ScatterPlot, x: float, y: float, width: int) -> str:
     label = f"{chart.y_label} over {chart.x_label}".strip()
     return _text(x, y, _cut(label, width // 9 - 4), quiet=True, tooltip=label)
+
+
+def _centred(x: float, y: float, label: str, width: int) -> str:
+    """A quiet text below a place, within the drawing."""
+    half = 4 * len(label)
+    return _text(min(max(x, half), width - half), y, label, anchor="middle", quiet=True)
 
 
 def _text(x: float, y: float, label: str, *, anchor: str = "start", quiet: bool = False, tooltip: str = "") -> str:

@@ -66,7 +66,7 @@ def _best(result: TuneResult) -> Section:
 
 
 def _importance(result: TuneResult) -> Section:
-    points = tuple(IntervalPoint(key, share) for key, share in result.importance.items())
+    points = tuple(IntervalPoint(key.rpartition(".")[2], share) for key, share in result.importance.items())
     return Section(
         "What mattered",
         "The share of the variance of the values that a setting explains, over the whole of what was tried (fANOVA).",
@@ -199,11 +199,10 @@ def attempts_page(decision: AttemptsResult) -> Report:
         heading = f"Attempt {number}"
         text = f"{result.verdict}\n\nAll of it: {result.folder}"
         sections.append(Section(heading, text, tables=(trials_table(result, result.ordered),)))
-    facts: list[tuple[str, Cell]] = [("folder", str(decision.folder)), ("next", decision.command)]
     return whole_page(
         f"Decision: {decision.decision}",
         [decision.verdict, f"Next: {decision.command}"],
-        [*sections, facts_section(facts)],
+        [*sections, facts_section([("folder", str(decision.folder))])],
     )
 
 
