@@ -48,7 +48,7 @@ RANKS = {
     "runs": 3,  # the folders of runs, with the machine's facts; no torch until a run begins
     "retrieval": 3,  # reads with data, measures with a base's tokenizer, finds models
     "adaptation": 4,  # labels out of rows, judged by metrics and by what makes scores useless to an ensemble
-    "members": 4,  # fitted by training, embedded by retrieval's encoders, asked as engines are
+    "shallow": 4,  # fitted by training, embedded by retrieval's encoders, asked as engines are
     "judging": 4,  # asks an engine, or an endpoint, what it makes of answers
     "tuning": 4,  # listens to trainings, and reads keys of the configuration
     "pipeline": 4,  # the stages in a line

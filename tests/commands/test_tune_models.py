@@ -13,7 +13,7 @@ pytest.importorskip("optuna")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from lorica.adapters.registry import MEMBER_WEIGHTS
+from lorica.adapters.registry import SHALLOW_WEIGHTS
 from lorica.cli import main
 from lorica.commands import build
 from lorica.commands.arguments import resolve
@@ -131,7 +131,7 @@ def trial_settings(plan: StudyPlan, count: int) -> list[Settings]:
 def outcome(runner: TrialRunner, plan: StudyPlan, number: int, settings: Settings) -> tuple[dict[str, bytes], Any]:
     """The files of a member that a trial made, and its answers."""
     folder = runner.train(number, settings, SilentListener())
-    names = ("adapter_model.safetensors", "model.safetensors", MEMBER_WEIGHTS, "lorica.json")
+    names = ("adapter_model.safetensors", "model.safetensors", SHALLOW_WEIGHTS, "lorica.json")
     files = {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
     answers: list[Answer] = runner.open(folder, settings).answer(plan.rows.compared)
     return files, answers

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline, make_union
 
-from lorica.config.members_section import TfidfConfig
+from lorica.config.shallow_section import TfidfConfig
 from lorica.errors import MissingExtraError, TrainingError
 from lorica.training.tfidf import TfidfFeatures, TfidfModel, fit_chooser, fit_classifier, nearest_answers
 

@@ -20,7 +20,7 @@ from lorica.adapters.effective_settings import effective_settings
 from lorica.adapters.header import TensorInfo, byte_count, header_bytes, read_header
 from lorica.adapters.methods import method_of_files
 from lorica.adapters.passport import PASSPORT_NAME
-from lorica.adapters.registry import MEMBER_CONFIG, MEMBER_WEIGHTS, TRAINING_RECORD, VOCABULARY
+from lorica.adapters.registry import SHALLOW_CONFIG, SHALLOW_WEIGHTS, TRAINING_RECORD, VOCABULARY
 from lorica.adapters.tensor_names import module_of, parse_tensor_name
 from lorica.errors import AdapterError
 from lorica.locks import describe, lock_owner
@@ -31,7 +31,7 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 _PUBLISHED = frozenset(
     {
         *(CONFIG_NAME, WEIGHTS_NAME, MODEL_CONFIG, MODEL_WEIGHTS, PASSPORT_NAME, TRAINING_RECORD),
-        *(MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY),
+        *(SHALLOW_CONFIG, SHALLOW_WEIGHTS, VOCABULARY),
     }
 )
 PAIR_PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
@@ -176,7 +176,7 @@ def _check_files(adapter_path: Path) -> None:
             raise AdapterError(
                 f"{adapter_path}: is being written now: {describe(current_owner)}", fix="wait until it ends"
             )
-        of_member = {MEMBER_CONFIG: "a member without a language model", MODEL_CONFIG: "a model of its own"}
+        of_member = {SHALLOW_CONFIG: "a shallow model", MODEL_CONFIG: "a model of its own"}
         for config_name, description in of_member.items():
             if (adapter_path / config_name).is_file():
                 raise AdapterError(

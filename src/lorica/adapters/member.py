@@ -11,8 +11,8 @@ from lorica.adapters.classifier_folder import open_classifier
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.adapters.header import TensorInfo
-from lorica.adapters.member_folder import open_member_folder
-from lorica.adapters.registry import MEMBER_CONFIG, member_config
+from lorica.adapters.registry import SHALLOW_CONFIG, member_config
+from lorica.adapters.shallow_folder import open_shallow_folder
 
 
 class Member(Protocol):
@@ -51,7 +51,7 @@ def _open_lora(folder: Path) -> Member:
 MEMBER_READERS: dict[str, Callable[[Path], Member]] = {
     CONFIG_NAME: _open_lora,
     MODEL_CONFIG: open_classifier,
-    MEMBER_CONFIG: open_member_folder,
+    SHALLOW_CONFIG: open_shallow_folder,
 }
 """The file that makes a folder a member's -> what opens it."""
 

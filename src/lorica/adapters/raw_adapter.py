@@ -10,14 +10,14 @@ import msgspec
 from lorica.adapters.classifier_config import MODEL_CONFIG, MODEL_WEIGHTS
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import Header
-from lorica.adapters.registry import MEMBER_CONFIG, MEMBER_WEIGHTS
+from lorica.adapters.registry import SHALLOW_CONFIG, SHALLOW_WEIGHTS
 
-Kind = Literal["folder", "checkpoint", "file", "archive", "cache", "classifier", "member"]
+Kind = Literal["folder", "checkpoint", "file", "archive", "cache", "classifier", "shallow"]
 
 
 OWN_MODELS: dict[Kind, tuple[str, str]] = {
     "classifier": (MODEL_CONFIG, MODEL_WEIGHTS),
-    "member": (MEMBER_CONFIG, MEMBER_WEIGHTS),
+    "shallow": (SHALLOW_CONFIG, SHALLOW_WEIGHTS),
 }
 """What is no adapter of a base -> the names of its config and its weights."""
 
@@ -47,4 +47,4 @@ class RawAdapter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def engine_name(self) -> str:
         """The one engine that answers with it, as its config says; "" where the base model decides."""
-        return str((self.raw_config or {}).get("kind", "")) if self.kind == "member" else ""
+        return str((self.raw_config or {}).get("kind", "")) if self.kind == "shallow" else ""

@@ -18,8 +18,8 @@ BEST = "best"
 # What a training run writes before its adapter is there.
 TRAINING_RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
-# What a member without a language model has in place of an adapter's config, and its further files.
-MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY = "member.json", "member.safetensors", "vocabulary.json"
+# What a shallow model has in place of an adapter's config, and its further files. Folders have these names for good.
+SHALLOW_CONFIG, SHALLOW_WEIGHTS, VOCABULARY = "member.json", "member.safetensors", "vocabulary.json"
 # What a training says it does, in the lock on its folder.
 TRAINING = "training"
 
@@ -119,9 +119,9 @@ def _adapter_in(adapter_folder: Path) -> Path | None:
 
 
 def member_config(folder: Path) -> Path | None:
-    """The file that makes a folder a member's: an adapter's config, that of a member without a language model, or of an
+    """The file that makes a folder a member's: an adapter's config, that of a shallow model, or of an
     encoder classifier; None where there is none of them."""
-    for config_name in (CONFIG_NAME, MEMBER_CONFIG):
+    for config_name in (CONFIG_NAME, SHALLOW_CONFIG):
         if (folder / config_name).is_file():
             return folder / config_name
     return folder / MODEL_CONFIG if is_classifier(folder) else None

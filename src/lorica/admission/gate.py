@@ -15,9 +15,9 @@ from typing import Literal
 from lorica.adapters.arrays import TensorReader
 from lorica.adapters.folder import PAIR_PARTS, AdapterFolder
 from lorica.adapters.member import Member
-from lorica.adapters.member_folder import MemberFolder
 from lorica.adapters.passport import Passport, read_passport
 from lorica.adapters.passport_facts import file_changes
+from lorica.adapters.shallow_folder import ShallowFolder
 from lorica.adapters.tensor_names import module_of
 from lorica.admission.canaries import CanaryResult, canary_requests, compare_with_passport, describe_result
 from lorica.admission.layer_coverage import check_layer_coverage
@@ -210,7 +210,7 @@ def _without_passport(
     outputs: Sequence[Output],
     dtype: str,
 ) -> Admission:
-    if isinstance(adapter, MemberFolder):
+    if isinstance(adapter, ShallowFolder):
         note = "no passport: its files have the digests that member.json says, and nothing else was proved"
         return Admission(adapter_name, "none", notes=(note,))
     if isinstance(adapter, AdapterFolder):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from lorica.adapters.classifier_folder import ClassifierFolder
 from lorica.adapters.member import Member
-from lorica.adapters.member_folder import MemberFolder
+from lorica.adapters.shallow_folder import ShallowFolder
 from lorica.data.read import rows_from_memory
 from lorica.errors import AdapterError
 from lorica.tasks.base import Task
@@ -20,7 +20,7 @@ def check_label_names(task: Task, members: Mapping[str, Member]) -> None:
     says itself that it was trained for another task.
     """
     for name, member in members.items():
-        if isinstance(member, MemberFolder) and member.config.task != task.name:
+        if isinstance(member, ShallowFolder) and member.config.task != task.name:
             raise AdapterError(
                 f"member {name!r} ({member.path}) was trained for task={member.config.task}, and is asked "
                 f"task={task.name}",

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.member import Member
-from lorica.adapters.member_folder import MemberFolder
 from lorica.adapters.passport import read_passport
+from lorica.adapters.shallow_folder import ShallowFolder
 from lorica.config.presets import preset_of_model
 from lorica.config.schema import Config
 from lorica.errors import AdapterError, EngineError
@@ -34,7 +34,7 @@ def naming_stated_base(config: Config, base_model: BaseFolder, adapters: Mapping
 
 def _other_model(config: Config, base_model: BaseFolder, adapter: Member) -> str:
     """`model=minilm` or `model.path=FOLDER`, where the folder says so and another base is configured; else ""."""
-    if isinstance(adapter, MemberFolder):
+    if isinstance(adapter, ShallowFolder):
         return f"model={adapter.config.kind}" if config.engine.name != adapter.config.kind else ""
     try:
         passport = read_passport(adapter.path)

@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         "data.SUBJECT=FILE. Each ends in run_dir/NAME in PEFT's folder format. With folds=5 one adapter is trained\n"
         "for each fold of input=FILE, after an audit of the folds, and answers the rows that it did not see.\n"
         "On an encoder (model=minilm, deberta_v3_base, ...) a classifier is trained: all its weights, or LoRA and its\n"
-        "head with training.method=lora. model=tfidf and model=centroids train members without a language model, in\n"
+        "head with training.method=lora. model=tfidf and model=centroids train shallow models, in\n"
         "seconds. docs/training.md.",
         "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
         "  lorica train task=saq data.algebra=algebra.jsonl data.history=history.jsonl run_dir=runs/saq\n"

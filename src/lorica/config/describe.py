@@ -12,10 +12,10 @@ from lorica.config import (
     adapt_section,
     adapters_section,
     folds_section,
-    members_section,
     reading_section,
     retrieval_section,
     schema,
+    shallow_section,
     tune_section,
 )
 from lorica.config.fields import key_name, key_specs
@@ -71,7 +71,7 @@ def _classes() -> dict[str, ast.ClassDef]:
             adapt_section,
             adapters_section,
             folds_section,
-            members_section,
+            shallow_section,
             reading_section,
             retrieval_section,
             tune_section,

@@ -14,9 +14,9 @@ from msgspec import Meta
 from lorica.config.adapt_section import AdaptConfig
 from lorica.config.adapters_section import AdaptersConfig
 from lorica.config.folds_section import FoldsConfig
-from lorica.config.members_section import CentroidsConfig, TfidfConfig
 from lorica.config.reading_section import ReadingConfig
 from lorica.config.retrieval_section import RetrievalConfig
+from lorica.config.shallow_section import CentroidsConfig, TfidfConfig
 from lorica.config.tune_section import TuneConfig
 from lorica.config.value_types import LocalPath, NotNegative, Positive, Probability, Seed, Share
 from lorica.engine_table import ENGINES

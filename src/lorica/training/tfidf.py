@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorica.calibration.calibration_maps import sigmoid
-from lorica.config.members_section import TfidfConfig
+from lorica.config.shallow_section import TfidfConfig
 from lorica.errors import MissingExtraError, TrainingError
 
 _DEFAULTS = TfidfConfig()

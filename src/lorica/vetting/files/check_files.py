@@ -20,7 +20,7 @@ from lorica.adapters.header import Header, HeaderError, read_header
 from lorica.adapters.json_document import read_capped, short_text
 from lorica.adapters.methods import method_of_files
 from lorica.adapters.raw_adapter import OWN_MODELS, Kind, RawAdapter
-from lorica.adapters.registry import MEMBER_CONFIG, TRAINING_RECORD, member_config
+from lorica.adapters.registry import SHALLOW_CONFIG, TRAINING_RECORD, member_config
 from lorica.errors import AdapterError
 from lorica.file_signatures import Content, recognise
 from lorica.names import listed
@@ -126,8 +126,8 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
 
 
 def _own_model(folder: SafeFolder, source: AdapterSource, findings: list[Finding]) -> RawAdapter:
-    """An encoder classifier, or a member without a language model, as far as it can be read."""
-    kind: Kind = "member" if (folder.path / MEMBER_CONFIG).is_file() else "classifier"
+    """An encoder classifier, or a shallow model, as far as it can be read."""
+    kind: Kind = "shallow" if (folder.path / SHALLOW_CONFIG).is_file() else "classifier"
     config_name, weights_name = OWN_MODELS[kind]
     weights_path, raw_config, header = folder.path / weights_name, None, None
     with suppress(AdapterError):  # which opening it says

@@ -16,13 +16,13 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from lorica.adapters.member_folder import Doubles, MemberFolder, MemberKind
+from lorica.adapters.shallow_folder import Doubles, ShallowFolder, ShallowKind
 from lorica.calibration.calibration_maps import PlattScaling, sigmoid
 from lorica.errors import AdapterError
-from lorica.members.member_model import MemberAnswer
-from lorica.members.row_texts import RowTexts
 from lorica.names import fold_case
 from lorica.retrieval.dense_encoder import DenseEncoder
+from lorica.shallow.row_texts import RowTexts
+from lorica.shallow.shallow_model import RowAnswer
 
 ExampleSource = Literal["row", "rule"]
 """Whose examples a row is compared with: its own, or those of its rule in the training rows."""
@@ -38,14 +38,14 @@ class CentroidsFacts(msgspec.Struct, frozen=True):
     scalings: dict[ExampleSource, PlattScaling]
 
 
-class CentroidsMember:
+class ShallowCentroids:
     """Centroids of rules, and the encoder whose embeddings they are means of.
 
     centroids: "breaking" and "allowed" -> [rules, dimension], of length 1, or 0 where the rule has no such example.
     projection: [dimension, dimension], applied to every embedding; None for none.
     """
 
-    kind: MemberKind = "centroids"
+    kind: ShallowKind = "centroids"
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class CentroidsMember:
         self._row_of_rule = {rule: index for index, rule in enumerate(facts.rules)}
         self._embed_example = lru_cache(maxsize=_REMEMBERED)(self._embed)
 
-    def answer(self, rows: Sequence[RowTexts]) -> list[MemberAnswer]:
-        """See `MemberModel`."""
+    def answer(self, rows: Sequence[RowTexts]) -> list[RowAnswer]:
+        """See `ShallowModel`."""
         return [self._answer(row) for row in rows]
 
     def arrays(self) -> dict[str, Doubles]:
-        """See `MemberModel`."""
+        """See `ShallowModel`."""
         projection = {} if self._projection is None else {"projection": self._projection}
         return {**self._centroids, **projection}
 
@@ -74,11 +74,11 @@ class CentroidsMember:
         """It has none."""
 
     def facts(self) -> dict[str, object]:
-        """See `MemberModel`."""
+        """See `ShallowModel`."""
         plain_facts: dict[str, object] = msgspec.to_builtins(self._facts)
         return plain_facts
 
-    def _answer(self, row: RowTexts) -> MemberAnswer:
+    def _answer(self, row: RowTexts) -> RowAnswer:
         own = {"breaking": row.breaking, "allowed": row.allowed}
         source: ExampleSource = "row" if any(own.values()) else "rule"
         centroids = {}
@@ -107,8 +107,8 @@ class CentroidsMember:
         return np.asarray(embedding)
 
 
-def load_centroids(folder: MemberFolder, encoder: DenseEncoder) -> CentroidsMember:
-    """The member in a folder. Raises AdapterError for another encoder than it was trained with, and where its arrays do
+def load_centroids(folder: ShallowFolder, encoder: DenseEncoder) -> ShallowCentroids:
+    """The model in a folder. Raises AdapterError for another encoder than it was trained with, and where its arrays do
     not fit its rules."""
     config, arrays = folder.config, folder.arrays()
     if config.encoder != encoder.digest:
@@ -128,9 +128,9 @@ def load_centroids(folder: MemberFolder, encoder: DenseEncoder) -> CentroidsMemb
             raise ValueError(f"a projection of the shape {projection.shape}")
     except (KeyError, ValueError, msgspec.ValidationError) as error:
         raise AdapterError(
-            f"{folder.path}: its arrays are not those of centroids: {error}", fix="train the member again"
+            f"{folder.path}: its arrays are not those of centroids: {error}", fix="train it again"
         ) from error
-    return CentroidsMember(encoder, facts, centroids, projection)
+    return ShallowCentroids(encoder, facts, centroids, projection)
 
 
 def rule_key(rule: str) -> str:

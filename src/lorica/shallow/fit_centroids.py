@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorica.adapters.member_folder import Doubles
+from lorica.adapters.shallow_folder import Doubles
 from lorica.calibration.calibration_maps import PlattScaling, sigmoid
 from lorica.calibration.fitting import fit_platt
 from lorica.errors import TrainingError
-from lorica.members.centroids import CentroidsFacts, CentroidsMember, ExampleSource, rule_key, unit
-from lorica.members.row_texts import LabelledRow
 from lorica.retrieval.dense_encoder import DenseEncoder
+from lorica.shallow.centroids import CentroidsFacts, ExampleSource, ShallowCentroids, rule_key, unit
+from lorica.shallow.row_texts import LabelledRow
 
 SIDES = {1: "breaking", 0: "allowed"}
 
@@ -79,7 +79,7 @@ def fit_centroids(
     encoder: DenseEncoder,
     embeddings: Mapping[str, Doubles],
     projection: Doubles | None = None,
-) -> CentroidsMember:
+) -> ShallowCentroids:
     """Centroids of the posts of `rows`, scaled on `scaling_rows`, whose own posts are left out of the means.
 
     embeddings: of all texts of both, through the projection. Raises TrainingError where no row can be compared with
@@ -90,7 +90,7 @@ def fit_centroids(
     for row in scaling_rows:
         for source, difference in _differences(row, rule_centroids, embeddings).items():
             differences[source].append((difference, row.label))
-    return CentroidsMember(
+    return ShallowCentroids(
         encoder,
         CentroidsFacts(rule_centroids.rules, _fit_scalings(differences)),
         {side: rule_centroids.as_array(label) for label, side in SIDES.items()},

@@ -1,4 +1,4 @@
-"""The folder of a member that is no network's adapter (TF-IDF, centroids): `member.json` beside `member.safetensors`.
+"""The folder of a shallow model (TF-IDF, centroids): `member.json` beside `member.safetensors`.
 
 No pickle: names and figures are JSON, arrays are float64 in safetensors. `member.json` holds the digest of every other
 file.
@@ -20,27 +20,27 @@ from lorica.adapters.folder import Snapshot, digest_files, snapshot
 from lorica.adapters.header import Header, TensorInfo, header_bytes, read_header
 from lorica.adapters.json_document import convert_document, read_capped, read_document
 from lorica.adapters.passport import Digest
-from lorica.adapters.registry import MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY
+from lorica.adapters.registry import SHALLOW_CONFIG, SHALLOW_WEIGHTS, VOCABULARY
 from lorica.errors import AdapterError
 
 FORMAT: Literal[1] = 1
 _MAX_CONFIG_BYTES = 16 * 1024 * 1024
 _MAX_VOCABULARY_BYTES = 1024 * 1024 * 1024
-_AGAIN = "copy the whole folder again, or train the member again"
+_AGAIN = "copy the whole folder again, or train it again"
 
 Doubles = npt.NDArray[np.float64]
-MemberKind = Literal["tfidf", "centroids"]
+ShallowKind = Literal["tfidf", "centroids"]
 
 
-class MemberConfig(msgspec.Struct, frozen=True, kw_only=True):
+class ShallowConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The whole of member.json.
 
     task, answer_type: whose rows it answers, and how. files: name -> sha256 of its other files. encoder: digest of what
-    made the embeddings, "" where there are none. facts: what else a member of this kind consists of.
+    made the embeddings, "" where there are none. facts: what else a model of this kind consists of.
     """
 
     format: Literal[1]
-    kind: MemberKind
+    kind: ShallowKind
     made_by: str
     task: str
     answer_type: Literal["score", "option"]
@@ -50,25 +50,25 @@ class MemberConfig(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
 
 
-class MemberFolder(msgspec.Struct, frozen=True):
-    """A member on disk, opened and hashed once. digest: of member.json, which has those of all other files, and of the
-    arrays. before: its files as they were before the first of them was read."""
+class ShallowFolder(msgspec.Struct, frozen=True):
+    """A shallow model on disk, opened and hashed once. digest: of member.json, which has those of all other files, and
+    of the arrays. before: its files as they were before the first of them was read."""
 
     path: Path
-    config: MemberConfig
+    config: ShallowConfig
     header: Header
     digest: str
     before: Snapshot = {}
 
     @property
     def config_path(self) -> Path:
-        """The file that says what the member is."""
-        return self.path / MEMBER_CONFIG
+        """The file that says what the model is."""
+        return self.path / SHALLOW_CONFIG
 
     @property
     def weights(self) -> Path:
         """The file that holds the arrays."""
-        return self.path / MEMBER_WEIGHTS
+        return self.path / SHALLOW_WEIGHTS
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -106,15 +106,15 @@ class MemberFolder(msgspec.Struct, frozen=True):
             raise AdapterError(f"{self.path / VOCABULARY}: cannot be read ({error})", fix=_AGAIN) from error
 
 
-def open_member_folder(folder: Path) -> MemberFolder:
-    """Read and check a member: its config, the digests of its files, and the header of its arrays. Raises AdapterError
+def open_shallow_folder(folder: Path) -> ShallowFolder:
+    """Read and check a model: its config, the digests of its files, and the header of its arrays. Raises AdapterError
     for a file that is missing, broken, or not the one that was trained."""
     before = snapshot(folder)
-    config_path = folder / MEMBER_CONFIG
+    config_path = folder / SHALLOW_CONFIG
     config = read_document(config_path, _MAX_CONFIG_BYTES, _to_config, fix=_AGAIN)
     if config is None:
-        raise AdapterError(f"{folder}: holds no {MEMBER_CONFIG}", fix="name the folder that holds it")
-    expected = {MEMBER_WEIGHTS, *([VOCABULARY] if config.kind == "tfidf" else [])}
+        raise AdapterError(f"{folder}: holds no {SHALLOW_CONFIG}", fix="name the folder that holds it")
+    expected = {SHALLOW_WEIGHTS, *([VOCABULARY] if config.kind == "tfidf" else [])}
     if set(config.files) != expected:
         raise AdapterError(
             f"{config_path}: names the files {sorted(config.files)}, and {config.kind} has {sorted(expected)}",
@@ -123,28 +123,28 @@ def open_member_folder(folder: Path) -> MemberFolder:
     for file_name, expected_digest in config.files.items():
         if _file_digest(folder / file_name) != expected_digest:
             raise AdapterError(f"{folder / file_name}: is not the file that was trained", fix=_AGAIN)
-    digest = digest_files(folder, (MEMBER_CONFIG, MEMBER_WEIGHTS))
-    return MemberFolder(folder, config, read_header(folder / MEMBER_WEIGHTS), digest, before)
+    digest = digest_files(folder, (SHALLOW_CONFIG, SHALLOW_WEIGHTS))
+    return ShallowFolder(folder, config, read_header(folder / SHALLOW_WEIGHTS), digest, before)
 
 
-def member_files(
-    config: MemberConfig, arrays: Mapping[str, Doubles], vocabularies: Mapping[str, list[str]] | None = None
+def shallow_files(
+    config: ShallowConfig, arrays: Mapping[str, Doubles], vocabularies: Mapping[str, list[str]] | None = None
 ) -> dict[str, bytes]:
-    """The files of a member by name, `member.json` last, with the digests of the others in it. Equal input gives equal
+    """The files of a model by name, `member.json` last, with the digests of the others in it. Equal input gives equal
     bytes. config: its `files` are filled in here."""
     stored = {name: np.ascontiguousarray(values, dtype="<f8") for name, values in arrays.items()}
     prefix, order = header_bytes({name: ("F64", values.shape) for name, values in stored.items()}, {"format": "np"})
-    files = {MEMBER_WEIGHTS: b"".join([prefix, *(stored[name].tobytes() for name in order)])}
+    files = {SHALLOW_WEIGHTS: b"".join([prefix, *(stored[name].tobytes() for name in order)])}
     if vocabularies is not None:
         files[VOCABULARY] = msgspec.json.encode(dict(vocabularies))
     digests = {name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in files.items()}
     complete = msgspec.structs.replace(config, files=digests)
-    files[MEMBER_CONFIG] = msgspec.json.format(msgspec.json.encode(complete, order="deterministic"), indent=1) + b"\n"
+    files[SHALLOW_CONFIG] = msgspec.json.format(msgspec.json.encode(complete, order="deterministic"), indent=1) + b"\n"
     return files
 
 
-def _to_config(values: Any) -> MemberConfig:
-    return convert_document(values, MemberConfig, title="member", format_number=FORMAT, fix=_AGAIN)
+def _to_config(values: Any) -> ShallowConfig:
+    return convert_document(values, ShallowConfig, title="shallow model", format_number=FORMAT, fix=_AGAIN)
 
 
 def _file_digest(file_path: Path) -> str:

@@ -1,4 +1,4 @@
-"""TF-IDF with logistic regression as a member: rules by the rule and post, questions by their options."""
+"""TF-IDF with logistic regression as a model: rules by the rule and post, questions by their options."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from lorica.adapters.member_folder import Doubles, MemberFolder, MemberKind
-from lorica.config.members_section import TfidfConfig
+from lorica.adapters.shallow_folder import Doubles, ShallowFolder, ShallowKind
+from lorica.config.shallow_section import TfidfConfig
 from lorica.errors import AdapterError
-from lorica.members.member_model import MemberAnswer
-from lorica.members.row_texts import LabelledRow, RowTexts
+from lorica.shallow.row_texts import LabelledRow, RowTexts
+from lorica.shallow.shallow_model import RowAnswer
 from lorica.training.tfidf import (
     OPTION_FEATURES,
     TfidfFeatures,
@@ -25,15 +25,15 @@ from lorica.training.tfidf import (
 
 
 @dataclass(frozen=True)
-class TfidfMember:
+class ShallowTfidf:
     """model: scores posts, or chooses among options, as `answer_type` says."""
 
     model: TfidfModel
     answer_type: Literal["score", "option"]
-    kind: MemberKind = "tfidf"
+    kind: ShallowKind = "tfidf"
 
-    def answer(self, rows: Sequence[RowTexts]) -> list[MemberAnswer]:
-        """See `MemberModel`."""
+    def answer(self, rows: Sequence[RowTexts]) -> list[RowAnswer]:
+        """See `ShallowModel`."""
         if self.answer_type == "score":
             return [(score, 1 - score) for score in map(float, self.model.score([row.with_rule for row in rows]))]
         chosen = self.model.choose([row.text for row in rows], [row.options for row in rows])
@@ -48,7 +48,7 @@ class TfidfMember:
         }
 
     def vocabularies(self) -> dict[str, list[str]]:
-        """See `MemberModel`."""
+        """See `ShallowModel`."""
         return self.model.features.vocabularies
 
     def facts(self) -> dict[str, object]:
@@ -58,7 +58,7 @@ class TfidfMember:
 
 def fit_tfidf(
     rows: Sequence[LabelledRow], answer_type: Literal["score", "option"], settings: TfidfConfig
-) -> TfidfMember:
+) -> ShallowTfidf:
     """Fit on rows with gold. Raises TrainingError where one label is missing, MissingExtraError without
     scikit-learn."""
     labels = [row.label for row in rows]
@@ -71,11 +71,11 @@ def fit_tfidf(
             labels,
             settings,
         )
-    return TfidfMember(model, answer_type)
+    return ShallowTfidf(model, answer_type)
 
 
-def load_tfidf(folder: MemberFolder) -> TfidfMember:
-    """The member in a folder. Raises AdapterError where its arrays and n-grams do not belong together."""
+def load_tfidf(folder: ShallowFolder) -> ShallowTfidf:
+    """The model in a folder. Raises AdapterError where its arrays and n-grams do not belong together."""
     arrays, vocabularies = folder.arrays(), folder.vocabularies()
     try:
         settings = msgspec.convert(folder.config.settings, TfidfConfig)
@@ -84,11 +84,11 @@ def load_tfidf(folder: MemberFolder) -> TfidfMember:
         coefficients, intercept = arrays["coefficients"], float(arrays["intercept"].item())
     except (KeyError, ValueError, msgspec.ValidationError) as error:
         raise AdapterError(
-            f"{folder.path}: its arrays and n-grams are not those of TF-IDF: {error}", fix="train the member again"
+            f"{folder.path}: its arrays and n-grams are not those of TF-IDF: {error}", fix="train it again"
         ) from error
     terms = sum(map(len, vocabularies.values()))
     if coefficients.shape != (terms + (OPTION_FEATURES if folder.config.answer_type == "option" else 0),):
         raise AdapterError(
-            f"{folder.weights}: {coefficients.shape} coefficients for {terms} n-grams", fix="train the member again"
+            f"{folder.weights}: {coefficients.shape} coefficients for {terms} n-grams", fix="train it again"
         )
-    return TfidfMember(TfidfModel(features, coefficients, intercept), folder.config.answer_type)
+    return ShallowTfidf(TfidfModel(features, coefficients, intercept), folder.config.answer_type)

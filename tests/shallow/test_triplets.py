@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lorica.config.members_section import CentroidsConfig
+from lorica.config.shallow_section import CentroidsConfig
 from lorica.errors import TrainingError
-from lorica.members.fit_centroids import LabelledPost
-from lorica.members.triplets import TripletSampler, train_projection
+from lorica.shallow.fit_centroids import LabelledPost
+from lorica.shallow.triplets import TripletSampler, train_projection
 from lorica.training.listeners import SilentListener
 from lorica.training.types import TrainingStopped
 

@@ -1,4 +1,4 @@
-"""The texts of a row as members read them: the segments of its prompt (`task.style=segments`), told apart."""
+"""The texts of a row as shallow models read them: the segments of its prompt (`task.style=segments`), told apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training members that are no network's adapters: TF-IDF with logistic regression, and centroids of embeddings."""
+"""Training shallow models: TF-IDF with logistic regression, and centroids of embeddings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Literal, cast
 
 from lorica import __version__
-from lorica.adapters.member_folder import (
-    FORMAT,
-    MemberConfig,
-    member_files,
-    open_member_folder,
-)
 from lorica.adapters.passport import Passport
-from lorica.adapters.registry import CHECKPOINTS, MEMBER_CONFIG, MEMBER_WEIGHTS
+from lorica.adapters.registry import CHECKPOINTS, SHALLOW_CONFIG, SHALLOW_WEIGHTS
+from lorica.adapters.shallow_folder import (
+    FORMAT,
+    ShallowConfig,
+    open_shallow_folder,
+    shallow_files,
+)
 from lorica.admission.provenance import base_facts
 from lorica.commands import build
 from lorica.commands.load_once import LoadOnce
@@ -27,37 +27,37 @@ from lorica.commands.trainer_parts import TrainerParts, training_provenance
 from lorica.config.schema import Config
 from lorica.errors import TrainingError
 from lorica.locks import FolderLock
-from lorica.members.centroids import load_centroids
-from lorica.members.embed_texts import RememberingEncoder
-from lorica.members.fit_centroids import all_texts
-from lorica.members.fit_member import FittedMember, fit_centroids_member, fit_tfidf_member, measure_losses
-from lorica.members.member_engine import MemberEngine, member_engine
-from lorica.members.member_model import MemberModel
-from lorica.members.row_texts import LabelledRow, read_segments
-from lorica.members.tfidf_member import load_tfidf
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, describe_job
 from lorica.records import Row
 from lorica.retrieval.dense_encoder import TransformerEncoder, check_encoder
+from lorica.shallow.centroids import load_centroids
+from lorica.shallow.embed_texts import RememberingEncoder
+from lorica.shallow.fit_centroids import all_texts
+from lorica.shallow.fit_shallow import FittedModel, fit_centroids_model, fit_tfidf_model, measure_losses
+from lorica.shallow.row_texts import LabelledRow, read_segments
+from lorica.shallow.shallow_engine import ShallowEngine, shallow_engine
+from lorica.shallow.shallow_model import ShallowModel
+from lorica.shallow.shallow_tfidf import load_tfidf
 from lorica.tasks.base import Task
 from lorica.training import publish
 from lorica.training.outcome import Losses, judge_outcome
 from lorica.training.trainable import MemberFiles
 from lorica.training.types import Listener, TrainResult
 
-_FILES = MemberFiles(MEMBER_WEIGHTS, MEMBER_CONFIG)
+_FILES = MemberFiles(SHALLOW_WEIGHTS, SHALLOW_CONFIG)
 _COMPARED_ROWS = 32
 
 
 @dataclass(frozen=True)
-class MemberTrainer(TrainerParts):
+class ShallowTrainer(TrainerParts):
     """A `pipeline.trainer.Trainer`. embedder: of centroids; None for TF-IDF."""
 
     embedder: RememberingEncoder | None
 
-    def engine(self) -> MemberEngine:
+    def engine(self) -> ShallowEngine:
         """With the embeddings that are computed already."""
-        return member_engine(self.embedder)
+        return shallow_engine(self.embedder)
 
     def train(
         self,
@@ -68,12 +68,12 @@ class MemberTrainer(TrainerParts):
         *,
         listener: Listener,
     ) -> TrainResult:
-        """Fit one member, publish it with its passport, and say what it is worth."""
+        """Fit one model, publish it with its passport, and say what it is worth."""
         folder = folder_lock.folder
         digests, facts = describe_job(job, split_rows, task=self.task, provenance=self.provenance, listener=listener)
         manifest = self._manifest(job.name, digests)
         issue_passport = partial(self._passport, job, split_rows)
-        finished = publish.open_run(folder, manifest, resume=self.config.training.resume, config_name=MEMBER_CONFIG)
+        finished = publish.open_run(folder, manifest, resume=self.config.training.resume, config_name=SHALLOW_CONFIG)
         if finished is not None:
             for change in publish.issue_missing_passport(folder, finished, issue_passport):
                 listener.note(f"{job.name}: {change}; look at it with `lorica check {folder}`")
@@ -114,7 +114,7 @@ class MemberTrainer(TrainerParts):
         }
 
     def _labelled(self, rows: Sequence[Row]) -> list[LabelledRow]:
-        """The rows as the member reads them: the segments of their prompts, uncut."""
+        """The rows as the model reads them: the segments of their prompts, uncut."""
         return [
             LabelledRow(
                 read_segments([message.content for message in self.task.render(row)], self._answer_type),
@@ -130,18 +130,18 @@ class MemberTrainer(TrainerParts):
         name: str,
         checkpoints: Path,
         listener: Listener,
-    ) -> FittedMember:
+    ) -> FittedModel:
         config, embedder = self.config, self.embedder
         if embedder is None:
-            return fit_tfidf_member(rows, self._answer_type, config.tfidf, name, listener)
+            return fit_tfidf_model(rows, self._answer_type, config.tfidf, name, listener)
         new_texts = embedder.missing(all_texts([*rows, *held_out]))
         with row_progress(len(new_texts), "texts") as advance:
             embedder.compute(new_texts, checkpoints, advance)
-        return fit_centroids_member(rows, held_out, embedder, config.centroids, config.training.seed, name, listener)
+        return fit_centroids_model(rows, held_out, embedder, config.centroids, config.training.seed, name, listener)
 
-    def _files(self, fitted: FittedMember) -> dict[str, bytes]:
+    def _files(self, fitted: FittedModel) -> dict[str, bytes]:
         model = fitted.model
-        config = MemberConfig(
+        config = ShallowConfig(
             format=FORMAT,
             kind=model.kind,
             made_by=f"lorica {__version__}",
@@ -152,9 +152,9 @@ class MemberTrainer(TrainerParts):
             encoder="" if self.embedder is None else self.embedder.digest,
             facts=model.facts(),
         )
-        return member_files(config, model.arrays(), model.vocabularies())
+        return shallow_files(config, model.arrays(), model.vocabularies())
 
-    def _verify(self, fitted: FittedMember, rows: Sequence[LabelledRow], staged_folder: Path) -> None:
+    def _verify(self, fitted: FittedModel, rows: Sequence[LabelledRow], staged_folder: Path) -> None:
         """Raise TrainingError where what was written does not answer, read back, as what was fitted."""
         texts = [row.texts for row in rows[:_COMPARED_ROWS]]
         if self._load(staged_folder).answer(texts) != fitted.model.answer(texts):
@@ -163,16 +163,16 @@ class MemberTrainer(TrainerParts):
                 fix="keep the files, and report it: this is a fault of saving or loading, not of the rows",
             )
 
-    def _load(self, folder: Path) -> MemberModel:
-        member = open_member_folder(folder)
-        return load_tfidf(member) if self.embedder is None else load_centroids(member, self.embedder)
+    def _load(self, folder: Path) -> ShallowModel:
+        model = open_shallow_folder(folder)
+        return load_tfidf(model) if self.embedder is None else load_centroids(model, self.embedder)
 
     def _passport(self, job: TrainJob, split_rows: TrainVal, folder: Path, result: TrainResult) -> Passport:
-        """The passport of the member in `folder`, asked through the engine that will answer."""
-        return self.passport(job, split_rows, result, open_member_folder(folder), self.engine())
+        """The passport of the model in `folder`, asked through the engine that will answer."""
+        return self.passport(job, split_rows, result, open_shallow_folder(folder), self.engine())
 
 
-def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: LoadOnce | None) -> MemberTrainer:
+def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: LoadOnce | None) -> ShallowTrainer:
     """The trainer of the configured kind. Raises RetrievalError for a base that is no encoder."""
     base_model = build.base_folder(config)
     encoder = build.build_encoder(config, base_model)
@@ -181,7 +181,7 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: L
         embedder = (base or LoadOnce()).get(
             (config.engine.name, base_model.digest), partial(_open_embedder, base_model)
         )
-    return MemberTrainer(
+    return ShallowTrainer(
         config=config,
         task=task,
         base_model=base_model,
@@ -199,21 +199,21 @@ def _open_embedder(base_model: BaseFolder) -> RememberingEncoder:
 
 
 def _result(
-    fitted: FittedMember,
+    fitted: FittedModel,
     rows: Sequence[LabelledRow],
     held_out: Sequence[LabelledRow],
     folder: Path,
     seconds: float,
 ) -> TrainResult:
-    """What the member is worth, against one answer to all rows."""
+    """What the model is worth, against one answer to all rows."""
     seen = measure_losses(fitted.model, rows, rows)
     judged = measure_losses(fitted.model, held_out, rows) if held_out else seen
-    losses = Losses(base=judged.constant, published=judged.member, seen_base=seen.constant, seen_last=seen.member)
+    losses = Losses(base=judged.constant, published=judged.model, seen_base=seen.constant, seen_last=seen.model)
     outcome = judge_outcome(losses)
     problems = []
     if outcome != "better":
         problems.append(
-            f"no better than one answer to all rows ({judged.member:.4f} against {judged.constant:.4f} nats per row): "
+            f"no better than one answer to all rows ({judged.model:.4f} against {judged.constant:.4f} nats per row): "
             "give more rows, or another model"
         )
     if judged.unanswered:
@@ -221,16 +221,16 @@ def _result(
     return TrainResult(
         best_step=fitted.step,
         steps=fitted.steps,
-        train_loss=seen.member,
-        eval_loss=judged.member if held_out else None,
+        train_loss=seen.model,
+        eval_loss=judged.model if held_out else None,
         tokens=0,
         seconds=seconds,
         folder=folder,
         base_loss=judged.constant,
-        trained_loss=judged.member,
+        trained_loss=judged.model,
         outcome=outcome,
         seen_base=seen.constant,
-        seen_last=seen.member,
+        seen_last=seen.model,
         advice="; ".join(problems),
-        weights=MEMBER_WEIGHTS,
+        weights=SHALLOW_WEIGHTS,
     )

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorica.adapters.member_folder import Doubles
-from lorica.config.members_section import CentroidsConfig
+from lorica.adapters.shallow_folder import Doubles
+from lorica.config.shallow_section import CentroidsConfig
 from lorica.errors import TrainingError
-from lorica.members.fit_centroids import LabelledPost
+from lorica.shallow.fit_centroids import LabelledPost
 from lorica.training.schedule import rate_factor
 from lorica.training.types import Listener, StepReport, TrainingStopped
 
@@ -74,7 +74,7 @@ def train_projection(
     """Train on `posts`. The projection starts as the identity, which changes nothing; with held-out posts the one with
     the lowest loss on triplets of theirs is taken, that of update 0 too, else the last.
 
-    embeddings: text -> [dimension], as the encoder gives them. name: of the member, for the listener. Raises
+    embeddings: text -> [dimension], as the encoder gives them. name: of the model, for the listener. Raises
     TrainingError where no triplet can be made, TrainingStopped where the listener wants an end after a pass.
     """
     sampler = TripletSampler(posts)

@@ -1,24 +1,24 @@
-"""What every member's model does, whatever it is made of, and how it is kept in its folder."""
+"""What every shallow model does, whatever it is made of, and how it is kept in its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from lorica.adapters.member_folder import Doubles, MemberKind
-from lorica.members.row_texts import RowTexts
+from lorica.adapters.shallow_folder import Doubles, ShallowKind
+from lorica.shallow.row_texts import RowTexts
 
-MemberAnswer = tuple[float, ...] | str
+RowAnswer = tuple[float, ...] | str
 """The probabilities of a row's choices, label 1 first where there are labels; or why the row cannot be answered."""
 
 
-class MemberModel(Protocol):
-    """A fitted member."""
+class ShallowModel(Protocol):
+    """A fitted shallow model."""
 
     @property
-    def kind(self) -> MemberKind: ...
+    def kind(self) -> ShallowKind: ...
 
-    def answer(self, rows: Sequence[RowTexts]) -> list[MemberAnswer]:
+    def answer(self, rows: Sequence[RowTexts]) -> list[RowAnswer]:
         """Answers in the order of the rows; a row's is the same to the last bit whatever the other rows are."""
         ...
 
@@ -27,7 +27,7 @@ class MemberModel(Protocol):
         ...
 
     def vocabularies(self) -> dict[str, list[str]] | None:
-        """What it keeps in `vocabulary.json`; None for a member without n-grams."""
+        """What it keeps in `vocabulary.json`; None for a model without n-grams."""
         ...
 
     def facts(self) -> dict[str, object]:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tests.retrieval.conftest import CountingEncoder
 
-from lorica.adapters.member_folder import MemberConfig, member_files, open_member_folder
+from lorica.adapters.shallow_folder import ShallowConfig, open_shallow_folder, shallow_files
 from lorica.calibration.calibration_maps import PlattScaling
 from lorica.errors import AdapterError, TrainingError
-from lorica.members.centroids import CentroidsMember, load_centroids, unit
-from lorica.members.embed_texts import RememberingEncoder
-from lorica.members.fit_centroids import LabelledPost, RuleCentroids, all_texts, fit_centroids, labelled_posts
-from lorica.members.row_texts import LabelledRow, RowTexts
+from lorica.shallow.centroids import ShallowCentroids, load_centroids, unit
+from lorica.shallow.embed_texts import RememberingEncoder
+from lorica.shallow.fit_centroids import LabelledPost, RuleCentroids, all_texts, fit_centroids, labelled_posts
+from lorica.shallow.row_texts import LabelledRow, RowTexts
 
 SPAM = ("win cash now", "cash prize now", "free cash call now")
 HAM = ("see you at lunch", "lunch was good", "are you at home")
@@ -22,7 +22,7 @@ ROWS = [LabelledRow(RowTexts(text, "No spam"), 1) for text in SPAM]
 ROWS += [LabelledRow(RowTexts(text, "no  SPAM"), 0) for text in HAM]
 
 
-def _fit(rows: list[LabelledRow], encoder: CountingEncoder) -> CentroidsMember:
+def _fit(rows: list[LabelledRow], encoder: CountingEncoder) -> ShallowCentroids:
     texts = all_texts(rows)
     return fit_centroids(rows, rows, encoder, dict(zip(texts, _embed(encoder, *texts), strict=True)))
 
@@ -31,7 +31,7 @@ def _embed(encoder: CountingEncoder, *texts: str) -> np.ndarray:
     return encoder.encode(texts).astype(np.float64)
 
 
-def _log_odds(member: CentroidsMember, row: RowTexts) -> float:
+def _log_odds(member: ShallowCentroids, row: RowTexts) -> float:
     (answer,) = member.answer([row])
     assert not isinstance(answer, str)
     breaks, keeps = answer
@@ -92,15 +92,15 @@ def test_rows_that_can_be_compared_with_nothing_are_refused() -> None:
 def test_a_member_comes_back_from_its_folder_to_the_last_bit(tmp_path: Path) -> None:
     encoder = CountingEncoder()
     member = _fit(ROWS, encoder)
-    config = MemberConfig(
+    config = ShallowConfig(
         format=1, kind="centroids", made_by="lorica", task="rules", answer_type="score", files={},
         encoder=encoder.digest, facts=member.facts(),
     )  # fmt: skip
     folder = tmp_path / "rules"
     folder.mkdir()
-    for name, content in member_files(config, member.arrays()).items():
+    for name, content in shallow_files(config, member.arrays()).items():
         (folder / name).write_bytes(content)
-    opened = open_member_folder(folder)
+    opened = open_shallow_folder(folder)
     questions = [RowTexts("cash?", "No spam"), RowTexts("a", "b", ("c d",), ("e",))]
     assert load_centroids(opened, encoder).answer(questions) == member.answer(questions)
     with pytest.raises(AdapterError, match="was trained on embeddings of the encoder"):

@@ -1,4 +1,4 @@
-"""Members without a language model from the outside: trained, asked, resumed, refused."""
+"""Shallow models from the outside: trained, asked, resumed, refused."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from lorica.adapters import member_folder
+from lorica.adapters import shallow_folder
 from lorica.adapters.passport import read_passport
-from lorica.adapters.registry import MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY
+from lorica.adapters.registry import SHALLOW_CONFIG, SHALLOW_WEIGHTS, VOCABULARY
 from lorica.cli import main
-from lorica.commands import train_member
-from lorica.config.members_section import TfidfConfig
+from lorica.commands import train_shallow
+from lorica.config.shallow_section import TfidfConfig
 from lorica.data.read import read_rows
 from lorica.data.write import read_answers
-from lorica.members import member_engine
+from lorica.shallow import shallow_engine
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 from lorica.training.tfidf import fit_classifier
@@ -52,7 +52,7 @@ def test_tfidf_answers_as_the_baseline_that_it_is(
     tfidf_run: Path, few_posts: Path, posts: Path, tmp_path: Path
 ) -> None:
     folder, output = tfidf_run / "rules", tmp_path / "answers.jsonl"
-    assert {MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY, "lorica.json", "training.json"} <= {
+    assert {SHALLOW_CONFIG, SHALLOW_WEIGHTS, VOCABULARY, "lorica.json", "training.json"} <= {
         path.name for path in folder.iterdir()
     }
     assert main(_infer(posts, output, tfidf_run, "model=tfidf")) == 0
@@ -107,22 +107,22 @@ def test_what_reads_back_otherwise_is_not_published(
     few_posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As where an array is written in a shorter type."""
-    real = member_folder.member_files
+    real = shallow_folder.shallow_files
 
     def coarse(config: Any, arrays: Any, vocabularies: Any = None) -> dict[str, bytes]:
         return real(config, {name: values.astype("f4") for name, values in arrays.items()}, vocabularies)
 
-    monkeypatch.setattr(train_member, "member_files", coarse)
+    monkeypatch.setattr(train_shallow, "shallow_files", coarse)
     assert main(_train(few_posts, tmp_path, "model=tfidf")) == 5
     message = capsys.readouterr().err
     assert "read back it does not answer as it was fitted" in message
     assert "nothing is published" in message
-    assert not (tmp_path / "rules" / MEMBER_CONFIG).exists()
+    assert not (tmp_path / "rules" / SHALLOW_CONFIG).exists()
 
 
 def test_training_twice_gives_the_same_bytes(tfidf_run: Path, few_posts: Path, tmp_path: Path) -> None:
     assert main(_train(few_posts, tmp_path, "model=tfidf", "training.val_ratio=0")) == 0
-    for name in (MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY, "lorica.json"):
+    for name in (SHALLOW_CONFIG, SHALLOW_WEIGHTS, VOCABULARY, "lorica.json"):
         assert (tmp_path / "rules" / name).read_bytes() == (tfidf_run / "rules" / name).read_bytes()
 
 
@@ -140,7 +140,7 @@ def test_a_finished_member_is_taken_and_never_written_over(
     assert "settings.inverse_regularisation: was '10.0', is now '2.0'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY])
+@pytest.mark.parametrize("name", [SHALLOW_CONFIG, SHALLOW_WEIGHTS, VOCABULARY])
 def test_a_file_that_was_changed_is_refused(
     name: str, tfidf_run: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,18 +163,18 @@ def test_a_member_without_a_passport_answers_and_says_so(
 ) -> None:
     folder = tmp_path / "run" / "rules"
     folder.mkdir(parents=True)
-    for name in (MEMBER_CONFIG, MEMBER_WEIGHTS, VOCABULARY):
+    for name in (SHALLOW_CONFIG, SHALLOW_WEIGHTS, VOCABULARY):
         (folder / name).write_bytes((tfidf_run / "rules" / name).read_bytes())
     assert main(_infer(few_posts, tmp_path / "a.csv", tmp_path / "run", "model=tfidf")) == 0
     assert "no passport: its files have the digests" in capsys.readouterr().err
     assert main(_infer(few_posts, tmp_path / "b.csv", tmp_path / "run", "model=tfidf", "adapters.gate=require")) == 4
     capsys.readouterr()
-    config_path = folder / MEMBER_CONFIG
+    config_path = folder / SHALLOW_CONFIG
     config_path.write_text(config_path.read_text().replace('"task": "rules"', '"task": "mcq"'))
     assert main(_infer(few_posts, tmp_path / "c.csv", tmp_path / "run", "model=tfidf")) == 4
     assert "was trained for task=mcq, and is asked task=rules" in capsys.readouterr().err
     assert main(["average", str(folder), str(tfidf_run / "rules"), "--output", str(tmp_path / "mean")]) == 4
-    assert "is a member without a language model" in capsys.readouterr().err
+    assert "is a shallow model" in capsys.readouterr().err
 
 
 def test_members_and_adapters_are_told_apart(
@@ -183,7 +183,7 @@ def test_members_and_adapters_are_told_apart(
     assert main(_infer(few_posts, tmp_path / "a.csv", tfidf_run)) == 4
     assert "model=tfidf" in capsys.readouterr().err
     assert main(_infer(few_posts, tmp_path / "b.csv", trained, "model=tfidf")) == 4
-    assert "is not a member that engine=tfidf answers with" in capsys.readouterr().err
+    assert "is not a model that engine=tfidf answers with" in capsys.readouterr().err
     assert main(["infer", "task=rules", f"input={few_posts}", f"output={tmp_path / 'c.csv'}", "model=tfidf"]) == 4
     assert "train one with `lorica train`" in capsys.readouterr().err
 
@@ -218,7 +218,7 @@ def test_questions_are_answered_by_their_options(tmp_path: Path) -> None:
 def counting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CountingEncoder:
     """In place of MiniLM: model.path is a folder with a config alone."""
     encoder = CountingEncoder()
-    for module in (train_member, member_engine):
+    for module in (train_shallow, shallow_engine):
         monkeypatch.setattr(module, "TransformerEncoder", lambda folder: encoder)
         monkeypatch.setattr(module, "check_encoder", lambda encoder, origin: None)
     return encoder

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pytest
 
 from lorica.data.read import rows_from_memory
-from lorica.members.row_texts import RowTexts, read_byte_segments, read_segments
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
+from lorica.shallow.row_texts import RowTexts, read_byte_segments, read_segments
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 

@@ -1,0 +1,1 @@
+"""Shallow models: TF-IDF with logistic regression, centroids of embeddings."""
