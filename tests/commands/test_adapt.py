@@ -318,6 +318,22 @@ def test_mistakes_are_one_message(
     assert not models.trained
 
 
+def test_labels_of_one_kind_teach_nothing(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the examples alone nor with train; where train alone has one kind, there is no unadapted model."""
+    rows = read_rows(tables / "test.csv")
+    write_rows(tables / "train.csv", [[*row[:-1], "1"] for row in read_rows(tables / "train.csv")])
+    result = adapt(capsys, "train=train.csv", "adapt.rounds=0")
+    assert models.trained == ["examples"]
+    assert (result["stage"], result["measured"], result["estimate"]) == ("examples", None, None)
+    write_rows(tables / "test.csv", [[*row[:5], "", "", row[7]] for row in rows])
+    for words in ([], ["train=train.csv"]):
+        assert main(["adapt", "input=test.csv", *QUIET, *words, "run_dir=one"]) == 3
+        assert "have the label 1" in capsys.readouterr().err
+    assert models.trained == ["examples"], "nothing is trained before it is refused"
+
+
 def test_rows_without_examples_teach_nothing(
     tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,18 @@ class AdaptRun:
                 path=plan.resolved.config.input,
                 fix="name the columns of examples (task.columns.positive_example_1=...), or add train=FILE",
             )
+        self._require_both([*harvest.examples, *self.labelled])
+
+    def _require_both(self, items: Sequence[LabelledText]) -> None:
+        """Raises DataError unless something can be told apart."""
+        labels = {item.label for item in items}
+        if len(labels) < 2:
+            raise DataError(
+                f"nothing to tell apart: all {len(items)} labelled texts have the label {''.join(map(str, labels))}",
+                path=self.plan.resolved.config.input,
+                fix="name the columns of the other examples (task.columns.negative_example_1=...), or add train=FILE "
+                "with rows of both labels",
+            )
 
     def run(self) -> AdaptResult:
         """All stages. Raises what training raises, and TrainingError where no gain is expected and one is required."""
@@ -84,7 +96,12 @@ class AdaptRun:
         canaries, examples = self._canaries()
         held_out = {item.row.id for item in self.canary_items}
         labelled: Weighed = [(item, 1) for item in self.labelled if item.row.id not in held_out]
-        unadapted = self._train(_UNADAPTED, labelled) if labelled else None
+        self._require_both([*examples, *(item for item, _ in labelled)])
+        unadapted = None
+        if len({item.label for item, _ in labelled}) == 2:
+            unadapted = self._train(_UNADAPTED, labelled)
+        elif labelled:
+            inform("there is no unadapted model: all rows of train have one label")
         weighed = balanced(examples, self.settings.repeat)
         stage = unadapted
         if weighed:
