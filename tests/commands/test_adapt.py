@@ -318,9 +318,7 @@ def test_mistakes_are_one_message(
     assert not models.trained
 
 
-def test_labels_of_one_kind_teach_nothing(
-    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_of_one_kind_teach_nothing(tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither the examples alone nor with train; where train alone has one kind, there is no unadapted model."""
     rows = read_rows(tables / "test.csv")
     write_rows(tables / "train.csv", [[*row[:-1], "1"] for row in read_rows(tables / "train.csv")])
