@@ -53,7 +53,7 @@ def main() -> None:
             settings = suggest(shared.dimensions, trials, seed=0, maximize=True)
             if settings is None:
                 break
-            trials.append(Trial(number=number, settings=settings, state="finished"))
+            trials.append(Trial(number=number, settings=settings, state="finished", value=0.5))
             before = seconds_of(TrialRunner(separate), separate, number, settings)
             after = seconds_of(runner, shared, number, settings)
             if number:  # the first one warms up, and loads

@@ -234,6 +234,8 @@ def test_another_study_is_not_gone_on_with(rows: Path, monkeypatch: pytest.Monke
     studied(Stub(), monkeypatch, "trials=1")
     with pytest.raises(ResumeError, match=r"space\.training\.learning_rate"):
         studied(Stub(), monkeypatch, "trials=2", "training.resume=true", "tune.space.training.learning_rate=1e-4..1e-2")
+    again = studied(Stub(), monkeypatch, "trials=2", "training.resume=true", "folds.near_duplicates=false")
+    assert len(again.trials) == 2, "what no trial reads may change"
 
 
 @pytest.mark.parametrize(

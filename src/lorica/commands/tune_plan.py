@@ -35,6 +35,8 @@ ATTEMPT = "attempt-{}"
 _STUDY_KEYS = ("minutes", "run_dir", "output", "training.resume", *SHORT_KEYS)
 # What may differ from session to session.
 _FREE_KEYS = (*_STUDY_KEYS, "tune.trials", "tune.attempts", "tune.minutes_per_attempt", "training.logging_steps")
+# What no trial reads, or what stands in the manifest as what is varied.
+_OF_OTHERS = ("tune.space", "adapt.", "folds.")
 _FEWEST_COMPARED = 10  # rows of the last comparison
 
 
@@ -188,7 +190,7 @@ def _manifest(resolved: Resolved, dimensions: Sequence[Dimension]) -> dict[str, 
     settings = {
         key: show(configured(resolved, key))
         for key in key_specs()
-        if key not in (*_FREE_KEYS, "input") and not key.startswith("tune.space") and key != "tune.vary"
+        if key not in (*_FREE_KEYS, "input", "tune.vary") and not key.startswith(_OF_OTHERS)
     }
     if ENGINES[config.engine.name].runs_model:
         settings["base"] = build.base_folder(config).digest
