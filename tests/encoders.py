@@ -47,6 +47,9 @@ _DEBERTA = {
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {"type_vocab_size": 2}),
     "roberta": ("roberta", {"type_vocab_size": 1, "max_position_embeddings": POSITIONS + 2, "pad_token_id": 1}),
+    "xlm-roberta": ("xlm-roberta", {"type_vocab_size": 1, "max_position_embeddings": POSITIONS + 2, "pad_token_id": 1}),
+    "electra": ("electra", {"type_vocab_size": 2, "embedding_size": 24}),
+    "distilbert": ("distilbert", {"hidden_dim": 48}),
     "deberta-v3": ("deberta-v2", _DEBERTA),
     "deberta-v2-conv": ("deberta-v2", {**_DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"}),
     "modernbert": ("modernbert", {"global_attn_every_n_layers": 2, "local_attention": 8, "classifier_pooling": "cls"}),
@@ -75,10 +78,15 @@ def tokenizer_of(model_type: str) -> Any:
     """A tokenizer of the class that transformers has for a family."""
     words = sorted({word for word in _TEXT.lower().replace("!", " ! ").replace(".", " . ").split() if word.isalpha()})
     letters = [chr(code) for code in range(33, 127)]
-    if model_type == "bert":
+    if model_type in ("bert", "electra", "distilbert"):
         pieces = [*_MARKS, *letters, *(f"##{letter}" for letter in letters), *words]
         vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-        return transformers.BertTokenizer(vocab=vocabulary)
+        tokenizer_class = "DistilBertTokenizer" if model_type == "distilbert" else "BertTokenizer"
+        return getattr(transformers, tokenizer_class)(vocab=vocabulary)
+    if model_type == "xlm-roberta":
+        scored = [*((mark, 0.0) for mark in ("<s>", "<pad>", "</s>", "<unk>")), *((f"▁{word}", -2.0) for word in words)]
+        scored += [(letter, -6.0) for letter in ["▁", *letters]]
+        return transformers.XLMRobertaTokenizer(vocab=[*scored, ("<mask>", 0.0)])
     if model_type == "roberta":
         vocabulary, merges = byte_level(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
         return transformers.RobertaTokenizer(vocab=vocabulary, merges=merges)

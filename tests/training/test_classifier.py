@@ -268,7 +268,7 @@ def test_a_loss_that_is_not_finite_says_at_which_update_and_what_to_do(
         run(base, tmp_path / "a")
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v3", "modernbert"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "deberta-v3", "modernbert"])
 def test_every_linear_layer_beneath_the_head_is_adapted_and_the_head_is_saved(kind: str, tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", kind)
     settings = replace(METHODS["lora"], epochs=1)

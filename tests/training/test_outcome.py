@@ -108,9 +108,12 @@ def test_each_outcome_has_its_own_words() -> None:
     outcome, text = said(2.0, 2.5, 2.1, 0.3)  # one epoch of such a rate is as bad
     assert outcome == "overfitted"
     assert "by heart (2.1000 -> 0.3000): train again with training.learning_rate=0.001" in text
-    outcome, text = said(2.0, 2.0, 2.0, 2.0)
+    outcome, text = said(2.0, 2.0, 2.0, 2.0, rate=1e-3)
     assert outcome == "no better"
     assert text.endswith("train longer, or raise training.learning_rate")
+    outcome, text = said(2.0, 2.0, 2.0, 2.0)
+    assert outcome == "no better"
+    assert "train again with training.learning_rate=0.001" in text, "a high rate is not to be raised"
     outcome, text = said(2.0, 2.3, 2.0, 2.3)
     assert outcome == "no better"
     assert "training.learning_rate=0.001" in text

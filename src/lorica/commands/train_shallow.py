@@ -217,7 +217,8 @@ def _result(
             "give more rows, or another model"
         )
     if judged.unanswered:
-        problems.append(f"{judged.unanswered} of {len(held_out)} held-out rows are of rules without examples")
+        judged_rows = f"{len(held_out)} held-out" if held_out else f"{len(rows)} training"
+        problems.append(f"{judged.unanswered} of {judged_rows} rows are of rules without examples of both labels")
     return TrainResult(
         best_step=fitted.step,
         steps=fitted.steps,

@@ -311,7 +311,7 @@ class EngineConfig:
 
     name: Annotated[str, Meta(extra={"words": ENGINES})] = "native"
     """`native`: Lorica's own decoder; `transformers`: any decoder that transformers and PEFT know, slower; `encoder`:
-    classifiers on BERT, RoBERTa, DeBERTa and ModernBERT, for `rules`; `fake`: answers from a hash of the prompt, for
+    classifiers on encoders such as BERT and DeBERTa, for `rules`; `fake`: answers from a hash of the prompt, for
     trying out files and settings. Follows the model where only that is set."""
 
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0

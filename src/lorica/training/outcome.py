@@ -105,6 +105,8 @@ def advice(
         return advice_text + "fewer training.epochs, a lower training.learning_rate, or more rows"
     if losses.seen_last > losses.seen_base * 1.01:
         return advice_text + f"its own rows became no likelier, either: {rerun_command(folder, learning_rate)}"
+    if learning_rate > _SAFE_RATE:  # what is still bad then is no matter of too small steps
+        return advice_text + rerun_command(folder, learning_rate)
     return advice_text + "train longer, or raise training.learning_rate"
 
 
