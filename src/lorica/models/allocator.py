@@ -36,6 +36,14 @@ def keep_buffers() -> bool:
     return all(accepted)
 
 
+def release_free_pages() -> None:
+    """Give what was freed back to the system: before buffers of another size, for which it has no room, are kept for
+    long.
+    """
+    if keep_buffers():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def is_chosen(environ: Mapping[str, str]) -> bool:
     """Whether the user has settings of their own."""
     names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")

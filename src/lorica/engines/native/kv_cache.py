@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lorica.models.allocator import release_free_pages
 from lorica.models.families import DecoderConfig
 
 # The cache grows by whole blocks of these.
@@ -33,6 +34,8 @@ class KVCache:
         if slots <= have_slots and length <= have_length:
             return
         slots, length = self._grown_shape(slots, length, have_slots, have_length)
+        if self.keys[0].device.type == "cpu":
+            release_free_pages()
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
                 # Zeros: what a mask hides is still multiplied by 0, and 0 * NaN is NaN.

@@ -104,7 +104,10 @@ class CpuLayer:
             states, attended_rows = x[row_slice], attended[row_slice].to(x.dtype)
             y = weights.output(attended_rows)
             lora.add(weights.output_path, (weights.hidden_size,), attended_rows, y, row_slice.start)
-            activated = self._activated_mlp(weights.post_norm.add_and_norm(states, y), lora, row_slice.start)
+            normed = weights.post_norm.add_and_norm(states, y)
+            del attended_rows, y  # the MLP needs the memory
+            activated = self._activated_mlp(normed, lora, row_slice.start)
+            del normed
             y = weights.down(activated)
             lora.add(weights.down_path, (weights.hidden_size,), activated, y, row_slice.start)
             states += y
