@@ -97,11 +97,11 @@ class WordCounts:
     @contextmanager
     def adapter_answers(
         self, config: Any, adapters: Mapping[str, Any], requested: Sequence[tuple[str, Row]], *rest: Any, **options: Any
-    ) -> Iterator[tuple[None, list[tuple[str, Answer]]]]:
+    ) -> Iterator[tuple[None, dict[str, str], list[tuple[str, Answer]]]]:
         (adapter,) = adapters.values()
         weights = json.loads((adapter.path / "model.json").read_text())
         task = build.build_task(config)
-        yield None, [(name, Answer(row.id, score=_score(weights, task, row))) for name, row in requested]
+        yield None, {}, [(name, Answer(row.id, score=_score(weights, task, row))) for name, row in requested]
 
 
 def _words(task: Any, row: Row) -> list[str]:
@@ -155,6 +155,15 @@ def test_it_adapts_from_examples_and_says_beforehand_what_that_gains(
     assert "Expected gain" in (tables / "page.html").read_text()
     assert main(["runs", "show", "run"]) == 0
     assert "expected gain" in capsys.readouterr().out
+
+
+def test_it_ends_with_the_next_commands(tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["input=test.csv", *QUIET, "train=train.csv", "adapt.estimate=off", "adapt.rounds=0"]
+    assert main(["adapt", *words, "task.style=plain"]) == 0
+    output = capsys.readouterr().out
+    assert "-> lorica infer " in output
+    assert "task.style=plain adapters.dir=run input=NEW.csv output=answers.csv" in output
+    assert not {"train=train.csv", "adapt.rounds=0", "input=test.csv"} & set(output.split())
 
 
 def test_the_expected_gain_stands_for_a_run_without_gold(

@@ -242,3 +242,17 @@ def test_one_row_without_an_answer_says_nothing_of_other_columns(
     answers.write_text("".join(json.dumps({"id": str(i), "answer": "b"}) + "\n" for i in range(3)))
     assert main(["eval", str(answers), str(gold), "task=saq"]) == 3
     assert "-> give the row an answer; data.bad_rows=skip" in capsys.readouterr().err
+
+
+def test_one_mapping_serves_labelled_rows_and_rows_to_come(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, output = tmp_path / "test.csv", tmp_path / "o.csv"
+    mapping = ["task.columns.body=text", "task.columns.rule_violation=label", "task.constants.rule=No ads"]
+    rows.write_text("id,text\n1,buy now\n2,nice day\n")
+    assert main([*_infer(rows, output, *mapping)]) == 0
+    assert "test.csv: no column 'label' (task.columns.rule_violation): read as rows" in capsys.readouterr().err
+    assert [row.split(",")[0] for row in output.read_text().splitlines()] == ["id", "1", "2"]
+    assert main(["eval", str(output), str(rows), "task=rules", *mapping]) == 3
+    assert "task.columns.rule_violation=label: the file has no column 'label'" in capsys.readouterr().err
+    rows.write_text("id,text,lable\n1,buy now,1\n")
+    assert main([*_infer(rows, tmp_path / "p.csv", *mapping)]) == 3
+    assert "did you mean 'lable'" in capsys.readouterr().err

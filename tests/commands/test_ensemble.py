@@ -304,3 +304,15 @@ def test_mistakes_are_one_clear_message(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_blend_is_submitted_under_the_names_that_a_competition_takes(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns, output = ["--submission", "row_id=id,rule_violation=score"], tmp_path / "blend.csv"
+    assert main(["ensemble", *files, "task=rules", *columns]) == 2
+    assert "--output blend.csv" in capsys.readouterr().err
+    assert main(["ensemble", *files, "task=rules", *columns, "--output", str(output)]) == 0
+    lines = (tmp_path / "blend.submission.csv").read_text().splitlines()
+    assert lines[0] == "row_id,rule_violation"
+    assert [tuple(line.split(",")) for line in lines[1:]] == [(a.id, repr(a.score)) for a in read_answers(output)]

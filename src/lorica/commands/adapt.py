@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         resume_command=going_on("adapt", arguments, "training.resume=true"),
         html_path=options.html,
     )
-    emit(adapt_dict(result), as_json=options.json, text=adapt_text(result))
+    emit(adapt_dict(result), as_json=options.json, text=adapt_text(result, options.overrides))
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lorica.adaptation.expected_gain import ExpectedGain
 from lorica.adaptation.guards import GuardReading
 from lorica.adaptation.harvest import Contradiction
+from lorica.commands.next_command import after_adapting
 from lorica.metrics.bootstrap import Estimate
 from lorica.names import count_of, json_values, listed
 from lorica.reports.page import Cell, ReportTable
@@ -78,8 +79,8 @@ def adapt_dict(result: AdaptResult) -> dict[str, Any]:
     return plain_values
 
 
-def adapt_text(result: AdaptResult) -> str:
-    """Sentences and a table for a terminal."""
+def adapt_text(result: AdaptResult, overrides: Sequence[str]) -> str:
+    """Sentences, a table and the next commands for a terminal."""
     paragraphs = [
         *_labels(result),
         result.estimate.verdict if result.estimate else f"No estimate: {result.no_estimate}.",
@@ -102,6 +103,7 @@ def adapt_text(result: AdaptResult) -> str:
         )
     answers = f"\nanswers: {result.output}" if result.output else ""
     paragraphs.append(f"model: {result.adapter}{answers}\ndisk: {disk(result)}")
+    paragraphs.append(after_adapting(result.folder, result.output, overrides))
     return "\n\n".join(paragraphs)
 
 

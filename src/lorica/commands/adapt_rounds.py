@@ -55,7 +55,10 @@ class Rounds:
             picked = self._drilled(number, self._pick(scores[0]))
             if len(picked) < self.settings.min_pseudo_labels:
                 least = self.settings.min_pseudo_labels
-                return f"{len(picked)} scores are confident, and adapt.min_pseudo_labels is {least}"
+                return (
+                    f"{len(picked)} scores are confident (below {self.settings.low:g} or above {self.settings.high:g}; "
+                    f"adapt.low, adapt.high), and adapt.min_pseudo_labels={least} asks for more"
+                )
             if picked == former:
                 return "the pseudo-labels are those of the round before: there is nothing new to learn"
             former = picked

@@ -169,7 +169,10 @@ class AdaptRun:
         pool = examples or self.labelled
         if not self.settings.rounds or not share or len(pool) * share < _FEWEST_CANARIES:
             if self.settings.rounds:
-                inform(f"no canary rows: {len(pool)} labelled rows are too few (adapt.canaries=FILE names others)")
+                inform(
+                    f"no canary rows: {share:g} of {len(pool)} labelled rows (adapt.canary_share) are fewer than "
+                    f"{_FEWEST_CANARIES}; adapt.canaries=FILE names others"
+                )
             return [], examples
         rows, seed = [item.row for item in pool], config.training.seed
         try:

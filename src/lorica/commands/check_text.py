@@ -230,7 +230,7 @@ def _training(evidence: TrainingEvidence | None) -> str:
     training_facts = []
     if evidence.steps is not None:
         epoch_text = f" in {evidence.epochs:.3g} epochs" if evidence.epochs is not None else ""
-        training_facts.append(f"{evidence.steps} steps{epoch_text}")
+        training_facts.append(f"{count_of(evidence.steps, 'step')}{epoch_text}")
     if evidence.training_rows is not None:
         training_facts.append(f"{evidence.training_rows} rows")
     if evidence.loss_first is not None and evidence.loss_last is not None:

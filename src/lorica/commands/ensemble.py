@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 
 from lorica.commands import build
-from lorica.commands.arguments import as_path, emit, inform, parse_weights, parser, resolve, split_words, warn
+from lorica.commands.arguments import emit, inform, parser, resolve, split_words, warn
 from lorica.commands.ensemble_groups import rank_groups
 from lorica.commands.ensemble_list import listed_members
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
-from lorica.commands.ensemble_request import FOLD, BlendRequest, check_request
+from lorica.commands.ensemble_request import FOLD, BlendRequest, add_request_options, check_request
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.pages.ensemble_page import ensemble_page
 from lorica.commands.pages.page_files import (
@@ -28,10 +28,16 @@ from lorica.commands.pages.page_files import (
 )
 from lorica.commands.rows import id_names
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
+from lorica.commands.submission_option import (
+    add_submission_option,
+    parse_submission,
+    submission_path,
+    write_submission_beside,
+)
 from lorica.commands.trained_rows import add_trained_option, trained_row_ids, with_flag
 from lorica.config.schema import Config
-from lorica.data.write import atomic_file, read_answers, write_answers
-from lorica.ensemble.blends import METHODS, blend_scores, to_answers, vote
+from lorica.data.write import atomic_file, check_place, read_answers, write_answers
+from lorica.ensemble.blends import blend_scores, to_answers, vote
 from lorica.ensemble.calibrated import CalibratedBlend, SavedBlend, fit_calibrated, load_blend
 from lorica.ensemble.members import (
     EnsembleMember,
@@ -42,7 +48,7 @@ from lorica.ensemble.members import (
     vote_reasons,
 )
 from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
-from lorica.errors import DataError
+from lorica.errors import DataError, UsageError
 from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import find_metric
 from lorica.names import count_of, listed
@@ -56,6 +62,7 @@ from lorica.runs.run_folder import RunFolder
 BLEND = "the blend"
 
 _EXAMPLES = """  lorica ensemble a.csv b.csv c.csv --output blend.csv
+  lorica ensemble test_a.csv test_b.csv --output blend.csv --submission row_id=id,rule_violation=score
   lorica ensemble a.csv b.csv --gold train.csv --within rule task=rules
   lorica ensemble runs/*/out_of_fold.csv --gold train.csv --within fold task=rules
   lorica ensemble a.csv b.csv --gold train.csv --method stack --save stack.json task=rules
@@ -142,6 +149,8 @@ def run(arguments: Sequence[str]) -> int:
 def _blend(options: argparse.Namespace, config: Config, run_log: RunFolder | None) -> int:
     blend = blend_files(config, options.request)
     result, answers = blend.result, blend.answers
+    output = options.request.output
+    submissions = [write_submission_beside(output, options.submission_columns)] if options.submission_columns else []
     reports = write_pages(lambda: _page(result, blend.gold, answers, blend.members), options.html, run_log)
     if run_log is not None:
         run_log.write_metrics({f"{name}: {result.metric}": result.estimates[name] for name in result.estimates})
@@ -149,7 +158,8 @@ def _blend(options: argparse.Namespace, config: Config, run_log: RunFolder | Non
             main_metric=f"{BLEND}: {result.metric}" if result.estimates else "",
             rows=len(answers),
             outputs=[
-                *(run_file("answers", path, rows=len(answers)) for path in filter(None, [options.request.output])),
+                *(run_file("answers", path, rows=len(answers)) for path in filter(None, [output])),
+                *(run_file("submission", path, rows=len(answers)) for path in submissions),
                 *reports,
             ],
         )
@@ -363,29 +373,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         overrides=False,
     )
     command.add_argument("words", nargs="*", metavar="FILE ... [key=value ...]", help="files of answers; task=...")
-    method_help = "; ".join(f"{name}: {about}" for name, about in METHODS.items())
-    command.add_argument("--method", choices=tuple(METHODS), default="rank", help=f"{method_help} (%(default)s)")
-    command.add_argument("--gold", type=as_path, help="the rows with their gold answers")
-    command.add_argument(
-        "--within",
-        metavar="COLUMN",
-        help="take ranks within each value of this column, such as rule; `fold` within the folds of out-of-fold scores",
-    )
-    command.add_argument(
-        "--rows", type=as_path, help="the file of rows that holds the column, where --gold is not given"
-    )
-    command.add_argument("--weights", type=parse_weights, metavar="W,...", help="one for each file; their sum is 1")
-    command.add_argument("--power", type=float, default=2.0, help="the exponent of --method power (%(default)s)")
-    command.add_argument("--output", type=as_path, help="where to write the blend (.csv, .jsonl or .parquet)")
-    command.add_argument(
-        "--save",
-        "--calibrate",
-        type=as_path,
-        metavar="FILE.json",
-        help="write the fitted blend: the stack, or with other methods the mean of calibrated probabilities, which "
-        "needs no table to rank in and serves a single row",
-    )
-    command.add_argument("--model", type=as_path, metavar="FILE.json", help="blend by what --save wrote")
+    add_request_options(command)
+    add_submission_option(command)
     add_trained_option(command)
     add_html_option(command, beside="all rows")
     add_run_option(command)
@@ -394,4 +383,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     values = {field.name: getattr(options, field.name) for field in fields(BlendRequest) if field.name != "files"}
     options.request = BlendRequest(files, **values)
     check_request(options.request)
+    options.submission_columns = parse_submission(options.submission)
+    if options.submission_columns:
+        if options.request.output is None:
+            raise UsageError("--submission is written beside the blend", fix="add --output blend.csv")
+        check_place(submission_path(options.request.output))
     return options

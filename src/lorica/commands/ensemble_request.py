@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorica.commands.arguments import check_not_read
+from lorica.commands.arguments import as_path, check_not_read, parse_weights
 from lorica.data.write import check_output, check_place
+from lorica.ensemble.blends import METHODS
 from lorica.errors import UsageError
 from lorica.names import count_of
 
@@ -31,6 +33,33 @@ class BlendRequest:
     save: Path | None = None
     model: Path | None = None
     allow_training_rows: bool = False
+
+
+def add_request_options(command: argparse.ArgumentParser) -> None:
+    """The options that make a `BlendRequest`."""
+    method_help = "; ".join(f"{name}: {about}" for name, about in METHODS.items())
+    command.add_argument("--method", choices=tuple(METHODS), default="rank", help=f"{method_help} (%(default)s)")
+    command.add_argument("--gold", type=as_path, help="the rows with their gold answers")
+    command.add_argument(
+        "--within",
+        metavar="COLUMN",
+        help="take ranks within each value of this column, such as rule; `fold` within the folds of out-of-fold scores",
+    )
+    command.add_argument(
+        "--rows", type=as_path, help="the file of rows that holds the column, where --gold is not given"
+    )
+    command.add_argument("--weights", type=parse_weights, metavar="W,...", help="one for each file; their sum is 1")
+    command.add_argument("--power", type=float, default=2.0, help="the exponent of --method power (%(default)s)")
+    command.add_argument("--output", type=as_path, help="where to write the blend (.csv, .jsonl or .parquet)")
+    command.add_argument(
+        "--save",
+        "--calibrate",
+        type=as_path,
+        metavar="FILE.json",
+        help="write the fitted blend: the stack, or with other methods the mean of calibrated probabilities, which "
+        "needs no table to rank in and serves a single row",
+    )
+    command.add_argument("--model", type=as_path, metavar="FILE.json", help="blend by what --save wrote")
 
 
 def check_request(request: BlendRequest) -> None:

@@ -18,7 +18,12 @@ from lorica.commands.arguments import emit, going_on, inform, parser, required, 
 from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
 from lorica.commands.run_log import count_gold, counted, logged_messages, recorded_configuration
-from lorica.commands.submission_option import parse_submission, submission_path, write_submission_beside
+from lorica.commands.submission_option import (
+    add_submission_option,
+    parse_submission,
+    submission_path,
+    write_submission_beside,
+)
 from lorica.commands.trained_rows import TrainedRows
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config
@@ -100,12 +105,7 @@ def run(arguments: Sequence[str]) -> int:
         "output=out.parquet\n"
         "  lorica infer task=rules input=test.csv output=answers.csv --submission row_id=id,rule_violation=score",
     )
-    command.add_argument(
-        "--submission",
-        metavar="NAME=FIELD,...",
-        help="write these columns of the answers also as OUTPUT.submission.csv, every value as it is: `id,score`, or "
-        "under other names; fields are those of the output (`scores.A`: the probability of choice A)",
-    )
+    add_submission_option(command)
     options = command.parse_args(list(arguments))
     submission_columns = parse_submission(options.submission)
     resolved = resolve(options.overrides)

@@ -10,7 +10,7 @@ from lorica.config.reading_section import ReadingConfig
 from lorica.names import shell_line, shell_word
 
 # Settings of a training that the commands after it do not need.
-_OF_TRAINING = ("input=", "run_dir=", "folds", "training", "lora")
+_OF_TRAINING = ("input=", "output=", "run_dir=", "train=", "adapt.", "folds", "training", "lora")
 _OF_READING = tuple(f"data.{key.name}=" for key in fields(ReadingConfig))
 
 
@@ -28,6 +28,13 @@ def next_settings(overrides: Sequence[str]) -> str:
 def infer_command(adapters: str, overrides: Sequence[str], output: str = "answers.csv") -> str:
     """`lorica infer` for rows to come. adapters: the key that names who answers, with its value."""
     return f"lorica infer {next_settings(overrides)} {shell_word(adapters)} input=NEW.csv output={output}"
+
+
+def after_adapting(root: Path, answers: Path | None, overrides: Sequence[str]) -> str:
+    """What follows `lorica adapt`, whose model is in `root`: what its answers are worth, and answers of other rows."""
+    judge = f"-> lorica eval {shell_word(str(answers))} GOLD.csv {next_settings(overrides)}\n" if answers else ""
+    files = "GOLD.csv: labels of the rows of input, once they are known; " if answers else ""
+    return f"{judge}-> {infer_command(f'adapters.dir={root}', overrides)}\n   ({files}NEW.csv: further rows)"
 
 
 def after_training(root: Path, overrides: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
-"""`lorica infer --submission`: which columns of the answers, and the file of them beside the output."""
+"""`--submission` of `lorica infer` and `ensemble`: which columns of the answers; the file of them beside the output."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,16 @@ from lorica.commands.arguments import inform, warn
 from lorica.data.submission import SUFFIX, SubmissionColumn, parse_columns, write_submission
 from lorica.data.write import read_answers
 from lorica.errors import UsageError
+
+
+def add_submission_option(command: argparse.ArgumentParser) -> None:
+    """Let a command take `--submission`."""
+    command.add_argument(
+        "--submission",
+        metavar="NAME=FIELD,...",
+        help="write these columns of the answers also as OUTPUT.submission.csv, every value as it is: `id,score`, or "
+        "under other names; fields are those of the output (`scores.A`: the probability of choice A)",
+    )
 
 
 def parse_submission(columns_text: str | None) -> tuple[SubmissionColumn, ...]:

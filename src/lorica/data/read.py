@@ -19,6 +19,7 @@ from lorica.data.plain import plain_records
 from lorica.data.read_log import ReadLog
 from lorica.data.table import Table, TableOptions
 from lorica.errors import DataError, NoTableError, RowError
+from lorica.names import closest
 from lorica.records import Row, RowSchema
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -92,6 +93,7 @@ def _checked_rows(
     """The rows of a table; `reopen` starts another pass over it."""
     skipped_before = len(read_log.skipped)  # of other files
     table = reopen()
+    columns = _columns_to_find(table_path, table.names, schemas, columns, read_log)
     with _perhaps_no_header(table, schemas):
         mapping = map_columns(table_path, table.line, table.names, schemas, columns, constants)
     mapping = bind_table(mapping, lambda: _records(reopen(), mapping))
@@ -120,6 +122,27 @@ def _checked_rows(
             "the file has a header and no rows", path=table_path, line=table.line, fix="check how it was made"
         )
     return chain([first_row], rows)
+
+
+def _columns_to_find(
+    table_path: Path,
+    column_names: Sequence[str],
+    schemas: Sequence[RowSchema],
+    columns: Mapping[str, str],
+    read_log: ReadLog,
+) -> dict[str, str]:
+    """The mapping without the column of right answers where a table has neither it nor one like it, and no schema
+    requires it: what maps training rows maps rows to come as well. That is told."""
+    required_names = {name for schema in schemas for name in schema.required}
+    gold_names = {schema.gold for schema in schemas} - required_names
+    columns_to_find = dict(columns)
+    for name, column in columns.items():
+        if name in gold_names and not closest(column, column_names, key=fold_name):
+            del columns_to_find[name]
+            read_log.remarks.append(
+                f"{table_path}: no column {column!r} (task.columns.{name}): read as rows without right answers"
+            )
+    return columns_to_find
 
 
 @contextmanager
