@@ -202,7 +202,13 @@ def test_rows_are_held_against_the_figures_of_the_passport(
         (folder / path.name).write_bytes(path.read_bytes())
     passport = json.loads((folder / PASSPORT_NAME).read_text())
     figure = {"value": 0.99995, "low": low, "high": 1.0, "n": 60, "note": ""}
-    passport["metrics"] = {"on": "given", "rows": 60, "base": None, "adapter": {"accuracy": figure}, "note": ""}
+    passport["metrics"] = {
+        "on": "given",
+        "rows": 60,
+        "base": None,
+        "adapter": {"roc_auc": figure, "accuracy": figure | {"low": 0.9999}},
+        "note": "",
+    }
     (folder / PASSPORT_NAME).write_text(json.dumps(passport))
     write_posts(tmp_path / "noisy.csv", 60, seed=2)
     lines = (tmp_path / "noisy.csv").read_text().splitlines()

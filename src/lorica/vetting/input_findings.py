@@ -128,12 +128,12 @@ def _variants(behaviour: Behaviour) -> Iterator[Finding]:
     """What asking without a part of the input, or with two exchanged, does."""
     sentences = []
     for variant in behaviour.inputs:
-        sentence = f"{variant.name} answers move by {variant.moved:.2f}" if variant.n else f"{variant.name}:"
-        if behaviour.labelled is not None and variant.quality is not None and variant.n:
-            sentence += f" ({behaviour.labelled.metric} {variant.quality})"
+        effects = [f"answers move by {variant.moved:.2f}"] if variant.n else []
+        if behaviour.labelled is not None and variant.quality is not None:
+            effects.append(f"{behaviour.labelled.metric} is {variant.quality}")
         if variant.failed:
-            sentence += f" and {variant.failed} of {variant.n + variant.failed} rows are not answered"
-        sentences.append(sentence)
+            effects.append(f"{variant.failed} of {variant.n + variant.failed} rows are not answered")
+        sentences.append(f"{variant.name} {', '.join(effects)}")
     if sentences:
         moves = {variant.name: {"moved": variant.moved, "changed": variant.changed} for variant in behaviour.inputs}
         yield finding("L428", "; ".join(sentences), facts={"inputs": moves})
