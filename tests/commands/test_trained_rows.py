@@ -123,7 +123,7 @@ def test_a_blend_neither_judges_them_nor_loses_them(adapted: Path, capsys: pytes
         assert main(["ensemble", *members, "--gold", "test.csv", "task=rules"]) == 3
         assert "trained on the own labels" in capsys.readouterr().err
         assert main(["ensemble", *members, "--output", "blend.csv", "task=rules"]) == 0
-        assert f"own labels of 1 rows ({own_id(adapted)})" in capsys.readouterr().err
+        assert f"own labels of 1 row ({own_id(adapted)})" in capsys.readouterr().err
         assert main(["eval", "blend.csv", "test.csv", "task=rules"]) == 3
         assert REFUSED in capsys.readouterr().err
     vote = ["ensemble", "answers.csv", "other.csv", "--method", "vote", "--output", "vote.csv", "task=rules"]
