@@ -114,6 +114,12 @@ def test_the_native_engine_is_told_of_a_head_that_only_the_task_names() -> None:
     assert "classifier, score" in _one(found, "L136").seen
 
 
+@pytest.mark.parametrize(("kind", "is_told"), [("roberta", False), ("llama", True)])
+def test_an_encoders_adapter_is_not_told_what_the_native_engine_lacks(tmp_path: Path, kind: str, is_told: bool) -> None:
+    _save(kind, tmp_path)
+    assert ("L136" in codes(_check(tmp_path).findings)) == is_told
+
+
 def _head(name: str) -> Shapes:
     return {f"{PREFIX}{name}.weight": (2, 32), f"{PREFIX}{name}.bias": (2,)}
 

@@ -220,10 +220,10 @@ def _features(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     if any(len(tensor_map.shape(module.a)) > 2 for module in tensor_map.modules.values()):
         unsupported.append("convolutions are adapted")
     findings = []
-    if unsupported:
-        fix = "use engine=encoder, which applies it to its encoder" if _on_encoder(config, tensor_map) else ""
+    # What is on an encoder is never for the native engine, and the encoders' applies whatever PEFT does.
+    if unsupported and not _on_encoder(config, tensor_map):
         facts = {"features": len(unsupported)}
-        findings.append(finding("L136", "; ".join(unsupported), fix=fix, file=CONFIG_NAME, facts=facts))
+        findings.append(finding("L136", "; ".join(unsupported), file=CONFIG_NAME, facts=facts))
     initialisation = config.init_lora_weights
     if isinstance(initialisation, str) and initialisation.startswith(_BASE_CHANGING):
         actual = f"init_lora_weights is {shown(initialisation)!r}: the base's weights were changed in training"
