@@ -179,7 +179,7 @@ def test_auto_takes_what_helps_most_and_tries_isotonic_on_many_rows_alone() -> N
     assert fit.change.high < 0
     few = fit_calibration("auto", _rows(bent[:300], labels[:300]))
     assert set(few.candidates) == {"platt", "temperature"}
-    with pytest.raises(TrainingError, match=r"(?s)no method lowers the log-loss .* name a --method"):
+    with pytest.raises(TrainingError, match=r"(?s)no method lowers the log-loss .* a --method with --save-anyway"):
         fit_calibration("auto", _rows(truth[:300], labels[:300]))
 
 

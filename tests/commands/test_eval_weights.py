@@ -65,4 +65,4 @@ def test_short_answers_are_matched_as_a_reader_would(evaluated: Any) -> None:
     }
     assert said["metrics"]["exact_match"]["value"] == 0.0
     assert said["abstentions"] == {"answers": 1, "unanswerable": 1, "right": 1}
-    assert "1 say that they do not know, 1 of them where gold calls 1 rows not answerable" in said["text"]
+    assert "1 say that they do not know, 1 of them where gold calls 1 row not answerable" in said["text"]

@@ -139,8 +139,8 @@ def test_the_page_says_who_leads_and_draws_the_front(
     assert html.escape(result["verdict"]) in page.partition("<nav")[0]
     for score in result["runs"]:
         assert f"{score['score']['value']:.3f} [{score['score']['low']:.3f}, {score['score']['high']:.3f}]" in page
-    assert page.count("<circle") == 2 + 2
-    assert page.count('class="dot hollow"') == 2 - len(result["front"])
+    assert page.count("<circle") == 2 * (2 + 2)  # the front once for wide and once for narrow screens
+    assert page.count('class="dot hollow"') == 2 * (2 - len(result["front"]))
     assert (tmp_path / "run" / "report.html").read_text("utf-8") == page
     assert len((tmp_path / "score.html.csv").read_text().splitlines()) == 3
 
