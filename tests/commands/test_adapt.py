@@ -20,6 +20,7 @@ from lorica.cli import main
 from lorica.commands import adapt_stages, build
 from lorica.commands.adapt_stages import folder_digest
 from lorica.data.digest import file_digest
+from lorica.errors import CollapsedError
 from lorica.pipeline.train import TrainJob
 from lorica.records import Answer, Row
 from lorica.training.types import TrainResult
@@ -71,12 +72,15 @@ class WordCounts:
         self.trained: list[str] = []
         self.rows: dict[str, list[Row]] = {}
         self.interrupt_before = ""
+        self.collapsing = ""
 
     def train_jobs(self, config: Any, task: Any, jobs: Sequence[TrainJob], progress: Any) -> dict[str, TrainResult]:
         results = {}
         for job in jobs:
             if job.name == self.interrupt_before:
                 raise KeyboardInterrupt
+            if job.name == self.collapsing:
+                raise CollapsedError("the scores collapsed to one value")
             model_file = job.folder / "model.json"
             if not model_file.exists():
                 self.trained.append(job.name)
@@ -252,6 +256,29 @@ def test_an_interrupted_run_goes_on_and_trains_nothing_twice(
     assert resumed["digest"] == whole["digest"]
     assert main(["adapt", "input=test.csv", *QUIET, *words, "training.resume=true", "adapt.low=0.1"]) == 6
     assert "adapt.low: was '0.2', is now '0.1'" in capsys.readouterr().err
+
+
+def test_a_control_that_collapses_ranks_nothing_and_stops_nothing(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train=train.csv", "adapt.rounds=0")
+    models.collapsing = "estimate/rule-2/shuffled-1"
+    estimate = adapt(capsys, *words)["estimate"]
+    rules = list(estimate["rules"].values())
+    assert rules[1]["shuffled"][0] == 0.5
+    assert estimate["expected"]
+    count = len(models.trained)
+    models.collapsing = ""
+    assert adapt(capsys, *words, "training.resume=true")["estimate"] == estimate
+    assert len(models.trained) == count, "its scores are kept"
+
+
+def test_a_model_of_true_labels_that_collapses_stops_the_run(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.collapsing = "estimate/rule-2/adapted"
+    assert main(["adapt", "input=test.csv", *QUIET, "train=train.csv", "adapt.rounds=0"]) == 5
+    assert "collapsed to one value" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["rule-1/shuffled-2", "rule-3/adapted"])

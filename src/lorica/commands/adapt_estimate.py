@@ -76,11 +76,14 @@ def _measure(config: Config, runner: StageRunner, rule: _HeldOutRule, prefix: st
     def with_examples(examples: Sequence[LabelledText]) -> list[Row]:
         return own_rows + training_rows(balanced(examples, copies))
 
-    rows_of = {_UNADAPTED: own_rows, _ADAPTED: with_examples(rule.examples)}
-    for number in range(1, config.adapt.estimate_shuffles + 1):
-        shuffled = shuffled_labels(rule.examples, f"{config.training.seed}/{prefix}/{number}")
-        rows_of[f"{_SHUFFLED}-{number}"] = with_examples(shuffled)
-    scores_of = runner.train_and_score({f"{prefix}/{name}": rows for name, rows in rows_of.items()}, rule.judged)
+    rows_of = {f"{prefix}/{_UNADAPTED}": own_rows, f"{prefix}/{_ADAPTED}": with_examples(rule.examples)}
+    controls = {
+        f"{prefix}/{_SHUFFLED}-{number}": with_examples(
+            shuffled_labels(rule.examples, f"{config.training.seed}/{prefix}/{number}")
+        )
+        for number in range(1, config.adapt.estimate_shuffles + 1)
+    }
+    scores_of = runner.train_and_score(rows_of | controls, rule.judged, may_collapse=controls)
     unadapted, adapted, *shuffled_scores = (tuple(scores[row.id] for row in rule.judged) for scores in scores_of)
     labels = tuple(int(row.gold == 1) for row in rule.judged)
     return LeftOutRule(rule.stratum, labels, unadapted, adapted, tuple(shuffled_scores))

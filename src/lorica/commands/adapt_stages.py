@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from lorica.commands.train_plan import LAST
 from lorica.config.schema import Config
 from lorica.data.digest import bytes_digest, file_digest
 from lorica.data.write import atomic_file, sync_folder
-from lorica.errors import DataError
+from lorica.errors import CollapsedError, DataError
 from lorica.pipeline.train import TrainJob, train_val_split
 from lorica.records import Row
 from lorica.tasks.base import Task
@@ -73,9 +73,12 @@ class StageRunner:
                 shutil.rmtree(job.folder / leftover, ignore_errors=True)
         return {job.name: self._stage(job, results[job.name]) for job in jobs}
 
-    def train_and_score(self, rows_of: Mapping[str, Sequence[Row]], judged: Sequence[Row]) -> list[dict[str, float]]:
+    def train_and_score(
+        self, rows_of: Mapping[str, Sequence[Row]], judged: Sequence[Row], *, may_collapse: Collection[str] = ()
+    ) -> list[dict[str, float]]:
         """The scores of `judged`, row id -> score, by a model for each of `rows_of`, in its order. The models are not
-        kept; what goes on after a kill finds the scores of those that have answered."""
+        kept; what goes on after a kill finds the scores of those that have answered. may_collapse: those whose labels
+        tell nothing, so that one score for all rows is no failure of their training."""
         rows_digest = rows_facts(judged).content
         trained_digests = {name: rows_facts(rows).content for name, rows in rows_of.items()}
         scores_of: dict[str, dict[str, float]] = {}
@@ -84,12 +87,25 @@ class StageRunner:
             if stored is not None and (stored.rows, stored.trained) == (rows_digest, trained):
                 scores_of[name] = stored.scores
         missing = {name: rows for name, rows in rows_of.items() if name not in scores_of}
-        stages = self.train(missing) if missing else {}
+        certain = {name: rows for name, rows in missing.items() if name not in may_collapse}
+        stages = self.train(certain) if certain else {}
+        for name in (name for name in missing if name in may_collapse):
+            try:
+                stages |= self.train({name: missing[name]})
+            except CollapsedError:
+                scores_of[name] = self._store_one_score(name, judged, rows_digest, trained_digests[name])
         for name, stage in stages.items():
             scores_of[name] = self.score(stage, judged, name, trained=trained_digests[name])
         for name in rows_of:  # also those of a call that was killed before it came to this
             shutil.rmtree(self._root / name, ignore_errors=True)
         return [scores_of[name] for name in rows_of]
+
+    def _store_one_score(self, name: str, judged: Sequence[Row], rows_digest: str, trained: str) -> dict[str, float]:
+        """What a model answers whose scores collapsed: the same to every row, so that none ranks above another."""
+        inform(f"{name}: its scores collapsed to one value, as they may where labels tell nothing: ROC-AUC 0.5")
+        scores = dict.fromkeys((row.id for row in judged), 0.5)
+        self._write_scores(name, _StoredScores("", rows_digest, scores, trained))
+        return scores
 
     def _stage(self, job: TrainJob, result: TrainResult) -> TrainedStage:
         settings = self._config.training
@@ -103,9 +119,8 @@ class StageRunner:
         config, adapter_name = self._config, self._task.name
         adapters = build.open_adapters({adapter_name: stage.folder})
         model_digest = adapters[adapter_name].digest
-        stored_path = self._scores_path(name)
         rows_digest = rows_facts(rows).content
-        stored = _read_scores(stored_path)
+        stored = _read_scores(self._scores_path(name))
         if stored is not None and (stored.model, stored.rows, stored.trained) == (model_digest, rows_digest, trained):
             return stored.scores
         scores: dict[str, float] = {}
@@ -119,9 +134,14 @@ class StageRunner:
                     problem = answer.problem or "the model gave no probability"
                     raise DataError(f"has no score: {problem}", path=config.input, row_id=answer.id, fix="mend the row")
                 scores[answer.id] = answer.score
-            with atomic_file(stored_path) as scores_file:
-                scores_file.write(msgspec.json.encode(_StoredScores(model_digest, rows_digest, scores, trained)))
+            self._write_scores(name, _StoredScores(model_digest, rows_digest, scores, trained))
         return scores
+
+    def _write_scores(self, name: str, stored: _StoredScores) -> None:
+        path = self._scores_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as scores_file:
+            scores_file.write(msgspec.json.encode(stored))
 
     def _scores_path(self, name: str) -> Path:
         return self._root / f"{name}.{_SCORES}"
