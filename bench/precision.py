@@ -28,7 +28,7 @@ from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.adapters.member import Member  # noqa: E402
 from lorica.commands import build  # noqa: E402
 from lorica.commands.arguments import resolve  # noqa: E402
-from lorica.commands.train import listener, train_jobs  # noqa: E402
+from lorica.commands.train_jobs import listener, train_jobs  # noqa: E402
 from lorica.config.schema import Config  # noqa: E402
 from lorica.data.read import read_rows  # noqa: E402
 from lorica.data.split import split  # noqa: E402

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from lorica.version import __version__
 
 if TYPE_CHECKING:
     from lorica.commands.adapt_result import AdaptResult as AdaptResult
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from lorica.commands.frontier_result import FrontierResult as FrontierResult
     from lorica.commands.infer import InferResult as InferResult
     from lorica.commands.score_result import ScoreResult as ScoreResult
-    from lorica.commands.train import TrainingRun as TrainingRun
+    from lorica.commands.train_jobs import TrainingRun as TrainingRun
     from lorica.commands.tune_result import AttemptsResult as AttemptsResult
     from lorica.commands.tune_result import TuneResult as TuneResult
     from lorica.errors import AdapterError as AdapterError
@@ -102,7 +102,7 @@ _PUBLIC = {
     "lorica.commands.frontier_result": ("FrontierResult",),
     "lorica.commands.infer": ("InferResult",),
     "lorica.commands.score_result": ("ScoreResult",),
-    "lorica.commands.train": ("TrainingRun",),
+    "lorica.commands.train_jobs": ("TrainingRun",),
     "lorica.commands.tune_result": ("TuneResult", "AttemptsResult"),
     "lorica.judging.endpoint": ("EndpointSettings",),
     "lorica.judging.judge_result": ("JudgeResult",),

@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import MutableMapping, Sequence
 
-from lorica import __version__, signals
+from lorica import signals
 from lorica.errors import UNCHECKED, ConfigError, LoricaError, UsageError
 from lorica.failures import DEBUG, explain
 from lorica.names import closest
 from lorica.streams import SturdyStream, sturdy_streams
+from lorica.version import __version__
 
 # Stage of the life cycle -> command -> (module:function, what it does).
 STAGES: dict[str, dict[str, tuple[str, str]]] = {

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from lorica import __version__
 from lorica.adapters.member import Member
 from lorica.adapters.passport import (
     FEWEST_CANARIES,
@@ -38,6 +37,7 @@ from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.training.types import TrainResult, identifying
+from lorica.version import __version__
 
 # More rows make the interval a little narrower and a passport much slower, where answers are generated.
 MOST_ROWS = 200

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lorica import __version__
 from lorica.adaptation.harvest import TextLabels
 from lorica.commands import build
 from lorica.commands.adapt_stages import STAGES
@@ -22,6 +21,7 @@ from lorica.errors import ConfigError, DataError
 from lorica.names import visible_values
 from lorica.records import Row
 from lorica.tasks.base import Task
+from lorica.version import __version__
 
 _DECISIVE = ("task", "lora", "training", "adapt")  # sections whose values decide what is trained
 _COSMETIC = frozenset(

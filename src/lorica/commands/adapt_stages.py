@@ -16,7 +16,7 @@ from lorica.admission.provenance import rows_facts
 from lorica.commands import build
 from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import inform
-from lorica.commands.train import listener, train_jobs
+from lorica.commands.train_jobs import listener, train_jobs
 from lorica.commands.train_plan import LAST
 from lorica.config.schema import Config
 from lorica.data.digest import bytes_digest, file_digest

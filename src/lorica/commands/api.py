@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lorica.commands.frontier_result import FrontierResult
     from lorica.commands.infer import InferResult
     from lorica.commands.score_result import ScoreResult
-    from lorica.commands.train import TrainingRun
+    from lorica.commands.train_jobs import TrainingRun
     from lorica.pipeline.evaluate import Evaluation
     from lorica.runs.stored_run import StoredRun
     from lorica.vetting.diagnosis import Diagnosis

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorica import __version__
 from lorica.adapters.member import Member
 from lorica.admission.provenance import rows_facts
 from lorica.calibration.calibration_maps import Probabilities, two_choices
@@ -19,6 +18,7 @@ from lorica.errors import DataError
 from lorica.names import listed
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, has_no_answer
 from lorica.tasks.base import Task
+from lorica.version import __version__
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lorica.adapters.member import Member
 from lorica.admission.gate import admit_all
 from lorica.admission.provenance import trained_as
 from lorica.commands import build
-from lorica.commands.train import listener, train_jobs
+from lorica.commands.train_jobs import listener, train_jobs
 from lorica.config.schema import Config
 from lorica.engines.base import Engine
 from lorica.metrics.bootstrap import Estimate

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from lorica import __version__, signals
+from lorica import signals
 from lorica.adapters.member import Member
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
@@ -48,6 +48,7 @@ from lorica.runs.run_record import (
     RunRecord,
     run_folder_of,
 )
+from lorica.version import __version__
 
 SKIPPED_SUFFIX = ".skipped.jsonl"
 _MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked

@@ -28,7 +28,7 @@ from lorica.commands.fold_files import (
 from lorica.commands.fold_report import FoldsResult, audit_dict, audit_text, fold_name
 from lorica.commands.rows import list_skipped, reading_log, tell
 from lorica.commands.run_log import logged_messages, recorded_configuration, run_file
-from lorica.commands.train import SKIPPED_SUFFIX, TrainingRun, listener, locked, nothing_lost, train_locked
+from lorica.commands.train_jobs import SKIPPED_SUFFIX, TrainingRun, listener, locked, nothing_lost, train_locked
 from lorica.commands.train_log import RecordedTraining
 from lorica.commands.train_plan import read_training_rows, training_root
 from lorica.config.compose import Resolved

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
-from lorica import __version__
 from lorica.adapters.passport import Passport
 from lorica.adapters.registry import CHECKPOINTS, SHALLOW_CONFIG, SHALLOW_WEIGHTS
 from lorica.adapters.shallow_folder import (
@@ -44,6 +43,7 @@ from lorica.training import publish
 from lorica.training.outcome import Losses, judge_outcome
 from lorica.training.trainable import MemberFiles
 from lorica.training.types import Listener, TrainResult
+from lorica.version import __version__
 
 _FILES = MemberFiles(SHALLOW_WEIGHTS, SHALLOW_CONFIG)
 _COMPARED_ROWS = 32

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorica import __version__
 from lorica.commands import build
 from lorica.commands.arguments import Overrides, override_words, resolve, with_settings
 from lorica.commands.rows import reading_log, tell
@@ -27,6 +26,7 @@ from lorica.names import shell_line, visible_values
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.tuning.dimensions import Dimension, Settings, deciding, overrides_of
+from lorica.version import __version__
 
 ATTEMPT = "attempt-{}"
 """The folder of an attempt, by its number."""

@@ -74,7 +74,7 @@ class TrialRunner:
 
     def train(self, number: int, settings: Settings, listener: Listener) -> Path:
         """See `Runner`."""
-        from lorica.commands.train import train_jobs  # imports torch
+        from lorica.commands.train_jobs import train_jobs  # imports torch
         from lorica.commands.trainers import load_trainer
         from lorica.pipeline.train import TrainJob
 

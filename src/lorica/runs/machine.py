@@ -10,10 +10,10 @@ from dataclasses import asdict
 from importlib import metadata
 from importlib.util import find_spec
 
-from lorica import __version__
 from lorica.data.digest import bytes_digest
 from lorica.errors import ConfigError
 from lorica.runs.run_record import MachineFacts
+from lorica.version import __version__
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn")
 

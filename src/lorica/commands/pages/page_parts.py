@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from lorica import __version__
 from lorica.metrics.bootstrap import Estimate
 from lorica.pipeline.compare import PairComparison
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Report, ReportTable, Section
 from lorica.reports.page_size import MAX_PAGE
+from lorica.version import __version__
 
 _OFFLINE = "One file that opens from a disk and asks for nothing from a network."
 MAX_TEXT = 1500
