@@ -73,9 +73,17 @@ class WordCounts:
         self.rows: dict[str, list[Row]] = {}
         self.interrupt_before = ""
         self.collapsing = ""
+        self.loads = 0
 
-    def train_jobs(self, config: Any, task: Any, jobs: Sequence[TrainJob], progress: Any) -> dict[str, TrainResult]:
+    def load_trainer(self, config: Any, task: Any, reading: Mapping[str, str]) -> int:
+        self.loads += 1
+        return self.loads
+
+    def train_jobs(
+        self, config: Any, task: Any, jobs: Sequence[TrainJob], progress: Any, trainer: int | None
+    ) -> dict[str, TrainResult]:
         results = {}
+        assert all((trainer == self.loads) == job.name.startswith("estimate/") for job in jobs)
         for job in jobs:
             if job.name == self.interrupt_before:
                 raise KeyboardInterrupt
@@ -128,6 +136,7 @@ def _score(weights: Mapping[str, float], task: Any, row: Row) -> float:
 def models(monkeypatch: pytest.MonkeyPatch) -> WordCounts:
     stub = WordCounts()
     monkeypatch.setattr(adapt_stages, "train_jobs", stub.train_jobs)
+    monkeypatch.setattr(adapt_stages, "load_trainer", stub.load_trainer)
     monkeypatch.setattr(build, "open_adapters", stub.open_adapters)
     monkeypatch.setattr(adapt_stages, "adapter_answers", stub.adapter_answers)
     return stub
@@ -262,13 +271,15 @@ def test_a_control_that_collapses_ranks_nothing_and_stops_nothing(
     tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("train=train.csv", "adapt.rounds=0")
-    models.collapsing = "estimate/rule-2/shuffled-1"
-    estimate = adapt(capsys, *words)["estimate"]
+    models.collapsing, models.interrupt_before = "estimate/rule-2/shuffled-1", "estimate/rule-2/shuffled-2"
+    assert main(["adapt", "input=test.csv", *QUIET, *words]) == 130
+    models.collapsing = models.interrupt_before = ""
+    estimate = adapt(capsys, *words, "training.resume=true")["estimate"]
     rules = list(estimate["rules"].values())
     assert rules[1]["shuffled"][0] == 0.5
     assert estimate["expected"]
     count = len(models.trained)
-    models.collapsing = ""
+    assert models.loads == len(rules) + 1, "the trainings of a rule share one base, but for the interruption"
     assert adapt(capsys, *words, "training.resume=true")["estimate"] == estimate
     assert len(models.trained) == count, "its scores are kept"
 

@@ -14,13 +14,21 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from lorica.cli import main
-from lorica.commands import train_classifier
+from lorica.commands import build, train_classifier
 from lorica.commands.arguments import resolve
+from lorica.commands.train_jobs import train_jobs
+from lorica.commands.trainers import load_trainer
 from lorica.config.schema import Config, ModelConfig, TrainingConfig
+from lorica.data.read import read_rows
 from lorica.encoder_families import ENCODER_FAMILIES
-from lorica.errors import ConfigError
+from lorica.errors import CollapsedError, ConfigError
 from lorica.pipeline import train_classifier as pipeline_module
+from lorica.pipeline.train import TrainJob
+from lorica.pipeline.trainer import Trainer
+from lorica.training import loop as loop_module
+from lorica.training import step as step_module
 from lorica.training.classifier import TrainableClassifier
+from lorica.training.listeners import SilentListener
 from tests.encoders import POSITIONS, save_base, save_classifier
 
 SPAM = ("Win 1,000 pounds now", "Buy cheap watches", "Call 0900-123 today", "you lucky winner")
@@ -209,3 +217,33 @@ def test_defaults_follow_the_base_and_the_method() -> None:
     assert (chosen.training.epochs, chosen.training.weight_decay) == (1, 0.01)
     assert chosen.lora.target_modules == ["q_proj", "v_proj"]
     assert resolve([]).config.training == TrainingConfig()
+
+
+def test_a_trainer_goes_on_after_a_collapse_as_if_it_had_not_been(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lorica adapt` trains all models of a left-out rule by one trainer."""
+    import torch
+
+    real = step_module.update
+
+    def collapsing(learner: Any, *arguments: Any, **named: Any) -> Any:
+        report = real(learner, *arguments, **named)
+        with torch.no_grad():
+            learner.trainable.model.classifier.weight.zero_()
+        return report
+
+    config = resolve(_command(place, tmp_path, "training.epochs=1")[1:]).config
+    task = build.build_task(config)
+    rows = list(read_rows(config.input, task.schemas))
+
+    def train(trainer: Trainer, name: str) -> bytes:
+        train_jobs(config, task, [TrainJob(name, rows, config.input, tmp_path / name)], SilentListener(), trainer)
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    trainer = load_trainer(config, task, {})
+    monkeypatch.setattr(loop_module, "update", collapsing)
+    with pytest.raises(CollapsedError):
+        train(trainer, "collapsed")
+    monkeypatch.setattr(loop_module, "update", real)
+    assert train(trainer, "after") == train(load_trainer(config, task, {}), "alone")

@@ -110,7 +110,7 @@ class Rounds:
         inform(f"{name}: {len(picked)} pseudo-labels, {positive} of them 1")
         items = self._items(picked)
         try:
-            stage = self.runner.train({name: [*self.own_rows, *training_rows((item, 1) for item in items)]})[name]
+            stage = self.runner.train(name, [*self.own_rows, *training_rows((item, 1) for item in items)])
         except NotFiniteError as error:
             return replace(report, reason=f"its training diverged: {error.message}"), before
         if stage.result.outcome == "diverged":

@@ -186,7 +186,7 @@ class AdaptRun:
 
     def _train(self, name: str, weighed: Weighed) -> TrainedStage:
         self._run_log.log("stage", {"name": name, "rows": sum(copies for _, copies in weighed)})
-        return self._runner.train({name: training_rows(weighed)})[name]
+        return self._runner.train(name, training_rows(weighed))
 
     def _rounds(self, stage: TrainedStage, canaries: list[Row], labelled: Weighed, weighed: Weighed) -> Rounds:
         def accept(accepted: TrainedStage, items: Sequence[LabelledText], scores: Mapping[str, float]) -> None:

@@ -18,11 +18,13 @@ from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import inform
 from lorica.commands.train_jobs import listener, train_jobs
 from lorica.commands.train_plan import LAST
+from lorica.commands.trainers import load_trainer
 from lorica.config.schema import Config
 from lorica.data.digest import bytes_digest, file_digest
 from lorica.data.write import atomic_file, sync_folder
 from lorica.errors import CollapsedError, DataError
 from lorica.pipeline.train import TrainJob, train_val_split
+from lorica.pipeline.trainer import Trainer
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.training.types import TrainResult
@@ -63,15 +65,14 @@ class StageRunner:
         self._task = task
         self._root = root / STAGES
 
-    def train(self, rows_of: Mapping[str, Sequence[Row]]) -> dict[str, TrainedStage]:
-        """Stage -> rows to train on, one after the other. Raises what training raises."""
-        source = self._config.input
-        jobs = [TrainJob(name, list(rows), source, self._root / name) for name, rows in rows_of.items()]
-        results = train_jobs(self._config, self._task, jobs, listener(self._config))
-        for job in jobs:
-            for leftover in (CHECKPOINTS, LAST):  # of a training that has ended nobody goes on from these
-                shutil.rmtree(job.folder / leftover, ignore_errors=True)
-        return {job.name: self._stage(job, results[job.name]) for job in jobs}
+    def train(self, name: str, rows: Sequence[Row], trainer: Trainer | None = None) -> TrainedStage:
+        """One stage on `rows`. trainer: of `load_trainer`, where several stages share it. Raises what training
+        raises."""
+        job = TrainJob(name, list(rows), self._config.input, self._root / name)
+        result = train_jobs(self._config, self._task, [job], listener(self._config), trainer)[name]
+        for leftover in (CHECKPOINTS, LAST):  # of a training that has ended nobody goes on from these
+            shutil.rmtree(job.folder / leftover, ignore_errors=True)
+        return self._stage(job, result)
 
     def train_and_score(
         self, rows_of: Mapping[str, Sequence[Row]], judged: Sequence[Row], *, may_collapse: Collection[str] = ()
@@ -86,14 +87,17 @@ class StageRunner:
             stored = _read_scores(self._scores_path(name))
             if stored is not None and (stored.rows, stored.trained) == (rows_digest, trained):
                 scores_of[name] = stored.scores
-        missing = {name: rows for name, rows in rows_of.items() if name not in scores_of}
-        certain = {name: rows for name, rows in missing.items() if name not in may_collapse}
-        stages = self.train(certain) if certain else {}
-        for name in (name for name in missing if name in may_collapse):
+        stages: dict[str, TrainedStage] = {}
+        trainer = None
+        for name in (name for name in rows_of if name not in scores_of):
+            trainer = trainer or load_trainer(self._config, self._task, {})
             try:
-                stages |= self.train({name: missing[name]})
+                stages[name] = self.train(name, rows_of[name], trainer)
             except CollapsedError:
+                if name not in may_collapse:
+                    raise
                 scores_of[name] = self._store_one_score(name, judged, rows_digest, trained_digests[name])
+        del trainer  # with its base, before another is loaded to answer
         for name, stage in stages.items():
             scores_of[name] = self.score(stage, judged, name, trained=trained_digests[name])
         for name in rows_of:  # also those of a call that was killed before it came to this
