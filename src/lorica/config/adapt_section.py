@@ -19,8 +19,8 @@ class AdaptConfig:
     """Whether the labelled examples of the rows of `input` become training rows."""
 
     repeat: Positive = 1
-    """How often an example stands among the training rows; more gives the examples more say beside the rows of `train`.
-    Unit: copies."""
+    """How often an example is repeated among the training rows; more gives the examples more weight relative to the
+    rows of `train`. Unit: copies."""
 
     estimate: Literal["auto", "require", "off"] = "auto"
     """Whether the gain is estimated by leaving one rule out of `train`, before anything is learned from `input`:
@@ -46,7 +46,7 @@ class AdaptConfig:
     """Score above which a row gets the pseudo-label 1. Unit: probability."""
 
     min_pseudo_labels: Positive = 20
-    """Pseudo-labels without which a round is not worth its training. Unit: rows."""
+    """Fewest pseudo-labels for which a round is trained. Unit: rows."""
 
     prior: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """The share of label 1 that the rows of `input` are believed to have; 0: that of `train`, or without it 0.5. Unit:

@@ -20,12 +20,12 @@ class AdaptersConfig:
     in any spelling: `world_history` answers `World History`. Two adapters in spellings of one name are an error."""
 
     paths: dict[str, LocalPath] = field(default_factory=dict)
-    """Single adapters: name -> folder, as in `adapters.paths.algebra=runs/algebra`. Goes before what `adapters.dir`
-    has under this name, in any spelling."""
+    """Single adapters: name -> folder, as in `adapters.paths.algebra=runs/algebra`. Overrides an adapter of this name,
+    in any spelling, in `adapters.dir`."""
 
     fallback: Fallback = "general"
-    """What answers a row for whose task and subject there is no adapter: the `general` adapter (the base
-    model where there is none), the `base` model, or an `error`."""
+    """What answers a row whose task and subject have no adapter: the `general` adapter (the base model if there is
+    none), the `base` model, or an `error`."""
 
     use: str = ""
     """The one adapter that answers every row; empty chooses per row: task, subject, general, base."""
@@ -36,5 +36,5 @@ class AdaptersConfig:
     has a passport; `off`: nothing."""
 
     calibration: Literal["off", "auto", "require"] = "off"
-    """Whether `rules` and `mcq` scores are calibrated by what `lorica calibrate` left beside their adapter: `off`;
-    `auto`: where it is there; `require`: and where it is missing, that is an error."""
+    """Whether `rules` and `mcq` scores are calibrated by the file that `lorica calibrate` saved with their adapter.
+    `off`: never; `auto`: if there is one; `require`: always, and a missing one is an error."""

@@ -22,12 +22,12 @@ class FoldsConfig:
     column `group` where there is one."""
 
     near_duplicates: bool = True
-    """Whether near-duplicate texts stay together, whatever group they are of. Where that ties too many groups to each
-    other, off leaves it to the groups; what then crosses folds is a leak, and needs `folds.allow_leaks`."""
+    """Whether near-duplicate texts stay together, whatever their group. If that joins too many groups, switch it off to
+    keep only groups together; near-duplicates that then cross folds are leaks, which need `folds.allow_leaks`."""
 
     column: str = ""
-    """A column of the training file that says in which fold each row is held out, in place of `folds.count`; what
-    crosses those folds is found before training."""
+    """A column of the training file that says in which fold each row is held out, instead of `folds.count`; leaks
+    across these folds are found before training."""
 
     allow_leaks: bool = False
     """Whether to train where near-duplicates or rows of one group stand on both sides of a fold, as `folds.column` or
@@ -36,8 +36,8 @@ class FoldsConfig:
     calibrate: Literal["off", "platt", "temperature", "isotonic"] = "off"
     """How the scores of each fold's adapter are calibrated before they are pooled, as `lorica calibrate --method` does:
     fitted on the rows that its training held out to choose the best checkpoint by (`training.val_ratio`), kept beside
-    it, and applied to its out-of-fold scores. May be set or changed when all is trained, with `training.resume=true`.
-    `off` pools the scores as they are."""
+    it, and applied to its out-of-fold scores. May be set or changed after training, with `training.resume=true`. `off`
+    pools uncalibrated scores."""
 
     @property
     def wanted(self) -> bool:

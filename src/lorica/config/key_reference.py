@@ -14,20 +14,19 @@ _HEAD = """\
 
 <!-- Generated from the schema by: python -m lorica.config.key_reference > docs/configuration.md -->
 
-`lorica config` prints every key with its value and who set it; add the words of the command you are about to
-run.
+This page lists every configuration key, preset and environment variable. `lorica config`, followed by the words of a
+command, prints the value of every key for that command and who set it.
 
 ## Grammar
 
-The grammar is Hydra's: words of the form `KEY=VALUE`, in any order; the last of two values for one key
-counts.
+The grammar is Hydra's: words of the form `KEY=VALUE`, in any order. If a key is given twice, the last value counts.
 
 | write | to |
 |---|---|
 | `task=mcq` | choose a preset of a group: task, model, lora, training, inference or engine |
 | `lora.r=8` | set a key |
 | `training.learning_rate=2e-4` `training.bf16=true` | set a number, or true or false |
-| `input=my file (1),a.csv` | set a text as it stands; only your shell may want quotes |
+| `input=my file (1),a.csv` | set a text, unquoted; only your shell may need quotes |
 | `folds=5` | set `folds.count` |
 | `lora.target_modules=[q_proj,v_proj]` | set a list |
 | `lora.target_modules=all-linear` | set a word that stands for a list |
@@ -38,38 +37,44 @@ counts.
 | `data.algebra=~/algebra.jsonl` | a path in the home folder |
 | `config=my.yaml` | read a file of keys |
 
-A text between quotes loses them: `output="a b.csv"` and `output=a b.csv` are the same. In lists and tables,
-texts with commas, colons or brackets are quoted: `task.positive_labels=['yes, it does',1]`.
+Quotes around a text are removed: `output="a b.csv"` and `output=a b.csv` are the same. In lists and tables, quote texts
+that contain commas, colons or brackets: `task.positive_labels=['yes, it does',1]`.
 
-A path may begin with `~` or `~user`, the home folder, wherever it is written: here, in a file, in a variable, from
-Python, and among the words and options of every command. `./~` is a folder of that name. Variables of the shell
-(`$HOME`) are not replaced.
+A path may begin with `~` or `~user` (the home folder) everywhere: on the command line, in options, in a file, in an
+environment variable and from Python. `./~` is a folder of that name. Shell variables (`$HOME`) are not replaced.
 
-Nothing is dropped or repaired: an unknown key, a value of another type or out of its range, and values that
-contradict each other end the command with exit code 2 and say what is allowed.
+Nothing is silently dropped or repaired: an unknown key, a value of the wrong type or out of range, and values that
+contradict each other end the command with exit code 2 and a message that says what is allowed.
 
-## Who wins
+## Precedence
 
 From the weakest to the strongest:
 
 1. the schema's defaults (below);
 2. presets;
 3. a configuration file, `config=FILE.yaml`; of several files the last;
-4. presets named on the command line: they set only the keys they hold;
+4. presets named on the command line: they set only the keys they contain;
 5. environment variables;
 6. keys on the command line.
 
-`model=...` on the command line and `MODEL_NAME` are the same choice, and the command line has it.
+`model=...` on the command line overrides `MODEL_NAME`.
 
-Three values follow another key when that one was set by somebody stronger, and `lorica config` says so:
-`model.name` follows `model.path`; `inference.do_sample` follows `inference.temperature` (above 0 samples, 0
-does not), and `inference.do_sample=false` brings the temperature back to 0; `inference.batch_tokens` follows
-`BATCH_SIZE`.
+Some keys follow another key, unless something stronger sets them; `lorica config` says so:
+
+| key | follows |
+|---|---|
+| `model.name` | `model.path`: its last part |
+| `engine.name` | `model.path`: `encoder` if its `config.json` is that of an encoder |
+| `task.style` | `engine.name`: `segments` with an encoder |
+| `training.*`, `lora.*` | `engine.name`: with an encoder, `classifier` (or `classifier_lora`) and `all_linear` |
+| `inference.max_input_tokens` | `engine.name`: 512 with an encoder; practically unlimited for TF-IDF and centroids |
+| `inference.do_sample` | `inference.temperature`: above 0 samples, 0 does not; `false` sets the temperature to 0 |
+| `inference.batch_tokens` | the environment variable `BATCH_SIZE` |
 
 ## A configuration file
 
-The same keys, nested, in YAML, with presets under `defaults`. Paths in it count from the folder the command
-runs in, not from the file's. What `lorica config` prints is such a file.
+A configuration file holds the same keys, nested, in YAML, with presets under `defaults`. Its paths are relative to the
+folder in which the command runs, not to the file. `lorica config` prints such a file.
 
 ```yaml
 defaults:
@@ -93,7 +98,7 @@ def document() -> str:
 
 def _environment() -> str:
     table_rows = [(f"`{variable.name}`", f"`{variable.key}`", variable.description) for variable in ENVIRONMENT]
-    introduction = "A variable that is empty counts as not set; a value that does not fit names its variable.\n"
+    introduction = "An empty variable counts as not set. An error about a wrong value names its variable.\n"
     return "\n".join(
         ["## Environment variables\n", introduction, _table(("variable", "sets", "value"), table_rows), ""]
     )

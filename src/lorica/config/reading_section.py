@@ -16,7 +16,7 @@ class ReadingConfig:
     files (see `data` below), so no subject can be called like one of these keys."""
 
     bad_rows: BadRows = "error"
-    """What becomes of a row that cannot be used (an empty question, no accepted answer in training, an unreadable
+    """What happens to a row that cannot be used (an empty question, no accepted answer in training, an unreadable
     label, too many cells): `error` stops at the first; `skip` leaves such rows out, counts them, and lists them with
     line, id and reason in `OUTPUT.skipped.jsonl` (training: `RUN_DIR/TASK.skipped.jsonl`; eval:
     `ANSWERS.gold-skipped.jsonl`)."""
@@ -24,11 +24,11 @@ class ReadingConfig:
     quoting: Quoting = "auto"
     """How CSV and TSV files are quoted. `standard`: a `"` at the beginning of a cell opens a text that may hold
     delimiters, line breaks and doubled quotes; `none`: every `"` is text, as in many TSV files; `backslash`: a quote
-    inside a quoted text is written `\\"`; `spaced`: spaces before an opening quote do not count. `auto`: the standard,
-    or for tabs none where only that makes a table; a file that can be read in two ways is refused."""
+    inside a quoted text is written `\\"`; `spaced`: spaces before an opening quote do not count. `auto`: `standard`, or
+    for tabs `none` if only that gives a table; a file that can be read in two ways is refused."""
 
     delimiter: Delimiter = "auto"
     """What separates the cells of CSV and TSV files; `auto`: commas in `.csv`, tabs in `.tsv`."""
 
     sheet: str = ""
-    """The sheet of a workbook (.xlsx) that holds the rows; empty for the only one that holds anything."""
+    """The sheet of a workbook (.xlsx) that holds the rows; empty for the only sheet that is not empty."""

@@ -70,12 +70,13 @@ class TaskConfig:
     no, no violation."""
 
     answer_numbers: AnswerNumbers = "auto"
-    """What a number in the answer column of `mcq` means: the option counted `from_0`, counted `from_1`, or whose `text`
-    it is. `auto`: what all numbers of the file allow (a 0, or one as high as the options are many, decides); where they
-    allow two, rows that need the answer are refused."""
+    """What a number in the answer column of `mcq` means: an option counted `from_0` or `from_1`, or the `text` of an
+    option. `auto`: decided by all numbers of the file (a 0, or a number equal to the number of options, decides); if
+    they leave it open, rows that need the answer are refused."""
 
     thinking: bool = False
-    """Whether a model that can think before it writes an answer (Qwen3, R1) may; scored choices never wait for it."""
+    """Whether a model that can think before it answers (Qwen3, R1) does so; scored choices are never preceded by
+    thinking."""
 
     fallback_score: Probability = 0.5
     """The score of a `rules` row whose written answer holds neither a number nor a keyword; such rows are
@@ -98,11 +99,11 @@ class ModelConfig:
     """Branch, tag or commit of a Hugging Face id; empty for `main`."""
 
     dtype: Dtype = "auto"
-    """Number format the base computes in; `auto`, never coarser than bfloat16, is what this machine is fast in:
-    float32, int16 or bfloat16 (see `lorica doctor`). Only for answers on a CPU with the native engine: `int16` (more
-    exact than bfloat16), `int8` (weights and activations in whole numbers: faster, less exact), `int8-weights`,
-    `int4-weights` (half and a third of bfloat16's memory) and `gguf` (the quantized blocks of a GGUF file as they are:
-    its `auto`)."""
+    """Number format the base computes in; `auto` is a format that this machine computes fast, never coarser than
+    bfloat16: float32, int16 or bfloat16 (see `lorica doctor`). Only for answers on a CPU with the native engine:
+    `int16` (more exact than bfloat16), `int8` (weights and activations in whole numbers: faster, less exact),
+    `int8-weights`, `int4-weights` (half and a third of bfloat16's memory) and `gguf` (the quantized blocks of a GGUF
+    file as they are: its `auto`)."""
 
     device: str = "auto"
     """Where the model runs: `auto`, `cpu`, `cuda`, `cuda:1`, ..."""
@@ -158,7 +159,8 @@ class TrainingConfig:
     """How adapters and classifiers are trained."""
 
     method: Literal["lora", "full"] = "lora"
-    """What is learned: LoRA factors, and an encoder's head; or all weights, of encoders only and by default there."""
+    """What is learned. `lora`: LoRA factors, and an encoder's head; `full`: all weights, for encoders only (their
+    default)."""
 
     head: Literal["two_classes", "one_logit"] = "two_classes"
     """How an encoder's new head tells two labels apart: by a logit for each, or by one, the log-odds of label 1."""
@@ -183,7 +185,7 @@ class TrainingConfig:
     """Part of all updates over which the learning rate rises from 0 to its peak. Unit: share of 1."""
 
     scheduler: Scheduler = "cosine"
-    """How the learning rate goes on after the warm-up: down to 0 (`cosine`, `linear`) or `constant`."""
+    """How the learning rate continues after the warm-up: down to 0 (`cosine`, `linear`) or `constant`."""
 
     val_ratio: Share = 0.15
     """Rows held out to choose the best checkpoint; 0 trains on all rows and keeps the last. Unit: share of 1."""
@@ -195,22 +197,24 @@ class TrainingConfig:
     """Mixed precision in float16, with loss scaling, on a GPU. Not together with `training.bf16`."""
 
     bf16: bool = False
-    """Mixed precision in bfloat16; with neither and `model.dtype=auto`, where this machine multiplies it fast."""
+    """Mixed precision in bfloat16. If neither this nor `training.fp16` is set and `model.dtype=auto`, it is used if
+    this machine multiplies it fast."""
 
     weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """AdamW's decoupled weight decay. Unit: share of the weight per update and learning rate."""
 
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
-    """Longest gradient over all that is learned; longer ones are scaled down. 0 never scales. Unit: L2 norm."""
+    """Largest L2 norm of the gradient over all learned weights; larger gradients are scaled down. 0 never scales. Unit:
+    L2 norm."""
 
     logging_steps: Positive = 10
-    """Distance of two lines in the training log. Unit: updates."""
+    """Distance between two lines of the training log. Unit: updates."""
 
     save_steps: Positive = 100
-    """Distance of two checkpoints to resume from. Unit: updates."""
+    """Distance between two checkpoints to resume from. Unit: updates."""
 
     eval_steps: Positive = 100
-    """Distance of two evaluations on the held-out rows; there is also one after each epoch. Unit: updates."""
+    """Distance between two evaluations on the held-out rows; there is also one after each epoch. Unit: updates."""
 
     save_total_limit: Positive = 2
     """Checkpoints that are kept, the best one not counted. Unit: checkpoints."""
@@ -222,7 +226,7 @@ class TrainingConfig:
     """Evaluations without improvement after which training stops; 0 never stops early. Unit: evaluations."""
 
     resume: bool = False
-    """Whether to go on from the last checkpoint in `run_dir` where there is one."""
+    """Whether to continue from the last checkpoint in `run_dir`, if there is one."""
 
     per_subject: bool = False
     """Whether each subject in the rows of `input` gets an adapter of its own, beside `general` on all rows. Spellings
@@ -358,7 +362,7 @@ class Config:
     and with more than one also `general` on all rows."""
 
     input: LocalPath = ""
-    """The file of rows to answer."""
+    """The file of rows to answer or, for `lorica train`, to train on."""
 
     train: LocalPath = ""
     """The file of labelled rows that `lorica adapt` trains with beside `input`."""
@@ -370,4 +374,4 @@ class Config:
     """Time that a search (`lorica frontier`, `lorica tune`) may take in all. Unit: minutes."""
 
     run_dir: LocalPath = ""
-    """Folder for what a run leaves behind (logs, checkpoints, adapters); empty: beside the output or under `runs/`."""
+    """Folder for the files of a run (logs, checkpoints, adapters); empty: beside the output or under `runs/`."""

@@ -19,7 +19,7 @@ class TfidfConfig:
     thousands of features. Unit: none."""
 
     analyzer: Literal["words_and_pieces", "words", "pieces"] = "words_and_pieces"
-    """What of a text is counted: its words, pieces of its words, or both side by side."""
+    """Which parts of a text are counted: its words, pieces of its words, or both."""
 
     word_ngrams: Annotated[int, Meta(ge=1, le=5)] = 2
     """Longest run of words that is counted as one; shorter ones are, too. Unit: words."""
@@ -34,7 +34,7 @@ class CentroidsConfig:
 
     triplet: bool = False
     """Whether a projection of the embeddings is trained on triplets: a post, one of its rule and label, one of its rule
-    and the other label. Without, nothing is trained but two numbers that make a probability of the distances."""
+    and the other label. Without it, only two numbers are trained, which turn the distances into a probability."""
 
     margin: Annotated[float, Meta(gt=0, le=2)] = 0.3
     """How much nearer a post should be to one of its own label than to one of the other. Unit: cosine."""

@@ -15,12 +15,11 @@ class TuneConfig:
     """The search for training settings (`lorica tune`)."""
 
     trials: Positive = 100
-    """Trials of a study at most, that of the configured settings among them; `minutes` may end it before. Unit:
-    trials."""
+    """Most trials of a study, including that of the configured settings; `minutes` may end it earlier. Unit: trials."""
 
     space: dict[str, Values] = field(default_factory=dict)
-    """What to try, in place of what is tried by itself: a key or preset group -> a list of values, or two ends
-    (`1e-5..1e-3`), as in `tune.space.lora.r=[8,16,32]`. `scale` stands for lora.alpha / lora.r."""
+    """What to try instead of the default values: a key or preset group -> a list of values, or two ends (`1e-5..1e-3`),
+    as in `tune.space.lora.r=[8,16,32]`. `scale` stands for lora.alpha / lora.r."""
 
     vary: list[str] = field(default_factory=list)
     """The only keys that are varied, as in `tune.vary=[lora.r,training.learning_rate]`; empty: those of `tune.space`,
@@ -34,8 +33,9 @@ class TuneConfig:
     """Whether a trial ends early that is worse on the validation rows than half of the finished ones were."""
 
     attempts: NotNegative = 0
-    """Studies one after another, each on another division into training and validation rows and from what the ones
-    before found, that end in a written decision; 0 for one study without. Unit: studies."""
+    """Number of studies that end in a written decision, one after another, each with another division into training and
+    validation rows and starting from the best settings of the previous ones; 0 for one study without a decision. Unit:
+    studies."""
 
     minutes_per_attempt: Annotated[float, Meta(gt=0)] = 30.0
     """Time that each of `tune.attempts` may take. Unit: minutes."""

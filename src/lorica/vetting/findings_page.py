@@ -14,11 +14,13 @@ _LEVELS = (
 _INTRODUCTION = """\
 # Findings
 
-Every finding of `lorica check` has a code that never changes its meaning. Severity, unless the check knows better:
-`reject` (using the adapter as it is gives wrong results, or it cannot be used, or is dangerous), `warn` (suspicious or
-contradictory: a person must look) or `note` (worth knowing; never changes the verdict). *Speaks for*: the causes that
-`lorica diagnose` takes it as evidence for, the most probable first. This page is made from
-`src/lorica/vetting/findings.toml` by `python -m lorica.vetting.findings_page`."""
+This page explains the code of each finding of `lorica check`. A code never changes its meaning. Its severity is one of
+`reject` (using the adapter as it is gives wrong results, is dangerous or impossible), `warn` (suspicious or
+contradictory: a person must look) and `note` (worth knowing; never changes the verdict); a check may set another
+severity where it knows more. *Speaks for* lists the causes for which `lorica diagnose` counts the finding as evidence,
+the most probable first.
+
+<!-- Generated from vetting/findings.toml by: python -m lorica.vetting.findings_page > docs/findings.md -->"""
 
 
 def findings_page() -> str:
@@ -33,7 +35,7 @@ def findings_page() -> str:
         ]
         sections += [f"## {heading}", "\n".join(page_lines)]
     page_lines = [f"- **{cause.title}** (`{cause_name}`): {cause.means}." for cause_name, cause in causes().items()]
-    sections += ["## Causes", "What `lorica diagnose` weighs; see diagnosis.md.", "\n".join(page_lines)]
+    sections += ["## Causes", "The causes that [`lorica diagnose`](diagnosis.md) weighs:", "\n".join(page_lines)]
     return "\n\n".join(sections) + "\n"
 
 
