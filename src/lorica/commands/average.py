@@ -15,7 +15,7 @@ from lorica.commands.arguments import as_path, emit, parse_weights, parser
 from lorica.errors import UsageError
 from lorica.names import count_of, shell_word
 
-_EXAMPLES = """  lorica average runs/fold-* --output runs/mean
+_EXAMPLES = """  lorica average runs/folds/fold-* --output runs/mean
   lorica average a b c --weights 0.5,0.25,0.25 --rank 16 --output mean"""
 
 _AVERAGED = ("modules_to_save",)  # what is averaged beyond plain pairs
