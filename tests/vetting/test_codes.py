@@ -82,8 +82,8 @@ def test_a_new_finding_is_its_row_and_its_function(tmp_path: Path) -> None:
     structure = _linked_copy(vetting / "structure", PACKAGE / "vetting" / "structure")
     _replace(vetting / "findings.toml", "\n[L150]", f"{ROW}\n[L150]")
     module = structure / "check_structure.py"
-    call = re.compile(r"\+ check_pairs\(\w+, (\w+)\)")
-    _replace(module, "", call.sub(r"\g<0> + check_bread(\1)", module.read_text("utf-8"), count=1) + CHECK)
+    _replace(module, "+ pair_findings", "+ pair_findings + check_bread(tensor_map)")
+    _replace(module, "", module.read_text("utf-8") + CHECK)
     adapter = str(write(tmp_path / "adapter", healthy()))
 
     verdict = json.loads(_run(tmp_path, "lorica", "check", adapter, "--json"))

@@ -63,7 +63,6 @@ def test_a_run_with_its_checkpoints(tmp_path: Path) -> None:
         make_adapter(run / inner)
     source = one(run)
     assert (source.kind, source.name) == ("folder", "run")
-    assert source.checkpoints == ("checkpoint-500", "checkpoints/best-3", "checkpoints/step-3", "last")
     checkpoint = one(run / "checkpoint-500")
     assert (checkpoint.kind, checkpoint.name, checkpoint.run) == ("checkpoint", "run/checkpoint-500", run)
     step = one(run / "checkpoints" / "step-3")

@@ -62,7 +62,7 @@ TASK_HEADS = {
 }
 
 # Initialisations that subtract something from the base weights: the pair alone is not the update.
-_BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
+BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +149,7 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
             reasons.append(f"modules_to_save: whole layers are replaced ({', '.join(self.saved_modules)})")
         if self.bias != "none":
             reasons.append(f"bias={self.bias!r}: biases of the base model are replaced")
-        if isinstance(self.init_lora_weights, str) and self.init_lora_weights.startswith(_BASE_CHANGING_INIT):
+        if isinstance(self.init_lora_weights, str) and self.init_lora_weights.startswith(BASE_CHANGING_INIT):
             reasons.append(f"init_lora_weights={self.init_lora_weights!r}: the base weights were changed in training")
         for option_key, option_value in self.other.items():
             refusal_reason = OTHER_KEYS.get(option_key, "unknown to Lorica (written by another version of PEFT?)")

@@ -10,7 +10,9 @@ import msgspec
 from lorica.adapters.classifier_config import MODEL_CONFIG, MODEL_WEIGHTS
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import Header
+from lorica.adapters.passport import PASSPORT_NAME, Passport, to_passport
 from lorica.adapters.registry import SHALLOW_CONFIG, SHALLOW_WEIGHTS
+from lorica.errors import AdapterError
 
 Kind = Literal["folder", "checkpoint", "file", "archive", "cache", "classifier", "shallow"]
 
@@ -43,6 +45,14 @@ class RawAdapter(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, int] = {}
     documents: dict[str, Any] = {}
     card: str = ""
+
+    @property
+    def passport(self) -> Passport | None:
+        """The passport beside it; None without one that can be read."""
+        try:
+            return to_passport(self.documents.get(PASSPORT_NAME))
+        except AdapterError:
+            return None
 
     @property
     def engine_name(self) -> str:

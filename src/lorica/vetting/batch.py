@@ -36,12 +36,9 @@ def examine_all(
     """
     opened_sources = [stack.enter_context(opened(source)) for source in sources]
     jobs = min(jobs or os.cpu_count() or 1, -(-len(opened_sources) // _WORTH_A_PROCESS))
+    examine_source = partial(examine if keep_details or len(opened_sources) == 1 else _slim, max_level=max_level)
     examinations = []
-    for examination in _map_in_processes(
-        partial(examine if keep_details or len(opened_sources) == 1 else _slim, max_level=max_level),
-        opened_sources,
-        jobs,
-    ):
+    for examination in _map_in_processes(examine_source, opened_sources, jobs):
         examinations.append(examination)
         if on_done is not None:
             on_done(1)
@@ -70,9 +67,11 @@ def _map_in_processes(
 def _compare(examinations: list[Examination]) -> list[Examination]:
     entries, members = [], []
     for examination in examinations:
-        if examination.specimen is not None and examination.numbers is not None:
-            entries.append((examination.specimen, examination.numbers))
-            members.append(_member(examination))
+        evidence, numbers = examination.evidence, examination.numbers
+        if examination.specimen is not None and numbers is not None:
+            entries.append((examination.specimen, numbers))
+            logged, step = ((), None) if evidence is None else (evidence.beginning, evidence.steps)
+            members.append(RunMember(examination.source.user_path, logged, step, numbers.signature))
     if len(entries) < 2:
         return examinations
     standings = {
@@ -87,16 +86,6 @@ def _compare(examinations: list[Examination]) -> list[Examination]:
         examination.add((*duplicate_findings.get(name, ()), *run_findings.get(name, ())))
         for name, examination in zip(names, examinations, strict=True)
     ]
-
-
-def _member(examination: Examination) -> RunMember:
-    evidence, numbers = examination.evidence, examination.numbers
-    return RunMember(
-        examination.source.user_path,
-        logged=() if evidence is None else evidence.beginning,
-        step=None if evidence is None else evidence.steps,
-        signature="" if numbers is None else numbers.signature,
-    )
 
 
 @contextmanager

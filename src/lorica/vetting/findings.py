@@ -78,31 +78,22 @@ def causes() -> dict[str, Cause]:
 @cache
 def _table() -> _Table:
     code_rows = tomllib.loads(files("lorica.vetting").joinpath("findings.toml").read_text("utf-8"))
-    return msgspec.convert(
-        {
-            "causes": code_rows.pop("causes"),
-            "codes": {finding_code: _row(code_row) for finding_code, code_row in code_rows.items()},
-        },
-        _Table,
-    )
+    known_causes = code_rows.pop("causes")
+    codes = {code: _row(code_row) for code, code_row in code_rows.items()}
+    return msgspec.convert({"causes": known_causes, "codes": codes}, _Table)
 
 
 def _row(code_row: dict[str, Any]) -> dict[str, Any]:
     """A row with `sound` written out, and with its causes where likelihoods stand in their place."""
-    variant_likelihoods = {
-        variant_name: _written_out(likelihoods) for variant_name, likelihoods in code_row.get("variants", {}).items()
-    }
     if "likelihoods" not in code_row:
         return code_row
     likelihoods = _written_out(code_row["likelihoods"])
+    variants = {name: _written_out(changes) for name, changes in code_row.get("variants", {}).items()}
     highest: dict[str, float] = {}
-    for weights in (likelihoods, *variant_likelihoods.values()):
-        highest |= {cause_name: max(weight, highest.get(cause_name, weight)) for cause_name, weight in weights.items()}
-    ranked = sorted(
-        (cause_name for cause_name, weight in highest.items() if weight > 0),
-        key=lambda cause_name: -highest[cause_name],
-    )
-    return {"causes": ranked} | code_row | {"likelihoods": likelihoods, "variants": variant_likelihoods}
+    for weights in (likelihoods, *variants.values()):
+        highest |= {cause: max(weight, highest.get(cause, weight)) for cause, weight in weights.items() if weight > 0}
+    ranked = sorted(highest, key=lambda cause: -highest[cause])
+    return {"causes": ranked} | code_row | {"likelihoods": likelihoods, "variants": variants}
 
 
 def _written_out(likelihoods: dict[str, float]) -> dict[str, float]:
@@ -184,10 +175,8 @@ def judge(
     ordered = tuple(sorted(findings, key=lambda finding: (_WEIGHT[finding.severity], finding.code, finding.file)))
     levels: dict[int, LevelResult] = dict.fromkeys(LEVELS, "skipped")
     for level in levels_run:
-        worst = min(
-            (_WEIGHT[finding.severity] for finding in ordered if finding.level == level), default=len(_RESULTS) - 1
-        )
-        levels[level] = _RESULTS[worst]
+        weights = [_WEIGHT[finding.severity] for finding in ordered if finding.level == level]
+        levels[level] = _RESULTS[min(weights, default=-1)]
     severities = {finding.severity for finding in ordered}
     status: Status = "rejected" if "reject" in severities else "warnings" if "warn" in severities else "trusted"
     return Verdict(name=name, path=path, status=status if readable else "unchecked", levels=levels, findings=ordered)

@@ -28,11 +28,7 @@ def findings_page() -> str:
     sections = [_INTRODUCTION]
     for level_prefix, heading in _LEVELS:
         page_lines = ["| code | severity | means | what to do | speaks for |", "|---|---|---|---|---|"]
-        page_lines += [
-            _line(finding_code, code_row)
-            for finding_code, code_row in finding_codes().items()
-            if finding_code.startswith(level_prefix)
-        ]
+        page_lines += [_line(code, row) for code, row in finding_codes().items() if code.startswith(level_prefix)]
         sections += [f"## {heading}", "\n".join(page_lines)]
     page_lines = [f"- **{cause.title}** (`{cause_name}`): {cause.means}." for cause_name, cause in causes().items()]
     sections += ["## Causes", "The causes that [`lorica diagnose`](diagnosis.md) weighs:", "\n".join(page_lines)]

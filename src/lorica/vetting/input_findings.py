@@ -7,7 +7,7 @@ from typing import Any
 
 from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.measure.format_sweep import CLEARLY
-from lorica.vetting.measure.measurements import ENOUGH, Behaviour, InputVariant, Labelled, Variation
+from lorica.vetting.measure.measurements import ENOUGH, Behaviour, InputVariant, Variation
 from lorica.vetting.measure.quality import SURE
 
 # The same weights in the same plan give the same bits; what rounding adds to them stays below this.
@@ -48,11 +48,11 @@ def _dependence(behaviour: Behaviour, variation: Variation) -> Iterator[Finding]
     ranked = behaviour.answer_type != "text"
     if (sentence := _stillness(behaviour, variation)) is not None:
         is_constant = not behaviour.writes and (variation.odds or 0.0) <= NO_CHANGE and not behaviour.foreign
-        yield finding(
-            "L405", f"over {behaviour.n} prompts {sentence}", facts=facts, severity="reject" if is_constant else None
-        )
+        severity: Severity | None = "reject" if is_constant else None
+        yield finding("L405", f"over {behaviour.n} prompts {sentence}", facts=facts, severity=severity)
     elif ranked and behaviour.n >= _FEW_ROWS and (variation.top_share or 0) > _ONE_ANSWER:
-        is_wrong = _is_surer_and_wrong(behaviour)
+        # Labelled rows have clearly less probable right answers than the base alone gives them.
+        is_wrong = behaviour.labelled is not None and behaviour.labelled.loss_gain.z <= -SURE
         if is_wrong or _others_vary(behaviour, variation):
             sentence = f"{variation.top_share:.0%} of {behaviour.n} prompts get one answer"
             if behaviour.writes:
@@ -80,14 +80,11 @@ def _stillness_alone(behaviour: Behaviour, odds: float | None) -> str | None:
     without_text = next(iter(behaviour.inputs), None)
     if without_text is not None and without_text.n >= _FEWEST and without_text.moved_odds < _STILL_ALONE:
         return f"its log-odds stay the same {without_text.name}: they move by {without_text.moved_odds:.2g}"
-    if odds is None or odds >= _STILL_ALONE or _ranks(behaviour.labelled):
+    labelled = behaviour.labelled
+    ranks = labelled is not None and labelled.over_base.above > 0  # however little the scores differ
+    if odds is None or odds >= _STILL_ALONE or ranks:
         return None
     return f"its log-odds stay the same: they spread by {odds:.2g}"
-
-
-def _ranks(labelled: Labelled | None) -> bool:
-    """Whether labelled rows are clearly ranked, however little the scores differ."""
-    return labelled is not None and labelled.over_base.above > 0
 
 
 def _others_vary(behaviour: Behaviour, variation: Variation) -> bool:
@@ -104,24 +101,16 @@ def _hard_labels(behaviour: Behaviour, variation: Variation) -> Iterator[Finding
     if behaviour.answer_type == "text" or not (is_hard or is_flat) or behaviour.n < _FEW_ROWS:
         return
     is_right = behaviour.labelled is not None and (behaviour.labelled.accuracy or 0) >= _RIGHT_ANYWAY
-    yield finding(
-        "L407",
-        f"{variation.saturated:.0%} of {behaviour.n} answers have a probability above 0.999"
-        if is_hard
-        else f"{variation.plateaus:.0%} of {behaviour.n} answers have one of two probabilities",
-        expected="probabilities in between, which can be ranked",
-        severity="note" if is_right else weight_of(behaviour),
-        facts=_facts(variation),
-    )
+    sentence = f"{variation.plateaus:.0%} of {behaviour.n} answers have one of two probabilities"
+    if is_hard:
+        sentence = f"{variation.saturated:.0%} of {behaviour.n} answers have a probability above 0.999"
+    expected = "probabilities in between, which can be ranked"
+    severity: Severity = "note" if is_right else weight_of(behaviour)
+    yield finding("L407", sentence, expected=expected, severity=severity, facts=_facts(variation))
 
 
 def _facts(variation: Variation) -> dict[str, Any]:
     return {field: getattr(variation, field) for field in variation.__struct_fields__}
-
-
-def _is_surer_and_wrong(behaviour: Behaviour) -> bool:
-    """Whether labelled rows have clearly less probable right answers than the base alone gives them."""
-    return behaviour.labelled is not None and behaviour.labelled.loss_gain.z <= -SURE
 
 
 def _variants(behaviour: Behaviour) -> Iterator[Finding]:

@@ -71,11 +71,10 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
 
     def slim(self) -> Examination:
         """This examination without what only levels 3 and 4 need, so that thousands of them take little memory."""
-        numbers = None if self.numbers is None else self.numbers.slim()
         specimen = self.specimen
         if specimen is not None:
             specimen = msgspec.structs.replace(specimen, header=None, documents={}, card="")
-        return msgspec.structs.replace(self, layout=None, numbers=numbers, specimen=specimen)
+        return msgspec.structs.replace(self, layout=None, specimen=specimen)
 
 
 def examine(source: AdapterSource, *, max_level: int = 2) -> Examination:
@@ -109,18 +108,19 @@ def _examine(source: AdapterSource, max_level: int) -> Examination:
     if specimen is None:
         titles = (FORMATS[finding.facts["method"]].title for finding in findings if finding.code == "L102")
         return _unchecked(source, *findings, ran=_ran(findings), method=next(titles, ""))
-    if specimen.kind in OWN_MODELS:
-        return _own_model(source, specimen, findings, max_level)
-    layout = None if specimen.header is None else map_tensors(specimen.header)
+    own_model = specimen.kind in OWN_MODELS  # which has no pairs to compare with a base's
+    layout = None if own_model or specimen.header is None else map_tensors(specimen.header)
     examination = Examination(
         source=source,
-        profile=profile(specimen, layout),
+        profile=classifier_profile(specimen) if own_model else profile(specimen, layout),
         findings=tuple(findings),
         ran=_ran(findings),
         specimen=specimen,
         layout=layout,
         evidence=training_evidence(specimen),
     )
+    if own_model:
+        return _own_model(examination, specimen, max_level)
     if layout is None or max_level < 1:
         return examination
     examination = _structure(examination, specimen, layout)
@@ -130,20 +130,11 @@ def _examine(source: AdapterSource, max_level: int) -> Examination:
     return msgspec.structs.replace(examination.add(number_findings, 2), numbers=numbers)
 
 
-def _own_model(source: AdapterSource, specimen: RawAdapter, findings: Sequence[Finding], max_level: int) -> Examination:
-    """A model of its own, which has no pairs to compare with a base's."""
-    examination = Examination(
-        source=source,
-        profile=classifier_profile(specimen),
-        findings=tuple(findings),
-        ran=(0,),
-        specimen=specimen,
-        evidence=training_evidence(specimen),
-    )
+def _own_model(examination: Examination, specimen: RawAdapter, max_level: int) -> Examination:
     if specimen.weights is None or specimen.header is None or max_level < 1:
         return examination
-    structure = check_opens(specimen) + check_passport(specimen, None, earlier=findings) + check_calibration(specimen)
-    examination = examination.add(structure, 1)
+    passport = check_passport(specimen, None, earlier=examination.findings)
+    examination = examination.add(check_opens(specimen) + passport + check_calibration(specimen), 1)
     if max_level < 2:
         return examination
     return examination.add(check_values(specimen, specimen.weights, specimen.header), 2)

@@ -27,8 +27,8 @@ from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.engine_table import ENGINES
 from lorica.errors import AdapterError, LoricaError
-from lorica.vetting.claims.json_values import as_mapping, training_manifest
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.claims.json_values import as_mapping, as_real, training_manifest
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.wording import shown
 
 _BASE_NAME = "base_model_name_or_path"
@@ -55,22 +55,17 @@ def check_passport(
         training_findings = _check_record(specimen, base_folder) + record_findings
         missing = finding("L340", f"no {PASSPORT_NAME}", expected="a passport beside the config", file=PASSPORT_NAME)
         return training_findings if specimen.kind == "checkpoint" else [missing, *training_findings]
+    if PASSPORT_NAME not in specimen.documents:
+        named_earlier = any(finding.file == PASSPORT_NAME for finding in earlier)
+        return [] if named_earlier else [finding("L341", "it is not readable as JSON", file=PASSPORT_NAME)]
     try:
-        passport = _read(specimen)
+        passport = to_passport(specimen.documents[PASSPORT_NAME])
     except AdapterError as error:
-        if PASSPORT_NAME not in specimen.documents and any(finding.file == PASSPORT_NAME for finding in earlier):
-            return []
         return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
     findings = _against_files(specimen, passport) + record_findings + _inside(passport)
     if base_folder is not None:
         findings += _against_base(specimen, passport, base_folder, full=full)
     return findings
-
-
-def _read(specimen: RawAdapter) -> Passport:
-    if PASSPORT_NAME not in specimen.documents:
-        raise AdapterError("it is not readable as JSON")
-    return to_passport(specimen.documents[PASSPORT_NAME])
 
 
 def _against_files(specimen: RawAdapter, passport: Passport) -> list[Finding]:
@@ -107,9 +102,7 @@ def _changed_config(changes: Mapping[str, tuple[Any, Any]], recorder: str) -> li
     decisive = {config_key: change for config_key, change in changes.items() if config_key in DECISIVE}
     if decisive:
         before_texts = (f"{config_key} {_quoted(before)}" for config_key, (before, _) in decisive.items())
-        facts: dict[str, Any] = {
-            "changed": {config_key: [before, after] for config_key, (before, after) in decisive.items()}
-        }
+        facts: dict[str, Any] = {"changed": {config_key: list(change) for config_key, change in decisive.items()}}
         actual = f"since {recorder}: {shown(name_changes(decisive), 240)}"
         expected = "; ".join(before_texts)[:240]
         findings.append(finding("L342", actual, expected=expected, file=CONFIG_NAME, facts=facts | _scale(decisive)))
@@ -127,14 +120,8 @@ def _quoted(config_value: Any) -> str:
 
 def _scale(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     """By what factor a changed alpha scales the update, where that alone can be said."""
-    before, after = changes.get("lora_alpha", (None, None))
-    if _number(before) and _number(after) and before and set(changes) == {"lora_alpha"}:
-        return {"scale_factor": float(after) / float(before)}
-    return {}
-
-
-def _number(config_value: object) -> bool:
-    return isinstance(config_value, (int, float)) and not isinstance(config_value, bool)
+    before, after = map(as_real, changes.get("lora_alpha", (None, None)))
+    return {"scale_factor": after / before} if before and after is not None and len(changes) == 1 else {}
 
 
 def _against_header(passport: Passport, header: Header) -> list[Finding]:
@@ -150,9 +137,8 @@ def _against_header(passport: Passport, header: Header) -> list[Finding]:
 def _inside(passport: Passport) -> list[Finding]:
     """What is wrong with a passport by itself."""
     canaries = passport.canaries.items
-    largest_gap = max(
-        (abs(choice.adapter - choice.base) for canary in canaries for choice in canary.choices), default=0.0
-    )
+    gaps = (abs(choice.adapter - choice.base) for canary in canaries for choice in canary.choices)
+    largest_gap = max(gaps, default=0.0)
     if len(canaries) < FEWEST_CANARIES:
         expected = f"at least {FEWEST_CANARIES}"
         return [finding("L349", f"{len(canaries)} canaries", expected=expected, file=PASSPORT_NAME)]
@@ -198,26 +184,22 @@ def _against_base(specimen: RawAdapter, passport: Passport, folder: Path, *, ful
             "recorded_base": recorded.name,
         }
         explanation = f": {', '.join(differences)}" if differences else ", of equal shape"
-        findings.append(
-            finding(
-                "L345",
-                f"other {' and '.join(differing)} in {folder.name}{explanation}",
-                expected=f"{shown(recorded.name)}: {digests}",
-                file=PASSPORT_NAME,
-                facts=facts,
-                severity="reject" if differences else None,
-            )
-        )
-    own_engine = ENGINES.get(specimen.engine_name)
-    if own_engine is not None and own_engine.tokenizer:
-        return findings  # the base's own tokenizer spells no prompt of it
+        actual = f"other {' and '.join(differing)} in {folder.name}{explanation}"
+        expected = f"{shown(recorded.name)}: {digests}"
+        severity: Severity | None = "reject" if differences else None
+        findings.append(finding("L345", actual, expected=expected, file=PASSPORT_NAME, facts=facts, severity=severity))
     prompt = passport.prompt
     recorded_digests = {"tokenizer": prompt.tokenizer, "template": prompt.template}
     thinking = prompt.settings.get("thinking") is True
-    return findings + _against_prompts(recorded_digests, prompt.origin, thinking, folder)
+    return findings + _against_prompts(specimen, recorded_digests, folder, origin=prompt.origin, thinking=thinking)
 
 
-def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, folder: Path) -> list[Finding]:
+def _against_prompts(
+    specimen: RawAdapter, recorded: Mapping[str, str], folder: Path, *, origin: str = "", thinking: bool = False
+) -> list[Finding]:
+    own_engine = ENGINES.get(specimen.engine_name)
+    if own_engine is not None and own_engine.tokenizer:
+        return []  # the base's own tokenizer spells no prompt of it
     from lorica.prompts.encoder import Encoder  # tokenizers take 0.1 s to import
 
     refused = ""
@@ -242,9 +224,8 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
         findings.append(finding("L347", actual, expected=expected, file=PASSPORT_NAME))
     elif recorded.get("template", encoder.template_digest) != encoder.template_digest:
         template_file = Path(encoder.template_origin).name
-        actual = (
-            f"the template in {folder.name} is another one ({encoder.template_digest[:19]}..., from {template_file})"
-        )
+        actual = f"the template in {folder.name} is another one "
+        actual += f"({encoder.template_digest[:19]}..., from {template_file})"
         expected = f"{shown(recorded['template'])[:19]}..."
         findings.append(finding("L347", actual, expected=expected, file=PASSPORT_NAME))
     return findings
@@ -273,11 +254,7 @@ def _check_record(specimen: RawAdapter, base_folder: Path | None) -> list[Findin
     findings: list[Finding] = []
     recorded = _settings_of(manifest_texts)
     if recorded and specimen.raw_config is not None:
-        current_settings = {
-            manifest_key: manifest_value
-            for manifest_key, manifest_value in specimen.raw_config.items()
-            if f"lora.{manifest_key}" in manifest_texts
-        }
+        current_settings = {key: value for key, value in specimen.raw_config.items() if f"lora.{key}" in manifest_texts}
         findings += _changed_config(changed_settings(effective_settings(recorded), current_settings), "the training")
     if base_folder is None:
         return findings
@@ -292,15 +269,9 @@ def _check_record(specimen: RawAdapter, base_folder: Path | None) -> list[Findin
         expected = f"{shown(manifest_texts['digest.base'])[:19]}..., by {TRAINING_RECORD}"
         facts = {"recorded_base": plain_name(manifest_texts.get("model", ""))}
         findings.append(finding("L345", actual, expected=expected, file=TRAINING_RECORD, facts=facts))
-    prompts = {
-        manifest_key: manifest_texts[f"digest.{manifest_key}"]
-        for manifest_key in ("tokenizer", "template")
-        if f"digest.{manifest_key}" in manifest_texts
-    }
-    own_engine = ENGINES.get(specimen.engine_name)
-    if own_engine is not None and own_engine.tokenizer:
-        return findings
-    return findings + _against_prompts(prompts, "", False, base_folder)
+    digests = ((key, manifest_texts.get(f"digest.{key}")) for key in ("tokenizer", "template"))
+    prompts = {key: recorded_digest for key, recorded_digest in digests if recorded_digest is not None}
+    return findings + _against_prompts(specimen, prompts, base_folder)
 
 
 def _settings_of(manifest: Mapping[str, str]) -> dict[str, Any]:

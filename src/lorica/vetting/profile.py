@@ -62,14 +62,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 def profile(specimen: RawAdapter, layout: TensorMap | None) -> Profile:
     """The profile of what could be read; everything else keeps its empty value."""
     config, raw_config = specimen.config, specimen.raw_config or {}
-    own_files = tuple(file_name for file_name in specimen.files if "/" not in file_name)
+    own_files = [file_name for file_name in specimen.files if "/" not in file_name]
     training_tool = tool_of(raw_config, specimen.header, own_files)
     partial = Profile(
         name=specimen.name,
         path=str(specimen.given),
         kind=specimen.kind,
         method=_text(raw_config.get("peft_type")) if training_tool is None else training_tool.title,
-        base=next((base_text for config_key in _BASES if (base_text := _text(raw_config.get(config_key)))), ""),
+        base=next(filter(None, (_text(raw_config.get(config_key)) for config_key in _BASES)), ""),
         revision=_text(raw_config.get("revision")),
         rslora=config is not None and config.use_rslora,
         dora=config is not None and config.use_dora,
@@ -77,16 +77,16 @@ def profile(specimen: RawAdapter, layout: TensorMap | None) -> Profile:
     )
     if layout is None or training_tool is not None:
         return partial
-    module_ranks = {layout.shape(factors.a)[0] for factors in layout.pairs if layout.shape(factors.a)}
+    modules = layout.modules.values()
     alphas, scalings = _scalings(config, (factors.path for factors in layout.pairs))
     return msgspec.structs.replace(
         partial,
-        ranks=tuple(sorted(module_ranks)),
+        ranks=tuple(sorted({layout.shape(factors.a)[0] for factors in layout.pairs if layout.shape(factors.a)})),
         alphas=alphas,
         scalings=scalings,
-        targets=tuple(sorted({factors.target for factors in layout.modules.values()})),
-        layers=tuple(sorted({factors.layer for factors in layout.modules.values() if factors.layer is not None})),
-        modules=len(layout.modules),
+        targets=tuple(sorted({module.target for module in modules})),
+        layers=tuple(sorted({module.layer for module in modules if module.layer is not None})),
+        modules=len(modules),
         saved=tuple(sorted(layout.saved)),
     ).with_tensors(layout.tensors)
 

@@ -39,10 +39,8 @@ def numbers(values: Iterable[int]) -> str:
             number_spans[-1][1] = number
         else:
             number_spans.append([number, number])
-    return ", ".join(
-        str(first_number) if first_number == last_number else f"{first_number}-{last_number}"
-        for first_number, last_number in number_spans[:8]
-    ) + (f" and {len(number_spans) - 8} more ranges" if len(number_spans) > 8 else "")
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in number_spans[:8]]
+    return ", ".join(texts) + (f" and {len(number_spans) - 8} more ranges" if len(number_spans) > 8 else "")
 
 
 def figure(number: float) -> str:

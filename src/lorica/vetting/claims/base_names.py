@@ -19,70 +19,52 @@ class Traits(msgspec.Struct, frozen=True):
 
 
 # Words as they stand in ids, lower case; a "-" may be missing: "qwen-2.5" for Qwen2.5-1.5B. The longest wins.
-_WORDS: dict[str, Traits] = {
-    "tinyllama": Traits("llama", True, True),
-    "codellama": Traits("llama", True, True),
-    "llama": Traits("llama", True, True),
-    "llama-2": Traits("llama", True, True),
-    "llama-3": Traits("llama3", True, True),
-    "llama-3.1": Traits("llama3", True, True),
-    "llama-3.2": Traits("llama3", True, None),
-    "llama-3.3": Traits("llama3", True, True),
-    "llama-4": Traits("llama4"),
-    "vicuna": Traits("llama", True, True),
-    "yi": Traits("yi", True, None),
-    "mistral": Traits("mistral", True, True),
-    "mistral-small-3.1": Traits("mistral", True, None),
-    "mistral-small-3.2": Traits("mistral", True, None),
-    "ministral": Traits("mistral", True, None),
-    "magistral": Traits("mistral", True, None),
-    "zephyr": Traits("mistral", True, True),
-    "mixtral": Traits("mixtral", False, True),
-    "qwen": Traits("qwen", False, None),
-    "qwen-1.5": Traits("qwen1.5", True, True),
-    "qwen-2": Traits("qwen2", True, True),
-    "qwen-2.5": Traits("qwen2.5", True, True),
-    "qwq": Traits("qwen2.5", True, True),
-    "qwen-3": Traits("qwen3", True, True),
-    "qwen-3-next": Traits("qwen3-next"),
-    "qwen-3.5": Traits("qwen3.5"),
-    "gemma": Traits("gemma", True, True),
-    "gemma-2": Traits("gemma2", True, True),
-    "gemma-3": Traits("gemma3", True, None),
-    "gemma-3n": Traits("gemma3n"),
-    "gemma-4": Traits("gemma4"),
-    "phi-1": Traits("phi", False, True),
-    "phi-1.5": Traits("phi", False, True),
-    "phi-2": Traits("phi", False, True),
-    "phi-3.5": Traits("phi3", False, None),
-    "phi-3": Traits("phi3", False, None),
-    "phi-4": Traits("phi4", False, None),
-    "smollm": Traits("smollm", True, True),
-    "smollm-2": Traits("smollm", True, True),
-    "smollm-3": Traits("smollm", True, True),
-    "deepseek": Traits("deepseek"),
-    "gpt-neox": Traits("gptneox", False, True),
-    "pythia": Traits("gptneox", False, True),
-    "gpt-2": Traits("gpt2", False, True),
-    "gpt-j": Traits("gptj", False, True),
-    "gpt-oss": Traits("gptoss"),
-    "opt": Traits("opt", False, True),
-    "bloom": Traits("bloom", False, True),
-    "falcon": Traits("falcon", False, True),
-    "stablelm": Traits("stablelm", False, True),
-    "olmo": Traits("olmo", False, True),
-    "granite": Traits("granite"),
-    "command": Traits("cohere"),
-    "aya": Traits("cohere"),
-    "internlm": Traits("internlm", False, None),
-    "internvl": Traits("internvl", False, False),
-    "baichuan": Traits("baichuan", False, True),
-    "chatglm": Traits("glm", False, True),
-    "glm": Traits("glm"),
-    "bert": Traits("bert", False, True),
-    "roberta": Traits("bert", False, True),
-    "t5": Traits("t5", False, True),
+_FAMILIES: dict[Traits, str] = {
+    Traits("llama", True, True): "tinyllama codellama llama llama-2 vicuna",
+    Traits("llama3", True, True): "llama-3 llama-3.1 llama-3.3",
+    Traits("llama3", True, None): "llama-3.2",
+    Traits("llama4"): "llama-4",
+    Traits("yi", True, None): "yi",
+    Traits("mistral", True, True): "mistral zephyr",
+    Traits("mistral", True, None): "mistral-small-3.1 mistral-small-3.2 ministral magistral",
+    Traits("mixtral", False, True): "mixtral",
+    Traits("qwen", False, None): "qwen",
+    Traits("qwen1.5", True, True): "qwen-1.5",
+    Traits("qwen2", True, True): "qwen-2",
+    Traits("qwen2.5", True, True): "qwen-2.5 qwq",
+    Traits("qwen3", True, True): "qwen-3",
+    Traits("qwen3-next"): "qwen-3-next",
+    Traits("qwen3.5"): "qwen-3.5",
+    Traits("gemma", True, True): "gemma",
+    Traits("gemma2", True, True): "gemma-2",
+    Traits("gemma3", True, None): "gemma-3",
+    Traits("gemma3n"): "gemma-3n",
+    Traits("gemma4"): "gemma-4",
+    Traits("phi", False, True): "phi-1 phi-1.5 phi-2",
+    Traits("phi3", False, None): "phi-3.5 phi-3",
+    Traits("phi4", False, None): "phi-4",
+    Traits("smollm", True, True): "smollm smollm-2 smollm-3",
+    Traits("deepseek"): "deepseek",
+    Traits("gptneox", False, True): "gpt-neox pythia",
+    Traits("gpt2", False, True): "gpt-2",
+    Traits("gptj", False, True): "gpt-j",
+    Traits("gptoss"): "gpt-oss",
+    Traits("opt", False, True): "opt",
+    Traits("bloom", False, True): "bloom",
+    Traits("falcon", False, True): "falcon",
+    Traits("stablelm", False, True): "stablelm",
+    Traits("olmo", False, True): "olmo",
+    Traits("granite"): "granite",
+    Traits("cohere"): "command aya",
+    Traits("internlm", False, None): "internlm",
+    Traits("internvl", False, False): "internvl",
+    Traits("baichuan", False, True): "baichuan",
+    Traits("glm", False, True): "chatglm",
+    Traits("glm"): "glm",
+    Traits("bert", False, True): "bert roberta",
+    Traits("t5", False, True): "t5",
 }
+_WORDS = {word: traits for traits, words in _FAMILIES.items() for word in words.split()}
 _MIXED = re.compile(
     r"moe|mixtral|next|mamba|jamba|zamba|bamba|hybrid|lfm|nemotron|falcon-?h|rwkv|llama-?4|qwen3\.5|deepseek|"
     r"gemma-?(?:3n|4)|granite|minimax|kimi|mllama|openelm|\ba\d+(?:\.\d+)?b\b"
@@ -125,9 +107,7 @@ def families(base_name: str) -> frozenset[str]:
     """All families that a name speaks of: "DeepSeek-R1-Distill-Qwen-7B" has two."""
     words = _hits(base_name)
     # Of "qwen" and "qwen2.5" at one place, only the longer is meant.
-    longest_words = [
-        word for word in words if not any(word != other_word and word in other_word for other_word in words)
-    ]
+    longest_words = (word for word in words if not any(word != longer and word in longer for longer in words))
     return frozenset(_WORDS[word].family for word in longest_words)
 
 
@@ -166,11 +146,8 @@ def sizes(base_name: str) -> tuple[str, ...]:
         number = float(size_match["number"])
         if number == 0 or (size_match["unit"] == "m" and number < 10):
             continue  # "1M" is a length of context
-        if size_match["unit"] == "m" and not experts and number >= 1000:
-            number, unit_letter = number / 1000, "b"
-        else:
-            unit_letter = size_match["unit"]
-        size_words.append(f"{experts}{number:g}{unit_letter}")
+        in_thousands = size_match["unit"] == "m" and not experts and number >= 1000
+        size_words.append(f"{number / 1000:g}b" if in_thousands else f"{experts}{number:g}{size_match['unit']}")
     return tuple(dict.fromkeys(size_words))
 
 
@@ -202,6 +179,4 @@ def is_multimodal(base_name: str) -> bool | None:
     if _SEES.search(base_name.lower()):
         return True
     traits = family(base_name)
-    if traits is None:
-        return None
-    return None if traits.text is None else not traits.text
+    return None if traits is None or traits.text is None else not traits.text

@@ -78,20 +78,16 @@ def _conflict(claims: list[NamedBase]) -> list[Finding]:
             differences = [difference(first_base, claim) for claim in claims if claim.file == second_base.file]
             if all(differences):
                 conflicts.setdefault(differences[0], (first_base, second_base))
-    for difference_kind in ("family", "size", "name"):
-        if difference_kind in conflicts:
-            conflict_pair = conflicts[difference_kind]
-            facts = {
-                "differ": difference_kind,
-                "names": [claim.text[:200] for claim in conflict_pair],
-                "places": [claim.file for claim in conflict_pair],
-            }
-            actual, expected = _says(conflict_pair), "one base everywhere"
-            return [finding("L150", actual, expected=expected, file=conflict_pair[1].file, facts=facts)]
-    if "variant" in conflicts:
-        conflict_pair = conflicts["variant"]
-        return [finding("L153", _says(conflict_pair), expected="one of them", file=conflict_pair[1].file)]
-    return []
+    difference_kind = next((kind for kind in ("family", "size", "name", "variant") if kind in conflicts), None)
+    if difference_kind is None:
+        return []
+    claims = list(conflicts[difference_kind])
+    actual, second_file = _says(claims), claims[1].file
+    if difference_kind == "variant":
+        return [finding("L153", actual, expected="one of them", file=second_file)]
+    facts = {"differ": difference_kind, "names": [claim.text[:200] for claim in claims]}
+    facts |= {"places": [claim.file for claim in claims]}
+    return [finding("L150", actual, expected="one base everywhere", file=second_file, facts=facts)]
 
 
 def _quantization(claims: list[NamedBase]) -> list[Finding]:

@@ -109,18 +109,13 @@ def disjoint(first_words: frozenset[str], second_words: frozenset[str]) -> bool:
 
 def same_size(first_sizes: tuple[str, ...], second_sizes: tuple[str, ...]) -> bool:
     """Whether some size of one is some size of the other, within 12%; True where either has none."""
+    # Nobody agrees on the total of "8x7b".
     first_billions, second_billions = (
-        [size for size in map(billions, size_words) if size is not None] for size_words in (first_sizes, second_sizes)
+        [float(size[:-1]) / (1000 if size.endswith("m") else 1) for size in size_words if "x" not in size]
+        for size_words in (first_sizes, second_sizes)
     )
     size_pairs = list(itertools.product(first_billions, second_billions))
     return not size_pairs or any(abs(first - second) <= 0.12 * max(first, second) for first, second in size_pairs)
-
-
-def billions(size_text: str) -> float | None:
-    """ "1.5b" -> 1.5, "500m" -> 0.5; None for "8x7b", whose total nobody agrees on."""
-    if "x" in size_text:
-        return None
-    return float(size_text[:-1]) / (1000 if size_text.endswith("m") else 1)
 
 
 def _decoded(json_value: object) -> str:

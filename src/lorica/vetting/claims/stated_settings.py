@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig
@@ -15,20 +16,9 @@ from lorica.vetting.wording import shown
 
 # What decides the result; dropout, task and paths do not.
 _DECIDING = (
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "use_dora",
-    "target_modules",
-    "exclude_modules",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "layers_pattern",
-    "modules_to_save",
-    "bias",
-    "revision",
-)
+    "r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
+    "layers_to_transform", "layers_pattern", "modules_to_save", "bias", "revision",
+)  # fmt: skip
 # ms-swift, axolotl and LLaMA-Factory keep these beside the adapter.
 _ARGUMENTS = {
     "lora_rank": "r",
@@ -50,21 +40,19 @@ def _record(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     manifest = training_manifest(adapter.documents)
     differs: dict[str, tuple[Any, Any]] = {}
     for setting in _DECIDING:
-        written = manifest.get(f"lora.{setting}")
+        written, configured = manifest.get(f"lora.{setting}"), getattr(config, setting)
         if not isinstance(written, str) or len(written) > 1_000_000:
             continue
-        try:
+        with suppress(ValueError, RecursionError):
             recorded = json.loads(written)
-        except (ValueError, RecursionError):
-            continue
-        configured = getattr(config, setting)
-        if _plain(recorded) != _plain(configured):
-            differs[setting] = (recorded, configured)
+            if _plain(recorded) != _plain(configured):
+                differs[setting] = (recorded, configured)
     if not differs:
         return []
-    actual = ", ".join(f"{setting} {_short(configured)}" for setting, (_, configured) in differs.items())
-    recorded_text = ", ".join(f"{setting} {_short(recorded)}" for setting, (recorded, _) in differs.items())
-    expected = f"as in training.json: {recorded_text}"
+    expected, actual = (
+        ", ".join(f"{setting} {_short(values[side])}" for setting, values in differs.items()) for side in (0, 1)
+    )
+    expected = f"as in training.json: {expected}"
     facts = {"keys": sorted(differs), **_scales(differs, config)}
     return [finding("L160", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
 
@@ -109,16 +97,12 @@ def _pattern_ratio(recorded: Mapping[str, float], configured: Mapping[str, float
 def _arguments(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """Rank and alpha as the trainer's arguments give them."""
     arguments = as_mapping(adapter.documents.get("args.json"))
-    differs = {
-        argument: arguments[argument]
-        for argument, config_key in _ARGUMENTS.items()
-        if isinstance(arguments.get(argument), bool | int | float)
-        and arguments[argument] != getattr(config, config_key)
-    }
+    differs, sentences = {}, []
+    for argument, config_key in _ARGUMENTS.items():
+        value, configured = arguments.get(argument), getattr(config, config_key)
+        if isinstance(value, bool | int | float) and value != configured:
+            differs[argument] = value
+            sentences.append(f"args.json says {argument} {value}, the config {configured}")
     if not differs:
         return []
-    actual = "; ".join(
-        f"args.json says {argument} {value}, the config {getattr(config, _ARGUMENTS[argument])}"
-        for argument, value in differs.items()
-    )
-    return [finding("L161", actual, expected="the same in all", file="args.json", facts=differs)]
+    return [finding("L161", "; ".join(sentences), expected="the same in all", file="args.json", facts=differs)]

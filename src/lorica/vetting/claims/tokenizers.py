@@ -99,12 +99,11 @@ def _new_tokens(adapter: RawAdapter, tensor_map: TensorMap, claims: list[NamedBa
     vocabulary = max((base_shape.vocabulary for base_shape in matching_bases), default=0)
     if not vocabulary or any(module.embedding for module in tensor_map.modules.values()):
         return []
-    embeddings = [
-        tensor_names
+    has_rows = any(
+        any(map(tensor_map.shape, tensor_names))
         for module_path, tensor_names in tensor_map.saved.items()
         if "embed" in module_path or "wte" in module_path
-    ]
-    has_rows = any(tensor_map.shape(tensor_name) for tensor_names in embeddings for tensor_name in tensor_names)
+    )
     if has_rows or any("trainable_tokens_delta" in tensor_name for tensor_name in tensor_map.tensors):
         return []
     token_ids = _ids(adapter)

@@ -104,16 +104,14 @@ def training_evidence(adapter: RawAdapter) -> TrainingEvidence:
 
 def _as_of_step(facts: dict[str, Any], checkpoint_step: int) -> dict[str, Any]:
     """What a run's record says of a checkpoint in its midst: of what came later it knows nothing."""
-    total_steps, total_epochs = facts.get("steps"), facts.get("epochs")
+    total_steps = facts.get("steps")
     if not total_steps or checkpoint_step >= total_steps:
         return facts
     later_facts = ("loss_last", "trained_loss", "eval_last", "finished")
-    earlier = {fact: value for fact, value in facts.items() if fact not in later_facts}
-    return {
-        **earlier,
-        "steps": checkpoint_step,
-        **({"epochs": total_epochs * checkpoint_step / total_steps} if total_epochs else {}),
-    }
+    earlier = {fact: value for fact, value in facts.items() if fact not in later_facts} | {"steps": checkpoint_step}
+    if total_epochs := facts.get("epochs"):
+        earlier["epochs"] = total_epochs * checkpoint_step / total_steps
+    return earlier
 
 
 def _state(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,13 +125,14 @@ def _state(state: Mapping[str, Any]) -> dict[str, Any]:
     evaluations = (entry for entry in reversed(entries) if any(metric.startswith("eval_") for metric in entry))
     metrics = _evaluated(dict(_numbers(next(evaluations, {}))))
     global_step, max_steps = _as_integer(state.get("global_step")), _as_integer(state.get("max_steps"))
+    best_checkpoint = state.get("best_model_checkpoint")
     learning_rates = [value for entry in entries for metric, value in _numbers(entry) if metric == "learning_rate"]
     return {
         **_losses(train_curve, eval_points),
         "strange": strange + eval_strange + sum(not math.isfinite(gradient_norm) for gradient_norm in gradient_norms),
         "metrics": {name: value for name, value in metrics.items() if not name.endswith(("per_second", "runtime"))},
         "best_metric": as_real(state.get("best_metric")),
-        "best_checkpoint": _shown_text(state.get("best_model_checkpoint")),
+        "best_checkpoint": shown(best_checkpoint, 200) if isinstance(best_checkpoint, str) else "",
         "steps": global_step,
         "max_steps": max_steps,
         "epochs": as_real(state.get("epoch")),
@@ -209,9 +208,7 @@ def _has_fallen(points: Sequence[tuple[int, float]]) -> bool | None:
 
 def _begins_late(steps: Sequence[int]) -> bool:
     """Whether several entries are missing before the first: a resumed training whose older log was not kept."""
-    step_gaps = sorted(
-        later_step - earlier_step for earlier_step, later_step in pairwise(steps) if later_step > earlier_step
-    )
+    step_gaps = sorted(later - earlier for earlier, later in pairwise(steps) if later > earlier)
     return bool(step_gaps) and steps[0] > 1 + 3 * step_gaps[len(step_gaps) // 2]
 
 
@@ -287,10 +284,6 @@ def _as_integer(json_value: object) -> int | None:
     return int(number) if number is not None and number == int(number) and abs(number) < 2**53 else None
 
 
-def _shown_text(json_value: object) -> str:
-    return shown(json_value, 200) if isinstance(json_value, str) else ""
-
-
 def check_evidence(adapter: RawAdapter, evidence: TrainingEvidence) -> list[Finding]:
     """Findings L170-L179 about how the training went."""
     findings = []
@@ -329,11 +322,10 @@ def _fall(evidence: TrainingEvidence, source_file: str) -> list[Finding]:
         return []
     first_third, middle_third, last_third = _thirds(values)
     facts = {"first": first_third, "middle": middle_third, "last": last_third, "points": len(values)}
-    actual = (
-        f"mean loss {figure(first_third)} in the first third, "
-        f"{figure(middle_third)} and {figure(last_third)} in the others"
-    )
-    if last_third > 1.2 * min(first_third, middle_third) and last_third - min(first_third, middle_third) > 0.05:
+    lowest = min(first_third, middle_third)
+    actual = f"mean loss {figure(first_third)} in the first third, "
+    actual += f"{figure(middle_third)} and {figure(last_third)} in the others"
+    if last_third > 1.2 * lowest and last_third - lowest > 0.05:
         return [finding("L172", actual, expected="a loss that falls", file=source_file, facts=facts)]
     if evidence.fell is False and first_third > 0.05:
         actual += f"; it began at {figure(values[0])}"
@@ -348,12 +340,11 @@ def _validation(evidence: TrainingEvidence, source_file: str) -> list[Finding]:
         lowest_text = f"{figure(lowest_loss)} at step {evidence.eval_lowest_step}"
         actual = f"validation loss {figure(last_loss)} at the end, {lowest_text}"
         findings.append(finding("L173", actual, file=source_file, facts={"last": last_loss, "lowest": lowest_loss}))
-    if evidence.base_loss is not None and evidence.trained_loss is not None:
-        base_loss, trained_loss = evidence.base_loss, evidence.trained_loss
-        if trained_loss >= base_loss:
-            actual = f"loss {figure(trained_loss)} with the adapter, {figure(base_loss)} without it, on held-out rows"
-            facts = {"base": base_loss, "own": trained_loss}
-            findings.append(finding("L179", actual, expected="a lower loss with it", file=source_file, facts=facts))
+    base_loss, trained_loss = evidence.base_loss, evidence.trained_loss
+    if base_loss is not None and trained_loss is not None and trained_loss >= base_loss:
+        actual = f"loss {figure(trained_loss)} with the adapter, {figure(base_loss)} without it, on held-out rows"
+        facts = {"base": base_loss, "own": trained_loss}
+        findings.append(finding("L179", actual, expected="a lower loss with it", file=source_file, facts=facts))
     if evidence.held_out is False:
         findings.append(finding("L176", "no row was held out for validation", file=source_file))
     return findings

@@ -98,7 +98,7 @@ def adapters_in(members: list[ArchiveMember]) -> list[str]:
     return sorted(
         folder
         for folder in folders
-        if not any(folder != outer_folder and _is_below(folder, outer_folder) for outer_folder in folders)
+        if not any(folder != outer and (not outer or folder.startswith(f"{outer}/")) for outer in folders)
     )
 
 
@@ -265,7 +265,3 @@ def copy_members(archive_path: Path, targets: dict[str, str], target_folder: Pat
                 target_file.write(chunk)
             copied_sizes[target] = target_file.tell()
     return copied_sizes
-
-
-def _is_below(inner_folder: str, outer_folder: str) -> bool:
-    return not outer_folder or inner_folder.startswith(outer_folder + "/")

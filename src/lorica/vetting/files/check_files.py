@@ -89,8 +89,15 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
         folder = open_safe_folder(source, findings)
     except OSError as error:
         return None, [*findings, finding("L008", f"the folder cannot be read ({error.strerror})")]
+    adapter = RawAdapter(
+        name=source.name,
+        given=source.user_path,
+        kind=source.kind,
+        folder=folder.path,
+        files=folder.files | source.members,
+    )
     if not folder.single and folder.find(CONFIG_NAME) is None and member_config(folder.path) is not None:
-        return _own_model(folder, source, findings), findings
+        return _own_model(adapter, folder, findings), findings
     raw_config, config = _config(folder, findings)
     weights, header = _weights(folder, source, findings)
     # Beside what is no adapter's file at all, it is not the config that is missing.
@@ -102,31 +109,19 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
     documents: dict[str, Any] = {}
     card_text = ""
     if not folder.single:
-        documents, card_text = read_documents(folder.path, folder.files, findings, folder.allows)
+        documents, card_text = read_documents(folder.path, folder.files, findings)
         findings += _unread_files(folder, weights)
     if source.run is not None and TRAINING_RECORD not in documents:
         record = run_record(source.run, TRAINING_RECORD)
         documents |= {} if record is None else {TRAINING_RECORD: record}
     if raw_config is None and header is None:
         return None, findings
-    adapter = RawAdapter(
-        name=source.name,
-        given=source.user_path,
-        kind=source.kind,
-        folder=folder.path,
-        weights=weights,
-        raw_config=raw_config,
-        config=config,
-        header=header,
-        files=folder.files | source.members,
-        documents=documents,
-        card=card_text,
-    )
-    return adapter, findings
+    contents = {"weights": weights, "raw_config": raw_config, "config": config, "header": header}
+    return msgspec.structs.replace(adapter, **contents, documents=documents, card=card_text), findings
 
 
-def _own_model(folder: SafeFolder, source: AdapterSource, findings: list[Finding]) -> RawAdapter:
-    """An encoder classifier, or a shallow model, as far as it can be read."""
+def _own_model(adapter: RawAdapter, folder: SafeFolder, findings: list[Finding]) -> RawAdapter:
+    """An encoder classifier, or a shallow model, as far as it can be read. adapter: what its place alone says."""
     kind: Kind = "shallow" if (folder.path / SHALLOW_CONFIG).is_file() else "classifier"
     config_name, weights_name = OWN_MODELS[kind]
     weights_path, raw_config, header = folder.path / weights_name, None, None
@@ -139,39 +134,30 @@ def _own_model(folder: SafeFolder, source: AdapterSource, findings: list[Finding
             header = read_header(weights_path)
         except HeaderError as error:
             findings.append(_header_finding(error, weights_path, weights_name))
-    documents, card_text = read_documents(folder.path, folder.files, findings, folder.allows)
+    documents, card_text = read_documents(folder.path, folder.files, findings)
     findings += _unread_files(folder, weights_path)
-    return RawAdapter(
-        name=source.name,
-        given=source.user_path,
-        kind=kind,
-        folder=folder.path,
-        weights=None if header is None else weights_path,
-        raw_config=raw_config,
-        header=header,
-        files=folder.files | source.members,
-        documents=documents,
-        card=card_text,
-    )
+    weights = None if header is None else weights_path
+    contents = {"kind": kind, "weights": weights, "raw_config": raw_config, "header": header}
+    return msgspec.structs.replace(adapter, **contents, documents=documents, card=card_text)
 
 
 def _add_missing_config(folder: SafeFolder, findings: list[Finding]) -> None:
     """Add what is missing: the config, or the weights with it."""
-    no_weights = [problem for problem in findings if problem.code == "L003"]
-    for problem in no_weights:
-        findings.remove(problem)
+    no_weights = next((problem for problem in findings if problem.code == "L003"), None)
+    if no_weights is not None:
+        findings.remove(no_weights)
         findings.append(finding("L001", f"the folder holds {folder.describe()}", expected=f"{CONFIG_NAME} and weights"))
-    if no_weights:
         return
     if folder.find(TRAINING_RECORD):
         actual = f"its training did not end; there is {folder.describe()}"
         findings.append(finding("L002", actual, expected=CONFIG_NAME, fix="go on with training.resume=true"))
         return
-    config_above = folder.path.parent / CONFIG_NAME
-    suggested_fix = f"there is one in the folder above: if it belongs to these weights, copy it here ({config_above})"
-    has_one = not folder.single and config_above.is_file()
+    config_above, suggested_fix = folder.path.parent / CONFIG_NAME, ""
+    if not folder.single and config_above.is_file():
+        suggested_fix = "there is one in the folder above: if it belongs to these weights, copy it here "
+        suggested_fix += f"({config_above})"
     actual = f"beside the weights lies {folder.describe()}"
-    findings.append(finding("L002", actual, expected=CONFIG_NAME, fix=suggested_fix if has_one else ""))
+    findings.append(finding("L002", actual, expected=CONFIG_NAME, fix=suggested_fix))
 
 
 def _config(folder: SafeFolder, findings: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
@@ -235,10 +221,8 @@ def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | No
     if (pickled := folder.find(_PICKLE_NAME)) is not None:
         return pickled
     open_formats = [name for name in file_names if name.lower().endswith((".safetensors", ".gguf"))]
-    pickles = [
-        name for name in file_names if name.lower().endswith(_PICKLE_SUFFIXES) and not OF_TRAINING.fullmatch(name)
-    ]
-    candidates = open_formats + pickles
+    pickles = [name for name in file_names if name.lower().endswith(_PICKLE_SUFFIXES)]
+    candidates = open_formats + [name for name in pickles if not OF_TRAINING.fullmatch(name)]
     usual_method = method_of_files(file_names)
     # Of several files of one tool, the one without a step in its name is the last.
     of_tool = [name for name in candidates if usual_method is not None and is_file_of(usual_method[1], name)]
@@ -308,7 +292,7 @@ def _pickle(pickle_path: Path, file_name: str, pickle_scan: PickleScan | None = 
 def _pickle_beside(folder: SafeFolder) -> list[Finding]:
     """`adapter_model.bin` beside the safetensors file: other loaders may take it."""
     file_name = folder.find(_PICKLE_NAME)
-    if file_name is None or file_name not in folder.files or not folder.allows(file_name):
+    if file_name is None or file_name not in folder.files:
         return []
     pickle_scan = _scan(folder.path / file_name)
     if pickle_scan is not None and pickle_scan.dangerous:

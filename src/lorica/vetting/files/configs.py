@@ -11,7 +11,7 @@ from lorica.adapters.json_document import DocumentError, read_object, short_text
 from lorica.adapters.methods import METHODS, NO_METHOD, normalise_method
 from lorica.file_signatures import Content
 from lorica.names import did_you_mean
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 
 _CODES = {
     "foreign": "L011",
@@ -50,14 +50,10 @@ def examine_config(config_bytes: bytes) -> tuple[dict[str, Any] | None, AdapterC
     if values is None:
         return None, None, findings
     config = None
-    peft_type = values.get("peft_type")
-    if (
-        not isinstance(peft_type, str)
-        or peft_type.strip().lower() in NO_METHOD
-        or peft_type != normalise_method(peft_type)
-    ):
-        findings.append(_no_method(values, peft_type))
-    elif peft_type == "LORA":
+    method = values.get("peft_type")
+    if not isinstance(method, str) or method.strip().lower() in NO_METHOD or method != normalise_method(method):
+        findings.append(_no_method(values, method))
+    elif method == "LORA":
         try:
             config = config_from(values)
         except DocumentError as error:
@@ -73,9 +69,8 @@ def _no_method(values: Mapping[str, Any], peft_type: object) -> Finding:
     shown_keys = ", ".join(short_text(config_key, max_chars=40) for config_key in list(values)[:6])
     stated = f"its peft_type is {short_text(peft_type, quoted=True)}"
     actual = stated if "peft_type" in values else "it has no peft_type"
-    suggested_fix = (
-        'set "peft_type": "LORA" if its weights are lora_A and lora_B; else compare it with the config PEFT saved'
-    )
+    suggested_fix = 'set "peft_type": "LORA" if its weights are lora_A and lora_B; '
+    suggested_fix += "else compare it with the config PEFT saved"
     if isinstance(peft_type, str) and normalise_method(peft_type) in METHODS | {"LORA": None}:
         suggested_fix = f'write it as PEFT does: "peft_type": "{normalise_method(peft_type)}"'
         shown_keys = ""
@@ -88,9 +83,9 @@ def _task(task_type: object) -> Iterator[Finding]:
     if task_type is None or task_type in _TASKS:
         return
     task_name = normalise_method(task_type) if isinstance(task_type, str) else ""
-    suggested_fix = (
-        f'write it as PEFT does: "task_type": "{task_name}"' if task_name in _TASKS else 'set "task_type": null'
-    )
+    suggested_fix = 'set "task_type": null'
+    if task_name in _TASKS:
+        suggested_fix = f'write it as PEFT does: "task_type": "{task_name}"'
     actual = f"task_type {short_text(task_type, quoted=True)}: PEFT refuses to load it"
     yield finding("L059", actual, expected=f"{', '.join(_TASKS)} or null", fix=suggested_fix, file=CONFIG_NAME)
 
@@ -110,15 +105,11 @@ def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
     at_work = [config_key for config_key in strange if values[config_key] not in _SWITCHED_OFF]
     first_key = (at_work or strange)[0]
     listed = ", ".join(short_text(config_key, quoted=True, max_chars=40) for config_key in (at_work or strange)[:5])
-    yield finding(
-        "L061",
-        f"{len(strange)} unknown, {len(at_work)} of them not empty: {listed}",
-        expected="keys of PEFT 0.21's LoraConfig",
-        fix=did_you_mean(first_key[:100], sorted(_KNOWN_KEYS), cutoff=0.8),
-        file=CONFIG_NAME,
-        facts={"unknown": len(strange), "at_work": len(at_work)},
-        severity="warn" if at_work else "note",
-    )
+    actual = f"{len(strange)} unknown, {len(at_work)} of them not empty: {listed}"
+    expected, fix = "keys of PEFT 0.21's LoraConfig", did_you_mean(first_key[:100], sorted(_KNOWN_KEYS), cutoff=0.8)
+    facts = {"unknown": len(strange), "at_work": len(at_work)}
+    severity: Severity = "warn" if at_work else "note"
+    yield finding("L061", actual, expected=expected, fix=fix, file=CONFIG_NAME, facts=facts, severity=severity)
 
 
 def _code_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -133,13 +124,9 @@ def _code_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(library, str) and library.split(".")[0] in _LIBRARIES:
         yield finding("L062", f"AutoPeftModel would import {shown_library}; Lorica does not", file=CONFIG_NAME)
     elif library is not None or not isinstance(mapping, dict):
-        yield finding(
-            "L063",
-            f"auto_mapping makes AutoPeftModel import {shown_library}; Lorica does not",
-            expected=f"a module of {', '.join(_LIBRARIES[:4])}",
-            fix="remove auto_mapping, or look at what it names",
-            file=CONFIG_NAME,
-        )
+        actual = f"auto_mapping makes AutoPeftModel import {shown_library}; Lorica does not"
+        expected, fix = f"a module of {', '.join(_LIBRARIES[:4])}", "remove auto_mapping, or look at what it names"
+        yield finding("L063", actual, expected=expected, fix=fix, file=CONFIG_NAME)
 
 
 def _expression_texts(values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -155,8 +142,7 @@ def _expression_texts(values: Mapping[str, Any]) -> Iterator[Finding]:
     if expressions:
         config_key, expression = expressions[0]
         actual = f"{len(expressions)} read as text, first in {config_key}: {short_text(expression, quoted=True)}"
-        facts = {"expressions": len(expressions)}
-        yield finding("L064", actual, file=CONFIG_NAME, facts=facts)
+        yield finding("L064", actual, file=CONFIG_NAME, facts={"expressions": len(expressions)})
 
 
 def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:

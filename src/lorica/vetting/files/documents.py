@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,16 @@ DOCUMENTS = {
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
-def read_documents(
-    folder: Path, file_sizes: dict[str, int], findings: list[Finding], allowed: Callable[[str], bool]
-) -> tuple[dict[str, Any], str]:
-    """(parsed documents by name, the card's text). file_sizes: files in the folder -> bytes. allowed: whether a
-    file may be read; it says so itself where not. A broken one is a finding, and the others are read."""
+def read_documents(folder: Path, file_sizes: dict[str, int], findings: list[Finding]) -> tuple[dict[str, Any], str]:
+    """(parsed documents by name, the card's text). file_sizes: files in the folder that may be read -> bytes. A broken
+    one is a finding, and the others are read."""
     documents: dict[str, Any] = {}
     for file_name, max_bytes in DOCUMENTS.items():
-        if file_name not in file_sizes or not allowed(file_name):
+        file_size = file_sizes.get(file_name)
+        if file_size is None:
             continue
-        if file_sizes[file_name] > max_bytes:
-            actual, expected = f"{file_sizes[file_name]} bytes", f"at most {max_bytes}"
-            findings.append(finding("L071", actual, expected=expected, file=file_name))
+        if file_size > max_bytes:
+            findings.append(finding("L071", f"{file_size} bytes", expected=f"at most {max_bytes}", file=file_name))
             continue
         try:
             document, problems = read_json(read_capped(folder / file_name, max_bytes + 1), max_bytes, allow_nan=True)
@@ -58,9 +55,9 @@ def read_documents(
             documents[file_name] = document
         findings += [_broken(file_name, problem) for problem in problems[:1]]
     for file_name in TOKENIZERS:
-        if file_name in file_sizes and allowed(file_name):
+        if file_name in file_sizes:
             findings += _pointer(folder, file_name)
-    return documents, _card(folder, file_sizes, findings, allowed)
+    return documents, _card(folder, file_sizes, findings)
 
 
 def _broken(file_name: str, problem: DocumentError) -> Finding:
@@ -80,9 +77,9 @@ def _pointer(folder: Path, file_name: str) -> list[Finding]:
     return []
 
 
-def _card(folder: Path, file_sizes: dict[str, int], findings: list[Finding], allowed: Callable[[str], bool]) -> str:
+def _card(folder: Path, file_sizes: dict[str, int], findings: list[Finding]) -> str:
     card_name = next((file_name for file_name in file_sizes if file_name.lower() == CARD.lower()), "")
-    if not card_name or not allowed(card_name):
+    if not card_name:
         return ""
     try:
         raw_bytes = read_capped(folder / card_name, MAX_CARD)

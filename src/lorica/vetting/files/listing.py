@@ -51,17 +51,12 @@ def checkpoint_like(file_name: str) -> bool:
 def checkpoints_in(folder: Path) -> tuple[str, ...]:
     """Checkpoints in a run's folder, as paths below it."""
     checkpoint_paths = []
-    for entry in entries_of(folder):
-        if not is_folder(entry):
-            continue
+    for entry in filter(is_folder, entries_of(folder)):
         if CHECKPOINT.fullmatch(entry.name):
             checkpoint_paths.append(entry.name)
         elif entry.name == CHECKPOINTS:
-            checkpoint_paths += [
-                f"{CHECKPOINTS}/{inner_entry.name}"
-                for inner_entry in entries_of(folder / CHECKPOINTS)
-                if is_folder(inner_entry)
-            ]
+            inner_entries = filter(is_folder, entries_of(folder / CHECKPOINTS))
+            checkpoint_paths += [f"{CHECKPOINTS}/{inner_entry.name}" for inner_entry in inner_entries]
     return tuple(checkpoint_paths)
 
 
@@ -71,20 +66,14 @@ def inner_folders(folder: Path) -> list[str]:
         checkpoints, entries = checkpoints_in(folder), entries_of(folder)
     except OSError:
         return []
-    subfolders = (entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
-    return [
-        *checkpoints,
-        *(file_name for file_name in subfolders if file_name not in checkpoints and file_name != CHECKPOINTS),
-    ]
+    subfolders = [entry.name for entry in entries if is_folder(entry) and not entry.name.startswith(".")]
+    return [*checkpoints, *(name for name in subfolders if name not in (*checkpoints, CHECKPOINTS))]
 
 
 def is_adapter(entries: Iterable[os.DirEntry[str]]) -> bool:
     """Whether a folder of these entries is an adapter's: of PEFT, of another tool, or of one loose file of weights."""
     file_names = [entry.name.lower() for entry in entries]
-    if any(
-        file_name == CONFIG_NAME or file_name.startswith(("adapter_model.", "adapter_model-"))
-        for file_name in file_names
-    ):
+    if CONFIG_NAME in file_names or any(name.startswith(("adapter_model.", "adapter_model-")) for name in file_names):
         return True
     if method_of_files(file_names) is not None and not is_base(entries):
         return True  # another tool's, which examining it says

@@ -13,6 +13,7 @@ from lorica.vetting.findings import Finding, Severity, finding
 
 MAX_FILES = 2_000
 _LEVELS = 3
+_FILE_SUFFIXES = (".safetensors", ".json", ".bin", ".md", ".gguf")
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -82,7 +83,8 @@ class SafeFolder:
             else:
                 self.files[file_name] = status.st_size
             return False
-        if stat.S_ISDIR(status.st_mode) and not _looks_like_file(file_name):
+        looks_like_file = "/" not in file_name and file_name.lower().endswith(_FILE_SUFFIXES)
+        if stat.S_ISDIR(status.st_mode) and not looks_like_file:
             return not entry.is_symlink()
         self._refused[file_name] = ("L007", f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
         return False
@@ -124,14 +126,7 @@ def open_safe_folder(source: AdapterSource, findings: list[Finding]) -> SafeFold
                 findings.append(finding("L016", f"the first {MAX_FILES} are", expected="the files of one adapter"))
                 return safe_folder
             file_name = f"{prefix}{entry.name}"
-            if safe_folder.add(entry, file_name) and depth < _LEVELS and not _is_apart(entry.name):
+            is_apart = entry.name.startswith(".") or checkpoint_like(entry.name)
+            if safe_folder.add(entry, file_name) and depth < _LEVELS and not is_apart:
                 waiting.append((Path(entry.path), f"{file_name}/", depth + 1))
     return safe_folder
-
-
-def _is_apart(file_name: str) -> bool:
-    return file_name.startswith(".") or checkpoint_like(file_name)
-
-
-def _looks_like_file(file_name: str) -> bool:
-    return "/" not in file_name and file_name.lower().endswith((".safetensors", ".json", ".bin", ".md", ".gguf"))

@@ -49,9 +49,8 @@ class AdapterSource(msgspec.Struct, frozen=True, kw_only=True):
     folder, its one file, or the archive.
 
     inner: the folder within the archive. limit: the folder that links may lead about in. run: the folder of the
-    training run it is a checkpoint of. checkpoints: those beside a published adapter, by their paths below `path`.
-    unpacked, members, findings: for an opened archive, whether `path` is now where it was unpacked, names -> bytes of
-    what was left packed, and what unpacking found.
+    training run it is a checkpoint of. unpacked, members, findings: for an opened archive, whether `path` is now where
+    it was unpacked, names -> bytes of what was left packed, and what unpacking found.
     """
 
     name: str
@@ -61,7 +60,6 @@ class AdapterSource(msgspec.Struct, frozen=True, kw_only=True):
     inner: str = ""
     limit: Path | None = None
     run: Path | None = None
-    checkpoints: tuple[str, ...] = ()
     unpacked: bool = False
     members: dict[str, int] = {}
     findings: tuple[Finding, ...] = ()
@@ -137,18 +135,13 @@ def _file(file_path: Path) -> list[AdapterSource]:
 
 
 def _archive(archive_path: Path, adapter_name: str) -> list[AdapterSource]:
+    source = AdapterSource(name=adapter_name, user_path=archive_path, kind="archive", path=archive_path)
     inside = peek(archive_path)
     if len(inside) < 2:
-        return [AdapterSource(name=adapter_name, user_path=archive_path, kind="archive", path=archive_path)]
+        return [source]
     return [
-        AdapterSource(
-            name=f"{adapter_name}/{inner_folder}",
-            user_path=archive_path / inner_folder,
-            kind="archive",
-            path=archive_path,
-            inner=inner_folder,
-        )
-        for inner_folder in inside
+        msgspec.structs.replace(source, name=f"{adapter_name}/{inner}", user_path=archive_path / inner, inner=inner)
+        for inner in inside
     ]
 
 
@@ -165,9 +158,8 @@ def _adapter_at(folder: Path, adapter_name: str, search: _Search, user_path: Pat
         subfolders = (folder_name for folder_name in folders if not checkpoint_like(folder_name))
         if not any(holds_adapter(folder / folder_name) for folder_name in subfolders):
             best_source = _adapter(folder / BEST, adapter_name, (user_path or folder) / BEST, search)
-            checkpoints = tuple(checkpoint for checkpoint in checkpoints_in(folder) if checkpoint != BEST)
-            search.passed += [folder / checkpoint for checkpoint in checkpoints]
-            return [msgspec.structs.replace(best_source, checkpoints=checkpoints, run=folder)]
+            search.passed += [folder / checkpoint for checkpoint in checkpoints_in(folder) if checkpoint != BEST]
+            return [msgspec.structs.replace(best_source, run=folder)]
     return []
 
 
@@ -183,7 +175,6 @@ def _adapter(folder: Path, adapter_name: str, user_path: Path, search: _Search) 
         path=folder,
         limit=cache_entry,
         run=run_folder,
-        checkpoints=checkpoints_in(folder),
     )
 
 
@@ -295,15 +286,12 @@ def _missing(user_path: Path) -> AdapterError:
     closest_name = closest_file(user_path)
     suggested_fix = f"did you mean {parent / closest_name}?" if closest_name else "correct the path"
     if not closest_name and re.fullmatch(r"[\w.-]+/[\w.-]+", str(user_path)):
-        cached = _hub_cache() / f"models--{str(user_path).replace('/', '--')}"
+        hub_home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+        hub_cache = Path(os.environ.get("HF_HUB_CACHE") or Path(hub_home) / "hub").expanduser()
+        cached = hub_cache / f"models--{str(user_path).replace('/', '--')}"
         absent = "nothing is downloaded; download the adapter first"
         suggested_fix = f"did you mean {cached}?" if cached.is_dir() else absent
     return AdapterError(f"{user_path}: no such file or folder", fix=suggested_fix)
-
-
-def _hub_cache() -> Path:
-    hub_home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(hub_home) / "hub").expanduser()
 
 
 def _nothing_in(folder: Path, passed: Sequence[Path]) -> AdapterError:
@@ -311,9 +299,8 @@ def _nothing_in(folder: Path, passed: Sequence[Path]) -> AdapterError:
     if not entries:
         return AdapterError(f"{folder}: is empty", fix="name an adapter's folder")
     if is_base(entries):
-        return AdapterError(
-            f"{folder}: is a base model, not an adapter", fix=f"name an adapter, and this with --base {folder}"
-        )
+        fix = f"name an adapter, and this with --base {folder}"
+        return AdapterError(f"{folder}: is a base model, not an adapter", fix=fix)
     gguf_name = next((entry.name for entry in entries if entry.name.lower().endswith(".gguf")), "")
     if gguf_name:
         return AdapterError(

@@ -28,6 +28,9 @@ from lorica.vetting.files.documents import CARD, DOCUMENTS
 from lorica.vetting.files.sources import AdapterSource
 from lorica.vetting.findings import Finding, finding
 
+# What a member that is not unpacked is, by its finding.
+_REFUSED = {"L084": "are links", "L086": "are", "L089": "are there twice"}
+
 
 @contextmanager
 def opened(source: AdapterSource) -> Iterator[AdapterSource]:
@@ -109,7 +112,7 @@ def _select_members(
     """(member -> file name to unpack it to, name below the folder -> bytes of what stays packed)."""
     targets: dict[str, str] = {}
     packed: dict[str, int] = {}
-    link_members, locked_members, duplicate_members = [], [], []
+    refused: dict[str, list[ArchiveMember]] = {finding_code: [] for finding_code in _REFUSED}
     for member in members:
         member_path = member.name.removeprefix("./")
         relative_path = member_path.removeprefix(f"{folder}/") if folder else member_path
@@ -118,20 +121,14 @@ def _select_members(
         if "/" in relative_path or not is_wanted(relative_path):
             packed[relative_path] = member.size
         elif member.entry_type == "link":
-            link_members.append(member)
+            refused["L084"].append(member)
         elif member.encrypted:
-            locked_members.append(member)
+            refused["L086"].append(member)
         elif relative_path in targets.values():
-            duplicate_members.append(member)
+            refused["L089"].append(member)
         else:
             targets[member.name] = relative_path
-    for finding_code, refused, description in (
-        ("L084", link_members, "are links"),
-        ("L086", locked_members, "are"),
-        ("L089", duplicate_members, "are there twice"),
-    ):
-        if refused:
-            findings.append(_members_finding(finding_code, refused, description))
+    findings += [_members_finding(code, named, _REFUSED[code]) for code, named in refused.items() if named]
     nested = [member_name for member_name in packed if member_name.lower().endswith(SUFFIXES)]
     if nested:
         first_names = ", ".join(short_text(member_name) for member_name in nested[:5])

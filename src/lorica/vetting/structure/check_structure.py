@@ -46,11 +46,6 @@ def _check(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     if packed_factors(tensor_map):
         # The shapes are those of the packing, and what lies beside the factors belongs to it.
         return findings + check_leftovers(tensor_map) + check_coverage(target_spec, tensor_map)
-    return (
-        findings
-        + check_leftovers(tensor_map)
-        + check_pairs(target_spec, tensor_map)
-        + check_coverage(target_spec, tensor_map)
-        + check_widths(target_spec, tensor_map)
-        + check_extras(config, tensor_map)
-    )
+    usable, pair_findings = check_pairs(target_spec, tensor_map)
+    findings += check_leftovers(tensor_map) + pair_findings + check_coverage(target_spec, tensor_map)
+    return findings + check_widths(target_spec, tensor_map, usable) + check_extras(config, tensor_map)

@@ -36,25 +36,21 @@ def check_coverage(target_spec: TargetSpec | None, tensor_map: TensorMap) -> lis
 def _untargeted_modules(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     """Modules that PEFT would not adapt."""
     config = target_spec.config
+    outside = list(tensor_map.modules)
     if config.target_modules is None and not config.other.get("target_parameters"):
-        outside = [] if is_default_target(tensor_map) else list(tensor_map.modules)
-        module_names = sorted({module.target for module in tensor_map.modules.values()})
-        if not outside:
+        if is_default_target(tensor_map):
+            module_names = sorted({module.target for module in tensor_map.modules.values()})
             actual = f"no target_modules; the tensors adapt {listed(module_names)}"
             return [finding("L140", actual, file=CONFIG_NAME, facts={"kinds": module_names})]
-    elif config.target_modules is None:
-        outside = [module_path for module_path in tensor_map.modules if target_spec.targeted(module_path) is not True]
     else:
-        outside = [module_path for module_path in tensor_map.modules if target_spec.targeted(module_path) is False]
+        untargeted = (False, None) if config.target_modules is None else (False,)
+        outside = [module_path for module_path in outside if target_spec.targeted(module_path) in untargeted]
     if not outside:
         return []
     module_names = sorted({tensor_map.modules[module_path].target for module_path in outside})
     targets = config.target_modules
     target_text = "none" if targets is None else shown(targets) if isinstance(targets, str) else listed(targets, 10)
-    restriction = ""
-    if config.layers_to_transform not in (None, []):
-        layer_choice = config.layers_to_transform
-        restriction = f", in {layers_text([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])}"
+    restriction = f", in {layers_text(target_spec.layers)}" if target_spec.layers else ""
     if config.exclude_modules:
         restriction += ", but exclude_modules"
     actual = f"{some(outside, len(tensor_map.modules))} ({listed(module_names)})"
@@ -129,18 +125,14 @@ class _Base:
 
 
 def _layers_to_transform(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
-    layer_choice = target_spec.config.layers_to_transform
-    if layer_choice is None or layer_choice == []:
-        return []
-    configured = {layer_choice} if isinstance(layer_choice, int) else set(layer_choice)
     present = {module.layer for module in tensor_map.modules.values() if module.layer is not None}
     # What lies between the layers that are there is a hole, L125.
-    missing = sorted(layer for layer in configured - present if not present or layer > max(present))
+    missing = sorted(layer for layer in target_spec.layers - present if not present or layer > max(present))
     if not missing:
         return []
     actual = f"no tensors in {layers_text(missing)}; there are {layers_text(present)}"
     facts = {"missing": missing[:512], "present": sorted(present)[:512]}
-    return [finding("L127", actual, expected=layers_text(configured), file=CONFIG_NAME, facts=facts)]
+    return [finding("L127", actual, expected=layers_text(target_spec.layers), file=CONFIG_NAME, facts=facts)]
 
 
 def _pattern_keys(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
@@ -148,7 +140,12 @@ def _pattern_keys(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Findin
     for pattern_name, patterns in (("rank_pattern", target_spec.ranks), ("alpha_pattern", target_spec.alphas)):
         unmatched, unknown = patterns.unmatched(tensor_map.modules.keys())
         # Keys may name parameters ("gate_up_proj") whose tensors stand under their module's name ("experts").
-        useless += [f"{pattern_name} {key}" for key in unmatched if not _means_parameter(target_spec, key)]
+        last_components = {key: key.rsplit(".", 1)[-1].rstrip("$)") for key in unmatched}
+        useless += [
+            f"{pattern_name} {key}"
+            for key, component in last_components.items()
+            if not any(f".{parameter}".endswith(f".{component}") for parameter in target_spec.parameters)
+        ]
         unread += [f"{pattern_name} {pattern_key}" for pattern_key in unknown]
         key_count += len(patterns.values)
     findings = []
@@ -159,11 +156,6 @@ def _pattern_keys(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Findin
     if unread:
         findings.append(finding("L130", listed(unread), file=CONFIG_NAME, facts={"keys": unread[:64]}))
     return findings
-
-
-def _means_parameter(target_spec: TargetSpec, pattern_key: str) -> bool:
-    last_component = pattern_key.rsplit(".", 1)[-1].rstrip("$)")
-    return any(f".{parameter}".endswith(f".{last_component}") for parameter in target_spec.parameters)
 
 
 def _undecided_expressions(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorica.adapters.config import CONFIG_NAME, TASK_HEADS, AdapterConfig
+from lorica.adapters.config import BASE_CHANGING_INIT, CONFIG_NAME, TASK_HEADS, AdapterConfig
 from lorica.adapters.methods import method_of_names
 from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
@@ -17,7 +17,6 @@ _INPUT_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_
 _OUTPUT_EMBEDDINGS = ("lm_head", "embed_out", "output")
 _HEADS = frozenset(name for names in TASK_HEADS.values() for name in names)
 _NORMS = ("norm", "ln_f", "final_layer_norm")
-_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Nobody saves more kinds of modules.
 _MAX_SAVED_MODULES = 64
 _CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
@@ -54,9 +53,7 @@ def _saved_modules(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding
     configured = config.saved_modules[:_MAX_SAVED_MODULES]
     if not configured:
         return []
-    stored = [
-        module_path for module_path, tensor_names in tensor_map.saved.items() if not _has_runtime_names(tensor_names)
-    ]
+    stored = [module_path for module_path, names in tensor_map.saved.items() if not _has_runtime_names(names)]
     prefix_lines = "".join(f".{prefix}\n" for module_path in stored for prefix in _prefixes(module_path))
     not_stored = [saved_name for saved_name in configured if f"{saved_name}\n" not in prefix_lines]
     if not not_stored:
@@ -71,10 +68,9 @@ def _saved_modules(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding
     from_memory = _from_memory(tensor_map)
     actual = f"no tensors for {listed(not_stored)} of modules_to_save ({listed(configured)}){from_memory}"
     expected = f"names such as {PREFIX}{not_stored[0]}.weight"
-    doubtful = not from_memory and all(
-        _may_not_exist(saved_name, tensor_map, others_stored=len(not_stored) < len(configured))
-        for saved_name in not_stored
-    )
+    others_stored = len(not_stored) < len(configured)
+    may_not_exist = (_may_not_exist(saved_name, tensor_map, others_stored=others_stored) for saved_name in not_stored)
+    doubtful = not from_memory and all(may_not_exist)
     if doubtful:
         expected += ", unless the base has no such module: PEFT passes over a name that means none"
     facts = {"lost": not_stored, "asked": configured}
@@ -136,6 +132,7 @@ def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Findi
     for module_path, parameter_names in tensor_map.saved.items():
         if _is_saved_module(config, module_path):
             continue
+        is_embedding = module_path.rsplit(".", 1)[-1] in (*_INPUT_EMBEDDINGS, *_OUTPUT_EMBEDDINGS)
         for parameter in parameter_names:
             last_component = parameter.rsplit(".", 1)[-1]
             is_trained_token = last_component == "trainable_tokens_delta"
@@ -143,7 +140,7 @@ def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Findi
                 continue
             if last_component == "bias":
                 biases += [parameter] if config.bias == "none" else []
-            elif not (".base_layer." in parameter and module_path in tensor_map.modules and _is_embedding(module_path)):
+            elif not (".base_layer." in parameter and module_path in tensor_map.modules and is_embedding):
                 parameters.append((module_path, parameter))
     findings = []
     if biases:
@@ -167,10 +164,6 @@ def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Findi
     return [*findings, finding("L132", actual, expected="only what the config names", file=CONFIG_NAME, facts=facts)]
 
 
-def _is_embedding(module_path: str) -> bool:
-    return module_path.rsplit(".", 1)[-1] in (*_INPUT_EMBEDDINGS, *_OUTPUT_EMBEDDINGS)
-
-
 def _tokens(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     """Rows of trained tokens against trainable_token_indices."""
     stored = {
@@ -180,14 +173,12 @@ def _tokens(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
         if tensor_name.rsplit(".", 1)[-1] == "trainable_tokens_delta"
     }
     token_indices = config.other.get("trainable_token_indices")
-    expected_rows: dict[str, int | None] = {}
-    if isinstance(token_indices, list):
-        expected_rows = {"": len(token_indices)}
-    elif isinstance(token_indices, dict):
-        expected_rows = {
-            str(module_name): len(token_ids) if isinstance(token_ids, list) else None
-            for module_name, token_ids in token_indices.items()
-        }
+    by_module = token_indices if isinstance(token_indices, dict) else {}
+    by_module = {"": token_indices} if isinstance(token_indices, list) else by_module
+    expected_rows = {
+        str(module_name): len(token_ids) if isinstance(token_ids, list) else None
+        for module_name, token_ids in by_module.items()
+    }
     configured = listed(module_name or "the embedding" for module_name in expected_rows) if token_indices else "none"
     configured = f"trainable_token_indices names {configured}"
     facts: dict[str, Any] = {"stored": len(stored), "asked": sorted(expected_rows)}
@@ -225,7 +216,7 @@ def _features(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
         facts = {"features": len(unsupported)}
         findings.append(finding("L136", "; ".join(unsupported), file=CONFIG_NAME, facts=facts))
     initialisation = config.init_lora_weights
-    if isinstance(initialisation, str) and initialisation.startswith(_BASE_CHANGING):
+    if isinstance(initialisation, str) and initialisation.startswith(BASE_CHANGING_INIT):
         actual = f"init_lora_weights is {shown(initialisation)!r}: the base's weights were changed in training"
         findings.append(finding("L137", actual, file=CONFIG_NAME, facts={"init": initialisation[:40]}))
     module_names = sorted({module.target for module in tensor_map.modules.values()})

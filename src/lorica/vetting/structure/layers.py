@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Sequence
 
-import msgspec
-
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.tensor_map import TensorMap, split_layer
 from lorica.vetting.claims.base_names import has_mixed_layers, has_uniform_layers
@@ -19,29 +17,21 @@ _MAX_LAYERS, _MAX_PATTERNS = 1024, 64
 _MAX_TEMPLATES = 2000
 
 
-class LayerStack(msgspec.Struct, frozen=True):
-    """Repeated layers of one container ("model.layers"). templates: path with "*" for the layer -> its layers."""
-
-    container: str
-    last: int
-    templates: dict[str, frozenset[int]]
+Templates = dict[str, frozenset[int]]
+"""Path with "*" for the layer -> the layers that have it."""
 
 
-def layer_stacks(tensor_map: TensorMap) -> list[LayerStack]:
-    """The adapted layers, by container."""
+def layer_stacks(tensor_map: TensorMap) -> dict[str, Templates]:
+    """The repeated layers, by container ("model.layers")."""
     layers_by_template: dict[str, dict[str, set[int]]] = {}
     for module_path, module in tensor_map.modules.items():
         if module.layer is not None:
             container, template = split_layer(module_path)
             layers_by_template.setdefault(container, {}).setdefault(template, set()).add(module.layer)
-    return [
-        LayerStack(
-            container,
-            max(map(max, templates.values())),
-            {layer_template: frozenset(present_layers) for layer_template, present_layers in templates.items()},
-        )
+    return {
+        container: {template: frozenset(present_layers) for template, present_layers in templates.items()}
         for container, templates in layers_by_template.items()
-    ]
+    }
 
 
 def layers_text(numbers_of_layers: Collection[int]) -> str:
@@ -51,17 +41,17 @@ def layers_text(numbers_of_layers: Collection[int]) -> str:
 
 def check_layers(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings L125 and L126: layers that lack a module which others have, and nothing explains it."""
-    containers = layer_stacks(tensor_map)
+    stacks = layer_stacks(tensor_map)
     holes: dict[str, dict[str, list[int]]] = {}
     periodic_templates: dict[str, frozenset[int]] = {}
-    for layer_stack in containers:
-        for template, missing in _missing_layers(target_spec, layer_stack).items():
-            if _is_periodic(layer_stack.templates[template], missing):
-                periodic_templates[template] = layer_stack.templates[template]
+    for container, templates in stacks.items():
+        for template, missing in _missing_layers(target_spec, templates).items():
+            if _is_periodic(templates[template], missing):
+                periodic_templates[template] = templates[template]
             else:
-                holes.setdefault(layer_stack.container, {})[template] = missing
+                holes.setdefault(container, {})[template] = missing
     if holes:
-        return [_hole_finding(holes, {layer_stack.container: layer_stack for layer_stack in containers})]
+        return [_hole_finding(holes, stacks)]
     if not periodic_templates:
         return []
     base_name = (target_spec.config.base_model_name_or_path or "") if target_spec else ""
@@ -74,20 +64,20 @@ def check_layers(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[
     return [finding("L125" if uniform else "L126", actual, severity="reject" if uniform else "warn", facts=facts)]
 
 
-def _missing_layers(target_spec: TargetSpec | None, layer_stack: LayerStack) -> dict[str, list[int]]:
+def _missing_layers(target_spec: TargetSpec | None, stack: Templates) -> dict[str, list[int]]:
     """Template -> layers that lack it, though the config wants it there and the layer has nothing else instead."""
     templates_by_layers: dict[frozenset[int], list[str]] = {}
-    for template, present_layers in layer_stack.templates.items():
+    for template, present_layers in stack.items():
         templates_by_layers.setdefault(present_layers, []).append(template)
-    if layer_stack.last >= _MAX_LAYERS or len(templates_by_layers) > _MAX_PATTERNS:
-        present = frozenset[int]().union(*templates_by_layers)
-        absent_layers = sorted(frozenset(range(min(layer_stack.last + 1, _MAX_LAYERS))) - present)
-        return {next(iter(layer_stack.templates)): absent_layers} if absent_layers else {}
+    present = frozenset[int]().union(*templates_by_layers)
+    if max(present) >= _MAX_LAYERS or len(templates_by_layers) > _MAX_PATTERNS:
+        absent_layers = sorted(frozenset(range(min(max(present) + 1, _MAX_LAYERS))) - present)
+        return {next(iter(stack)): absent_layers} if absent_layers else {}
     missing_layers: dict[str, list[int]] = {}
     for present_layers, templates in templates_by_layers.items():
         missing = [
             layer
-            for layer in range(layer_stack.last + 1)
+            for layer in range(max(present) + 1)
             if layer not in present_layers and not _is_replaced(templates_by_layers, present_layers, layer)
         ]
         for template in templates[: _MAX_TEMPLATES // max(1, len(missing) // 8)] if missing else ():
@@ -130,10 +120,10 @@ def _equal_step(layer_numbers: Sequence[int]) -> int:
     return steps.pop() if len(steps) == 1 else 0
 
 
-def _hole_finding(holes: dict[str, dict[str, list[int]]], stack_of: dict[str, LayerStack]) -> Finding:
+def _hole_finding(holes: dict[str, dict[str, list[int]]], stack_of: dict[str, Templates]) -> Finding:
     sentences, facts = [], {}
     for container, templates in list(holes.items())[:8]:
-        present = frozenset[int]().union(*stack_of[container].templates.values())
+        present = frozenset[int]().union(*stack_of[container].values())
         empty_layers = sorted({layer for missing in templates.values() for layer in missing} - present)
         if empty_layers:
             sentences.append(f"no tensors in {layers_text(empty_layers)} of {shown(container)}")
@@ -148,6 +138,6 @@ def _hole_finding(holes: dict[str, dict[str, list[int]]], stack_of: dict[str, La
             remainder = f" (and {len(partial) - 1} more modules)" if len(partial) > 1 else ""
             sentences.append(f"{shown(template)} is missing in {layers_text(lacking_layers)}{remainder}")
         facts[container] = {"empty": empty_layers[:512], "partial": dict(list(partial.items())[:16])}
-    last_layer = stack_of[next(iter(holes))].last
+    last_layer = max(map(max, stack_of[next(iter(holes))].values()))
     expected = f"every target in each of the layers 0-{last_layer}, as nothing in {CONFIG_NAME} leaves one out"
     return finding("L125", "; ".join(sentences), expected=expected, facts={"missing": facts})

@@ -21,11 +21,9 @@ def check_leftovers(tensor_map: TensorMap) -> list[Finding]:
     if packed:
         first_tensor = packed[0]
         beside = [tensor_name for tensor_name in tensor_map.tensors if tensor_name.startswith(f"{first_tensor}.")]
-        actual = (
-            f"{some(packed, len(factors), 'factors')}: "
-            f"{factors[first_tensor].dtype} {list(factors[first_tensor].shape)}"
-            + (f", with {shown(beside[0].removeprefix(first_tensor + '.'))} beside it" if beside else "")
-        )
+        info = factors[first_tensor]
+        actual = f"{some(packed, len(factors), 'factors')}: {info.dtype} {list(info.shape)}"
+        actual += f", with {shown(beside[0].removeprefix(first_tensor + '.'))} beside it" if beside else ""
         facts = {"tensors": len(packed), "of": len(factors)}
         findings.append(finding("L144", actual, expected="F32, BF16 or F16", facts=facts))
     alphas = list(alpha_tensors(tensor_map).values())

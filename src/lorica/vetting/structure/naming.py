@@ -36,19 +36,14 @@ def check_naming(adapter: RawAdapter, target_spec: TargetSpec | None, tensor_map
     strangers = _method(adapter, tensor_map)
     if strangers and (not tensor_map.modules or strangers[0].code != "L103"):
         return strangers
-    findings = (
-        strangers + _prefix(tensor_map) + _wrappers(target_spec, tensor_map) + _language_model(adapter, tensor_map)
-    )
-    findings += _headless_names(adapter, tensor_map) + _adapter_names(tensor_map)
+    findings = strangers + _prefix(tensor_map) + _wrappers(target_spec, tensor_map)
+    findings += _language_model(adapter, tensor_map) + _headless_names(adapter, tensor_map) + _adapter_names(tensor_map)
     if tensor_map.strange and not strangers:
-        lora_names = [tensor_name for tensor_name in tensor_map.strange if "lora" in tensor_name.lower()]
-        actual = (
-            f"{some(tensor_map.strange, len(tensor_map.tensors), 'tensors')}: neither LoRA factors nor parameters of "
-            "the base model"
-        )
+        actual = some(tensor_map.strange, len(tensor_map.tensors), "tensors")
+        actual += ": neither LoRA factors nor parameters of the base model"
         facts = {"tensors": len(tensor_map.strange), "first": tensor_map.strange[0]}
         expected = f"names like {PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"
-        severity: Severity | None = "reject" if lora_names else None
+        severity: Severity | None = "reject" if any("lora" in name.lower() for name in tensor_map.strange) else None
         findings.append(finding("L109", actual, expected=expected, severity=severity, facts=facts))
     return findings
 
@@ -75,10 +70,8 @@ def _method(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     method_key, method, tensor_count = named_method
     first_tensor = next(tensor_name for tensor_name in tensor_map.tensors if method_of_names([tensor_name]))
     weights_name = WEIGHTS_NAME if adapter.weights is None else adapter.weights.name
-    actual = (
-        f"{tensor_count} of {len(tensor_map.tensors)} tensors are named as in {method.title}, "
-        f"such as {shown(first_tensor)}"
-    )
+    named_text = f"{tensor_count} of {len(tensor_map.tensors)} tensors are named as in {method.title}"
+    actual = f"{named_text}, such as {shown(first_tensor)}"
     facts = {"method": method_key, "tensors": tensor_count}
     if adapter.raw_config is not None and method_key not in FORMATS:
         actual = f"{CONFIG_NAME} says LORA, and {actual}"
@@ -93,18 +86,14 @@ def _method_code(method_key: str) -> str:
 def _prefix(tensor_map: TensorMap) -> list[Finding]:
     if not tensor_map.unprefixed:
         return []
-    without_prefix = [tensor_name for tensor_name in tensor_map.unprefixed if not _begins_wrapped(tensor_name)]
+    # "base_model.layers..." lacks PEFT's second part; "module.base_model.model..." stands behind a wrapper.
+    wrappers = {"module", *_WRAPPERS} - {"base_model"}
+    without_prefix = [name for name in tensor_map.unprefixed if name.split(".")[0] not in wrappers]
     if not without_prefix:
         return []
     actual = some(without_prefix, len(tensor_map.tensors), "tensors")
     facts = {"tensors": len(without_prefix), "of": len(tensor_map.tensors), "first": without_prefix[0]}
     return [finding("L104", actual, expected=f"names that begin with {PREFIX}", facts=facts)]
-
-
-def _begins_wrapped(tensor_name: str) -> bool:
-    # "base_model.layers..." lacks PEFT's second part; "module.base_model.model..." stands behind a wrapper.
-    first_component = tensor_name.split(".")[0]
-    return first_component in ("module", *_WRAPPERS) and first_component != "base_model"
 
 
 def _wrappers(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
@@ -117,11 +106,8 @@ def _wrappers(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Fin
     wrapped_paths = [module_path for module_paths in paths_by_wrapper.values() for module_path in module_paths]
     module_count = len(tensor_map.modules) + len(tensor_map.saved)
     actual = f"{listed(paths_by_wrapper)} in the names of {some(wrapped_paths, module_count)}"
-    facts = {
-        "modules": len(wrapped_paths),
-        "of": module_count,
-        "wrappers": {reason: len(module_paths) for reason, module_paths in paths_by_wrapper.items()},
-    }
+    facts: dict[str, Any] = {"modules": len(wrapped_paths), "of": module_count}
+    facts |= {"wrappers": {reason: len(module_paths) for reason, module_paths in paths_by_wrapper.items()}}
     expected = "the module's path in the unwrapped base model after base_model.model."
     return [finding("L105", actual, expected=expected, facts=facts)]
 
@@ -132,16 +118,16 @@ def _wrapper(target_spec: TargetSpec | None, tensor_map: TensorMap, module_path:
     if first_component == "module":
         return "module (DistributedDataParallel)"
     # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
-    outermost = (
-        [] if first_component == "base_model" and not _is_prefixed(tensor_map, module_path) else [first_component]
-    )
-    for component in (*outermost, *inner_components):
+    is_unprefixed = first_component == "base_model" and not _is_prefixed(tensor_map, module_path)
+    for component in inner_components if is_unprefixed else (first_component, *inner_components):
         if component in _WRAPPERS:
             return f"{component} ({_WRAPPERS[component]})"
     if _DOUBLED.match(module_path):
         return "model.model (a model inside a model)"
     is_layer = module_path.endswith(".base_layer") and module_path in tensor_map.modules
-    if is_layer and not _is_parameter_level(target_spec, module_path):
+    # Several parameters of one module (target_parameters) are told apart by `base_layer` levels.
+    of_parameters = "expert" in module_path if target_spec is None else target_spec.of_parameters(module_path)
+    if is_layer and not of_parameters:
         return "base_layer (an adapted layer adapted again)"
     return ""
 
@@ -152,20 +138,14 @@ def _is_prefixed(tensor_map: TensorMap, module_path: str) -> bool:
     return any(tensor_name.startswith(PREFIX) for tensor_name in tensor_names if tensor_name)
 
 
-def _is_parameter_level(target_spec: TargetSpec | None, module_path: str) -> bool:
-    # Several parameters of one module (target_parameters) are told apart by `base_layer` levels.
-    return "expert" in module_path if target_spec is None else target_spec.of_parameters(module_path)
-
-
 def _language_model(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     inside = [module_path for module_path in tensor_map.modules if _LANGUAGE.search(module_path)]
     base_name = adapter.config.base_model_name_or_path if adapter.config else None
     if not inside or (base_name and is_multimodal(base_name)):
         return []
     multimodal = is_multimodal(base_name) if base_name else None
-    actual = f"{some(inside, len(tensor_map.modules))} lie inside a larger model; the named base is " + (
-        f"{shown(base_name)}, which reads text only" if multimodal is False else shown(base_name or "not named")
-    )
+    actual = f"{some(inside, len(tensor_map.modules))} lie inside a larger model; the named base is "
+    actual += shown(base_name or "not named") + (", which reads text only" if multimodal is False else "")
     facts = {"modules": len(inside), "of": len(tensor_map.modules), "base": base_name or ""}
     expected = "names of a text model, such as model.layers.0.self_attn.q_proj, or a vision-language base"
     return [finding("L106", actual, expected=expected, severity="reject" if multimodal is False else None, facts=facts)]
@@ -192,10 +172,8 @@ def _adapter_names(tensor_map: TensorMap) -> list[Finding]:
         if any(_FACTOR.search(tensor_name) and not tensor_name.endswith(".bias") for tensor_name in module.more)
     ]
     if len(tensor_map.adapters) > 1 or (tensor_map.adapters and duplicate_paths):
-        actual = (
-            f"adapter names {listed(tensor_map.adapters)} in tensor names; "
-            f"{len(duplicate_paths)} modules have a factor several times"
-        )
+        actual = f"adapter names {listed(tensor_map.adapters)} in tensor names; "
+        actual += f"{len(duplicate_paths)} modules have a factor several times"
         facts = {"adapters": list(tensor_map.adapters), "modules": len(duplicate_paths)}
         return [finding("L108", actual, expected="one adapter, without its name", facts=facts)]
     if duplicate_paths:

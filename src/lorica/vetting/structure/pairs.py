@@ -20,19 +20,15 @@ _NOT_FLOATING = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "
 _USUAL_SCALING = (0.05, 8.0)
 
 
-def check_pairs(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
-    """Findings about halves, shapes, ranks, DoRA magnitudes, biases and element types."""
+def check_pairs(target_spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list[LoraModule], list[Finding]]:
+    """(pairs whose factors have sound shapes and stand the right way round, findings about halves, shapes, ranks, DoRA
+    magnitudes, biases and element types)."""
     usable, findings = _shapes(target_spec, tensor_map)
     findings += _halves(tensor_map) + _types(tensor_map) + _ranks(target_spec, tensor_map, usable)
     findings += _magnitudes(target_spec, tensor_map, usable) + _biases(target_spec, tensor_map)
     if target_spec is not None:
         findings += _scaling(target_spec, tensor_map, usable)
-    return findings
-
-
-def usable_pairs(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[LoraModule]:
-    """Pairs whose factors have sound shapes and stand the right way round."""
-    return _shapes(target_spec, tensor_map)[0]
+    return usable, findings
 
 
 def _halves(tensor_map: TensorMap) -> list[Finding]:
@@ -72,18 +68,12 @@ def _shapes(target_spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list
             actual = f"{shown_paths}: lora_A {list(a_shape)}, lora_B {list(b_shape)}"
             facts = {"modules": len(misshapen), "of": module_count, "first": module_path}
             facts |= {"a": list(a_shape), "b": list(b_shape)}
-            facts |= _empty_and_flat(misshapen) if finding_code == "L114" else {}
+            if finding_code == "L114":
+                # Halves without values, and flat ones, are what sharded trainers save of parameters nobody gathered.
+                facts["empty"] = sum(0 in a_shape or 0 in b_shape for _, a_shape, b_shape in misshapen)
+                facts["flat"] = sum(1 in (len(a_shape), len(b_shape)) for _, a_shape, b_shape in misshapen)
             findings.append(finding(finding_code, actual, expected=expected, facts=facts))
     return usable, findings
-
-
-def _empty_and_flat(misshapen: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> dict[str, int]:
-    """How many of these modules have a half without values, and one that is flat: what sharded trainers save of
-    parameters that nobody gathered."""
-    return {
-        "empty": sum(0 in a_shape or 0 in b_shape for _, a_shape, b_shape in misshapen),
-        "flat": sum(len(a_shape) == 1 or len(b_shape) == 1 for _, a_shape, b_shape in misshapen),
-    }
 
 
 def _is_transposed(
@@ -122,26 +112,21 @@ def _ranks(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: list[L
     allowed = {target_spec.config.r, *target_spec.config.rank_pattern.values()}
     for module in usable:
         rank = tensor_map.shape(module.a)[0]
-        if target_spec.of_parameters(module.path):
+        of_parameters = target_spec.of_parameters(module.path)
+        configured_rank = None if of_parameters else target_spec.rank(module.path)
+        if of_parameters:
             # rank x experts; which of the module's parameters it is, the file does not say.
-            is_multiple = any(rank % allowed_rank == 0 for allowed_rank in allowed)
-            expected = target_spec.config.r
+            fits = any(rank % allowed_rank == 0 for allowed_rank in allowed)
         else:
-            configured_rank = target_spec.rank(module.path)
-            is_multiple = rank in allowed if configured_rank is None else rank == configured_rank
-            expected = target_spec.config.r if configured_rank is None else configured_rank
-        if not is_multiple:
-            mismatches.append((module.path, rank, expected))
+            fits = rank in allowed if configured_rank is None else rank == configured_rank
+        if not fits:
+            mismatches.append((module.path, rank, configured_rank or target_spec.config.r))
     if not mismatches:
         return []
     module_paths, ranks, configured = zip(*mismatches, strict=True)
     tensor_ranks, configured_ranks = Counter(ranks), sorted(set(configured))
-    facts = {
-        "modules": len(mismatches),
-        "of": len(usable),
-        "ranks": {str(rank): module_count for rank, module_count in tensor_ranks.items()},
-        "expected": configured_ranks,
-    }
+    facts = {"modules": len(mismatches), "of": len(usable), "ranks": {str(rank): n for rank, n in tensor_ranks.items()}}
+    facts["expected"] = configured_ranks
     actual = f"{some(module_paths, len(usable))}: rank {listed(sorted(tensor_ranks))} in the tensors"
     expected_text = f"rank {listed(configured_ranks)}, by r and rank_pattern of {CONFIG_NAME}"
     return [finding("L112", actual, expected=expected_text, file=CONFIG_NAME, facts=facts)]
@@ -177,12 +162,9 @@ def _biases(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Findi
     if target_spec is None:
         return []
     bias_configured = bool(target_spec.config.other.get("lora_bias"))
-    with_bias: list[str] = []
-    without_bias: list[str] = []
-    for module in tensor_map.modules.values():
-        has_bias = any(tensor_name.endswith(".bias") for tensor_name in module.more)
-        (with_bias if has_bias else without_bias).append(module.path)
-    wrong = without_bias if bias_configured else with_bias
+    modules = tensor_map.modules.values()
+    with_bias = {module.path for module in modules if any(name.endswith(".bias") for name in module.more)}
+    wrong = [module.path for module in modules if (module.path in with_bias) != bias_configured]
     if not wrong:
         return []
     bias_text = "no bias" if bias_configured else "biases"
@@ -200,15 +182,9 @@ def _scaling(target_spec: TargetSpec, tensor_map: TensorMap, usable: list[LoraMo
         return []
     lowest, highest = min(factors), max(factors)
     formula = "alpha / sqrt(r), rsLoRA" if config.use_rslora else "alpha / r"
-    facts = {
-        "lowest": lowest,
-        "highest": highest,
-        "r": config.r,
-        "alpha": config.lora_alpha,
-        "rslora": config.use_rslora,
-        "alpha_pattern": bool(config.alpha_pattern),
-        "rank_pattern": bool(config.rank_pattern),
-    }
+    facts = {"lowest": lowest, "highest": highest, "r": config.r, "alpha": config.lora_alpha}
+    facts |= {"rslora": config.use_rslora, "alpha_pattern": bool(config.alpha_pattern)}
+    facts |= {"rank_pattern": bool(config.rank_pattern)}
     findings = []
     if highest > _USUAL_SCALING[1] or lowest < _USUAL_SCALING[0]:
         scaling_text = figure(lowest) if lowest == highest else f"{figure(lowest)} to {figure(highest)}"

@@ -44,6 +44,12 @@ class SafeRegex:
         self._start = self._closed([start_state])
         self._anywhere = self._closed(range(len(self._steps)))
 
+    def match(self, module_path: str) -> bool | None:
+        """Whether the whole of a path is meant; None where it depends on how the path begins, which loaders and
+        wrappers change."""
+        layer_match = re.search(r"(?:^|\.)(\d{1,5}\..*)$", module_path)
+        return self.matches(module_path, layer_match[1] if layer_match else module_path.rpartition(".")[2])
+
     def matches(self, module_path: str, path_tail: str) -> bool | None:
         """Whether the whole of a path is meant; None where that depends on what stands before `path_tail`.
 

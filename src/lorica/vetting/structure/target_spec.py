@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from lorica.adapters.config import AdapterConfig
+from lorica.adapters.config import AdapterConfig, is_plain
 from lorica.adapters.tensor_map import TensorMap, module_path
 from lorica.vetting.structure.safe_regex import SafeRegex, UnsupportedRegexError
 
@@ -73,13 +73,13 @@ def read_expression(expression: str) -> PathNames | None:
         return None
     if _LIST_AS_TEXT.fullmatch(expression):
         return PathNames(())
-    if "(" not in expression and "|" in expression:
-        alternatives = [_read_piece(alternative) for alternative in expression.split("|")]
-        if any(path_ends is None for path_ends in alternatives):
+    ends: list[tuple[str, str]] = []
+    for piece in expression.split("|") if "(" not in expression else [expression]:
+        piece_ends = _read_piece(piece)
+        if piece_ends is None:
             return None
-        return PathNames(tuple(path_end for path_ends in alternatives if path_ends for path_end in path_ends))
-    piece_ends = _read_piece(expression)
-    return None if piece_ends is None else PathNames(piece_ends)
+        ends += piece_ends
+    return PathNames(tuple(ends))
 
 
 def _read_piece(piece: str) -> tuple[tuple[str, str], ...] | None:
@@ -113,53 +113,44 @@ def suffixes(module_path: str) -> Iterator[str]:
 
 
 class Patterns:
-    """rank_pattern or alpha_pattern: in PEFT the first key that means a module gives its value."""
+    """rank_pattern or alpha_pattern: in PEFT the first key that means a module gives its value. names: plain keys, of
+    which "^" binds some to a whole path, -> their order. expressions: order, key, and names that it stands for."""
 
     def __init__(self, patterns: Mapping[str, float]) -> None:
-        self.values = list(patterns.items())
-        self.plain: dict[str, int] = {}
-        self.whole: dict[str, int] = {}
-        self.others: list[tuple[int, str, PathNames | None]] = []
+        self.values = list(patterns.values())
+        self.names: dict[str, int] = {}
+        self.expressions: list[tuple[int, str, PathNames | None]] = []
         for number, pattern_key in enumerate(patterns):
-            if re.fullmatch(r"\^?[\w.\-]+", pattern_key) is None:
-                if len(self.others) <= _MAX_EXPRESSIONS:
-                    self.others.append(
-                        (number, pattern_key, _read_key(pattern_key) if len(self.others) < _MAX_EXPRESSIONS else None)
-                    )
-            elif pattern_key.startswith("^"):
-                self.whole[pattern_key[1:]] = number
-            else:
-                self.plain[pattern_key] = number
+            if is_plain(pattern_key):
+                self.names[pattern_key] = number
+            elif len(self.expressions) <= _MAX_EXPRESSIONS:
+                path_names = _read_key(pattern_key) if len(self.expressions) < _MAX_EXPRESSIONS else None
+                self.expressions.append((number, pattern_key, path_names))
 
     def value(self, module: str, default: float) -> float | None:
         """The value for a module, the default when no key means it; None when a key whose meaning only execution could
         tell stands before any that fits."""
         if not self.values:
             return default
-        orders = [self.plain[suffix] for suffix in suffixes(module) if suffix in self.plain]
-        orders += [self.whole[module]] if module in self.whole else []
+        orders = [self.names[name] for name in (f"^{module}", *suffixes(module)) if name in self.names]
         first_order = min(orders, default=len(self.values))
-        for number, _, path_names in self.others:
+        for number, _, path_names in self.expressions:
             if number > first_order:
                 break
             if path_names is None:
                 return None
             if path_names.match(module):
                 first_order = number
-        return self.values[first_order][1] if first_order < len(self.values) else default
+        return self.values[first_order] if first_order < len(self.values) else default
 
     def unmatched(self, modules: Collection[str]) -> tuple[list[str], list[str]]:
         """(keys that mean none of the modules, keys whose meaning only execution could tell)."""
-        path_suffixes = {suffix for module in modules for suffix in suffixes(module)}
-        unmatched_keys = [pattern_key for pattern_key in self.plain if pattern_key not in path_suffixes]
-        unmatched_keys += [f"^{pattern_key}" for pattern_key in self.whole if pattern_key not in modules]
-        unread = []
-        for _, pattern_key, path_names in self.others:
-            if path_names is None:
-                unread.append(pattern_key)
-            elif not any(map(path_names.match, modules)):
+        meant = {name for module in modules for name in (f"^{module}", *suffixes(module))}
+        unmatched_keys = sorted((key for key in self.names if key not in meant), key=lambda key: key.startswith("^"))
+        for _, pattern_key, path_names in self.expressions:
+            if path_names is not None and not any(map(path_names.match, modules)):
                 unmatched_keys.append(pattern_key)
-        return unmatched_keys, unread
+        return unmatched_keys, [pattern_key for _, pattern_key, path_names in self.expressions if path_names is None]
 
 
 def _read_key(pattern_key: str) -> PathNames | None:
@@ -173,7 +164,8 @@ def _read_key(pattern_key: str) -> PathNames | None:
 
 
 class TargetSpec:
-    """What a config asks for, made ready once: which modules it targets, with which rank and alpha."""
+    """What a config asks for, made ready once: which modules it targets, with which rank and alpha. layers: those of
+    layers_to_transform, empty for all."""
 
     def __init__(self, config: AdapterConfig) -> None:
         self.config = config
@@ -182,7 +174,7 @@ class TargetSpec:
         self._excluded = frozenset(config.exclude_modules) if isinstance(config.exclude_modules, list) else None
         self._saved_modules = config.saved_modules[:_MAX_ENTRIES]
         layer_choice = config.layers_to_transform
-        self._layers = frozenset([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])
+        self.layers = frozenset([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])
         self._target_names = _compiled(config.target_modules)
         self._excluded_names = _compiled(config.exclude_modules)
         named = config.other.get("target_parameters")
@@ -237,7 +229,7 @@ class TargetSpec:
         return alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
 
     def _in_layers(self, module: str) -> bool | None:
-        if not self._layers:
+        if not self.layers:
             return True
         layers_pattern = self.config.layers_pattern
         patterns = ([layers_pattern] if isinstance(layers_pattern, str) else layers_pattern or [])[:_MAX_ENTRIES]
@@ -247,28 +239,16 @@ class TargetSpec:
         if patterns:
             alternatives = "|".join(re.escape(pattern) for pattern in patterns)
             layer_match = re.match(rf"(?:^|.*?\.)({alternatives})\.(\d+)\.", module)
-        return layer_match is not None and len(layer_match[2]) < 10 and int(layer_match[2]) in self._layers
+        return layer_match is not None and len(layer_match[2]) < 10 and int(layer_match[2]) in self.layers
 
 
-class _CompiledExpression:
-    """An expression of no well-known form, followed state by state."""
-
-    def __init__(self, expression: SafeRegex) -> None:
-        self._expression = expression
-
-    def match(self, module_path: str) -> bool | None:
-        """As of `Names`; None where it depends on how a path begins, which loaders and wrappers change."""
-        layer_match = re.search(r"(?:^|\.)(\d{1,5}\..*)$", module_path)
-        return self._expression.matches(module_path, layer_match[1] if layer_match else module_path.rpartition(".")[2])
-
-
-def _compiled(targets: list[str] | str | None) -> PathNames | _CompiledExpression | None:
+def _compiled(targets: list[str] | str | None) -> PathNames | SafeRegex | None:
     if not isinstance(targets, str) or targets in ("", "all-linear"):
         return None
     if (path_names := read_expression(targets)) is not None:
         return path_names
     try:
-        return _CompiledExpression(SafeRegex(targets))
+        return SafeRegex(targets)
     except UnsupportedRegexError:
         return None
 

@@ -6,7 +6,6 @@ from collections import Counter
 
 from lorica.adapters.tensor_map import LoraModule, TensorMap, split_layer
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.structure.pairs import usable_pairs
 from lorica.vetting.structure.target_spec import TargetSpec
 from lorica.vetting.wording import listed, numbers, shown
 
@@ -15,11 +14,12 @@ _READ = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_p
 _WRITE = {"self_attn.o_proj", "mlp.down_proj"}
 
 
-def check_widths(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
-    """Findings about widths that contradict each other, and about layers that differ from the others."""
+def check_widths(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
+    """Findings about widths that contradict each other, and about layers that differ from the others. usable: pairs of
+    sound shapes."""
     factor_pairs = [
         module
-        for module in usable_pairs(target_spec, tensor_map)
+        for module in usable
         if module.layer is not None
         and len(tensor_map.shape(module.a)) == 2
         and not (target_spec and target_spec.of_parameters(module.path))
@@ -42,11 +42,9 @@ def _residual(tensor_map: TensorMap, factor_pairs: list[LoraModule]) -> list[Fin
                 widths.setdefault(tensor_map.shape(module.b)[0], []).append(module.path)
         if len(widths) > 1:
             by_count = sorted(widths.items(), key=lambda width_and_paths: -len(width_and_paths[1]))
-            actual = " and ".join(
-                f"hidden size {width} in {len(module_paths)} modules" for width, module_paths in by_count[:3]
-            )
-            rarest_width = by_count[-1]
-            actual = f"{actual}; {rarest_width[0]} in {shown(rarest_width[1][0])}"
+            rarest_width, (rare_module, *_) = by_count[-1]
+            actual = " and ".join(f"hidden size {width} in {len(paths)} modules" for width, paths in by_count[:3])
+            actual += f"; {rarest_width} in {shown(rare_module)}"
             facts = {"widths": {str(width): len(module_paths) for width, module_paths in by_count}}
             return [finding("L117", actual, expected="one hidden size", facts=facts)]
     return []
@@ -65,9 +63,8 @@ def _feed_forward(tensor_map: TensorMap, factor_pairs: list[LoraModule]) -> list
     if not mismatches:
         return []
     parent, widths = next(iter(mismatches.items()))
-    actual = f"feed-forward of {len(mismatches)} of {len(inner_widths)} layers, {shown(parent)}: " + ", ".join(
-        f"{module_name} {width}" for module_name, width in sorted(widths.items())
-    )
+    actual = f"feed-forward of {len(mismatches)} of {len(inner_widths)} layers, {shown(parent)}: "
+    actual += ", ".join(f"{module_name} {width}" for module_name, width in sorted(widths.items()))
     facts = {"layers": len(mismatches), "of": len(inner_widths), **widths}
     return [finding("L117", actual, expected="one inner width", facts=facts)]
 
@@ -91,8 +88,7 @@ def _odd_layers(tensor_map: TensorMap, factor_pairs: list[LoraModule]) -> list[F
         return []
     template, odd_layers = next(iter(layers_by_template.items()))
     module_shape = shapes[template][odd_layers[0]]
-    actual = (
-        f"{listed(layers_by_template, 3)}: layers {numbers(odd_layers)} have (inputs, outputs) {list(module_shape)}"
-    )
+    layers_text = f"{listed(layers_by_template, 3)}: layers {numbers(odd_layers)}"
+    actual = f"{layers_text} have (inputs, outputs) {list(module_shape)}"
     facts = {"templates": dict(list(layers_by_template.items())[:16])}
     return [finding("L118", actual, expected=expected, facts=facts)]
