@@ -148,7 +148,7 @@ def test_a_user_without_a_home_folder_keeps_nothing(base: Path, monkeypatch: pyt
     monkeypatch.delenv("LORICA_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    small = ActivationSubspaces(base, {"a": empty_subspace(4)}, {"b": empty_subspace(6)}, {"a": 1.0}, 4, 2, 9)
+    small = ActivationSubspaces(base, {"a": empty_subspace(4)}, {"b": empty_subspace(6)}, {"a": 1.0}, 4, 2)
     subspace_cache.save("key", small)
     assert subspace_cache.load("key", base) is None
 
@@ -167,7 +167,7 @@ def test_vectors_that_are_no_numbers_have_no_directions_and_tiny_ones_have() -> 
 
 def test_a_damaged_or_unwritable_cache_is_no_error(base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = subspace_cache.base_key(base)
-    small = ActivationSubspaces(base, {"a": empty_subspace(4)}, {"b": empty_subspace(6)}, {"a": 1.0}, 4, 2, 9)
+    small = ActivationSubspaces(base, {"a": empty_subspace(4)}, {"b": empty_subspace(6)}, {"a": 1.0}, 4, 2)
     subspace_cache.save(key, small)
     (file,) = cache.iterdir()
     for damaged in (b"", b"\0" * 100, file.read_bytes()[:-1] if file.stat().st_size else b""):
@@ -182,7 +182,7 @@ def test_the_least_recently_used_go_first(cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(subspace_cache, "MAX_BYTES", 3000)
     subspace = Subspace(np.zeros((2, 200), np.float32), np.ones(2, np.float32), 0.5)
     for key in ("one", "two", "three", "four"):
-        subspace_cache.save(key, ActivationSubspaces(Path(), {"a": subspace}, {}, {}, 4, 2, 9))
+        subspace_cache.save(key, ActivationSubspaces(Path(), {"a": subspace}, {}, {}, 4, 2))
         if key != "one":
             assert subspace_cache.load("one", Path()) is not None  # in use
     kept = {path.stem for path in cache.iterdir()}

@@ -20,7 +20,7 @@ def entry(folder: Path, arrays: Arrays, *, dtype: str = "F32", alpha: float = 16
     rank = arrays[factors(arrays, "A")[0]].shape[0]
     config = AdapterConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"], base_model_name_or_path=base)
     found, layout = specimen(write(folder, arrays, dtype=dtype, config=config))
-    return found, check_numbers(found, layout)[0].slim()
+    return found, check_numbers(found, layout)[0]
 
 
 def codes(found: dict[str, list[Finding]]) -> dict[str, set[str]]:

@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 from lorica.data.write import write_answers
 from lorica.errors import DataError
 from lorica.records import Answer
-from lorica.vetting.score_columns import check_scores, read_scores
+from lorica.vetting.score_columns import read_scores
+from lorica.vetting.score_findings import check_scores
 
 ROOT = Path(__file__).resolve().parents[2]
 RANDOM = np.random.default_rng(0)
@@ -33,11 +34,11 @@ def table(path: Path, scores: Sequence[object], name: str = "score", **columns: 
 
 
 def codes(path: Path, **arguments: Any) -> dict[str, str]:
-    return {each.code: each.severity for each in check_scores(path, **arguments)[1]}
+    return {each.code: each.severity for each in check_scores(read_scores(path, **arguments))[1]}
 
 
 def test_a_healthy_column_is_summed_up_and_not_blamed(tmp_path: Path) -> None:
-    health, findings = check_scores(table(tmp_path / "s.csv", HEALTHY))
+    health, findings = check_scores(read_scores(table(tmp_path / "s.csv", HEALTHY)))
     assert findings == []
     assert (health.n, health.unique, health.diversity) == (200, 200, 1.0)
     assert health.mean == pytest.approx(np.mean(HEALTHY))
@@ -97,8 +98,8 @@ def test_ids_that_come_twice(tmp_path: Path, again: float, severity: str) -> Non
 
 def test_gold_in_a_column_or_by_id(tmp_path: Path) -> None:
     path = table(tmp_path / "s.csv", HEALTHY, gold=GOLD)
-    by_column = check_scores(path, gold_column="gold")[1]
-    assert by_column == check_scores(path, gold={f"r{i}": label for i, label in enumerate(GOLD)})[1]
+    by_column = check_scores(read_scores(path, gold_column="gold"))[1]
+    assert by_column == check_scores(read_scores(path, gold={f"r{i}": label for i, label in enumerate(GOLD)}))[1]
     (only,) = by_column
     assert only.code == "L467"
     assert only.facts["auc"] == pytest.approx(roc_auc_score(GOLD, HEALTHY))
@@ -123,7 +124,7 @@ def test_lorica_answers_tell_their_fallbacks(tmp_path: Path, suffix: str) -> Non
     rows += [Answer(id="e", stage="invalid", flags=("error",))]
     path = tmp_path / f"answers{suffix}"
     write_answers(path, rows)
-    health, findings = check_scores(path)
+    health, findings = check_scores(read_scores(path))
     assert health.fallback_share == pytest.approx(10 / 211)
     assert {each.code for each in findings} == {"L454", "L457", "L458", "L464"}
 
@@ -139,13 +140,15 @@ def test_answers_to_multiple_choice_are_read_by_their_best_choice(tmp_path: Path
 def test_decimals_with_a_comma_are_told(tmp_path: Path) -> None:
     path = table(tmp_path / "german.csv", [f"0,{i:03}" for i in range(1, 50)])
     with pytest.raises(DataError) as caught:
-        check_scores(path)
+        check_scores(read_scores(path))
     assert "point" in caught.value.fix
 
 
 def test_one_id_is_one_id(tmp_path: Path) -> None:
     path = table(tmp_path / "twice.csv", [0.1, 0.2, 0.3], id=["a", "a", "b"])
-    assert {each.code: each.seen for each in check_scores(path)[1]}["L459"].startswith("1 id stands in several rows")
+    assert {each.code: each.seen for each in check_scores(read_scores(path))[1]}["L459"].startswith(
+        "1 id stands in several rows"
+    )
 
 
 def test_columns_are_found_by_name_or_named_in_the_message(tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def test_columns_are_found_by_name_or_named_in_the_message(tmp_path: Path) -> No
 
 
 def test_findings_are_json_able_and_name_the_file(tmp_path: Path) -> None:
-    for each in check_scores(table(tmp_path / "s.csv", [0.5] * 50))[1]:
+    for each in check_scores(read_scores(table(tmp_path / "s.csv", [0.5] * 50)))[1]:
         assert each.file == "s.csv"
         json.dumps(each.facts, allow_nan=False)
 

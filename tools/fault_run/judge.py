@@ -21,7 +21,8 @@ from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding, finding_codes, judge
 from lorica.vetting.levels import Examination
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
-from lorica.vetting.score_columns import check_scores
+from lorica.vetting.score_columns import read_scores
+from lorica.vetting.score_findings import check_scores
 from tools import zoo
 from tools.fault_kinds.case import Case, Kind
 from tools.fault_run.harm import auc, harmless
@@ -89,7 +90,7 @@ class Judge:
         if case.answers is None:
             return []
         gold = {row.id: row.gold for row in self._rows if isinstance(row.gold, int)}
-        return check_scores(case.answers, gold=gold)[1]
+        return check_scores(read_scores(case.answers, gold=gold))[1]
 
     def _diagnose(self, kind: Kind, case: Case) -> dict[str, Any]:
         asked = kind.level == "behaviour"

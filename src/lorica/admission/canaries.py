@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -73,7 +74,9 @@ def make_canaries(
     AdapterError when fewer than `canary_count` probes could be answered.
     """
     requests = [
-        _request(probe.id, probe.prompt, probe.choices, adapter) for adapter in (None, adapter_name) for probe in probes
+        ScoreChoices(probe.id, probe.prompt, probe.choices, adapter)
+        for adapter in (None, adapter_name)
+        for probe in probes
     ]
     outputs = engine.run(requests)
     probe_count = len(probes)
@@ -83,9 +86,8 @@ def make_canaries(
         if _has_finite_scores(base) and _has_finite_scores(adapter)
     ]
     if len(answered) < canary_count:
-        problem = next(
-            (output.error for output in outputs if not _has_finite_scores(output) and output.error), "no finite numbers"
-        )
+        errors = (output.error for output in outputs if not _has_finite_scores(output))
+        problem = next(filter(None, errors), "no finite numbers")
         raise AdapterError(
             f"adapter {adapter_name!r}: {len(answered)} of {probe_count} probes could be answered, "
             f"and {canary_count} are needed: {problem}",
@@ -108,8 +110,8 @@ def make_canaries(
 def canary_requests(canary_facts: CanaryFacts, adapter: str | None) -> list[ScoreChoices]:
     """What an engine is asked, in the order of the canaries; adapter None asks the base."""
     return [
-        _request(canary_item.id, canary_item.prompt, tuple(choice.tokens for choice in canary_item.choices), adapter)
-        for canary_item in canary_facts.items
+        ScoreChoices(item.id, item.prompt, tuple(choice.tokens for choice in item.choices), adapter)
+        for item in canary_facts.items
     ]
 
 
@@ -141,17 +143,15 @@ def compare_with_passport(
     measured_base = [value for output in base for value in output.logprobs]
     measured = [value for output in adapter for value in output.logprobs]
     tolerance, faint_effect = TOLERANCE[precision], PRECISIONS[precision].faint_effect
-    excess = [
-        _tolerance_ratio(value, choice.adapter, tolerance) for value, (_, choice) in zip(measured, choices, strict=True)
-    ]
-    base_excess = [
-        _tolerance_ratio(value, choice.base, tolerance)
-        for value, (_, choice) in zip(measured_base, choices, strict=True)
-    ]
+    wanted_base, wanted_adapter = zip(*((choice.base, choice.adapter) for _, choice in choices), strict=True)
+    base_excess, excess = (
+        [_tolerance_ratio(value, wanted_value, tolerance) for value, wanted_value in zip(*values, strict=True)]
+        for values in ((measured_base, wanted_base), (measured, wanted_adapter))
+    )
     worst_index = max(range(len(choices)), key=excess.__getitem__)
     choice_location, worst_choice = choices[worst_index]
     shift = [after - before for before, after in zip(measured_base, measured, strict=True)]
-    wanted = [choice.adapter - choice.base for _, choice in choices]
+    wanted = [after - before for before, after in zip(wanted_base, wanted_adapter, strict=True)]
     strength = _rms(wanted)
     effect = sum(a * b for a, b in zip(shift, wanted, strict=True)) / sum(b * b for b in wanted) if strength else 1.0
     deviation = _rms([a - b for a, b in zip(shift, wanted, strict=True)]) / strength if strength else 0.0
@@ -160,7 +160,7 @@ def compare_with_passport(
         outcome="faint" if is_faint else "reproduced",
         largest=abs(measured[worst_index] - worst_choice.adapter),
         allowed=tolerance.absolute + tolerance.relative * abs(worst_choice.adapter),
-        base_largest=max(abs(value - choice.base) for value, (_, choice) in zip(measured_base, choices, strict=True)),
+        base_largest=max(abs(value - before) for value, before in zip(measured_base, wanted_base, strict=True)),
         worst=f"{choice_location} {ascii(worst_choice.text)[:40]}",
         measured=measured[worst_index],
         expected=worst_choice.adapter,
@@ -180,20 +180,16 @@ def compare_with_passport(
 
 def _explain_failure(result: CanaryResult, *, silent: bool, other_base: bool) -> CanaryResult:
     # On another base of random weights an adapter hardly moves anything, though it is applied.
-    if silent and not other_base:
-        failure_reason = "the engine answers as the base alone does: the adapter is not applied"
-        return replace(result, outcome="not_applied", problem=failure_reason)
-    if other_base:
-        failure_reason = (
-            f"the base itself answers otherwise (largest difference {result.base_largest:.3g}): "
-            "this is another base model than the passport's"
-        )
-        return replace(result, outcome="other_base", problem=failure_reason)
-    failure_reason = (
-        f"the base answers as it should and the adapter does not: its effect is {result.effect:.2g} times the "
-        f"expected, and what else it does is {result.odd:.2g} of that ({_MOST_ODD:.2g} allowed in {result.dtype})"
-    )
-    return replace(result, outcome="other_adapter", problem=failure_reason)
+    outcome: CanaryOutcome = "other_base" if other_base else "not_applied" if silent else "other_adapter"
+    problems = {
+        "not_applied": "the engine answers as the base alone does: the adapter is not applied",
+        "other_base": f"the base itself answers otherwise (largest difference {result.base_largest:.3g}): "
+        "this is another base model than the passport's",
+        "other_adapter": "the base answers as it should and the adapter does not: its effect is "
+        f"{result.effect:.2g} times the expected, and what else it does is {result.odd:.2g} of that "
+        f"({_MOST_ODD:.2g} allowed in {result.dtype})",
+    }
+    return replace(result, outcome=outcome, problem=problems[outcome])
 
 
 def describe_result(result: CanaryResult) -> str:
@@ -206,12 +202,6 @@ def describe_result(result: CanaryResult) -> str:
     )
 
 
-def _request(
-    probe_id: str, prompt: tuple[int, ...], choices: tuple[tuple[int, ...], ...], adapter: str | None
-) -> ScoreChoices:
-    return ScoreChoices(probe_id, prompt, choices, adapter)
-
-
 def _has_finite_scores(output: Output) -> bool:
     return bool(output.logprobs) and not output.error and all(-1e30 < logprob < _BOUNDED for logprob in output.logprobs)
 
@@ -221,25 +211,20 @@ def _choose_diverse(
 ) -> list[tuple[Probe, Output, Output]]:
     """The `canary_count` probes in which base and adapter differ most, in the order of the probes."""
     group_share = math.ceil(canary_count / max(1, len({probe.group for probe, _, _ in answered}))) + 1
-    answer_order = sorted(
-        range(len(answered)), key=lambda answer_index: (-_largest_shift(answered[answer_index]), answer_index)
-    )
-    taken_indices: list[int] = []
-    group_counts: dict[str, int] = {}
+    shifts = [
+        max(abs(after - before) for before, after in zip(base.logprobs, adapter.logprobs, strict=True))
+        for _, base, adapter in answered
+    ]
+    answer_order = sorted(range(len(answered)), key=lambda answer_index: -shifts[answer_index])
+    within_share: list[int] = []
+    group_counts: Counter[str] = Counter()
     for answer_index in answer_order:
         canary_group = answered[answer_index][0].group
-        if len(taken_indices) < canary_count and group_counts.get(canary_group, 0) < group_share:
-            taken_indices.append(answer_index)
-            group_counts[canary_group] = group_counts.get(canary_group, 0) + 1
-    taken_indices += [answer_index for answer_index in answer_order if answer_index not in taken_indices][
-        : canary_count - len(taken_indices)
-    ]
-    return [answered[answer_index] for answer_index in sorted(taken_indices)]
-
-
-def _largest_shift(measured: tuple[Probe, Output, Output]) -> float:
-    _, base, adapter = measured
-    return max(abs(a - b) for a, b in zip(adapter.logprobs, base.logprobs, strict=True))
+        group_counts[canary_group] += 1
+        if group_counts[canary_group] <= group_share:
+            within_share.append(answer_index)
+    beyond_share = [answer_index for answer_index in answer_order if answer_index not in within_share]
+    return [answered[answer_index] for answer_index in sorted([*within_share, *beyond_share][:canary_count])]
 
 
 def _make_canary(probe: Probe, base: Output, adapter: Output) -> Canary:
@@ -248,10 +233,8 @@ def _make_canary(probe: Probe, base: Output, adapter: Output) -> Canary:
         prompt=probe.prompt,
         messages=tuple(CanaryMessage(role=message.role, content=message.content) for message in probe.messages),
         choices=tuple(
-            CanaryChoice(
-                text=choice_text, tokens=tokens, base=_nine_digits(base_logprob), adapter=_nine_digits(adapter_logprob)
-            )
-            for choice_text, tokens, base_logprob, adapter_logprob in zip(
+            CanaryChoice(text=choice_text, tokens=tokens, base=_nine_digits(before), adapter=_nine_digits(after))
+            for choice_text, tokens, before, after in zip(
                 probe.texts, probe.choices, base.logprobs, adapter.logprobs, strict=True
             )
         ),

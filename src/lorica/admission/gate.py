@@ -67,11 +67,8 @@ def admit_all(
     since it was opened, and one whose canaries are not reproduced: with the largest difference, and whether the base's
     own answer came instead or the base differs. The engine no longer knows what was refused.
     """
-    passports = (
-        {}
-        if policy == "off"
-        else {adapter_name: read_passport(adapter.path) for adapter_name, adapter in adapters.items()}
-    )
+    with_passports = {} if policy == "off" else adapters
+    passports = {adapter_name: read_passport(adapter.path) for adapter_name, adapter in with_passports.items()}
     missing = [adapter_name for adapter_name, passport in passports.items() if passport is None]
     if policy == "require" and missing:
         raise AdapterError(
@@ -86,10 +83,7 @@ def admit_all(
         for adapter_name, adapter in adapters.items()
     }
     if policy == "off" or not engine.info.runs_model:
-        admitted = {
-            adapter_name: Admission(adapter_name, "none", differences=differences[adapter_name])
-            for adapter_name in adapters
-        }
+        admitted = {adapter_name: Admission(adapter_name, "none") for adapter_name in adapters}
     else:
         admitted = _prove_adapters(engine, adapters, base, passports, differences)
     for adapter_name, adapter in adapters.items():
@@ -98,7 +92,7 @@ def admit_all(
                 f"adapter {adapter_name!r} ({adapter.path}) was written while it was read",
                 fix="wait until that is done; try again",
             )
-    return admitted
+    return {name: replace(admission, differences=differences[name]) for name, admission in admitted.items()}
 
 
 def _prove_adapters(
@@ -114,33 +108,23 @@ def _prove_adapters(
     dtype = engine.info.dtype
     admitted, refused = {}, []
     for adapter_name, passport in passports.items():
+        adapter, (base_outputs, own_outputs) = adapters[adapter_name], outputs[adapter_name]
         try:
             if passport is None:
-                admission = _without_passport(adapter_name, adapters[adapter_name], base, *outputs[adapter_name], dtype)
+                admission = _without_passport(adapter_name, adapter, base, base_outputs, own_outputs, dtype)
             else:
-                admission = _with_passport(
-                    adapter_name,
-                    adapters[adapter_name],
-                    passport,
-                    *outputs[adapter_name],
-                    dtype,
-                    differences[adapter_name],
-                )
+                trial = compare_with_passport(passport.canaries, base_outputs, own_outputs, dtype=dtype)
+                admission = _with_passport(adapter_name, adapter, passport, trial, differences[adapter_name])
         except AdapterError as error:
             refused.append((adapter_name, error))
             engine.remove_adapter(adapter_name)
             continue
-        admitted[adapter_name] = replace(admission, differences=differences[adapter_name])
+        admitted[adapter_name] = admission
     if refused:
-        raise _join_refusals(refused)
+        (_, first_error), *further = refused
+        further_text = f"\n  and {len(further)} more: {', '.join(name for name, _ in further[:8])}" if further else ""
+        raise AdapterError(first_error.message + further_text, fix=first_error.fix)
     return admitted
-
-
-def _join_refusals(refused: Sequence[tuple[str, AdapterError]]) -> AdapterError:
-    error = refused[0][1]
-    more_names = [adapter_name for adapter_name, _ in refused[1:]]
-    further_names = f"\n  and {len(more_names)} more: {', '.join(more_names[:8])}" if more_names else ""
-    return AdapterError(error.message + further_names, fix=error.fix)
 
 
 def _probe_requests(passport: Passport | None, base: BaseFolder) -> list[ScoreChoices]:
@@ -176,18 +160,12 @@ def _with_passport(
     adapter_name: str,
     adapter: Member,
     passport: Passport,
-    base_outputs: Sequence[Output],
-    outputs: Sequence[Output],
-    dtype: str,
+    canary_trial: CanaryResult,
     differences: Sequence[str],
 ) -> Admission:
-    canary_trial = compare_with_passport(passport.canaries, base_outputs, outputs, dtype=dtype)
     if not canary_trial.ok:
-        reasons = (
-            [canary_trial.problem, describe_result(canary_trial)]
-            if canary_trial.outcome != "failed"
-            else [canary_trial.problem]
-        )
+        # What failed is described by its problem alone.
+        reasons = list(dict.fromkeys([canary_trial.problem, describe_result(canary_trial)]))
         reasons += file_changes(passport.adapter, adapter)
         reasons += [difference for difference in differences if " base " in difference]
         raise AdapterError(
@@ -196,10 +174,9 @@ def _with_passport(
             fix="use the base and the files of the passport; if both are meant, make it anew: "
             f"`lorica passport {adapter.path} --base BASE --force`",
         )
-    effect_notes = (
-        [f"its effect is too small to be proved in {canary_trial.dtype}"] if canary_trial.outcome == "faint" else []
-    )
-    return Admission(adapter_name, "canaries", canary_trial, tuple(effect_notes))
+    is_faint = canary_trial.outcome == "faint"
+    effect_notes = (f"its effect is too small to be proved in {canary_trial.dtype}",) if is_faint else ()
+    return Admission(adapter_name, "canaries", canary_trial, effect_notes)
 
 
 def _without_passport(

@@ -22,15 +22,8 @@ def check_layer_coverage(adapter_name: str, adapter: AdapterFolder, base: BaseFo
     locations = [locate_module(module) for module in adapter.modules()]
     adapted_depth = max((location.layer + 1 for location in locations if location.layer is not None), default=0)
     adapted_slots = {location.slot for location in locations if location.layer is not None}
-    beyond = (
-        {
-            layer_index
-            for layer_index, slot in _base_layer_slots(base.path)
-            if layer_index >= adapted_depth and slot in adapted_slots
-        }
-        if adapted_depth
-        else set()
-    )
+    base_layers = {layer_index for layer_index, slot in _base_layer_slots(base.path) if slot in adapted_slots}
+    beyond = {layer_index for layer_index in base_layers if layer_index >= adapted_depth}
     if beyond:
         raise AdapterError(
             f"adapter {adapter_name!r} ({adapter.path}) has layers 0 to {adapted_depth - 1} only; "

@@ -66,9 +66,7 @@ def make_passport(
         metrics=metrics,
         data=data,
         training=training,
-        versions={
-            package_name.removeprefix("version."): version for package_name, version in package_versions().items()
-        },
+        versions={name.removeprefix("version."): version for name, version in package_versions().items()},
     )
 
 
@@ -112,11 +110,7 @@ def data_facts(fit: TrainJob, split_rows: TrainVal) -> DataFacts:
 def training_facts(settings: TrainingConfig, result: TrainResult) -> TrainingFacts:
     """How it was trained: nothing that differs between a run and the same run after a kill."""
     return TrainingFacts(
-        settings={
-            setting_name: setting_value
-            for setting_name, setting_value in identifying(settings).items()
-            if setting_name != "seed"
-        },
+        settings={name: value for name, value in identifying(settings).items() if name != "seed"},
         seed=settings.seed,
         steps=result.steps,
         best_step=result.best_step,
@@ -159,9 +153,9 @@ def measure_on_rows(
     if len(chosen) < len(rows):
         measurement_notes.append(f"{len(chosen)} of {len(rows)} rows")
     measurement_notes += [f"texts compared under the normalisation {name!r}" for name in sorted(compared)]
-    return MetricsFacts(
-        on=row_source, rows=len(chosen), base=figures[0], adapter=figures[1], note="; ".join(measurement_notes)
-    )
+    base_figures, own_figures = figures
+    note = "; ".join(measurement_notes)
+    return MetricsFacts(on=row_source, rows=len(chosen), base=base_figures, adapter=own_figures, note=note)
 
 
 def _to_measured(estimate: Estimate) -> Measured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -86,14 +87,9 @@ def row_probes(task: Task, rows: Sequence[Row], encoder: Encoder, base: BaseFold
         if choice_texts is None:
             gold_answers = () if row.gold is None else (task.target(row),)
             choice_texts = tuple(dict.fromkeys((*gold_answers, *fillers)))[:4]
-        try:
-            probes.append(
-                _make_probe(
-                    f"row-{number + 1}", task.render(row), choice_texts, row.group or row.subject, encoder, base
-                )
-            )
-        except PromptError:
-            continue  # too long for a canary
+        probe_id, probe_group = f"row-{number + 1}", row.group or row.subject
+        with suppress(PromptError):  # too long for a canary
+            probes.append(_make_probe(probe_id, task.render(row), choice_texts, probe_group, encoder, base))
     return probes
 
 

@@ -50,11 +50,7 @@ def base_facts(base: BaseFolder, *, model_name: str, revision: str = "", with_di
         name=plain_name(model_name),
         revision=revision,
         family=str(base_config.get("model_type", "")),
-        shape={
-            setting_name: size_settings[setting_name]
-            for setting_name in _SIZES
-            if type(size_settings.get(setting_name)) is int
-        },
+        shape={name: size_settings[name] for name in _SIZES if type(size_settings.get(name)) is int},
         config=bytes_digest(base.config_bytes),
         weights=base.weights_digest,
         digest=base.digest,
@@ -93,9 +89,7 @@ def _in_passport(passport: Passport) -> dict[str, str]:
     recorded = {"task": prompt.task, "method": prompt.method, "style": prompt.style, "template": prompt.template}
     recorded |= {"tokenizer": prompt.tokenizer, "base": passport.base.digest}
     recorded |= {RETRIEVAL: prompt.settings.get(RETRIEVAL)}
-    return {
-        setting_name: setting_value for setting_name, setting_value in recorded.items() if setting_value is not None
-    }
+    return {name: value for name, value in recorded.items() if value is not None}
 
 
 def recorded_digests(folder: Path) -> dict[str, str]:

@@ -16,17 +16,22 @@ from lorica.metrics.health import ScoreHealth
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 from lorica.vetting.findings import EXIT_CODES, judge
-from lorica.vetting.score_columns import check_scores, read_scores
+from lorica.vetting.score_columns import read_scores
+from lorica.vetting.score_findings import check_scores
 
 
 def check(options: argparse.Namespace) -> int:
     """Judge one file of scores, print, and return the exit code. Raises DataError for a file without scores."""
     gold_by_id = None if options.gold is None else _gold(options.gold, options.overrides)
-    if gold_by_id is not None:
-        _refuse_strangers(options, gold_by_id)
-    health, findings = check_scores(
-        options.scores, column=options.column, gold_column=options.gold_column, gold=gold_by_id
-    )
+    scores = read_scores(options.scores, column=options.column, gold_column=options.gold_column, gold=gold_by_id)
+    if gold_by_id is not None and not any(row_id in gold_by_id for row_id in scores.ids):
+        # Nothing would be compared, and nobody would know.
+        raise DataError(
+            f"none of its {len(scores.ids)} ids is in {options.gold}",
+            path=options.scores,
+            fix="give the file that was scored, or map its id column with task.columns.row_id=NAME",
+        )
+    health, findings = check_scores(scores)
     verdict = judge(options.scores.name, str(options.scores), findings, {4})
     text_parts = [
         f"{verdict.name}: {verdict.status.upper()}",
@@ -48,17 +53,6 @@ def check(options: argparse.Namespace) -> int:
         text="\n".join(text_parts),
     )
     return EXIT_CODES[verdict.status]
-
-
-def _refuse_strangers(options: argparse.Namespace, gold_by_id: dict[str, int]) -> None:
-    """Raises DataError when no score has a label: nothing would be compared, and nobody would know."""
-    score_ids = read_scores(options.scores, column=options.column, gold_column=options.gold_column).ids
-    if not any(row_id in gold_by_id for row_id in score_ids):
-        raise DataError(
-            f"none of its {len(score_ids)} ids is in {options.gold}",
-            path=options.scores,
-            fix="give the file that was scored, or map its id column with task.columns.row_id=NAME",
-        )
 
 
 def _gold(rows_file: Path, overrides: list[str]) -> dict[str, int]:

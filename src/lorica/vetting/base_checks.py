@@ -16,7 +16,6 @@ import msgspec
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import FLOATS, MORE_THAN_PAIRS
 from lorica.adapters.member import open_member
-from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.raw_adapter import OWN_MODELS, RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.admission.label_names import check_label_names
@@ -249,11 +248,8 @@ def check_labels(specimen: RawAdapter, session: ModelSession) -> list[Finding]:
 
 def _as_passport(specimen: RawAdapter, settings: SessionSettings) -> SessionSettings:
     """The settings with task, method and style of the passport; as they are without one."""
-    try:
-        prompt = to_passport(specimen.documents.get(PASSPORT_NAME)).prompt
-    except AdapterError:
-        return settings
-    if prompt.task not in TASKS:
+    prompt = None if specimen.passport is None else specimen.passport.prompt
+    if prompt is None or prompt.task not in TASKS:
         return settings
     task_settings = TaskSettings(method=prompt.method or "", style=prompt.style or "")
     return replace(settings, task=prompt.task, task_settings=task_settings)
@@ -265,14 +261,10 @@ def _cannot_load(
     """What no engine here applies is no fault of the adapter."""
     other_dtypes = {tensor_info.dtype for tensor_info in layout.tensors.values()} - set(FLOATS)
     reasons = config.unsupported(MORE_THAN_PAIRS)
+    actual = f"it uses what no engine here applies: {'; '.join(reasons)}" if reasons else error_text
+    facts = {"unsupported": reasons, "dtypes": sorted(other_dtypes)}
     blameless = bool(other_dtypes or reasons) or isinstance(error, MissingExtraError)
-    return finding(
-        "L400",
-        error_text if not reasons else f"it uses what no engine here applies: {'; '.join(reasons)}",
-        fix=error.fix,
-        severity="note" if blameless else "reject",
-        facts={"unsupported": reasons, "dtypes": sorted(other_dtypes)},
-    )
+    return finding("L400", actual, fix=error.fix, severity="note" if blameless else "reject", facts=facts)
 
 
 def _lines(behaviour: Behaviour | None) -> list[str]:

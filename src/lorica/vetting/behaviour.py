@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from lorica.metrics.health import LOW_MASS
 from lorica.metrics.metric_table import METRICS
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.input_findings import HARD, NO_CHANGE, judge_inputs, weight_of
 from lorica.vetting.measure.format_sweep import CLEARLY, format_gain
 from lorica.vetting.measure.measurements import (
@@ -47,15 +49,10 @@ def judge_behaviour(behaviour: Behaviour) -> list[Finding]:
 def _numbers(behaviour: Behaviour) -> Iterator[Finding]:
     prompts = behaviour.n + behaviour.broken + behaviour.base_broken
     if behaviour.broken:
-        yield finding(
-            "L401",
-            f"{behaviour.broken} of {prompts} prompts; the base model answers them",
-            facts={"broken": behaviour.broken, "asked": prompts},
-        )
-    if behaviour.outside_vocabulary:
-        yield finding(
-            "L440", f"{behaviour.outside_vocabulary} prompts", facts={"prompts": behaviour.outside_vocabulary}
-        )
+        facts = {"broken": behaviour.broken, "asked": prompts}
+        yield finding("L401", f"{behaviour.broken} of {prompts} prompts; the base model answers them", facts=facts)
+    if outside_count := behaviour.outside_vocabulary:
+        yield finding("L440", f"{outside_count} prompts", facts={"prompts": outside_count})
     reasons = {reason: prompt_count for reason, prompt_count in behaviour.errors.items() if "vocabulary" not in reason}
     if reasons or behaviour.base_broken:
         first_reason = next(iter(reasons), "the base model's own output is not a number")
@@ -70,13 +67,9 @@ def _difference(behaviour: Behaviour) -> Iterator[Finding]:
     facts = {field: getattr(divergence, field) for field in ("kl", "kl_most", "changed", "largest_change")}
     if divergence.largest_change <= NO_CHANGE:
         if not behaviour.broken:
-            yield finding(
-                "L402",
-                f"over {divergence.n} prompts no log-probability differs by more than {divergence.largest_change:.1e}",
-                expected="a difference from the base model",
-                fix="" if behaviour.writes else _NO_HEAD,
-                facts=facts,
-            )
+            largest_text = f"no log-probability differs by more than {divergence.largest_change:.1e}"
+            sentence, fix = f"over {divergence.n} prompts {largest_text}", "" if behaviour.writes else _NO_HEAD
+            yield finding("L402", sentence, expected="a difference from the base model", fix=fix, facts=facts)
     elif divergence.largest_change < SMALL_CHANGE or _says_the_same(divergence):
         sentence = f"over {divergence.n} prompts log-probabilities differ by at most {divergence.largest_change:.1e}"
         if _says_the_same(divergence):
@@ -84,13 +77,9 @@ def _difference(behaviour: Behaviour) -> Iterator[Finding]:
         yield finding("L403", sentence, facts=facts)
     mass, base_mass = divergence.mass, divergence.base_mass
     if mass is not None and base_mass is not None and base_mass > _HAD_MASS and mass < _LOST_MASS * base_mass:
-        yield finding(
-            "L404",
-            f"the probability of any possible answer falls from {base_mass:.2f} to {mass:.1e} "
-            f"(KL {divergence.kl:.1f} nats)",
-            severity=weight_of(behaviour),
-            facts=facts | {"mass": mass, "base_mass": base_mass},
-        )
+        sentence = f"the probability of any possible answer falls from {base_mass:.2f} to {mass:.1e}"
+        facts |= {"mass": mass, "base_mass": base_mass}
+        yield finding("L404", f"{sentence} (KL {divergence.kl:.1f} nats)", severity=weight_of(behaviour), facts=facts)
     elif mass is not None and mass < LOW_MASS and behaviour.method == "choice" and not behaviour.foreign:
         of_base = "" if base_mass is None else f", of the base model's {base_mass:.2g}"
         sentence = f"{mass:.2g} on average{of_base}, over {divergence.n} prompts"
@@ -106,25 +95,20 @@ def _formats(behaviour: Behaviour) -> Iterator[Finding]:
     alternatives = [result for result in behaviour.formats if not result.configured]
     if own is None or not alternatives or _unmoved(behaviour):
         return
-    facts = {"formats": [_format_facts(result) for result in behaviour.formats]}
+    facts: dict[str, Any] = {"formats": [_format_facts(result) for result in behaviour.formats]}
     better_results = [result for result in alternatives if result.n >= ENOUGH and format_gain(result).strength >= SURE]
     best = max(better_results, key=lambda result: format_gain(result).strength, default=None)
     if best is not None and best.margin is not None:
-        yield finding(
-            "L410",
-            f"{best.name}: {best.quality or 0.0:.3f} on {best.n} rows, with the right answers {gain_text(best.margin)} "
-            f"than as configured ({own.name})",
-            severity="warn" if behaviour.source == "rows" else "note",
-            facts=facts | {"best_format": best.name, "best_style": best.style, "best_method": best.method},
-        )
+        sentence = f"{best.name}: {best.quality or 0.0:.3f} on {best.n} rows, with the right answers "
+        sentence += f"{gain_text(best.margin)} than as configured ({own.name})"
+        facts |= {"best_format": best.name, "best_style": best.style, "best_method": best.method}
+        yield finding("L410", sentence, severity="warn" if behaviour.source == "rows" else "note", facts=facts)
         return
     surest = max(alternatives, key=_made_surer)
     if surest.surer is not None and surest.surer.above > _SURER and _made_surer(surest) > _SURER:
-        yield finding(
-            "L411",
-            f"{surest.name}: its best answer has {surest.surer} more probability than as configured ({own.name})",
-            facts=facts | {"surer_format": surest.name, "surer": surest.surer.value},
-        )
+        sentence = f"its best answer has {surest.surer} more probability than as configured ({own.name})"
+        facts |= {"surer_format": surest.name, "surer": surest.surer.value}
+        yield finding("L411", f"{surest.name}: {sentence}", facts=facts)
 
 
 def gain_text(gain: Comparison) -> str:
@@ -169,13 +153,11 @@ def _scales(behaviour: Behaviour) -> Iterator[Finding]:
         if is_below or is_above:
             code = "L412" if is_below else "L413"
             # Short trainings leave every adapter less sure than it could be; ranking does not suffer from that.
-            enough = is_above and _reached(by_factor, own, best) > _REACHED and not _ranks_better(best, own)
-            yield finding(
-                code,
-                f"at {best.factor:g} times its scale the right answers are {gain_text(best.gain)} than as it is",
-                severity="warn" if behaviour.source == "rows" and not enough else "note",
-                facts=facts | {"best_factor": best.factor},
-            )
+            ranks_better = best.quality is not None and own.quality is not None and best.quality > own.quality + CLEARLY
+            enough = is_above and _reached(by_factor, own, best) > _REACHED and not ranks_better
+            sentence = f"at {best.factor:g} times its scale the right answers are {gain_text(best.gain)} than as it is"
+            severity: Severity = "warn" if behaviour.source == "rows" and not enough else "note"
+            yield finding(code, sentence, severity=severity, facts=facts | {"best_factor": best.factor})
             return
     yield from _scale_hints(by_factor, own, facts)
 
@@ -195,10 +177,6 @@ def _clearly_better(best: ScaleResult, own: ScaleResult) -> bool:
         return False
     keeps_quality = best.quality is None or own.quality is None or best.quality >= own.quality - _KEPT
     return over_base.z >= SURE and keeps_quality
-
-
-def _ranks_better(best: ScaleResult, own: ScaleResult) -> bool:
-    return best.quality is not None and own.quality is not None and best.quality > own.quality + CLEARLY
 
 
 def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: dict[str, Any]) -> Iterator[Finding]:
@@ -221,9 +199,8 @@ def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: d
             return
     # Far below saturation the divergence grows with the square of the scale: 16-fold from 1 to 4.
     if fourfold is not None and own.kl < 1e-3 and not own.changed and own.kl > 0 and 8 < fourfold.kl / own.kl < 32:
-        yield finding(
-            "L415", f"KL {own.kl:.1e} nats from the base, {fourfold.kl:.1e} at four times its scale", facts=facts
-        )
+        sentence = f"KL {own.kl:.1e} nats from the base, {fourfold.kl:.1e} at four times its scale"
+        yield finding("L415", sentence, facts=facts)
 
 
 def _scale_facts(result: ScaleResult) -> dict[str, Any]:
@@ -263,22 +240,15 @@ def _right(behaviour: Behaviour) -> Iterator[Finding]:
         with_others = f"{labelled.metric} {labelled.adapter}, with the texts of other rows {labelled.shuffled}"
         yield finding("L424", with_others, facts=facts)
     if labelled.top_letter is not None and labelled.top_letter > (labelled.gold_top_letter or 0) + 0.3:
-        yield finding(
-            "L425",
-            f"{labelled.top_letter:.0%} of its answers are one letter, {labelled.gold_top_letter:.0%} of the gold",
-            facts=facts,
-        )
+        of_gold = f"{labelled.gold_top_letter:.0%} of the gold"
+        yield finding("L425", f"{labelled.top_letter:.0%} of its answers are one letter, {of_gold}", facts=facts)
 
 
 def _elsewhere(behaviour: Behaviour) -> Iterator[Finding]:
     elsewhere = behaviour.elsewhere
     if elsewhere is not None and elsewhere.belongs:
-        yield finding(
-            "L427",
-            f"shipped questions of {elsewhere.task} move by {elsewhere.there:.2g} nats, these rows by "
-            f"{elsewhere.here:.2g}",
-            facts={"task": elsewhere.task, "here": elsewhere.here, "there": elsewhere.there},
-        )
+        sentence = f"shipped questions of {elsewhere.task} move by {elsewhere.there:.2g} nats, these rows by "
+        yield finding("L427", f"{sentence}{elsewhere.here:.2g}", facts=msgspec.structs.asdict(elsewhere))
 
 
 def _labelled_facts(labelled: Labelled) -> dict[str, Any]:
@@ -305,9 +275,8 @@ def _texts(behaviour: Behaviour) -> Iterator[Finding]:
         sentence = f"{generated.cut_off_share:.0%} of {generated.n} answers, {base_share}"
         yield finding("L431", sentence, severity=severity, facts=facts)
     if generated.unstable_share is not None and generated.unstable_share > _UNSTABLE:
-        yield finding(
-            "L432", f"{generated.unstable_share:.0%} of {generated.n} answers", severity=severity, facts=facts
-        )
+        sentence = f"{generated.unstable_share:.0%} of {generated.n} answers"
+        yield finding("L432", sentence, severity=severity, facts=facts)
     if generated.written is not None and behaviour.source == "rows":
         yield _written(generated.written)
     if generated.agreement is not None and generated.agreement < _AGREEING:
@@ -321,6 +290,5 @@ def _written(written: Written) -> Finding:
     ]
     is_worse = written.over_base.below > 0 and written.n >= ENOUGH
     facts = {metric: estimate.value for metric, estimate in written.adapter.items()} | {"n": written.n}
-    return finding(
-        "L434", f"{'; '.join(sentences)} on {written.n} rows", severity="warn" if is_worse else "note", facts=facts
-    )
+    sentence = f"{'; '.join(sentences)} on {written.n} rows"
+    return finding("L434", sentence, severity="warn" if is_worse else "note", facts=facts)

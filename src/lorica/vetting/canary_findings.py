@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lorica.adapters.member import open_member
-from lorica.adapters.passport import PASSPORT_NAME, to_passport
+from lorica.adapters.passport import PASSPORT_NAME
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.admission.canaries import CanaryOutcome, CanaryResult, describe_result, run_canaries
 from lorica.engines.base import Engine
-from lorica.errors import AdapterError, LoricaError
+from lorica.errors import LoricaError
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
 
@@ -26,14 +26,8 @@ def check_canaries(specimen: RawAdapter, engine: Engine, name: str = "") -> list
 
     name: the adapter's name in the engine, to which it is added where it is not there (`specimen.name` if empty).
     """
-    values = specimen.documents.get(PASSPORT_NAME)
-    if values is None:
-        return []
-    try:
-        passport = to_passport(values)
-    except AdapterError:
-        return []  # check_passport says so
-    if not passport.canaries.items:
+    passport = specimen.passport
+    if passport is None or not passport.canaries.items:
         return []
     adapter_name = name or specimen.name
     try:

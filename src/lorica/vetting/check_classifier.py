@@ -59,11 +59,5 @@ def _check_head(specimen: RawAdapter, tensor_facts: Mapping[str, TensorFacts]) -
     family = encoder_family((specimen.raw_config or {}).get("model_type"))
     head = f".{family.logits}.weight" if family is not None else ".coefficients"
     constant = [tensor for name, tensor in tensor_facts.items() if f".{name}".endswith(head) and tensor.constant]
-    return [
-        finding(
-            "L204",
-            f"every value of {shown(tensor.name)} is {tensor.largest:.4g} in size: all rows get one answer",
-            expected="trained weights",
-        )
-        for tensor in constant
-    ]
+    values = (f"every value of {shown(tensor.name)} is {tensor.largest:.4g} in size" for tensor in constant)
+    return [finding("L204", f"{text}: all rows get one answer", expected="trained weights") for text in values]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.raw_adapter import RawAdapter
-from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.measure.measurements import ENOUGH, Behaviour
 
@@ -13,13 +11,9 @@ def check_figures(specimen: RawAdapter, behaviour: Behaviour) -> list[Finding]:
     """The rows' metric against the passport's. Nothing without a readable passport that has it for this task, or with
     few labelled rows. Clearly less: the two intervals do not meet. Rows are drawn evenly from the labels, so accuracies
     of a ranking are not compared: they go with the share of each label."""
-    labelled = behaviour.labelled
-    if labelled is None or labelled.n < ENOUGH:
+    labelled, passport = behaviour.labelled, specimen.passport
+    if labelled is None or labelled.n < ENOUGH or passport is None:
         return []
-    try:
-        passport = to_passport(specimen.documents.get(PASSPORT_NAME))
-    except AdapterError:
-        return []  # check_passport says so
     stated = (passport.metrics.adapter or {}) if passport.prompt.task == behaviour.task else {}
     own, figure = labelled.adapter, stated.get(labelled.metric)
     if own.high is None or figure is None or figure.value is None or figure.low is None or figure.high is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 import msgspec
 
@@ -41,14 +41,14 @@ def rank(standings: Sequence[Standing]) -> list[RankedAdapter]:
     the main metric; last the name, numbers in it by size, so that the order never depends on the order of the
     arguments.
     """
-    ordered = sorted(
-        standings, key=lambda standing: (_criteria(standing), _by_numbers(standing.verdict.name), standing.verdict.name)
-    )
-    reasons = [_why(first, second) for first, second in pairwise(ordered)] + [""]
-    return [
-        RankedAdapter(number, standing.verdict.name, reason)
-        for number, (standing, reason) in enumerate(zip(ordered, reasons, strict=True), 1)
-    ]
+
+    def order(standing: Standing) -> tuple[object, ...]:
+        name = standing.verdict.name
+        return [value for value, _, _ in _criteria(standing)], _by_numbers(name), name
+
+    ordered = sorted(standings, key=order)
+    names, reasons = [standing.verdict.name for standing in ordered], [*map(_why, ordered, ordered[1:]), ""]
+    return list(map(RankedAdapter, itertools.count(1), names, reasons))
 
 
 def _by_numbers(adapter_name: str) -> list[tuple[int, str]]:
@@ -57,46 +57,25 @@ def _by_numbers(adapter_name: str) -> list[tuple[int, str]]:
     return [(len(piece) if index % 2 else 0, piece) for index, piece in enumerate(pieces)]
 
 
-def levels_passed(verdict: Verdict) -> int:
-    """Levels that ran without a warning or a rejection."""
-    return sum(result in ("passed", "noted") for result in verdict.levels.values())
-
-
-def warnings(verdict: Verdict) -> int:
-    """Findings that a person must look at."""
-    return sum(finding.severity == "warn" for finding in verdict.findings)
-
-
-def _criteria(standing: Standing) -> tuple[float, ...]:
-    """Smaller is better."""
+def _criteria(standing: Standing) -> tuple[tuple[float, str, str], ...]:
+    """(a number, the smaller the better; how it reads of the one above; how of the next) of each criterion."""
+    verdict = standing.verdict
+    # Levels that ran without a warning or a rejection, and findings that a person must look at.
+    passed = sum(result in ("passed", "noted") for result in verdict.levels.values())
+    warning_count = sum(finding.severity == "warn" for finding in verdict.findings)
+    gain = "not measured" if standing.gain is None else f"{standing.gain:+.3f}"
+    metric = "not measured" if standing.metric is None else f"{standing.metric:.3f}"
     return (
-        _ORDER.index(standing.verdict.status),
-        0.0 if standing.gain is None else -standing.gain,
-        -levels_passed(standing.verdict),
-        warnings(standing.verdict),
-        0.0 if standing.metric is None else -standing.metric,
+        (_ORDER.index(verdict.status), f"verdict {verdict.status} before", verdict.status),
+        (-(standing.gain or 0.0), f"gain over the base at least {gain}, the next", gain),
+        (-passed, f"{passed} of {len(LEVELS)} levels passed, the next", f"{passed}"),
+        (warning_count, f"{warning_count} warnings, the next", f"{warning_count}"),
+        (-(standing.metric or 0.0), f"metric {metric}, the next", metric),
     )
 
 
 def _why(first: Standing, second: Standing) -> str:
-    first_verdict, second_verdict = first.verdict, second.verdict
-    passed = f"{levels_passed(first_verdict)} of {len(LEVELS)} levels passed"
-    reasons = (
-        f"verdict {first_verdict.status} before {second_verdict.status}",
-        f"gain over the base at least {_signed(first.gain)}, the next {_signed(second.gain)}",
-        f"{passed}, the next {levels_passed(second_verdict)}",
-        f"{warnings(first_verdict)} warnings, the next {warnings(second_verdict)}",
-        f"metric {_number(first.metric)}, the next {_number(second.metric)}",
-    )
-    for reason, first_value, second_value in zip(reasons, _criteria(first), _criteria(second), strict=True):
-        if first_value != second_value:
-            return reason
+    for (value, text, _), (next_value, _, next_text) in zip(_criteria(first), _criteria(second), strict=True):
+        if value != next_value:
+            return f"{text} {next_text}"
     return "equal in all that was measured; by name"
-
-
-def _signed(gain: float | None) -> str:
-    return "not measured" if gain is None else f"{gain:+.3f}"
-
-
-def _number(metric: float | None) -> str:
-    return "not measured" if metric is None else f"{metric:.3f}"

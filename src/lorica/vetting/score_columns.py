@@ -15,10 +15,8 @@ import msgspec
 
 from lorica.data.formats import open_table
 from lorica.errors import DataError
-from lorica.metrics.health import ScoreHealth, score_health
 from lorica.names import did_you_mean
-from lorica.vetting.findings import Finding
-from lorica.vetting.score_findings import ScoreColumn, judge_scores
+from lorica.vetting.score_findings import ScoreColumn
 
 # How columns of scores are called, the surest first; compared without case, spaces and underscores.
 _SCORE_NAMES = (
@@ -33,57 +31,25 @@ _TEXT_SHARE = 0.5
 _COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
 
-def check_scores(
-    path: Path | str,
-    *,
-    column: str = "",
-    id_column: str = "",
-    gold_column: str = "",
-    gold: Mapping[str, int] | None = None,
-    low: float = 0.0,
-    high: float = 1.0,
-) -> tuple[ScoreHealth, list[Finding]]:
-    """Sum up and judge a column of scores of a CSV, TSV, JSONL, JSON or Parquet file.
-
-    column, id_column, gold_column: names in the file; "" looks for them (gold is used only when it is named).
-    gold: id -> 0 or 1, where the labels are in another file. low, high: where scores should lie.
-    Raises DataError for a file that cannot be read or has no such column, naming those it has, and MissingExtraError
-    for Parquet without pyarrow.
-    """
-    scores = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
-    health = score_health(
-        scores.values, fallback=scores.fallback, masses=scores.masses, lower_bound=low, upper_bound=high
-    )
-    return health, judge_scores(scores, health, low, high)
-
-
 def read_scores(
-    path: Path | str,
-    *,
-    column: str = "",
-    id_column: str = "",
-    gold_column: str = "",
-    gold: Mapping[str, int] | None = None,
+    path: Path, *, column: str = "", gold_column: str = "", gold: Mapping[str, int] | None = None
 ) -> ScoreColumn:
-    """Read a column of scores; see `check_scores`. A column `scores` of choices gives the best one's probability."""
-    path = Path(path)
+    """Read a column of scores of a CSV, TSV, JSONL, JSON or Parquet file. A column `scores` of choices gives the best
+    one's probability.
+
+    column, gold_column: names in the file; "" looks for the scores (gold is used only when it is named). gold: id -> 0
+    or 1, where the labels are in another file. Raises DataError for a file that cannot be read or has no such column,
+    naming those it has, and MissingExtraError for Parquet without pyarrow.
+    """
     table = open_table(path)
     column_names = table.names
     score_name = _existing_column(path, column_names, column) if column else _score_column(path, column_names)
-    id_name = _existing_column(path, column_names, id_column) if id_column else _first_present(column_names, _ID_NAMES)
-    if id_name == score_name:
-        id_name = ""
+    id_name = _first_present(column_names, _ID_NAMES)
+    id_name = "" if id_name == score_name else id_name
     gold_name = _existing_column(path, column_names, gold_column) if gold_column else ""
     # Columns of Lorica's own answers, where they are there.
-    lorica_columns = (
-        [
-            column_name
-            for column_name in ("stage", "flags", "choice_mass")
-            if column_name in column_names and column_name != score_name
-        ]
-        if "stage" in column_names
-        else []
-    )
+    of_answers = ("stage", "flags", "choice_mass") if "stage" in column_names else ()
+    lorica_columns = [name for name in of_answers if name in column_names and name != score_name]
     scores = ScoreColumn(path, score_name, id_name)
     wanted = list(dict.fromkeys([score_name, *lorica_columns, *filter(None, (id_name, gold_name))]))
     for line_number, record in table.whole_records(wanted):
@@ -157,9 +123,7 @@ def _score_column(path: Path, column_names: Sequence[str]) -> str:
     """The column that looks like scores, by its name; in a table of two, the one that is no id."""
     if score_name := _first_present(column_names, _SCORE_NAMES):
         return score_name
-    candidates = [
-        column_name for column_name in column_names if _normalized(column_name) not in (*_ID_NAMES, *_GOLD_NAMES)
-    ]
+    candidates = [name for name in column_names if _normalized(name) not in (*_ID_NAMES, *_GOLD_NAMES)]
     if len(candidates) == 1:
         return candidates[0]
     raise DataError(

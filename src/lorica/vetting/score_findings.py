@@ -19,6 +19,7 @@ from lorica.metrics.health import (
     TOO_GOOD_ROWS,
     ScoreHealth,
     mass_health,
+    score_health,
 )
 from lorica.metrics.metric_table import METRICS
 from lorica.names import count_of
@@ -59,38 +60,33 @@ class ScoreColumn(msgspec.Struct):
     masses: list[float | None] = []
 
 
-def judge_scores(scores: ScoreColumn, health: ScoreHealth, low: float, high: float) -> list[Finding]:
-    """Findings on a column of scores, in the order of their codes. health: of this column. low, high: where scores
-    should lie."""
-    findings = [*_spread(health, scores, low, high), *_rows(health, scores)]
+def check_scores(scores: ScoreColumn) -> tuple[ScoreHealth, list[Finding]]:
+    """Sum up a column of scores, which should lie from 0 to 1, and judge it: findings in the order of their codes."""
+    health = score_health(scores.values, fallback=scores.fallback, masses=scores.masses)
+    findings = [*_spread(health, scores), *_rows(health, scores)]
     mass = mass_health(scores.masses)
     if mass is not None and mass.low:
         findings.append(finding("L470", f"choice_mass: {mass}", expected=f"a median above {LOW_MASS:g}"))
     findings += _duplicates(scores.ids if scores.id_name else (), scores.values)
-    findings += _constants(scores.values, low, high)
+    findings += _constants(scores.values)
     findings += _against_gold(scores)
     facts: dict[str, object] = {"column": scores.name, "rows": len(scores.values), "n": health.n}
     with_file = [
         msgspec.structs.replace(finding, file=scores.path.name, facts=facts | finding.facts) for finding in findings
     ]
-    return sorted(with_file, key=lambda finding: finding.code)
+    return health, sorted(with_file, key=lambda finding: finding.code)
 
 
-def _spread(health: ScoreHealth, scores: ScoreColumn, low: float, high: float) -> Iterator[Finding]:
+def _spread(health: ScoreHealth, scores: ScoreColumn) -> Iterator[Finding]:
     if not health.n:
         yield finding("L468", f"the column {scores.name!a} is empty in all rows")
         return
     enough = health.n >= ENOUGH_ROWS
     facts = {"unique": health.unique, "std": health.std, "mode": health.mode, "mode_share": health.mode_share}
     if health.unique == 1 and health.n > 1:
-        yield finding(
-            "L450",
-            f"all {health.n} rows have the score {health.mode:g}",
-            expected="scores that differ from row to row",
-            severity="reject" if enough else "warn",
-            facts=facts,
-        )
-    elif enough and "collapsed" in health.reasons and not _still_ranks(scores.values, low, high):
+        actual, expected = f"all {health.n} rows have the score {health.mode:g}", "scores that differ from row to row"
+        yield finding("L450", actual, expected=expected, severity="reject" if enough else "warn", facts=facts)
+    elif enough and "collapsed" in health.reasons and not _still_ranks(scores.values):
         yield finding("L451", f"{health.unique} values, standard deviation {health.std:.1e}", facts=facts)
     if enough and health.unique == 2:
         yield finding("L452", f"{health.minimum:g} and {health.maximum:g} only, in {health.n} rows", facts=facts)
@@ -101,32 +97,22 @@ def _spread(health: ScoreHealth, scores: ScoreColumn, low: float, high: float) -
     at_bounds = health.near_low + health.near_high
     if enough and health.unique > 2 and at_bounds > SATURATED_SHARE:
         bound_shares = {"near_low": health.near_low, "near_high": health.near_high}
-        yield finding(
-            "L456", f"{at_bounds:.0%} of the scores lie within 0.001 of {low:g} or {high:g}", facts=bound_shares
-        )
-    if health.minimum < low or health.maximum > high:
-        percent = low == 0 and high == 1 and health.minimum >= 0 and 1 < health.maximum <= 100
-        percent_fix = "divide by 100: these look like per cent" if percent else ""
-        looks_logarithmic = high == 1 and health.maximum <= 0
-        yield finding(
-            "L455",
-            f"{health.minimum:g} to {health.maximum:g}",
-            expected=f"{low:g} to {high:g}",
-            fix="take the exponential: these look like log-probabilities" if looks_logarithmic else percent_fix,
-            facts={"minimum": health.minimum, "maximum": health.maximum},
-        )
+        yield finding("L456", f"{at_bounds:.0%} of the scores lie within 0.001 of 0 or 1", facts=bound_shares)
+    if health.minimum < 0 or health.maximum > 1:
+        fix = "divide by 100: these look like per cent" if health.minimum >= 0 and health.maximum <= 100 else ""
+        fix = "take the exponential: these look like log-probabilities" if health.maximum <= 0 else fix
+        facts = {"minimum": health.minimum, "maximum": health.maximum}
+        yield finding("L455", f"{health.minimum:g} to {health.maximum:g}", expected="0 to 1", fix=fix, facts=facts)
     elif enough and health.unique > 2 and max(health.balance, 1 - health.balance) > _ONE_SIDED:
         direction = "above" if health.balance > 0.5 else "at or below"
-        larger_share = max(health.balance, 1 - health.balance)
-        yield finding(
-            "L463", f"{larger_share:.1%} of the scores lie {direction} the middle", facts={"balance": health.balance}
-        )
+        actual = f"{max(health.balance, 1 - health.balance):.1%} of the scores lie {direction} the middle"
+        yield finding("L463", actual, facts={"balance": health.balance})
 
 
-def _still_ranks(values: Sequence[float | None], low: float, high: float) -> bool:
+def _still_ranks(values: Sequence[float | None]) -> bool:
     """Whether tiny differences are those of tiny probabilities, which rank rows well."""
-    inside = np.array([score_value for score_value in values if score_value is not None and low < score_value < high])
-    if low != 0 or high != 1 or len(inside) < len(values) / 2:
+    inside = np.array([score_value for score_value in values if score_value is not None and 0 < score_value < 1])
+    if len(inside) < len(values) / 2:
         return False
     return float(np.std(np.log(inside) - np.log1p(-inside))) > _LOG_ODDS_STD
 
@@ -135,37 +121,29 @@ def _rows(health: ScoreHealth, scores: ScoreColumn) -> Iterator[Finding]:
     row_count, broken, flags = len(scores.values), scores.broken, scores.flags
     if broken:
         first_line, first_text = broken[0]
-        yield finding(
-            "L453",
-            f"{len(broken)} of {row_count} cells of {scores.name!a} are no finite number, the first is "
-            f"{first_text[:40]!a} in line {first_line}",
-            facts={"broken": len(broken), "first_line": first_line},
-        )
+        actual = f"{len(broken)} of {row_count} cells of {scores.name!a} are no finite number, the first is "
+        actual += f"{first_text[:40]!a} in line {first_line}"
+        yield finding("L453", actual, facts={"broken": len(broken), "first_line": first_line})
     missing = health.missing - len(broken)
     if missing > 0 and health.n:
         yield finding("L454", f"{missing} of {row_count} rows have no score", facts={"missing": missing})
-    if health.fallback_share:
-        yield finding(
-            "L458",
-            f"{health.fallback_share:.1%} of the rows were answered by the fall-back constant",
-            severity="warn" if health.fallback_share > _BAD_ROWS else "note",
-            facts={"fallback_share": health.fallback_share},
-        )
+    if share := health.fallback_share:
+        actual, severity = f"{share:.1%} of the rows were answered by the fall-back constant", _of_share(share)
+        yield finding("L458", actual, severity=severity, facts={"fallback_share": share})
     bad_shares = {
         flag_name: flags[flag_name] / row_count for flag_name in ("cut_off", "error", "invalid") if flags.get(flag_name)
     }
     if bad_shares:
         share_texts = ", ".join(f"{share:.1%} {flag_name}" for flag_name, share in bad_shares.items())
-        severity: Severity = "warn" if max(bad_shares.values()) > _BAD_ROWS else "note"
-        yield finding(
-            "L464",
-            share_texts,
-            severity=severity,
-            facts={f"{flag_name}_share": share for flag_name, share in bad_shares.items()},
-        )
+        facts = {f"{flag_name}_share": share for flag_name, share in bad_shares.items()}
+        yield finding("L464", share_texts, severity=_of_share(max(bad_shares.values())), facts=facts)
     if flags.get("adapter_fallback"):
         share = flags["adapter_fallback"] / row_count
         yield finding("L465", f"{share:.1%} of the rows", facts={"adapter_fallback_share": share})
+
+
+def _of_share(bad_share: float) -> Severity:
+    return "warn" if bad_share > _BAD_ROWS else "note"
 
 
 def _duplicates(ids: Sequence[str], values: Sequence[float | None]) -> Iterator[Finding]:
@@ -180,17 +158,14 @@ def _duplicates(ids: Sequence[str], values: Sequence[float | None]) -> Iterator[
     clashing = sorted(row_id for row_id, scores in scores_by_id.items() if len(scores) > 1)
     first_id = ascii((clashing or sorted(repeated))[0][:40])
     count_text = count_of(len(repeated), "id stands", "ids stand")
-    yield finding(
-        "L459",
-        f"{count_text} in several rows, {len(clashing)} with different scores; the first is {first_id}",
-        severity="reject" if clashing else "warn",
-        facts={"duplicate_ids": len(repeated), "clashing_ids": len(clashing)},
-    )
+    actual = f"{count_text} in several rows, {len(clashing)} with different scores; the first is {first_id}"
+    facts = {"duplicate_ids": len(repeated), "clashing_ids": len(clashing)}
+    yield finding("L459", actual, severity="reject" if clashing else "warn", facts=facts)
 
 
-def _constants(values: Sequence[float | None], low: float, high: float) -> Iterator[Finding]:
+def _constants(values: Sequence[float | None]) -> Iterator[Finding]:
     """Round values that come up again and again inside the range, among values that are not round."""
-    inside = [score_value for score_value in values if score_value is not None and low < score_value < high]
+    inside = [score_value for score_value in values if score_value is not None and 0 < score_value < 1]
     if len(inside) < ENOUGH_ROWS:
         return
     value_counts = Counter(score_value for score_value in inside if score_value == round(score_value, _DECIMALS))
@@ -204,26 +179,18 @@ def _constants(values: Sequence[float | None], low: float, high: float) -> Itera
     # A column that is round throughout was written with few decimals; its values say nothing.
     if not frequent or other_count < _ROUND_COUNT or other_round_count > _OTHERS_ROUND * other_count:
         return
-    most_frequent = list(frequent.items())[:3]
-    yield finding(
-        "L457",
-        " and ".join(
-            f"{score_value:g} in {count / len(values):.1%} of the rows" for score_value, count in most_frequent
-        ),
-        expected="scores with more than two decimals, as the other rows have",
-        facts={"constants": [[score_value, count / len(values)] for score_value, count in most_frequent]},
-    )
+    shares = [[score_value, count / len(values)] for score_value, count in list(frequent.items())[:3]]
+    actual = " and ".join(f"{score_value:g} in {share:.1%} of the rows" for score_value, share in shares)
+    expected = "scores with more than two decimals, as the other rows have"
+    yield finding("L457", actual, expected=expected, facts={"constants": shares})
 
 
 def _against_gold(scores: ScoreColumn) -> Iterator[Finding]:
-    labelled = [
-        (gold_label, score_value)
-        for gold_label, score_value in zip(scores.gold, scores.values, strict=True)
-        if gold_label is not None and score_value is not None
-    ]
+    gold_and_score = zip(scores.gold, scores.values, strict=True)
+    labelled = [(gold, score) for gold, score in gold_and_score if gold is not None and score is not None]
     if not labelled:
         return
-    gold, ranked = [gold_label for gold_label, _ in labelled], [score_value for _, score_value in labelled]
+    gold, ranked = map(list, zip(*labelled, strict=True))
     auc: Estimate = estimate(METRICS["roc_auc"], gold, ranked, resamples=1_000)
     if math.isnan(auc.value):
         return

@@ -10,13 +10,18 @@ from safetensors.numpy import save_file
 from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
 
 from lorica.adapters.header import read_header
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import map_tensors
-from lorica.vetting.numbers.factor_pairing import FactorPairing, pair_factors
+from lorica.vetting.numbers.check_numbers import check_numbers
+from lorica.vetting.numbers.factor_pairing import FactorPairing
 
 
 def partners(folder: Path) -> FactorPairing:
     weights = folder / WEIGHTS
-    return pair_factors(weights, map_tensors(read_header(weights)))
+    adapter = RawAdapter(name="x", given=folder, kind="folder", folder=folder, weights=weights)
+    pairing = check_numbers(adapter, map_tensors(read_header(weights)))[0].pairing
+    assert pairing is not None
+    return pairing
 
 
 def test_trained_pairs_belong_together(trained: Path) -> None:
@@ -64,4 +69,4 @@ def test_small_ranks_and_broken_values_are_left_out(tmp_path: Path) -> None:
     assert math.isnan(partners(tmp_path).own_correlation)
     broken_values = {name: np.full((8, 32) if "lora_A" in name else (32, 8), np.nan, np.float32) for name in arrays}
     save_file(broken_values, tmp_path / WEIGHTS)
-    assert partners(tmp_path).own_correlation == 0
+    assert partners(tmp_path).pairs == 0

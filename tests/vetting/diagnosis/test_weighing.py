@@ -113,7 +113,7 @@ def test_the_tables_speak_of_causes_and_codes_that_exist() -> None:
         assert row.weighed_by in {*names, ""}
         assert set(row.explains) <= {*names, *finding_codes()}
     assert {code for code, row in finding_codes().items() if row.variants} == set(VARIANTS)
-    assert {cause for _, weights in CLEAN.values() for cause in weights} <= known
+    assert {cause for weights, _ in CLEAN.values() for cause in weights} <= known
     assert {cause for each in EXPERIMENTS for cause in each.separates} <= known
     assert {cause for row in finding_codes().values() for cause in row.causes} <= known
 

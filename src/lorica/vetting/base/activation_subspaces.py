@@ -44,8 +44,8 @@ class Subspace:
 class ActivationSubspaces:
     """What `collect_subspaces` measured of one base. inputs, outputs: module path -> directions of its inputs and of
     its output gradients. weights: module path -> Frobenius norm of its weight. hidden, head_dim: widths, 0 where
-    unknown. tokens: how many were run. outlier_layers: those that have nothing in common with the others. form: whether
-    its weights are as its config says, and its predictions follow its text.
+    unknown. outlier_layers: those that have nothing in common with the others. form: whether its weights are as its
+    config says, and its predictions follow its text.
     """
 
     base: Path
@@ -54,16 +54,13 @@ class ActivationSubspaces:
     weights: dict[str, float]
     hidden: int
     head_dim: int
-    tokens: int
     outlier_layers: tuple[int, ...] = ()
     form: BaseForm = field(default_factory=BaseForm)
 
     @property
     def layers(self) -> int:
         """How many layers the base has."""
-        return 1 + max(
-            (number for module_path in self.inputs if (number := layer_number(module_path)) is not None), default=-1
-        )
+        return 1 + max((number for number in map(layer_number, self.inputs) if number is not None), default=-1)
 
 
 def empty_subspace(width: int) -> Subspace:

@@ -84,18 +84,16 @@ class _TestedSide:
     directions: SideDirections
 
 
-def align(
-    adapter: RawAdapter, tensor_map: TensorMap, subspaces: ActivationSubspaces, *, shuffles: int = SHUFFLES
-) -> Alignment:
+def align(adapter: RawAdapter, tensor_map: TensorMap, subspaces: ActivationSubspaces) -> Alignment:
     """Compare an adapter with what was collected of a base. Modules whose shapes do not fit, or whose update is zero
     or not finite, are left out. Raises AdapterError for weights that cannot be read."""
-    permutation_null = PermutationNull(hidden=subspaces.hidden, head_dim=subspaces.head_dim, count=shuffles)
+    permutation_null = PermutationNull(hidden=subspaces.hidden, head_dim=subspaces.head_dim, count=SHUFFLES)
     side_subspaces: dict[Side, dict[str, Subspace]] = {"in": subspaces.inputs, "out": subspaces.outputs}
     layer_count = subspaces.layers
     sides: list[_TestedSide] = []
     sizes: dict[str, float] = {}
     correlations: list[tuple[float, float]] = []
-    aligned: dict[tuple[str, str, int], float] = {}
+    elsewhere: dict[Side, dict[tuple[str, int], float]] = {"in": {}, "out": {}}
     for module_path, directions, update_norm, correlation_pair in _updates(adapter, tensor_map, subspaces):
         correlations += [] if correlation_pair is None else [correlation_pair]
         if (weight_norm := subspaces.weights.get(module_path)) and math.isfinite(update_norm / weight_norm):
@@ -103,11 +101,11 @@ def align(
         for side, rows in directions.items():
             orders = permutation_null.orders(side, module_path, rows.shape[1])
             if orders is not None:
-                aligned |= _gains_by_layer(side, module_path, rows, side_subspaces[side], layer_count)
+                elsewhere[side] |= _gains_by_layer(module_path, rows, side_subspaces[side], layer_count)
                 gain = _gain(rows, side_subspaces[side][module_path], orders)
                 axis = axis_name(side, module_path, rows.shape[1], subspaces.hidden)
                 sides.append(_TestedSide(module_path, gain, SideDirections(side, axis, rows)))
-    return _conclude(sides, _halves(sides, correlations, aligned, subspaces), sizes, len(tensor_map.pairs), subspaces)
+    return _conclude(sides, _halves(sides, correlations, elsewhere, subspaces), sizes, len(tensor_map.pairs), subspaces)
 
 
 def _combined(gains: Sequence[Array]) -> float:
@@ -116,9 +114,9 @@ def _combined(gains: Sequence[Array]) -> float:
 
 
 def _gains_by_layer(
-    side: Side, module_path: str, rows: Array, subspaces: Mapping[str, Subspace], layer_count: int
-) -> dict[tuple[str, str, int], float]:
-    """(side, module, layer) -> log gain of the module's update in the directions of its like in each layer."""
+    module_path: str, rows: Array, subspaces: Mapping[str, Subspace], layer_count: int
+) -> dict[tuple[str, int], float]:
+    """(module, layer) -> log gain of the module's update in the directions of its like in each layer."""
     own_layer = layer_number(module_path)
     if own_layer is None or layer_count > MAX_LAYERS:
         return {}
@@ -127,7 +125,7 @@ def _gains_by_layer(
         for layer_index in range(layer_count)
     }
     return {
-        (side, module_path, layer_index): _unshuffled_gain(rows, subspace)
+        (module_path, layer_index): _unshuffled_gain(rows, subspace)
         for layer_index, subspace in likes.items()
         if subspace is not None and subspace.width == rows.shape[1]
     }
@@ -146,22 +144,17 @@ def _unshuffled_gain(directions: Array, subspace: Subspace) -> float:
 def _halves(
     sides: Sequence[_TestedSide],
     correlations: Sequence[tuple[float, float]],
-    aligned: dict[tuple[str, str, int], float],
+    elsewhere: Mapping[Side, Mapping[tuple[str, int], float]],
     subspaces: ActivationSubspaces,
 ) -> Halves:
-    gains: dict[str, dict[str, Array]] = {"in": {}, "out": {}}
+    gains: dict[Side, dict[str, Array]] = {"in": {}, "out": {}}
     for tested in sides:
         gains[tested.directions.side][tested.module_path] = tested.gain
     layers: list[int] = []
     layer_gains = np.zeros((0, 0))
     for side, side_gains in gains.items():
-        values = {
-            (module_path, layer_index): gain
-            for (aligned_side, module_path, layer_index), gain in aligned.items()
-            if aligned_side == side
-        }
         spreads = {module_path: float(gain[1:].std(ddof=1)) for module_path, gain in side_gains.items()}
-        side_layers, side_table = layer_table(values, spreads)
+        side_layers, side_table = layer_table(elsewhere[side], spreads)
         if layer_gains.size and side_layers != layers:
             continue
         layers, layer_gains = side_layers, side_table + layer_gains if layer_gains.size else side_table

@@ -97,8 +97,7 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
         return []
     by_layer: dict[int, list[float]] = {}
     for module_path, score in alignment.modules.items():
-        layer_index = layer_number(module_path)
-        if layer_index is not None:
+        if (layer_index := layer_number(module_path)) is not None:
             by_layer.setdefault(layer_index, []).append(score)
     scores = {layer_index: sum(modules) / math.sqrt(len(modules)) for layer_index, modules in by_layer.items()}
     strange = sorted(layer_index for layer_index, score in scores.items() if score < STRANGE)
@@ -106,8 +105,8 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
     median = float(np.median(other_scores)) if other_scores else 0.0
     if len(strange) < max(2, len(scores) / 4) or median < BELONGS:
         return []
-    strange_text = f"layers {numbers(strange)} of {len(scores)}"
-    finding_text = f"{strange_text} are at chance (below {STRANGE:g}), the others at {median:.1f}"
+    finding_text = f"layers {numbers(strange)} of {len(scores)} are at chance (below {STRANGE:g}), the others at "
+    finding_text += f"{median:.1f}"
     facts = {"layers": strange, "of": len(scores), "others": _rounded(median)}
     return [finding("L323", finding_text, expected="all layers trained on one base", facts=facts)]
 
@@ -115,12 +114,13 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
 def _size_findings(alignment: Alignment) -> list[Finding]:
     if not alignment.sizes:
         return []
-    module_path, largest = max(alignment.sizes.items(), key=lambda path_and_size: path_and_size[1])
-    sizes = list(alignment.sizes.values())
-    median, too_large_count = (float(np.median(sizes)), sum(size > TOO_LARGE for size in sizes))
-    facts = {"median": _rounded(median), "largest": _rounded(largest), "over": too_large_count, "modules": len(sizes)}
-    largest_text = f"at most {largest:.2g} ({module_path})"
-    actual = f"the update is {median:.2g} times its base weight in the median module, {largest_text}"
+    sizes = alignment.sizes
+    module_path = max(sizes, key=lambda path: sizes[path])
+    median, largest = float(np.median(list(sizes.values()))), sizes[module_path]
+    facts = {"median": _rounded(median), "largest": _rounded(largest)}
+    facts |= {"over": sum(size > TOO_LARGE for size in sizes.values()), "modules": len(sizes)}
+    actual = f"the update is {median:.2g} times its base weight in the median module, "
+    actual += f"at most {largest:.2g} ({module_path})"
     if median > TOO_LARGE:
         return [finding("L330", actual, expected=f"below {TOO_LARGE:g}; 0.001 to 0.5 is usual", facts=facts)]
     if largest < NEGLIGIBLE:

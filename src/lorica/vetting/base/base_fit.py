@@ -116,8 +116,10 @@ class _FitCheck:
         """Look a module up by its path, else by its place in the layers under another prefix."""
         module_path = ".".join(component for component in module.path.split(".") if component != "base_layer")
         base_modules = self.model.modules
-        if not base_modules:
-            return _Placement(module_path, self._by_config(module)) if self._config_has(module) else _Placement("")
+        if not base_modules:  # without weights: only a family that is known can lack a module
+            shape = self.model.shape
+            is_there = shape is None or shape.widths(locate_module(module.path).slot) is not None
+            return _Placement(module_path, self._by_config(module)) if is_there else _Placement("")
         if module_path in base_modules:
             return _Placement(module_path, base_modules[module_path] or self._by_config(module))
         if module_path in self.containers or module_path.rpartition(".")[2] == "experts":
@@ -138,10 +140,6 @@ class _FitCheck:
         widths = self.model.shape.widths(location.slot)
         return None if widths is None or "vocabulary" in (widths[0][0], widths[1][0]) else (widths[0][1], widths[1][1])
 
-    def _config_has(self, module: LoraModule) -> bool:
-        """Without weights: only a family that is known can lack a module."""
-        return self.model.shape is None or self.model.shape.widths(locate_module(module.path).slot) is not None
-
     def _is_lost(self, module_path: str, base_path: str) -> bool:
         """Whether loaders would not find the module: checkpoints of older families leave out the model's own name;
         those of the families below are as they are. Those of vision-language models are renamed while loading, but the
@@ -156,28 +154,19 @@ class _FitCheck:
     def _layers(self, beyond_depth: list[LoraModule], module_count: int) -> list[Finding]:
         if not beyond_depth:
             return []
-        actual = (
-            f"it adapts {self.shapes.layers_at_least} layers; the base has {self.model.layers} "
-            f"(beyond them: {some([module.path for module in beyond_depth], module_count)})"
-        )
-        facts = {"adapter_layers": self.shapes.layers_at_least, "base_layers": self.model.layers}
-        return [
-            self._misfit("L302", actual, f"at most {self.model.layers} layers", facts | {"modules": len(beyond_depth)})
-        ]
+        adapter_layers, base_layers = self.shapes.layers_at_least, self.model.layers
+        beyond = some([module.path for module in beyond_depth], module_count)
+        actual = f"it adapts {adapter_layers} layers; the base has {base_layers} (beyond them: {beyond})"
+        facts = {"adapter_layers": adapter_layers, "base_layers": base_layers, "modules": len(beyond_depth)}
+        return [self._misfit("L302", actual, f"at most {base_layers} layers", facts)]
 
     def _misfit(
-        self,
-        code: str,
-        actual: str,
-        expected: str,
-        facts: dict[str, Any],
-        *,
-        otherwise: str = "",
-        severity: Severity | None = None,
+        self, code: str, actual: str, expected: str, facts: dict[str, Any], severity: Severity | None = None
     ) -> Finding:
-        """What the base that the adapter's shapes fit would mend. otherwise: what else might."""
+        """What the base that the adapter's shapes fit would mend."""
         matching_bases = match_bases(self.shapes)
-        fix = f"use the base model it was trained on; by its shapes it {matching_bases.text}{otherwise}"
+        fix = f"use the base model it was trained on; by its shapes it {matching_bases.text}"
+        fix += ", or copy the adapter again if layers were lost" if code == "L303" else ""
         fix = fix if matching_bases.candidates else ""
         return finding(code, actual, expected=expected, fix=fix, file=WEIGHTS_NAME, facts=facts, severity=severity)
 
@@ -195,7 +184,7 @@ class _FitCheck:
         return [self._misfit("L300", actual, f"modules of a {shown(self.model.family)} model", facts)]
 
     def _widths(self, placed: list[tuple[LoraModule, _Placement]]) -> list[Finding]:
-        mismatches: dict[str, tuple[str, int, int]] = {}
+        mismatches: dict[str, list[int]] = {}
         module_paths: list[str] = []
         for module, placement in placed:
             if placement.widths is None:
@@ -207,17 +196,14 @@ class _FitCheck:
             adapter_widths = pair_widths(self.tensor_map, module, self.adapter.config)
             for side_index, (adapter_width, base_width) in enumerate(zip(adapter_widths, base_widths, strict=True)):
                 if adapter_width and base_width and adapter_width != base_width:
-                    mismatches.setdefault(self._label(module, side_index), (module.path, adapter_width, base_width))
-                    module_paths += [module.path] if not module_paths or module_paths[-1] != module.path else []
+                    mismatches.setdefault(self._label(module, side_index), [adapter_width, base_width])
+                    module_paths.append(module.path)
         if not mismatches:
             return []
-        differs = [
-            f"{label} {adapter_width}, not {base_width}"
-            for label, (_, adapter_width, base_width) in list(mismatches.items())[:4]
-        ]
-        actual = f"{', '.join(differs)} (in {some(module_paths, len(placed))})"
-        widths_by_label = {label: list(widths) for label, (_, *widths) in mismatches.items()}
-        facts = {"widths": widths_by_label, "modules": len(module_paths)}
+        differs = (f"{label} {ours}, not {theirs}" for label, (ours, theirs) in list(mismatches.items())[:4])
+        misfitting = list(dict.fromkeys(module_paths))
+        actual = f"{', '.join(differs)} (in {some(misfitting, len(placed))})"
+        facts = {"widths": mismatches, "modules": len(misfitting)}
         return [self._misfit("L301", actual, f"the widths of {shown(self.model.folder.name)}", facts)]
 
     def _label(self, module: LoraModule, side_index: int) -> str:
@@ -230,7 +216,7 @@ class _FitCheck:
         if not moved_modules:
             return []
         theirs = self.by_tail[_tail(moved_modules[0].path)]
-        actual = f"{some([module.path for module in moved_modules], module_count)}"
+        actual = some([module.path for module in moved_modules], module_count)
         facts = {"modules": len(moved_modules), "path": moved_modules[0].path, "expected": theirs}
         return [finding("L304", actual, expected=f"as in the base: {shown(theirs)}", file=WEIGHTS_NAME, facts=facts)]
 
@@ -239,21 +225,15 @@ class _FitCheck:
         config, layer_count = self.adapter.config, self.shapes.layers_at_least
         if not layer_count or layer_count >= self.model.layers:
             return []
-        if config is not None and (
-            config.layers_to_transform not in (None, []) or config.other.get("layer_replication")
-        ):
+        if config and (config.layers_to_transform not in (None, []) or config.other.get("layer_replication")):
             return []
         slots = {locate_module(module.path).slot for module in modules}
-        if self.model.modules:
-            locations = [locate_module(module_path) for module_path in self.model.modules]
-            beyond = {
-                location.layer
-                for location in locations
-                if location.layer is not None and location.slot in slots and not location.in_modality_tower
-            } - set(range(layer_count))
-        else:
-            uniform = self.model.shape is not None and not self.model.shape.hybrid
-            beyond = set(range(layer_count, self.model.layers)) if uniform else set()
+        beyond: set[int] = set()
+        for location in map(locate_module, self.model.modules):
+            if location.slot in slots and not location.in_modality_tower and (location.layer or 0) >= layer_count:
+                beyond.add(location.layer or 0)
+        if not self.model.modules and self.model.shape is not None and not self.model.shape.hybrid:
+            beyond = set(range(layer_count, self.model.layers))
         if not beyond:
             return []
         certain = leaves_no_layer_out(config)
@@ -266,8 +246,7 @@ class _FitCheck:
             facts["repeated_layers"] = len(repeated)
         expected = f"layers {numbers(beyond)}, too, or layers_to_transform in {CONFIG_NAME}"
         severity: Severity = "reject" if certain else "warn" if config is None else "note"
-        otherwise = ", or copy the adapter again if layers were lost"
-        return [self._misfit("L303", actual, expected, facts, otherwise=otherwise, severity=severity)]
+        return [self._misfit("L303", actual, expected, facts, severity)]
 
     def _saved(self) -> list[Finding]:
         shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]] = []
@@ -283,9 +262,8 @@ class _FitCheck:
                 saved_shape = self.tensor_map.shape(tensor_name)
                 if len(saved_shape) != 2 or not tensor_name.endswith(".weight"):
                     continue
-                if saved_shape[1] != base_shape[1] or (
-                    module_name not in _EMBEDDINGS + _HEADS and saved_shape != base_shape
-                ):
+                has_rows = module_name in _EMBEDDINGS + _HEADS  # of the vocabulary, which are judged apart
+                if saved_shape[1] != base_shape[1] or (not has_rows and saved_shape != base_shape):
                     shapes.append((module_path, saved_shape, base_shape))
         return self._rows() + _other_shapes(shapes) + _heads(unknown)
 

@@ -73,10 +73,8 @@ def read_base(folder: Path) -> BaseModel:
     modules = _modules(tensors, transposed=family in _TRANSPOSED)
     numbers = {dimension: _number(text_config, keys) for dimension, keys in _KEYS.items()}
     module_places = [locate_module(module_path) for module_path in modules]
-    stored = max(
-        (module.layer + 1 for module in module_places if module.layer is not None and not module.in_modality_tower),
-        default=0,
-    )
+    depths = (place.layer + 1 for place in module_places if place.layer is not None and not place.in_modality_tower)
+    stored = max(depths, default=0)
     return BaseModel(
         folder=folder,
         config=config,
@@ -106,9 +104,10 @@ def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str
     modules: dict[str, tuple[int, int] | None] = {}
     packed = {tensor_name.split(".weight.")[0] for tensor_name in tensors if ".weight." in tensor_name}
     for tensor_name, info in tensors.items():
-        module_path, _, leaf = tensor_name.split(".weight.")[0].rpartition(".")
-        if ".weight." in tensor_name or leaf not in _PARTS:
-            modules.setdefault(tensor_name.split(".weight.")[0], None)
+        stem = tensor_name.split(".weight.")[0]
+        module_path, _, leaf = stem.rpartition(".")
+        if stem != tensor_name or leaf not in _PARTS:
+            modules.setdefault(stem, None)
             continue
         modules.setdefault(module_path, None)
         # Blocks of a GGUF file, which have no bits here, keep the shape of the matrix that they stand for.
@@ -116,9 +115,8 @@ def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str
         if leaf == "weight" and len(info.shape) in (2, 4) and is_floating and module_path not in packed:
             output_width, input_width = info.shape[0], info.shape[1]
             outside = locate_module(module_path).layer is None  # embeddings and heads are no Conv1D
-            modules[module_path] = (
-                (output_width, input_width) if transposed and not outside else (input_width, output_width)
-            )
+            is_turned = transposed and not outside
+            modules[module_path] = (output_width, input_width) if is_turned else (input_width, output_width)
     return modules
 
 
@@ -157,11 +155,8 @@ def _shape(base_name: str, family: str, numbers: Mapping[str, int]) -> BaseShape
 def _embedding_rows(modules: Mapping[str, tuple[int, int] | None]) -> int:
     embedding_names = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
     for module_path, widths in modules.items():
-        if (
-            module_path.rsplit(".", 1)[-1] in embedding_names
-            and widths is not None
-            and not locate_module(module_path).in_modality_tower
-        ):
+        is_embedding = module_path.rsplit(".", 1)[-1] in embedding_names
+        if is_embedding and widths is not None and not locate_module(module_path).in_modality_tower:
             return widths[1]  # an embedding is stored as (rows, hidden)
     return 0
 

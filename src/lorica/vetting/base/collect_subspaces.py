@@ -37,7 +37,7 @@ from lorica.vetting.base.activation_subspaces import (
     empty_subspace,
     principal_subspace,
 )
-from lorica.vetting.base.conversion_faults import BaseForm, find_conversion_fault, run_packed, text_dependence
+from lorica.vetting.base.conversion_faults import find_conversion_fault, run_packed, text_dependence
 from lorica.vetting.base.layer_consistency import EMBEDDING, outlier_layers, sample_rows
 from lorica.vetting.base.permutation_null import axis_name, has_shared_order
 from lorica.vetting.base.sample_text import SAMPLE_TEXTS
@@ -54,45 +54,33 @@ _SEED = 0
 _CACHE: dict[tuple[object, ...], ActivationSubspaces] = {}
 
 
-def collect_subspaces(
-    base_folder: Path, texts: Sequence[str] | None = None, *, max_tokens: int | None = None
-) -> ActivationSubspaces:
+def collect_subspaces(base_folder: Path, texts: Sequence[str] | None = None) -> ActivationSubspaces:
     """Run texts (the shipped ones by default) through a base model; kept in memory for the next call, and of a large
     base also on disk.
 
-    Half of the tokens stand in the chat template's user turn, half alone. max_tokens: of all texts together; None for
-    MAX_TOKENS, and fewer of a large base. Models that the native decoder does not know are run with transformers.
-    Raises ModelError for a base that cannot be loaded or run, PromptError for one without a usable tokenizer.
+    Half of the tokens stand in the chat template's user turn, half alone. Models that the native decoder does not know
+    are run with transformers. Raises ModelError for a base that cannot be loaded or run, PromptError for one without a
+    usable tokenizer.
     """
     sample_texts = tuple(SAMPLE_TEXTS if texts is None else texts)
     stamps = weight_stamps(base_folder)
     is_large = sum(file_size for *_, file_size in stamps) > LARGE_FILES
     beside = [(path.name, path.stat()) for path in subspace_cache.files_beside(base_folder)]
     changes = [(file_name, status.st_mtime_ns, status.st_size) for file_name, status in beside]
-    cache_key = (base_folder.resolve(), stamps, *changes, sample_texts, max_tokens)
+    cache_key = (base_folder.resolve(), stamps, *changes, sample_texts)
     if cache_key not in _CACHE:
-        token_limit = max_tokens or (_TOKENS_OF_LARGE if is_large else MAX_TOKENS)
-        cacheable = is_large and texts is None and max_tokens is None
-        compute = _from_disk if cacheable else _compute
-        subspaces = compute(base_folder, sample_texts, token_limit)
+        file_key = subspace_cache.base_key(base_folder) if is_large and texts is None else ""
+        subspaces = subspace_cache.load(file_key, base_folder) if file_key else None
+        if subspaces is None:
+            token_limit = _TOKENS_OF_LARGE if is_large else MAX_TOKENS
+            subspaces = _observe(base_folder, _encode(base_folder, sample_texts, token_limit))
+            if file_key:
+                subspace_cache.save(file_key, subspaces)
+                # What is stored is rounded: the same answer now and from there.
+                subspaces = subspace_cache.load(file_key, base_folder) or subspaces
         _CACHE.clear()  # one base at a time: a large one's directions take a gigabyte
         _CACHE[cache_key] = subspaces
     return _CACHE[cache_key]
-
-
-def _from_disk(base_folder: Path, sample_texts: Sequence[str], max_tokens: int) -> ActivationSubspaces:
-    cache_key = subspace_cache.base_key(base_folder)
-    cached = subspace_cache.load(cache_key, base_folder)
-    if cached is not None:
-        return cached
-    subspaces = _compute(base_folder, sample_texts, max_tokens)
-    subspace_cache.save(cache_key, subspaces)
-    # What is stored is rounded: the same answer now and from there.
-    return subspace_cache.load(cache_key, base_folder) or subspaces
-
-
-def _compute(base_folder: Path, sample_texts: Sequence[str], max_tokens: int) -> ActivationSubspaces:
-    return _observe(base_folder, _encode(base_folder, sample_texts, max_tokens))
 
 
 def _encode(base_folder: Path, sample_texts: Sequence[str], max_tokens: int) -> list[list[int]]:
@@ -129,11 +117,18 @@ def _observe(base_folder: Path, token_rows: Sequence[Sequence[int]]) -> Activati
     attention_mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in token_rows])
     hooks = _SubspaceHooks(None if isinstance(base_model, Decoder) else attention_mask.flatten().bool())
     with hooks.on(base_model, layers):
-        base_form = (
-            _run_packed(base_model, token_rows)
-            if isinstance(base_model, Decoder)
-            else _run_padded(base_model, token_rows, attention_mask)
-        )
+        if isinstance(base_model, Decoder):
+            tokens, _, hidden = run_packed(base_model, token_rows)
+            positions = _spread(len(tokens))
+            logits = base_model.logits(hidden[positions])
+        else:
+            tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in token_rows])
+            outputs = base_model(input_ids=tokens, attention_mask=attention_mask, use_cache=False)
+            all_logits = outputs.logits[attention_mask.bool()]
+            positions = _spread(len(all_logits))
+            logits = all_logits[positions]
+        _backward(logits)
+    base_form = text_dependence(logits, positions, token_rows)
     if isinstance(base_model, Decoder):
         other_form, other_loss, as_it_is = find_conversion_fault(base_model, token_rows)
         base_form = replace(base_form, other_form=other_form, other_loss=other_loss, as_it_is=as_it_is)
@@ -149,7 +144,6 @@ def _observe(base_folder: Path, token_rows: Sequence[Sequence[int]]) -> Activati
         weights=weights,
         hidden=_hidden(config),
         head_dim=_head_dim(config),
-        tokens=sum(map(len, token_rows)),
         outlier_layers=_outlier_layers(base_model, layers, _hidden(config)),
         form=base_form,
     )
@@ -193,22 +187,6 @@ def _foreign(base_folder: Path) -> nn.Module:
     except ImportError as error:
         raise ModelError(f"{base_folder}: only transformers could load this model: {error}") from error
     return cast(nn.Module, base_model.requires_grad_(False).eval())
-
-
-def _run_packed(decoder: Decoder, token_rows: Sequence[Sequence[int]]) -> BaseForm:
-    tokens, _, hidden = run_packed(decoder, token_rows)
-    token_positions = _spread(len(tokens))
-    logits = decoder.logits(hidden[token_positions])
-    _backward(logits)
-    return text_dependence(logits, token_positions, token_rows)
-
-
-def _run_padded(base_model: nn.Module, token_rows: Sequence[Sequence[int]], attention_mask: Tensor) -> BaseForm:
-    tokens = torch.tensor([[*row, *[0] * (attention_mask.shape[1] - len(row))] for row in token_rows])
-    logits = base_model(input_ids=tokens, attention_mask=attention_mask, use_cache=False).logits[attention_mask.bool()]
-    positions = _spread(len(logits))
-    _backward(logits[positions])
-    return text_dependence(logits[positions], positions, token_rows)
 
 
 def _backward(logits: Tensor) -> None:
@@ -255,16 +233,15 @@ class _SubspaceHooks:
             inputs = arguments[0]
             # q, k and v (gate and up) have one input.
             if self._last is None or self._last[0] is not inputs:
-                self._last = (inputs, principal_subspace(self._tokens(inputs.detach())))
+                tokens = inputs.detach().reshape(-1, inputs.shape[-1])
+                if self._real is not None and len(self._real) == len(tokens):
+                    tokens = tokens[self._real]
+                self._last = (inputs, principal_subspace(tokens))
             if (subspace := self._last[1]) is not None:
                 self.inputs[module_name] = subspace
             outputs.register_hook(lambda gradient: self._gradient(module_name, gradient))  # type: ignore[no-untyped-call]
 
         return observe
-
-    def _tokens(self, inputs: Tensor) -> Tensor:
-        token_inputs = inputs.reshape(-1, inputs.shape[-1])
-        return token_inputs if self._real is None or len(self._real) != len(token_inputs) else token_inputs[self._real]
 
     def _gradient(self, module_name: str, gradient: Tensor) -> None:
         if has_shared_order(module_name):  # nothing is compared with them

@@ -80,7 +80,7 @@ def check_conversion_fault(base_form: BaseForm) -> list[Finding]:
 
 
 def text_dependence(logits: Tensor, positions: Tensor, token_rows: Rows) -> BaseForm:
-    """logits [N, vocabulary] at the positions `kept` [N] of all rows' tokens one after the other."""
+    """logits [N, vocabulary] at the positions [N] of all rows' tokens one after the other."""
     token_ids = torch.tensor([token_id for row in token_rows for token_id in row])
     row_ends = torch.tensor([len(row) for row in token_rows]).cumsum(0)
     number = torch.bucketize(positions, row_ends, right=True)
@@ -136,8 +136,9 @@ def find_conversion_fault(decoder: Decoder, token_rows: Rows) -> tuple[str, floa
 def _first_tokens(token_rows: Rows, max_tokens: int) -> list[Sequence[int]]:
     selected: list[Sequence[int]] = []
     for row in token_rows:
-        if len(row) > 1 and sum(map(len, selected)) < max_tokens:
-            selected.append(row[: max(2, max_tokens - sum(map(len, selected)))])
+        remaining = max_tokens - sum(map(len, selected))
+        if len(row) > 1 and remaining > 0:
+            selected.append(row[: max(2, remaining)])
     return selected
 
 

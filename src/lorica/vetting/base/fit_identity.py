@@ -41,11 +41,11 @@ def check_identity(adapter: RawAdapter, base_model: BaseModel) -> list[Finding]:
         return findings
     named_bases = bases_named(adapter_base, loosely=False)
     findings += _family(adapter_base, named_bases, base_model)
-    if _is_named(adapter_base, base_model):
+    base_names = (base_model.identity, str(base_model.folder), base_model.folder.name)
+    if normalise_base_id(adapter_base) in map(normalise_base_id, base_names):
         return findings + _revision(adapter, base_model)
     theirs = bases_named(base_model.identity, loosely=False)
-    base_names = {base_shape.name for base_shape in theirs}
-    if not theirs or not named_bases or any(base_shape.name in base_names for base_shape in named_bases):
+    if not theirs or not named_bases or {base.name for base in theirs} & {base.name for base in named_bases}:
         return findings
     actual = f"{CONFIG_NAME} names {shown(adapter_base)}; the base is {shown(base_model.identity)}"
     facts = {"adapter": adapter_base, "base": base_model.identity, "by": "name"}
@@ -87,12 +87,6 @@ def _revision(adapter: RawAdapter, base_model: BaseModel) -> list[Finding]:
     actual = f"{CONFIG_NAME} names revision {stated[:12]}; the base is the snapshot {base_revision[:12]}"
     facts = {"adapter": stated, "base": base_revision}
     return [finding("L306", actual, expected=f"revision {stated[:12]}", file=CONFIG_NAME, facts=facts)]
-
-
-def _is_named(adapter_base: str, base_model: BaseModel) -> bool:
-    """Whether the base is what the adapter names, by its stated id or by the name of its folder."""
-    base_names = (base_model.identity, str(base_model.folder), base_model.folder.name)
-    return normalise_base_id(adapter_base) in map(normalise_base_id, base_names)
 
 
 def _family(adapter_base: str, named_bases: list[BaseShape], base_model: BaseModel) -> list[Finding]:

@@ -105,29 +105,23 @@ def _templates(adapter_files: TokenizerFiles, base_files: TokenizerFiles) -> lis
         return [finding("L311", actual, severity="note", facts={"adapter": True, "base": False})]
     characters = enumerate(zip(adapter_files.template, base_files.template, strict=False))
     difference_index = next((index for index, (ours, theirs) in characters if ours != theirs), 0)
-    actual = (
-        f"the template beside the adapter ({len(adapter_files.template)} characters) and the base's "
-        f"({len(base_files.template)}) differ from character {difference_index} on: "
-        f"{shown(adapter_files.template[difference_index : difference_index + 40])!r}"
-    )
+    actual = f"the template beside the adapter ({len(adapter_files.template)} characters) and the base's "
+    actual += f"({len(base_files.template)}) differ from character {difference_index} on: "
+    actual += f"{shown(adapter_files.template[difference_index : difference_index + 40])!r}"
     facts = {"adapter": True, "base": True, "differs_at": difference_index}
     return [finding("L311", actual, expected="the template it was trained with", facts=facts)]
 
 
 def _another(adapter_files: TokenizerFiles, base_files: TokenizerFiles) -> list[Finding]:
-    if not adapter_files.vocabulary or not base_files.vocabulary:
+    own_ids, base_ids = adapter_files.vocabulary, base_files.vocabulary
+    if not own_ids or not base_ids:
         return []
-    shared = [token for token in adapter_files.vocabulary if token in base_files.vocabulary]
-    moved_tokens = [token for token in shared if adapter_files.vocabulary[token] != base_files.vocabulary[token]]
-    missing = len(adapter_files.vocabulary) - len(shared)
-    changed_share = (len(moved_tokens) + missing) / len(adapter_files.vocabulary)
-    if changed_share <= _ANOTHER:
+    missing = sum(token not in base_ids for token in own_ids)
+    moved = sum(base_ids.get(token, token_id) != token_id for token, token_id in own_ids.items())
+    if (moved + missing) / len(own_ids) <= _ANOTHER:
         return []
-    actual = (
-        f"{len(moved_tokens)} of {len(adapter_files.vocabulary)} tokens have other ids in the base, "
-        f"{missing} it does not have"
-    )
-    facts = {"tokens": len(adapter_files.vocabulary), "moved": len(moved_tokens), "lacking": missing}
+    actual = f"{moved} of {len(own_ids)} tokens have other ids in the base, {missing} it does not have"
+    facts = {"tokens": len(own_ids), "moved": moved, "lacking": missing}
     return [finding("L313", actual, expected="equal tokens under equal ids", facts=facts)]
 
 
@@ -138,20 +132,17 @@ def _tokens(
     base_ids = {**(base_files.vocabulary or {}), **base_files.added}
     if not base_ids:
         return []
-    added = adapter_files.added
+    added, row_count = adapter_files.added, base_model.vocabulary
     moved_tokens = sorted(token for token, number in added.items() if base_ids.get(token, number) != number)
-    known_tokens = {*base_ids, *(adapter_files.vocabulary or ())}
-    new_tokens = sorted(token for token in added if token not in known_tokens)
-    beyond = [
-        token for token in new_tokens if added[token] >= base_model.vocabulary > 0 and token != adapter_files.padding
-    ]
+    new_tokens = sorted(added.keys() - base_ids.keys() - (adapter_files.vocabulary or {}).keys())
+    beyond = [token for token in new_tokens if added[token] >= row_count > 0 and token != adapter_files.padding]
     if not moved_tokens and not new_tokens:
         return []
     saved_names = {module_path.rpartition(".")[2] for module_path in tensor_map.saved}
     is_saved = not saved_names.isdisjoint(("embed_tokens", "wte", "lm_head"))
     differences = [f"{listed(new_tokens)} the base does not have"] if new_tokens else []
     differences += [f"{listed(moved_tokens)} it has under other ids"] if moved_tokens else []
-    differences += [f"{len(beyond)} of them beyond its {base_model.vocabulary} rows"] if beyond else []
+    differences += [f"{len(beyond)} of them beyond its {row_count} rows"] if beyond else []
     facts = {"new": len(new_tokens), "moved": len(moved_tokens), "beyond": len(beyond), "embeddings_saved": is_saved}
     severity: Severity = "warn" if moved_tokens or (beyond and not is_saved) else "note"
     return [finding("L312", "; ".join(differences), expected="the base's tokens", facts=facts, severity=severity)]

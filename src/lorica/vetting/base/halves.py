@@ -84,7 +84,7 @@ def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
         return [finding("L325", f"{actual}, nor do the halves go together", expected="both", facts=facts)]
     trained = trained or halves.inputs >= _LEARNED
     if trained and unbound and max(halves.inputs, halves.outputs) >= _BELONGS:
-        finding_text = f"the halves of its {halves.correlated_pairs} pairs go together no more than by chance "
-        finding_text += f"({halves.correlation:.1f})"
-        return [finding("L326", finding_text, expected="5 or more for halves that were trained together", facts=facts)]
+        actual = f"the halves of its {halves.correlated_pairs} pairs go together no more than by chance "
+        actual += f"({halves.correlation:.1f})"
+        return [finding("L326", actual, expected="5 or more for halves that were trained together", facts=facts)]
     return []

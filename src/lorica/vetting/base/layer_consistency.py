@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorica.data.union_find import UnionFind
+from lorica.vetting.base.permutation_null import standardised
+
 Array = NDArray[np.float32]
 
 EMBEDDING = -1
@@ -33,7 +36,7 @@ def sample_rows(weight: Tensor) -> Array:
     return unit_rows
 
 
-def outlier_layers(layer_rows: Mapping[int, Array], seed: int = 0) -> tuple[int, ...]:
+def outlier_layers(layer_rows: Mapping[int, Array]) -> tuple[int, ...]:
     """The layers that have nothing in common with most others.
 
     layer_rows: layer -> [rows, hidden] of what it reads and writes, EMBEDDING for the embedding. Empty too where the
@@ -45,26 +48,22 @@ def outlier_layers(layer_rows: Mapping[int, Array], seed: int = 0) -> tuple[int,
     # Where there are more rows than columns, second moments are less work.
     use_moments = sum(map(len, layer_rows.values())) >= hidden * len(layer_rows)
     moments = {node: sampled_rows.T @ sampled_rows for node, sampled_rows in layer_rows.items()} if use_moments else {}
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     orders = np.stack([np.arange(hidden), *(rng.permutation(hidden) for _ in range(_SHUFFLES))])
-    group_of = {node: node for node in layer_rows}
-
-    def join(first_node: int, second_node: int) -> None:
-        if group_of[first_node] == group_of[second_node]:
-            return
-        if moments:
-            shared = _shared_moments(moments[first_node], moments[second_node], orders)
-        else:
-            shared = _shared(layer_rows[first_node], layer_rows[second_node], orders)
-        if _deviations(shared) >= LINKED:
-            old_group = group_of[second_node]
-            group_of.update({node: group_of[first_node] for node, group in group_of.items() if group == old_group})
-
     nodes = sorted(layer_rows)
+    groups = UnionFind(len(nodes))
     for distance in range(1, len(nodes)):  # neighbours first: mostly they link all, and nothing else is computed
-        for start_index in range(len(nodes) - distance):
-            join(nodes[start_index], nodes[start_index + distance])
-    group_sizes = Counter(group_of.values())
+        for start, (first, second) in enumerate(zip(nodes, nodes[distance:], strict=False)):
+            if groups.find(start) == groups.find(start + distance):
+                continue
+            if moments:
+                shared = _shared_moments(moments[first], moments[second], orders)
+            else:
+                shared = _shared(layer_rows[first], layer_rows[second], orders)
+            if float(standardised(shared)[0]) >= LINKED:
+                groups.join(start, start + distance)
+    group_of = {node: groups.find(index) for index, node in enumerate(nodes)}
+    group_sizes = Counter(group_of[node] for node in layer_rows)
     # Two halves of equal size: the one with the embedding is what its tokens mean something to.
     largest_group = max(group_sizes, key=lambda group: (group_sizes[group], group_of.get(EMBEDDING) == group))
     if group_sizes[largest_group] < max(3, len(layer_rows) / 3):
@@ -80,9 +79,3 @@ def _shared(first: Array, second: Array, orders: NDArray[np.int64]) -> NDArray[n
 def _shared_moments(first: Array, second: Array, orders: NDArray[np.int64]) -> NDArray[np.float64]:
     """The same from the second moments [hidden, hidden] of both: with more rows than columns that is far less work."""
     return np.array([float(np.vdot(first, second[order].take(order, axis=1))) for order in orders])
-
-
-def _deviations(shared: NDArray[np.float64]) -> float:
-    """How far the first lies above the others, in their standard deviations."""
-    spread = float(shared[1:].std(ddof=1))
-    return float((shared[0] - shared[1:].mean()) / spread) if spread > 0 else 0.0

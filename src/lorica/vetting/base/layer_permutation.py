@@ -54,9 +54,7 @@ def _kind(module_path: str) -> str:
 def find_layer_permutation(layers: list[int], table: Floats) -> LayerPermutation:
     """The order in which the layers fit best, where it fits clearly better than theirs; else no places."""
     unchanged = LayerPermutation({}, 0.0)
-    if len(layers) < 2:
-        return unchanged
-    assignment = assign(table)
+    assignment = assign(table) if len(layers) > 1 else []
     moved_layers = [row for row, column in enumerate(assignment) if column != row]
     if not moved_layers:
         return unchanged

@@ -32,10 +32,10 @@ class SideDirections:
     rows: Array
 
 
-def module_agreement(spreads: Sequence[SideDirections], seed: int = 0) -> float:
+def module_agreement(spreads: Sequence[SideDirections]) -> float:
     """Standard deviations by which neighbouring modules of an axis overlap more than with shuffled coordinates; 0
     when there are no two to compare."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows_by_axis: dict[tuple[str, str, int], list[Array]] = {}
     for spread in spreads:
         rows_by_axis.setdefault((spread.side, spread.axis, spread.rows.shape[1]), []).append(spread.rows[:_MAX_ROWS])

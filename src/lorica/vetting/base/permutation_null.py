@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,10 @@ _ORDERED = frozenset(
 _OF_HEADS: dict[Side, str] = {"in": "o_proj", "out": "v_proj"}
 
 
-def standardised(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def standardised(values: NDArray[Any]) -> NDArray[Any]:
     """values [1 + shuffles], the first of them not shuffled -> the same in deviations of the shuffled ones."""
     shuffled = values[1:]
-    deviations: NDArray[np.float32] = (values - shuffled.mean()) / max(float(shuffled.std(ddof=1)), 1e-9)
+    deviations: NDArray[Any] = (values - shuffled.mean()) / max(float(shuffled.std(ddof=1)), 1e-9)
     return deviations
 
 
@@ -41,11 +41,10 @@ class PermutationNull:
     hidden: width of the residual stream. head_dim: 0 where unknown.
     """
 
-    def __init__(self, *, hidden: int, head_dim: int, count: int, seed: int = 0) -> None:
+    def __init__(self, *, hidden: int, head_dim: int, count: int) -> None:
         self._hidden = hidden
         self._head_dim = head_dim
         self._count = count
-        self._seed = seed
         self._made: dict[tuple[str, int, int], Permutations] = {}
 
     def orders(self, side: Side, module_path: str, width: int) -> Permutations | None:
@@ -58,7 +57,7 @@ class PermutationNull:
             block_size = 0
         cache_key = (axis, width, block_size)
         if cache_key not in self._made:
-            rng = np.random.default_rng([self._seed, width, block_size, zlib.crc32(axis.encode())])
+            rng = np.random.default_rng([0, width, block_size, zlib.crc32(axis.encode())])
             shuffled = [_shuffle(rng, width, block_size) for _ in range(self._count)]
             self._made[cache_key] = np.stack([np.arange(width), *shuffled])
         return self._made[cache_key]

@@ -33,14 +33,11 @@ def check_pissa(adapter: RawAdapter, tensor_map: TensorMap, weights: dict[str, S
         return []
     if len(measured) < _MIN_MODULES:
         return []
-    cosine = float(np.median([cosine_of_module for cosine_of_module, _ in measured]))
-    held_share = float(np.median([module_share for _, module_share in measured]))
+    cosine, held_share = map(float, np.median(measured, axis=0))
     if cosine < ALIKE or not HELD[0] <= held_share <= HELD[1]:
         return []
-    actual = (
-        f"in the median of {len(measured)} modules the update is like the base's own weight (cosine {cosine:.2f}), "
-        f"which holds it {held_share:.2f} times"
-    )
+    actual = f"in the median of {len(measured)} modules the update is like the base's own weight "
+    actual += f"(cosine {cosine:.2f}), which holds it {held_share:.2f} times"
     facts = {"cosine": round(cosine, 4), "held": round(held_share, 4), "modules": len(measured)}
     return [finding("L327", actual, expected="a cosine near 0", facts=facts)]
 

@@ -17,21 +17,22 @@ def repeated_layers(base_path: Path) -> dict[int, int]:
     """Layer -> the earlier layer that it is a copy of, by some rows of each of its matrices. Empty for a base that
     cannot be read."""
     digests: dict[int, hashlib._Hash] = {}
-    informative: dict[int, bool] = {}  # layers of zeros are equal, and no copies
+    informative: set[int] = set()
     try:
         for module_path, matrix in sorted(stored_matrices(base_path).items()):
             location = locate_module(module_path)
             if location.layer is not None and not location.in_modality_tower:
-                digest = digests.setdefault(location.layer, hashlib.sha256())
                 rows = matrix.rows(_ROWS)
+                digest = digests.setdefault(location.layer, hashlib.sha256())
                 digest.update(repr(location.slot).encode() + rows.tobytes())
-                informative[location.layer] = informative.get(location.layer, False) or bool(rows.any())
+                if rows.any():  # layers of zeros are equal, and no copies
+                    informative.add(location.layer)
     except LoricaError:
         return {}
     originals: dict[bytes, int] = {}
     copies: dict[int, int] = {}
     for layer, digest in sorted(digests.items()):
         original = originals.setdefault(digest.digest(), layer)
-        if original != layer and informative[layer]:
+        if original != layer and layer in informative:
             copies[layer] = original
     return copies

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -29,26 +29,12 @@ MAX_BYTES = 2 << 30
 """Of all files together; the least recently used go first."""
 
 # What else decides the result: raise it with any change of how directions are computed.
-_VERSION = 3
+_VERSION = 4
 _ABANDONED = 3600.0  # seconds
 _BESIDE = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
     "tokenizer.model",
 )
-
-
-class CachedFacts(msgspec.Struct, frozen=True):
-    """What is kept beside the arrays. inputs, outputs: module -> number of its subspace. rests: of each subspace."""
-
-    inputs: dict[str, int]
-    outputs: dict[str, int]
-    rests: list[float]
-    weights: dict[str, float]
-    hidden: int
-    head_dim: int
-    tokens: int
-    outlier_layers: tuple[int, ...]
-    form: dict[str, str]
 
 
 def files_beside(base_folder: Path) -> list[Path]:
@@ -74,31 +60,24 @@ def load(cache_key: str, base_folder: Path) -> ActivationSubspaces | None:
     try:
         cache_path = cache_folder("directions") / f"{cache_key}.safetensors"
         with safe_open(cache_path, framework="numpy") as cache_file:
-            cached_facts = msgspec.json.decode(cache_file.metadata()["facts"], type=CachedFacts)
+            facts = json.loads(cache_file.metadata()["facts"])
             subspaces = []
-            for number, rest_energy in enumerate(cached_facts.rests):
+            for number, rest_energy in enumerate(facts.pop("rests")):
                 vectors = cache_file.get_tensor(f"vectors.{number}").astype(np.float32)
                 energies = cache_file.get_tensor(f"energies.{number}").astype(np.float32)
                 subspaces.append(Subspace(vectors, energies, rest_energy))
-        directions = ActivationSubspaces(
-            base=base_folder,
-            inputs={module_path: subspaces[number] for module_path, number in cached_facts.inputs.items()},
-            outputs={module_path: subspaces[number] for module_path, number in cached_facts.outputs.items()},
-            weights=cached_facts.weights,
-            hidden=cached_facts.hidden,
-            head_dim=cached_facts.head_dim,
-            tokens=cached_facts.tokens,
-            outlier_layers=cached_facts.outlier_layers,
-            form=msgspec.convert(cached_facts.form, BaseForm, strict=False),
-        )
+        for side in ("inputs", "outputs"):
+            facts[side] = {module_path: subspaces[number] for module_path, number in facts[side].items()}
+        facts |= {"form": BaseForm(**facts["form"]), "outlier_layers": tuple(facts["outlier_layers"])}
         os.utime(cache_path)
-    except (OSError, SafetensorError, msgspec.MsgspecError, KeyError, IndexError, TypeError):
+        return ActivationSubspaces(base=base_folder, **facts)
+    except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
-    return directions
 
 
 def save(cache_key: str, subspaces: ActivationSubspaces) -> None:
-    """Keep it, beside what is there, within MAX_BYTES. Vectors are stored in float16."""
+    """Keep it, beside what is there, within MAX_BYTES. Vectors are stored in float16, and beside the arrays the other
+    facts, with the number of each module's subspace."""
     numbers: dict[int, int] = {}  # modules of one input share their subspace
     arrays: dict[str, NDArray[np.generic]] = {}
     rests: list[float] = []
@@ -111,20 +90,13 @@ def save(cache_key: str, subspaces: ActivationSubspaces) -> None:
             rests.append(subspace.rest_energy)
         return numbers[id(subspace)]
 
-    cached_facts = CachedFacts(
-        inputs={module_path: number_of(subspace) for module_path, subspace in subspaces.inputs.items()},
-        outputs={module_path: number_of(subspace) for module_path, subspace in subspaces.outputs.items()},
-        rests=rests,
-        weights=subspaces.weights,
-        hidden=subspaces.hidden,
-        head_dim=subspaces.head_dim,
-        tokens=subspaces.tokens,
-        outlier_layers=subspaces.outlier_layers,
-        form={field_name: str(field_value) for field_name, field_value in vars(subspaces.form).items()},
-    )
+    facts = vars(subspaces) | {"rests": rests, "form": vars(subspaces.form)}
+    del facts["base"]
+    for side in ("inputs", "outputs"):
+        facts[side] = {module_path: number_of(subspace) for module_path, subspace in facts[side].items()}
     with contextlib.suppress(DataError, OSError, SafetensorError):
         folder = cache_folder("directions")
-        content = serialize(arrays, metadata={"facts": msgspec.json.encode(cached_facts).decode()})
+        content = serialize(arrays, metadata={"facts": json.dumps(facts)})
         with atomic_file(folder / f"{cache_key}.safetensors") as cache_file:
             cache_file.write(content)
         _evict(folder)

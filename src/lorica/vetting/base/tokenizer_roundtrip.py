@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.adapters.json_document import read_capped
+from lorica.vetting.claims.json_values import as_mapping
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
 
@@ -27,11 +28,9 @@ def check_tokenizer_roundtrip(base_folder: Path) -> list[Finding]:
     """L318 for a base whose tokenizer encodes many of its own entries as others. Nothing raises: a broken file says
     nothing here."""
     result = roundtrip_share(base_folder / "tokenizer.json")
-    if result is None:
+    if result is None or result[0] >= MIN_ROUNDTRIP_SHARE:
         return []
     returned_share, tried, first_lost = result
-    if returned_share >= MIN_ROUNDTRIP_SHARE:
-        return []
     actual = (
         f"of {tried} entries of the base's tokenizer {1 - returned_share:.0%} are encoded as others, "
         f"such as {shown(first_lost)}"
@@ -92,11 +91,6 @@ def _measure_roundtrip(tokenizer: Any, tokenizer_json: dict[str, Any]) -> tuple[
 
 
 def _is_byte_level(tokenizer_json: dict[str, Any]) -> bool:
-    tokenizer_model, decoder = tokenizer_json.get("model"), tokenizer_json.get("decoder")
-    if (
-        not isinstance(tokenizer_model, dict)
-        or tokenizer_model.get("type") != "BPE"
-        or not isinstance(tokenizer_model.get("vocab"), dict)
-    ):
-        return False
-    return isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"
+    tokenizer_model, decoder = (as_mapping(tokenizer_json.get(section)) for section in ("model", "decoder"))
+    is_bpe = tokenizer_model.get("type") == "BPE" and isinstance(tokenizer_model.get("vocab"), dict)
+    return is_bpe and decoder.get("type") == "ByteLevel"

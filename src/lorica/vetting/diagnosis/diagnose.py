@@ -104,6 +104,7 @@ def diagnose(
             inputs=inputs,
             folder=Path(temporary),
             match=examined.match,
+            numbers=examined.numbers,
             findings=list(examined.findings),
             ran=set(examined.ran),
         )
@@ -229,15 +230,7 @@ def _conclude(
         hypotheses=hypotheses,
         evidence=tuple(evidence),
         experiments=tuple(experiments),
-        untested=tuple(
-            dict.fromkeys(
-                [
-                    *context.notes,
-                    *_untested(leading, missing_inputs, context.inputs),
-                    *_left_out(leading, context.inputs),
-                ]
-            )
-        ),
+        untested=tuple(dict.fromkeys([*context.notes, *_untested(leading, missing_inputs, context.inputs)])),
         settle=tuple(settling(hypotheses, missing_inputs)),
         command=next_command(leading, context),
         findings=tuple(context.findings),
@@ -245,30 +238,19 @@ def _conclude(
     )
 
 
-def _suits(experiment: Experiment, inputs: DiagnosisInputs) -> bool:
-    """Whether it is made for the kind of base that was given."""
-    return all(inputs.has(need) for need in experiment.needs if need in ("writer", "classifier"))
-
-
-def _left_out(leading: Hypothesis, inputs: DiagnosisInputs) -> list[str]:
-    """Questions that are not asked of a base that is no language model."""
-    if inputs.writes or leading.cause in _FINAL:
-        return []
-    return [
-        f"{experiment.asks.rstrip('?')}: left out, the base is no language model and scores its choices alone"
-        for experiment in EXPERIMENTS
-        if "writer" in experiment.needs and "expected" not in experiment.needs
-    ]
-
-
 def _untested(leading: Hypothesis, missing_inputs: Sequence[Need], inputs: DiagnosisInputs) -> list[str]:
-    """Questions that could not be asked for want of a base or of rows."""
+    """Questions that could not be asked for want of a base or of rows, then those for language models alone."""
     if leading.cause in _FINAL:
         return []
-    questions = []
+    unasked, for_writers = [], []
+    unfit_need: Need = "classifier" if inputs.writes else "writer"
     for experiment in EXPERIMENTS:
+        question = experiment.asks.rstrip("?")
         lacking_inputs = [need for need in experiment.needs if need in missing_inputs]
-        if lacking_inputs and not {"expected", "answers"} & set(lacking_inputs) and _suits(experiment, inputs):
-            lacking_text = " and ".join(GIVE[need] for need in lacking_inputs)
-            questions.append(f"{experiment.asks.rstrip('?')}: needs {lacking_text}")
-    return questions
+        if unfit_need in experiment.needs:
+            if unfit_need == "writer" and "expected" not in experiment.needs:
+                reason = "left out, the base is no language model and scores its choices alone"
+                for_writers.append(f"{question}: {reason}")
+        elif lacking_inputs and not {"expected", "answers"} & set(lacking_inputs):
+            unasked.append(f"{question}: needs {' and '.join(GIVE[need] for need in lacking_inputs)}")
+    return unasked + for_writers

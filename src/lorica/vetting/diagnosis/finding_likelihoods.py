@@ -14,7 +14,7 @@ import msgspec
 from lorica.vetting.base.quantization_levels import FEW
 from lorica.vetting.diagnosis.likelihoods import ratio_weights
 from lorica.vetting.diagnosis.posterior import Evidence, outcome
-from lorica.vetting.findings import SOUND, Finding, Severity, finding_codes
+from lorica.vetting.findings import LEVELS, SOUND, Finding, Severity, finding_codes
 
 # Log likelihood ratio of the first cause that a code names, of its further causes, and of those in SOUND.
 _BY_SEVERITY: dict[Severity, tuple[float, float, float]] = {
@@ -33,20 +33,22 @@ _PARTLY = ("L323", "L324", "partners")
 _OF_THE_REST = ("alignment", "skill", "scale_sweep", "format_sweep")
 _ELSEWHERE = ("broken_weights", "wrong_base")
 
-# Area -> (the level that must have run, cause -> log likelihood ratio when no finding of that level speaks for it).
-CLEAN: dict[str, tuple[int, dict[str, float]]] = {
-    "files": (0, {"unreadable": -8.0}),
-    "structure": (1, {"unsupported": -5.0, "incomplete": -4.0, "not_applied": -4.0, "altered": -1.0}),
-    "numbers": (2, {"broken_weights": -2.5, "no_effect": -6.0}),
-    "base": (3, {"wrong_size": -6.0, "tokenizer_mismatch": -1.0, "wrong_revision": -1.0}),
-    "behaviour": (4, {"ignores_input": -2.0, "hard_labels": -1.5, "generation_settings": -1.5}),
-}
-_CLEAN_TEXT = {
-    "files": "the files are whole and of the right format",
-    "structure": "names, pairs, ranks and targets agree with one another",
-    "numbers": "all values are finite, none is constant and no update is zero",
-    "base": "its shapes fit the base model",
-    "behaviour": "its answers change with the input and can be read",
+# Level -> (cause -> log likelihood ratio when no finding of that level speaks for it, the same in words).
+CLEAN: dict[int, tuple[dict[str, float], str]] = {
+    0: ({"unreadable": -8.0}, "the files are whole and of the right format"),
+    1: (
+        {"unsupported": -5.0, "incomplete": -4.0, "not_applied": -4.0, "altered": -1.0},
+        "names, pairs, ranks and targets agree with one another",
+    ),
+    2: (
+        {"broken_weights": -2.5, "no_effect": -6.0},
+        "all values are finite, none is constant and no update is zero",
+    ),
+    3: ({"wrong_size": -6.0, "tokenizer_mismatch": -1.0, "wrong_revision": -1.0}, "its shapes fit the base model"),
+    4: (
+        {"ignores_input": -2.0, "hard_labels": -1.5, "generation_settings": -1.5},
+        "its answers change with the input and can be read",
+    ),
 }
 
 # Keys of the config that decide how large the update is, and which modules get one.
@@ -72,8 +74,9 @@ def finding_likelihoods(finding: Finding) -> dict[str, float]:
     if code_row.likelihoods is None:
         return _by_severity(finding, [cause for cause in code_row.causes if cause not in SOUND])
     likelihoods = dict(code_row.likelihoods)
-    for variant_name in VARIANTS.get(finding.code, _no_variants)(finding.facts):
-        likelihoods |= code_row.variants[variant_name]
+    if variants_of := VARIANTS.get(finding.code):
+        for variant_name in variants_of(finding.facts):
+            likelihoods |= code_row.variants[variant_name]
     if (scale_ratio := _scale(finding)) is not None:
         likelihoods |= ratio_weights(scale_ratio)
     # A note, or a finding that its check itself took less seriously, weighs less than the table says.
@@ -100,10 +103,6 @@ def _by_severity(finding: Finding, causes: Sequence[str]) -> dict[str, float]:
         blames = bool(causes) or finding.severity == "reject"
         likelihoods |= dict.fromkeys(SOUND, sound_weight if blames else sound_weight / 2)
     return likelihoods
-
-
-def _no_variants(facts: Mapping[str, Any]) -> Iterable[str]:
-    return ()
 
 
 def _factor_shapes(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -180,11 +179,11 @@ def from_clean(findings: Sequence[Finding], levels_run: Collection[int]) -> list
     of_findings = map(finding_likelihoods, findings)
     spoken_of = {cause for weights in of_findings for cause, ratio in weights.items() if ratio >= _SPEAKS_OF}
     evidence = []
-    for check_area, (level, likelihoods) in CLEAN.items():
+    for level, (likelihoods, text) in CLEAN.items():
         if level not in levels_run or level in failed_levels:
             continue
         if against := {cause: ratio for cause, ratio in likelihoods.items() if cause not in spoken_of}:
-            item_id, text = f"clean.{check_area}", _CLEAN_TEXT[check_area]
+            item_id = f"clean.{LEVELS[level]}"
             evidence.append(Evidence(id=item_id, text=text, source="checks", group=item_id, weights=against))
     return evidence
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,6 @@ from lorica.engines.base import Engine
 from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.models.base_folder import BaseFolder
 from lorica.records import Row
-from lorica.vetting.claims.json_values import training_manifest
 from lorica.vetting.diagnosis.repair import Repair, repaired
 from lorica.vetting.findings import Finding
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
@@ -27,6 +26,7 @@ from lorica.vetting.measure.loaded_adapter import LoadedAdapter, load_adapter, n
 from lorica.vetting.measure.measurements import Behaviour
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 from lorica.vetting.measure.probe_rows import chosen_rows
+from lorica.vetting.numbers.check_numbers import WeightStatistics
 
 Need = Literal["base", "rows", "expected", "answers", "writer", "classifier"]
 
@@ -101,6 +101,7 @@ class Context:
     inputs: DiagnosisInputs
     folder: Path
     match: BaseMatch | None = None
+    numbers: WeightStatistics | None = None
     findings: list[Finding] = field(default_factory=list)
     ran: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -117,25 +118,12 @@ class Context:
         return self.folder / str(self._made)
 
     @cached_property
-    def record(self) -> Mapping[str, Any]:
-        """The manifest in `training.json`, which `lorica train` leaves; {} without one."""
-        return training_manifest(self.specimen.documents)
-
-    @cached_property
     def base_modules(self) -> dict[str, tuple[int, int]]:
         """Linear layers of the base: path -> (out_features, in_features); {} without a base the decoder knows."""
         try:
             return {} if self.inputs.base is None else BaseFolder(self.inputs.base).decoder_config.linear_shapes()
         except LoricaError as error:
             self.notes.append(f"the base's layers are not known: {refusal(error)}")
-            return {}
-
-    @cached_property
-    def base_config(self) -> Mapping[str, Any]:
-        """`config.json` of the base; {} without one."""
-        try:
-            return BaseFolder(self.inputs.base).config if self.inputs.base is not None else {}
-        except LoricaError:
             return {}
 
     @cached_property

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from lorica.adapters.passport import PASSPORT_NAME
 from lorica.models.locate import EMBEDDED, embedded_names
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS
-from lorica.vetting.diagnosis.inputs import GIVE, Context, DiagnosisInputs, Need
+from lorica.vetting.diagnosis.inputs import GIVE, Context, Need
 from lorica.vetting.diagnosis.posterior import Hypothesis
 from lorica.vetting.findings import Finding, causes, finding_codes
 
@@ -59,22 +59,16 @@ def next_command(leading: Hypothesis, context: Context) -> str:
 def _template(leading: Hypothesis, context: Context) -> str:
     if context.home is not None and leading.cause in _OF_THE_BASE:
         return "lorica diagnose {path} --base {home}"
+    specimen, inputs = context.specimen, context.inputs
     if leading.certainty not in ("settled", "likely"):
-        return _undecided(context.inputs)
-    specimen = context.specimen
+        # What gives the experiments that are missing.
+        rows = "MORE_ROWS" if inputs.rows and inputs.task else "{rows}"
+        with_rows = "" if inputs.base is None else f" --rows {rows} --task {{task}}"
+        return "lorica diagnose {path} --base {base}" + with_rows
     if leading.cause == "healthy" and (not specimen.folder.is_dir() or PASSPORT_NAME in specimen.files):
         # A passport is made for a folder, and once.
         return "lorica check {path} --base {base}"
     return causes()[leading.cause].command if leading.cause in causes() else _NO_CAUSE
-
-
-def _undecided(inputs: DiagnosisInputs) -> str:
-    """What gives the experiments that are missing."""
-    if inputs.base is None:
-        return "lorica diagnose {path} --base {base}"
-    if not (inputs.rows and inputs.task):
-        return "lorica diagnose {path} --base {base} --rows {rows} --task {task}"
-    return "lorica diagnose {path} --base {base} --rows MORE_ROWS --task {task}"
 
 
 def _embedded_base(context: Context) -> str:

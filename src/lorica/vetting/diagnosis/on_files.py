@@ -12,11 +12,13 @@ from lorica.errors import LoricaError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
 from lorica.vetting.base.fit_text import MAX_TOKENIZER, read_tokenizer_files
+from lorica.vetting.claims.json_values import training_manifest
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.finding_likelihoods import from_findings
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.posterior import Evidence, outcome
-from lorica.vetting.numbers.factor_pairing import pair_factors
+from lorica.vetting.score_columns import read_scores
+from lorica.vetting.score_findings import check_scores
 from lorica.vetting.wording import shown
 
 
@@ -40,14 +42,15 @@ def fingerprint(context: Context) -> list[Evidence]:
 def compare_record(context: Context) -> list[Evidence]:
     """What `training.json` holds, where the adapter and its base are still the same: L160 and L345 say what is not."""
     evidence = []
-    is_recorded = any(record_key.startswith("lora.") for record_key in context.record)
+    record = training_manifest(context.specimen.documents)
+    is_recorded = any(record_key.startswith("lora.") for record_key in record)
     differs = any(finding.code == "L160" for finding in context.findings)
     if is_recorded and context.specimen.config is not None and not differs:
         # The scale is then that of training, whatever another one would do on these rows.
         unchanged = {"altered": -2.0, "over_scaled": -6.0, "under_scaled": -6.0, "not_applied": -1.0}
         sentence = "the config is the one it was trained with"
         evidence.append(outcome("record.same", sentence, "record.config", unchanged))
-    if _is_trained_on(context.record.get("digest.base"), context.inputs.base):
+    if _is_trained_on(record.get("digest.base"), context.inputs.base):
         weights = {"wrong_base": -8.0, "wrong_size": -8.0, "wrong_revision": -7.0, "tokenizer_mismatch": -1.0}
         sentence = "the base is the very one it was trained on"
         evidence.append(outcome("record.base", sentence, "base.identity", weights))
@@ -63,11 +66,8 @@ def _is_trained_on(recorded_digest: Any, base_folder: Path | None) -> bool:
 
 def match_halves(context: Context) -> list[Evidence]:
     """Whether lora_A and lora_B of each module were trained together."""
-    if context.layout is None or context.specimen.weights is None:
-        return []
-    try:
-        pairing = pair_factors(context.specimen.weights, context.layout)
-    except (LoricaError, ValueError, OSError):
+    pairing = None if context.numbers is None else context.numbers.pairing
+    if pairing is None:
         return []
     weights = likelihoods.partner_weights(pairing.pairs, pairing.own_correlation, len(pairing.mismatched))
     if not weights:
@@ -75,10 +75,9 @@ def match_halves(context: Context) -> list[Evidence]:
     sentence = f"the halves of its {pairing.pairs} pairs belong together (correlation {pairing.own_correlation:.2f})"
     if weights.get("broken_weights", 0) > 0:
         module, partner = next(iter(pairing.mismatched.items()))
-        sentence = (
-            f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another module "
-            f"(correlation {pairing.mismatched_correlation:.2f}): {shown(module, 60)} to {shown(partner, 60)}, for one"
-        )
+        sentence = f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another "
+        sentence += f"module (correlation {pairing.mismatched_correlation:.2f}): "
+        sentence += f"{shown(module, 60)} to {shown(partner, 60)}, for one"
     return [outcome("partners", sentence, "partners", weights)]
 
 
@@ -93,9 +92,8 @@ def compare_tokenizers(context: Context) -> list[Evidence]:
     base_tokens = _tokens(base_folder)
     ascending = _ascending_merges(base_tokenizer, base_tokens)
     if weights := likelihoods.token_order_weights(ascending):
-        sentence = (
-            f"the base's tokenizer was changed: the numbers of {1 - ascending:.0%} of its tokens are out of order"
-        )
+        out_of_order = f"the numbers of {1 - ascending:.0%} of its tokens are out of order"
+        sentence = f"the base's tokenizer was changed: {out_of_order}"
         evidence.append(outcome("tokenizer.order", sentence, "tokenizer", weights))
     tokenizer = _tokenizer(folder)
     if tokenizer == base_tokenizer:
@@ -114,11 +112,9 @@ def _other_tokenizer(tokens: dict[str, int], base_tokens: dict[str, int]) -> Evi
         sentence = "its tokenizer splits or normalises text otherwise than the base's"
         return outcome("tokenizer", sentence, "tokenizer", {"tokenizer_mismatch": 4.0, "healthy": -2.0})
     first_added = f" (first {shown(added_tokens[0], 60)})" if added_tokens else ""
-    token_counts = (
-        f"{len(added_tokens)} tokens more, {lost_count} fewer, {moved_count} with another number{first_added}"
-    )
+    changes = f"{len(added_tokens)} tokens more, {lost_count} fewer, {moved_count} with another number{first_added}"
     weights = {"tokenizer_mismatch": 6.0, "healthy": -4.0, "hard_task": -2.0}
-    return outcome("tokenizer", f"its tokenizer is not the base's: {token_counts}", "tokenizer", weights)
+    return outcome("tokenizer", f"its tokenizer is not the base's: {changes}", "tokenizer", weights)
 
 
 def _tokenizer(folder: Path) -> dict[str, Any] | None:
@@ -156,20 +152,16 @@ def judge_answers(context: Context) -> list[Evidence]:
 
     Raises DataError where the file cannot be read.
     """
-    from lorica.vetting.score_columns import check_scores
-
     answers_path = context.inputs.answers
     if answers_path is None:
         return []
     gold_labels = {row.id: row.gold for row in context.inputs.rows if isinstance(row.gold, int) and row.gold in (0, 1)}
-    health, findings = check_scores(answers_path, gold=gold_labels or None)
+    health, findings = check_scores(read_scores(answers_path, gold=gold_labels or None))
     context.add(findings)
     evidence = from_findings(findings)
     if not any(weight > 0 for evidence_item in evidence for weight in evidence_item.weights.values()):
-        sentence = (
-            f"the {health.n} scores of {answers_path.name} are healthy: {health.unique} distinct, "
-            f"deviation {health.std:.2g}"
-        )
+        sentence = f"the {health.n} scores of {answers_path.name} are healthy: {health.unique} distinct, "
+        sentence += f"deviation {health.std:.2g}"
         weights = {"parser_fallbacks": -5.0, "generation_settings": -4.0, "ignores_input": -3.0, "hard_labels": -2.0}
         evidence.append(outcome("answers", sentence, "answers", weights))
     elif any(finding.severity != "note" and finding.code != "L469" for finding in findings):

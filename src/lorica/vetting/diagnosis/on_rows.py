@@ -11,15 +11,23 @@ from lorica.vetting.behaviour import gain_text
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.inputs import Context, refusal
 from lorica.vetting.diagnosis.posterior import Evidence, outcome
-from lorica.vetting.diagnosis.repair import Repair
 from lorica.vetting.input_findings import is_better
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
-from lorica.vetting.measure.divergence import choices_kl
+from lorica.vetting.measure.divergence import choices_kl, log_odds
 from lorica.vetting.measure.measurements import Skill
 from lorica.vetting.measure.quality import SURE, auc_error, compare, ranking_z, skill
-from lorica.vetting.measure.scoring import Floats, ScoredRows
+from lorica.vetting.measure.scoring import ScoredRows
 
 _FLAWLESS = 0.495  # of AUC from one half, either way
+# Field of a `Repair` -> what was done to so many pairs, and the cause that it shows: what was mended is what was wrong.
+_MENDED = {
+    "renamed": ("{} pairs renamed", {"not_applied": 4.0}),
+    "retargeted": ("its targets restored", {"not_applied": 4.0}),
+    "turned": ("{} pairs turned over", {"unsupported": 3.0}),  # whole, only stored in another tool's layout
+    "reranked": ("ranks as its tensors have them", {"altered": 3.0}),
+    "halves": ("{} single halves left out", {"incomplete": 2.0}),
+    "foreign": ("{} pairs that are no layer of the base left out", {"wrong_size": 2.0}),
+}
 
 
 def mend(context: Context) -> list[Evidence]:
@@ -43,10 +51,15 @@ def mend(context: Context) -> list[Evidence]:
     gold_gain, ability = compare(own_labelled, base_labelled), skill(own_labelled)
     mean_kl = choices_kl(own_labelled, base_labelled)
     changed = mean_kl is None or mean_kl > 1e-6
-    weights = likelihoods.repair_weights(gold_gain.z, ability.above_chance, changed) | _mended(subject.repair)
-    mended_text = _what_was_mended(subject.repair)
+    weights = likelihoods.repair_weights(gold_gain.z, ability.above_chance, changed)
+    mended_texts = []
+    for repair_field, (mended_text, shown_cause) in _MENDED.items():
+        if mended_count := getattr(subject.repair, repair_field):
+            weights |= shown_cause
+            mended_texts.append(mended_text.format(mended_count))
+    mended = ", ".join(mended_texts) or "nothing but its complete pairs"
     copy_verdict = "works" if max(gold_gain.z, ability.above_chance) >= SURE else "is no better than the base"
-    sentence = f"the engine refuses it ({subject.refused}); a copy with {mended_text} loads and {copy_verdict}{ability}"
+    sentence = f"the engine refuses it ({subject.refused}); a copy with {mended} loads and {copy_verdict}{ability}"
     return [outcome("mend", sentence, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
 
 
@@ -85,11 +98,9 @@ def other_tasks(context: Context, measurement: AdapterMeasurement) -> list[Evide
     weights = {} if elsewhere is None else likelihoods.elsewhere_weights(elsewhere.here, elsewhere.there)
     if not weights or elsewhere is None:
         return []
-    sentence = (
-        f"it moves the answers to shipped questions of the task {elsewhere.task} "
-        f"{elsewhere.there / max(elsewhere.here, 1e-9):.0f} times as much as those to these rows "
-        f"({elsewhere.there:.2g} nats, not {elsewhere.here:.2g})"
-    )
+    ratio = elsewhere.there / max(elsewhere.here, 1e-9)
+    sentence = f"it moves the answers to shipped questions of the task {elsewhere.task} {ratio:.0f} times as much as "
+    sentence += f"those to these rows ({elsewhere.there:.2g} nats, not {elsewhere.here:.2g})"
     return [outcome("other_tasks", sentence, "elsewhere", weights)]
 
 
@@ -123,8 +134,9 @@ def vary_inputs(context: Context, measurement: AdapterMeasurement) -> list[Evide
     if not better_variants:
         names = ", ".join(variant.name for variant in variants)
         return [outcome("inputs", f"it does not do better {names}", "format", {"prompt_mismatch": -1.0})]
-    best = max(better_variants, key=lambda variant: -(variant.lost.value or 0.0) if variant.lost else 0.0)
-    sentence = f"{best.name} the rows are answered better, by {-(best.lost.value or 0.0) if best.lost else 0.0:.3f}"
+    gains = {variant.name: -(variant.lost.value or 0.0) if variant.lost else 0.0 for variant in better_variants}
+    best_name = max(gains, key=lambda name: gains[name])
+    sentence = f"{best_name} the rows are answered better, by {gains[best_name]:.3f}"
     return [outcome("inputs", sentence, "format", likelihoods.OTHER_INPUT)]
 
 
@@ -165,35 +177,6 @@ def learnable(context: Context, measurement: AdapterMeasurement) -> list[Evidenc
     return [outcome("learnable", sentence, "learnable", likelihoods.learnable_weights(baseline_auc, standard_error))]
 
 
-def _mended(repair: Repair) -> dict[str, float]:
-    """What was mended is what was wrong."""
-    weights: dict[str, float] = {}
-    if repair.renamed or repair.retargeted:
-        weights["not_applied"] = 4.0
-    if repair.turned:
-        # Whole and working, only stored in another tool's layout.
-        weights["unsupported"] = 3.0
-    if repair.reranked:
-        weights["altered"] = 3.0
-    if repair.halves:
-        weights["incomplete"] = 2.0
-    if repair.foreign:
-        weights["wrong_size"] = 2.0
-    return weights
-
-
-def _what_was_mended(repair: Repair) -> str:
-    repair_texts = [
-        f"{repair.renamed} pairs renamed" if repair.renamed else "",
-        "its targets restored" if repair.retargeted else "",
-        f"{repair.turned} pairs turned over" if repair.turned else "",
-        "ranks as its tensors have them" if repair.reranked else "",
-        f"{repair.halves} single halves left out" if repair.halves else "",
-        f"{repair.foreign} pairs that are no layer of the base left out" if repair.foreign else "",
-    ]
-    return ", ".join(filter(None, repair_texts)) or "nothing but its complete pairs"
-
-
 def _spread(measurement: AdapterMeasurement, ability: Skill) -> Evidence:
     variation, first_probabilities = measurement.variation, measurement.own.first
     spread, base_spread = variation.std or 0.0, variation.base_std or 0.0
@@ -211,20 +194,15 @@ def _spread(measurement: AdapterMeasurement, ability: Skill) -> Evidence:
 
 
 def _shift(own_labelled: ScoredRows, base_labelled: ScoredRows) -> list[Evidence]:
-    log_odds, base_log_odds = _log_odds(own_labelled.first), _log_odds(base_labelled.first)
-    odds_change = log_odds - base_log_odds
-    mean_shift, odds_spread = float(odds_change.mean()), float(log_odds.std())
+    own_odds = log_odds(own_labelled.first)
+    odds_change = own_odds - log_odds(base_labelled.first)
+    mean_shift, odds_spread = float(odds_change.mean()), float(own_odds.std())
     weights = likelihoods.shift_weights(mean_shift, odds_spread, float(odds_change.std()))
     if not weights:
         return []
     sentence = f"it moves the log-odds of all rows alike, by {mean_shift:.1f}"
     sentence += f"; what is left of them varies by {odds_spread:.2f}"
     return [outcome("shift", sentence, "spread", weights)]
-
-
-def _log_odds(probabilities: Floats) -> Floats:
-    inside = np.clip(probabilities, 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
 def _changed(own_labelled: ScoredRows, base_labelled: ScoredRows) -> float:

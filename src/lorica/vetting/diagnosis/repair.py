@@ -13,8 +13,9 @@ from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.header import TensorInfo, header_bytes
+from lorica.adapters.header import header_bytes
 from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.stored_tensors import of_header, read_stored
 from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.adapters.tensor_names import tensor_name
 from lorica.errors import AdapterError
@@ -30,11 +31,10 @@ Plan = Mapping[str, tuple[str, bool]]
 class Repair:
     """A mended copy, and what was done to it. renamed: pairs whose names changed. retargeted: whether the config's
     targets were other ones. turned: pairs that lay transposed. reranked: whether the config had other ranks. halves:
-    modules of which one half is missing. foreign: pairs that belong to no layer of the base. pairs: pairs of the copy.
+    modules of which one half is missing. foreign: pairs that belong to no layer of the base.
     """
 
     folder: Path
-    pairs: int
     renamed: int
     retargeted: bool
     turned: int
@@ -76,7 +76,6 @@ def repaired(
     untargeted = config_before is not None and any(config_before.targets(path) is False for path in rank_of_module)
     return Repair(
         folder=_rearranged(specimen, layout, tensor_plan, folder, config),
-        pairs=len(rank_of_module),
         renamed=renamed,
         retargeted=untargeted,
         turned=sum(turned for _, turned in tensor_plan.values()) // 2,
@@ -92,20 +91,17 @@ def _rearranged(
     """A copy whose tensors are those of the original under other names."""
     if specimen.weights is None:
         raise AdapterError(f"{specimen.given}: has no weights that can be read", fix="see `lorica check`")
-    tensor_shapes = {}
+    tensors = {}
     for new_name, (source_name, is_turned) in tensor_plan.items():
-        tensor_info = layout.tensors[source_name]
-        tensor_shapes[new_name] = (tensor_info.dtype, tensor_info.shape[::-1] if is_turned else tensor_info.shape)
-    header, tensor_order = header_bytes(tensor_shapes, {"format": "pt"})
+        stored = of_header(layout.tensors[source_name])
+        tensors[new_name] = stored.transposed() if is_turned else stored
+    shapes = {new_name: (stored.dtype, stored.shape) for new_name, stored in tensors.items()}
+    header, tensor_order = header_bytes(shapes, {"format": "pt"})
     folder.mkdir(parents=True)
     with specimen.weights.open("rb") as source_file, (folder / WEIGHTS_NAME).open("wb") as target_file:
         target_file.write(header)
         for new_name in tensor_order:
-            source_name, is_turned = tensor_plan[new_name]
-            tensor_info = layout.tensors[source_name]
-            source_file.seek(tensor_info.start)
-            tensor_bytes = source_file.read(tensor_info.stop - tensor_info.start)
-            target_file.write(_transposed(tensor_bytes, tensor_info) if is_turned else tensor_bytes)
+            target_file.write(read_stored(source_file, specimen.weights, tensors[new_name]))
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")
     return folder
 
@@ -135,12 +131,3 @@ def _turned(layout: TensorMap, factors: LoraModule, module_shape: tuple[int, int
     if a_shape[1] == in_features and b_shape[0] == out_features and a_shape[0] == b_shape[1]:
         return False
     return True if a_shape[0] == in_features and b_shape[1] == out_features and a_shape[1] == b_shape[0] else None
-
-
-def _transposed(tensor_bytes: bytes, tensor_info: TensorInfo) -> bytes:
-    import numpy as np
-
-    row_count, column_count = tensor_info.shape
-    element_width = len(tensor_bytes) // (row_count * column_count)
-    turned = np.frombuffer(tensor_bytes, dtype=f"V{element_width}").reshape(row_count, column_count).T
-    return np.ascontiguousarray(turned).tobytes()

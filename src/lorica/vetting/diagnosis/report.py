@@ -28,9 +28,7 @@ def to_text(diagnosis: Diagnosis) -> str:
     runners_up = [hypothesis for hypothesis in diagnosis.hypotheses[1:] if hypothesis.certainty != "unlikely"]
     if runners_up:
         first_others = runners_up[:_MAX_OTHERS]
-        table_rows = tuple(
-            (runner_up.title, runner_up.certainty, _most_telling(runner_up)) for runner_up in first_others
-        )
+        table_rows = tuple((cause.title, cause.certainty, _most_telling(cause)) for cause in first_others)
         text_table = plain_table(ReportTable(("cause", "certainty", "most telling"), table_rows), max_cell=90)
         sections.append("then\n" + _indented(text_table.splitlines()))
     if diagnosis.experiments:
@@ -118,15 +116,11 @@ def _hypothesis(hypothesis: Hypothesis) -> Section:
 
 def _experiments(diagnosis: Diagnosis) -> ReportTable:
     titles = {hypothesis.cause: hypothesis.title for hypothesis in diagnosis.hypotheses}
-    table_rows = tuple(
-        (
-            result.asks,
-            " or ".join(titles[cause_name] for cause_name in result.between if cause_name) or "always asked",
-            "; ".join(result.outcome) or "it could tell nothing",
-        )
-        for result in diagnosis.experiments
-    )
-    return ReportTable(("question", "to decide between", "what came out"), table_rows)
+    table_rows = []
+    for result in diagnosis.experiments:
+        between = " or ".join(titles[cause_name] for cause_name in result.between if cause_name) or "always asked"
+        table_rows.append((result.asks, between, "; ".join(result.outcome) or "it could tell nothing"))
+    return ReportTable(("question", "to decide between", "what came out"), tuple(table_rows))
 
 
 def _evidence(diagnosis: Diagnosis) -> ReportTable:

@@ -21,6 +21,7 @@ from lorica.vetting.measure.scale_sweep import peak
 
 # Rows for the sweep over kinds of modules, which asks them dozens of times.
 _KIND_ROWS = 80
+_NO_KIND = {"over_scaled": -0.5, "under_scaled": -0.5}
 
 
 def sweep_scale(context: Context, measurement: AdapterMeasurement) -> list[Evidence]:
@@ -39,8 +40,8 @@ def sweep_scale(context: Context, measurement: AdapterMeasurement) -> list[Evide
     elif likelihoods.SCALE_LOW <= peak_factor <= likelihoods.SCALE_HIGH:
         sentence = f"its scale is right: the best factor on it is {peak_factor:.2g}"
     elif over_own.z < HINT:
-        best_text = f"the best, {peak_factor:.2g} times it, by z {over_own.z:.1f}"
-        sentence = f"no scale does clearly better than its own ({best_text})"
+        sentence = f"no scale does clearly better than its own (the best, {peak_factor:.2g} times it, by z "
+        sentence += f"{over_own.z:.1f})"
     else:
         sentence = f"at {peak_factor:.2g} times its scale the right answers are {gain_text(over_own)} than as it is"
         sentence += f", and the ranking gains {ranking_gain:.2f}"
@@ -82,11 +83,10 @@ def sweep_kinds(context: Context, measurement: AdapterMeasurement) -> list[Evide
     mean_gain, gain_z, module_type, factor = max(module_gains)
     other_gains = [gain for gain, _, target, scale in module_gains if target != module_type and scale == factor]
     weights = likelihoods.kind_weights(factor, mean_gain, gain_z, max(other_gains, default=0.0))
-    if not weights:
-        weights = {"over_scaled": -0.5, "under_scaled": -0.5}
-        return [outcome("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds", weights)]
     sentence = f"with {module_type} alone at {factor:g} times its scale the right answers are "
     sentence += f"{gain_text(Comparison(mean_gain, gain_z))} (alpha_pattern lost?)"
+    if not weights:
+        weights, sentence = _NO_KIND, "no kind of module is at a wrong scale of its own"
     return [outcome("kind_sweep", sentence, "kinds", weights)]
 
 
@@ -102,14 +102,12 @@ def sweep_formats(context: Context, measurement: AdapterMeasurement) -> list[Evi
     weights = likelihoods.format_weights(margin_z, added_z, own_gain.z, ranking)
     if weights["prompt_mismatch"] > 0:
         context.better_format = prompt_format
-        best_skill = Skill(best_result.quality, best_result.error)
         overrides = _overrides(prompt_format, format_sweep.configured)
-        gain_sentence = f"more probability than as it is asked now (z {margin_z:.1f}){best_skill}"
-        sentence = f"asked with {overrides} it gives the right answers {gain_sentence}"
+        sentence = f"asked with {overrides} it gives the right answers more probability than as it is asked now "
+        sentence += f"(z {margin_z:.1f}){Skill(best_result.quality, best_result.error)}"
     else:
-        tried = format_sweep.tried
-        format_names = ", ".join(_overrides(tried_format, format_sweep.configured) for tried_format in tried)
-        sentence = f"none of {len(format_sweep.tried)} other prompt formats ({format_names}) does better"
+        tried = [_overrides(tried_format, format_sweep.configured) for tried_format in format_sweep.tried]
+        sentence = f"none of {len(tried)} other prompt formats ({', '.join(tried)}) does better"
     return [outcome("format_sweep", sentence, "format", weights)]
 
 

@@ -60,14 +60,12 @@ def measure_examples(adapter: LoadedAdapter, task: Task, rows: Sequence[Row]) ->
 def _effect(as_they_are: ScoredRows, exchanged: ScoredRows) -> tuple[float, Interval | None]:
     """Mean absolute change of P(breaks the rule), and the change towards what the examples suggest."""
     change = as_they_are.first - exchanged.first
-    labelled = [row_index for row_index, gold in enumerate(as_they_are.gold.tolist()) if gold >= 0]
+    labelled = as_they_are.gold >= 0
     towards = None
-    if len(labelled) >= _FEWEST:
+    if labelled.sum() >= _FEWEST:
         # With its own examples a post that breaks the rule (choice 0) should score higher than with exchanged ones.
         signed = np.where(as_they_are.gold == 0, change, -change)[labelled]
-        towards = mean_difference(
-            signed, np.zeros(len(labelled)), [as_they_are.rows[row_index] for row_index in labelled], 0.95
-        )
+        towards = mean_difference(signed, np.zeros(len(signed)), as_they_are.labelled.rows, 0.95)
     return float(np.abs(change).mean()), towards
 
 
@@ -108,9 +106,8 @@ def _input_variant(name: str, as_they_are: ScoredRows, varied: ScoredRows, *, fa
 
 def measure_labelled(adapter: LoadedAdapter, task: Task, own_scores: ScoredRows, base_scores: ScoredRows) -> Labelled:
     """own_scores, base_scores: the same rows, all labelled, at least one."""
-    requests, _ = make_requests(
-        adapter.session, task, with_shuffled_texts(task, own_scores.rows, adapter.session.settings.seed)
-    )
+    seed = adapter.session.settings.seed
+    requests, _ = make_requests(adapter.session, task, with_shuffled_texts(task, own_scores.rows, seed))
     shuffled_scores, own_shuffled = align(adapter.score(requests), own_scores)
     answers_by_letter = task.answer_type == "option"
     own_accuracy = accuracy(own_scores)
@@ -123,7 +120,7 @@ def measure_labelled(adapter: LoadedAdapter, task: Task, own_scores: ScoredRows,
         over_base=quality_difference(own_scores, base_scores),
         over_shuffled=quality_difference(own_shuffled, shuffled_scores),
         gain=compare(own_scores, base_scores),
-        loss_gain=_balanced_loss_gain(own_scores, base_scores, adapter.session.settings.seed),
+        loss_gain=_balanced_loss_gain(own_scores, base_scores, seed),
         shuffled_gain=compare(own_shuffled, shuffled_scores),
         accuracy=own_accuracy.value,
         accuracy_interval=own_accuracy,
@@ -159,19 +156,18 @@ def word_count_baseline(task: Task, rows: Sequence[Row], seed: int) -> float | N
     """The metric of the word-count baseline on rows it was not trained on; None where it cannot be had."""
     if task.answer_type == "text":
         return None
-    fold_of_row = np.random.default_rng(seed).permutation(len(rows)) % _FOLDS
+    folds = list(zip(rows, np.random.default_rng(seed).permutation(len(rows)) % _FOLDS, strict=True))
     gold: list[int] = []
     predicted: list[float] = []
     try:
         for held_fold in range(_FOLDS):
-            training_rows = [row for row, row_fold in zip(rows, fold_of_row, strict=True) if row_fold != held_fold]
-            held_out_rows = [row for row, row_fold in zip(rows, fold_of_row, strict=True) if row_fold == held_fold]
+            training_rows = [row for row, fold in folds if fold != held_fold]
+            held_out_rows = [row for row, fold in folds if fold == held_fold]
             answers = baseline_answers(task, training_rows, held_out_rows)
             for row in held_out_rows:
-                answer = answers[row.id]
+                answer, score = answers[row.id], answers[row.id].score
                 gold.append(row.gold if isinstance(row.gold, int) else 0)
-                choice_index = list(task.options(row)).index(answer.answer or "") if answer.score is None else 0
-                predicted.append(choice_index if answer.score is None else answer.score)
+                predicted.append(list(task.options(row)).index(answer.answer or "") if score is None else score)
     except (MissingExtraError, TrainingError):
         return None
     metric_value = choice_metric(task)(gold, predicted)

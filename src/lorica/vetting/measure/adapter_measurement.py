@@ -45,6 +45,8 @@ _OUTSIDE = "outside the model's vocabulary"
 # What is not measured where the engine scores its own choices alone, and of a model of its own.
 _NEEDS_TEXT = ("other prompt formats", "another task", "sampled texts", "the distribution over words")
 _NEEDS_UPDATE = ("the scale of an update",)
+# Records that stand in a `Behaviour` under their own names.
+_RECORDS = ("divergence", "variation", "examples", "inputs", "labelled", "elsewhere")
 
 
 class AdapterMeasurement:
@@ -157,7 +159,7 @@ class AdapterMeasurement:
     @property
     def left_out(self) -> tuple[str, ...]:
         """What is not measured because it would make no sense here, in words."""
-        return (*(() if self._writes else _NEEDS_TEXT), *(() if self.adapter.has_scale else _NEEDS_UPDATE))
+        return (*(() if self._writes else _NEEDS_TEXT), *(_NEEDS_UPDATE if self.adapter.copies is None else ()))
 
     @property
     def _writes(self) -> bool:
@@ -178,7 +180,7 @@ class AdapterMeasurement:
             examples=self.examples,
             inputs=self.inputs,
             formats=tuple(self.format_sweep.results) if self._writes else (),
-            scales=tuple(self.scale_sweep.results) if self.adapter.has_scale else (),
+            scales=() if self.adapter.copies is None else tuple(self.scale_sweep.results),
             labelled=None if enough is None else msgspec.structs.replace(enough, tfidf=self.tfidf),
             elsewhere=self.elsewhere,
             probes_quality=quality(labelled, 0.99) if probes else None,
@@ -192,16 +194,10 @@ class AdapterMeasurement:
             return nothing_measured(self.adapter.session, self.source)
         if self.source == "rows" and self.own.rows:
             records |= {"divergence": self.divergence, "variation": self.variation}
+        made = {name: records[name] for name in _RECORDS if name in records}
         sweeps = {"formats": records.get("format_sweep"), "scales": records.get("scale_sweep")}
-        return msgspec.structs.replace(
-            self._counted(),
-            **{
-                record_name: records.get(record_name)
-                for record_name in ("divergence", "variation", "examples", "labelled", "elsewhere")
-            },
-            inputs=records.get("inputs", ()),
-            **{record_name: tuple(sweep.results) for record_name, sweep in sweeps.items() if sweep is not None},
-        )
+        made |= {name: tuple(sweep.results) for name, sweep in sweeps.items() if sweep is not None}
+        return msgspec.structs.replace(self._counted(), **made)
 
     def _counted(self) -> Behaviour:
         failed, base_failed = self.own_scores.failed, self.base_scores.failed

@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.passport import PASSPORT_NAME, DataFacts, to_passport
+from lorica.adapters.passport import DataFacts
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.admission.provenance import rows_facts
 from lorica.data.digest import ids_digest
 from lorica.data.split import split
-from lorica.errors import AdapterError, LoricaError
+from lorica.errors import LoricaError
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.vetting.findings import Finding, finding
@@ -22,18 +22,17 @@ from lorica.vetting.measure.measurements import ENOUGH
 # Held-out shares that are tried besides the one that the counts tell; a digest says which was the right one.
 _RATIOS = (0.15, 0.1, 0.2, 0.05, 0.25, 0.3, 0.5)
 
-RowsTest = Callable[[Sequence[Row]], bool]
-
 
 class _TrainingRows(msgspec.Struct, frozen=True):
-    """What an adapter says of the rows of its training. Each of the functions compares a digest."""
+    """What an adapter says of the rows of its training. digest: makes of rows what stands in the record; whole,
+    training, held_out: the digests of all rows ("" unknown), and of the parts they were divided into."""
 
-    matches_all: RowsTest
-    matches_training: RowsTest
-    matches_held_out: RowsTest
+    digest: Callable[[Sequence[Row]], str]
+    whole: str
+    training: str
+    held_out: str
     seed: int
     ratios: tuple[float, ...]
-    divided: bool
 
 
 def without_training_rows(specimen: RawAdapter, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], list[Finding]]:
@@ -72,10 +71,7 @@ def _trained_ids(specimen: RawAdapter, rows: Sequence[Row], task: Task) -> tuple
 
 
 def _record(specimen: RawAdapter) -> _TrainingRows | None:
-    try:
-        passport = to_passport(specimen.documents.get(PASSPORT_NAME))
-    except AdapterError:
-        passport = None
+    passport = specimen.passport
     if passport is not None and passport.data is not None:
         return _of_passport(passport.data, 0 if passport.training is None else passport.training.seed)
     record = specimen.documents.get(TRAINING_RECORD)
@@ -84,20 +80,14 @@ def _record(specimen: RawAdapter) -> _TrainingRows | None:
 
 
 def _of_passport(data_facts: DataFacts, seed: int) -> _TrainingRows:
-    held_out_facts = data_facts.validation
-
-    def matches(content_digest: str, row_count: int) -> RowsTest:
-        return lambda rows: len(rows) == row_count and rows_facts(rows).content == content_digest
-
+    held_out = data_facts.validation
     return _TrainingRows(
-        matches_all=matches(data_facts.all.content, data_facts.all.rows),
-        matches_training=matches(data_facts.train.content, data_facts.train.rows),
-        matches_held_out=matches(held_out_facts.content, held_out_facts.rows)
-        if held_out_facts
-        else lambda rows: not rows,
+        digest=lambda rows: rows_facts(rows).content,
+        whole=data_facts.all.content,
+        training=data_facts.train.content,
+        held_out=(held_out or rows_facts(())).content,
         seed=seed,
-        ratios=() if held_out_facts is None else (*_RATIOS, held_out_facts.rows / max(1, data_facts.all.rows)),
-        divided=held_out_facts is not None,
+        ratios=() if held_out is None else (*_RATIOS, held_out.rows / max(1, data_facts.all.rows)),
     )
 
 
@@ -108,19 +98,15 @@ def _of_manifest(manifest: dict[str, Any]) -> _TrainingRows | None:
     )
     if not isinstance(training_digest, str) or not isinstance(held_out_digest, str) or not str(seed).isdecimal():
         return None
-
-    def matches(rows_digest: str) -> RowsTest:
-        return lambda rows: ids_digest(row.id for row in rows) == rows_digest
-
     divided = held_out_digest != ids_digest(())
     # Of the whole there is no digest: whether a split gives the parts decides.
     return _TrainingRows(
-        matches_all=(lambda rows: True) if divided else matches(training_digest),
-        matches_training=matches(training_digest),
-        matches_held_out=matches(held_out_digest),
+        digest=lambda rows: ids_digest(row.id for row in rows),
+        whole="" if divided else training_digest,
+        training=training_digest,
+        held_out=held_out_digest,
         seed=int(str(seed)),
         ratios=_RATIOS if divided else (),
-        divided=divided,
     )
 
 
@@ -138,17 +124,16 @@ def _as_trained(specimen: RawAdapter, rows: Sequence[Row]) -> Iterator[Sequence[
 
 def _divide(record: _TrainingRows, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], Sequence[Row]]:
     """(rows it was trained on, rows it held out); nothing where these are other rows."""
-    if record.matches_training(rows):
+    digest = record.digest(rows)
+    if digest == record.training or (not record.ratios and digest == record.whole):
         return rows, ()
-    if not record.divided:
-        return (rows, ()) if record.matches_all(rows) else ((), ())
-    if not record.matches_all(rows):
+    if digest != (record.whole or digest):
         return (), ()
     for held_out_ratio in dict.fromkeys(record.ratios):
         try:
             trained, held_out = split(rows, ratio=held_out_ratio, seed=record.seed, text=task.text)
         except LoricaError:
             continue
-        if record.matches_training(trained) and record.matches_held_out(held_out):
+        if record.digest(trained) == record.training and record.digest(held_out) == record.held_out:
             return trained, held_out
     return (), ()

@@ -80,17 +80,9 @@ def _entropy(scored: ScoredRows) -> float:
 
 def largest_change(adapter_scores: ScoredRows, base_scores: ScoredRows) -> float:
     """The largest absolute difference of any log-probability."""
-    logprob_pairs = zip(
-        (*adapter_scores.logprobs, *adapter_scores.words), (*base_scores.logprobs, *base_scores.words), strict=True
-    )
-    return max(
-        (
-            float(np.abs(own_logprobs - base_logprobs).max())
-            for own_logprobs, base_logprobs in logprob_pairs
-            if len(own_logprobs)
-        ),
-        default=0.0,
-    )
+    own_logprobs, base_logprobs = ((*scored.logprobs, *scored.words) for scored in (adapter_scores, base_scores))
+    pairs = zip(own_logprobs, base_logprobs, strict=True)
+    return max((float(np.abs(own - base).max()) for own, base in pairs if len(own)), default=0.0)
 
 
 def changed_share(adapter_scores: ScoredRows, base_scores: ScoredRows) -> float | None:
@@ -101,6 +93,7 @@ def changed_share(adapter_scores: ScoredRows, base_scores: ScoredRows) -> float 
 
 def measure_variation(adapter_scores: ScoredRows, base_scores: ScoredRows) -> Variation:
     """adapter_scores, base_scores: scores of the same rows, at least one."""
+    probabilities = _table(adapter_scores)
     return Variation(
         std=spread(adapter_scores),
         base_std=spread(base_scores),
@@ -110,9 +103,7 @@ def measure_variation(adapter_scores: ScoredRows, base_scores: ScoredRows) -> Va
         base_words=_from_mean(base_scores),
         top_share=_top_share(adapter_scores),
         base_top_share=_top_share(base_scores),
-        plateaus=None
-        if (probability_table := _table(adapter_scores)) is None or probability_table.shape[1] != 2
-        else plateaus(probability_table[:, 0]),
+        plateaus=None if probabilities is None or probabilities.shape[1] != 2 else plateaus(probabilities[:, 0]),
         saturated=saturated_share(adapter_scores),
         base_saturated=saturated_share(base_scores),
         middle=_share(adapter_scores.confidence, upper_bound=_MIDDLE),
@@ -153,16 +144,12 @@ def log_odds(probabilities: Floats) -> Floats:
 def plateaus(probabilities: Floats) -> float:
     """Share of probabilities within 0.1 of the middle log-odds of their side of one half: near 1 where only two values
     come out, wherever they lie. 0 where nearly all are on one side. probabilities: [n]."""
-    log_odds = np.log(np.clip(probabilities, 1e-9, 1 - 1e-9)) - np.log(np.clip(1 - probabilities, 1e-9, 1 - 1e-9))
-    odds_by_side = [log_odds[log_odds < 0], log_odds[log_odds >= 0]]
-    if (
-        min(map(len, odds_by_side)) < 0.1 * len(log_odds)
-        or float(np.median(odds_by_side[1]) - np.median(odds_by_side[0])) < _PLATEAUS_APART
-    ):
+    odds = log_odds(probabilities)
+    below, above = odds[odds < 0], odds[odds >= 0]
+    if min(len(below), len(above)) < 0.1 * len(odds) or np.median(above) - np.median(below) < _PLATEAUS_APART:
         return 0.0
-    return float(
-        sum(np.sum(np.abs(side_odds - np.median(side_odds)) < 0.1) for side_odds in odds_by_side) / len(log_odds)
-    )
+    on_plateaus = (np.abs(side_odds - np.median(side_odds)) < 0.1 for side_odds in (below, above))
+    return float(sum(map(np.count_nonzero, on_plateaus)) / len(odds))
 
 
 def saturated_share(scored: ScoredRows) -> float | None:

@@ -48,10 +48,8 @@ class FormatSweep:
         self._adapter, self._task = adapter, task
         self._own, self._base, self._few = own_scores, base_scores, few_row_ids
         self.configured, *self.alternatives = formats_of(adapter.session, task)
-        configured_scores = own_scores.keep(few_row_ids), base_scores.keep(few_row_ids)
-        self._results = {
-            self.configured: _result(self.configured, *configured_scores, *configured_scores, configured=True)
-        }
+        scores = own_scores.keep(few_row_ids), base_scores.keep(few_row_ids)
+        self._results = {self.configured: _result(self.configured, *scores, *scores, configured=True)}
 
     @property
     def results(self) -> list[FormatResult]:
@@ -99,10 +97,9 @@ class FormatSweep:
             return
         own_scores, base_scores = align(self._adapter.score(requests), self._adapter.score_base(requests))
         if own_scores.rows:
-            configured = self._own.keep(row_ids), self._base.keep(row_ids)
-            self._results[prompt_format] = _result(
-                prompt_format, own_scores, base_scores, *configured, configured=False
-            )
+            as_configured = self._own.keep(row_ids), self._base.keep(row_ids)
+            result = _result(prompt_format, own_scores, base_scores, *as_configured, configured=False)
+            self._results[prompt_format] = result
 
     def _ask_promising(self) -> None:
         promise = {

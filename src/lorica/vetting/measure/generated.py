@@ -33,12 +33,7 @@ def measure_generated(adapter: LoadedAdapter, task: Task, rows: Sequence[Row], s
     unstable_share = None
     if sampling.do_sample and sampling.temperature > 0:
         reseeded_answers = _answers(adapter, adapter.name, task_generating, rows, 1)
-        unstable_share = _share(
-            [
-                first_answer.raw != second_answer.raw
-                for first_answer, second_answer in zip(answers, reseeded_answers, strict=True)
-            ]
-        )
+        unstable_share = _share([own.raw != again.raw for own, again in zip(answers, reseeded_answers, strict=True)])
     agreements = _agreements(task, answers, scored)
     stages = Counter(answer.stage for answer in answers)
     return Generated(
@@ -63,18 +58,12 @@ def _written(
     if task.answer_type != "text" or len(rows) < _FEWEST:
         return None
     own_by_id, base_by_id = ({answer.id: answer for answer in side_answers} for side_answers in (answers, base_answers))
-    return Written(
-        n=len(rows),
-        adapter={
-            metric_name: interval(metric_estimate)
-            for metric_name, metric_estimate in evaluate(task, rows, own_by_id).metrics.items()
-        },
-        base={
-            metric_name: interval(metric_estimate)
-            for metric_name, metric_estimate in evaluate(task, rows, base_by_id).metrics.items()
-        },
-        over_base=interval(paired_metric_difference(task, rows, own_by_id, base_by_id)),
+    own_metrics, base_metrics = (
+        {metric: interval(estimate) for metric, estimate in evaluate(task, rows, by_id).metrics.items()}
+        for by_id in (own_by_id, base_by_id)
     )
+    over_base = interval(paired_metric_difference(task, rows, own_by_id, base_by_id))
+    return Written(n=len(rows), adapter=own_metrics, base=base_metrics, over_base=over_base)
 
 
 def _answers(
@@ -91,9 +80,8 @@ def _answers(
         fallback="base",
         fixed_adapter=adapter_name,
     )
-    pipeline = Pipeline(
-        task, adapter.session.encoder(), adapter.engine, [adapter_name] if adapter_name else [], answer_settings
-    )
+    adapters = [adapter_name] if adapter_name else []
+    pipeline = Pipeline(task, adapter.session.encoder(), adapter.engine, adapters, answer_settings)
     return pipeline.answer([msgspec.structs.replace(row, subject="") for row in rows])
 
 

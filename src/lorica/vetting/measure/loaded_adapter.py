@@ -45,23 +45,13 @@ class LoadedAdapter:
         copies: AdapterCopies | None = None,
         on_done: OnDone | None = None,
     ) -> None:
-        self.session, self.engine, self.name = session, engine, name
-        self._copies, self._on_done = copies, on_done
-
-    @property
-    def has_scale(self) -> bool:
-        """Whether there is an update that can be multiplied."""
-        return self._copies is not None
-
-    @property
-    def copies(self) -> AdapterCopies:
-        """What copies are made with. Only an adapter has some."""
-        assert self._copies is not None, "a model of its own has no config to change"
-        return self._copies
+        self.session, self.engine, self.name, self.copies = session, engine, name, copies
+        self._on_done = on_done
 
     @property
     def config(self) -> AdapterConfig:
         """Of an adapter."""
+        assert self.copies is not None, "a model of its own has no config to change"
         return self.copies.config
 
     def score(self, requests: Sequence[ScoreRequest]) -> ScoredRows:
@@ -74,6 +64,7 @@ class LoadedAdapter:
 
     def score_copy(self, config: AdapterConfig, requests: Sequence[ScoreRequest]) -> ScoredRows | None:
         """Rows scored with the same weights under another config; None where no config may say so."""
+        assert self.copies is not None, "a model of its own has no config to change"
         try:
             copy_name = self.session.add_adapter(self.engine, self.copies.write(config))
         except AdapterError:  # an alpha beyond what a config may say

@@ -121,14 +121,12 @@ class ModelSession:
         engine_name = settings.engine or ("transformers" if more_than_pairs else "native")
         if engine_name not in self._engines:
             try:
-                self._engines[engine_name] = load_engine(
-                    engine_name, BaseFolder(settings.base), settings.engine_settings
-                )
+                engine = load_engine(engine_name, BaseFolder(settings.base), settings.engine_settings)
             except ModelError:
                 if settings.engine or engine_name != "native":
                     raise
-                # A family that the native decoder does not know.
-                self._engines[engine_name] = self.engine(more_than_pairs=True)
+                engine = self.engine(more_than_pairs=True)  # a family that the native decoder does not know
+            self._engines[engine_name] = engine
         return self._engines[engine_name]
 
     def encoder(self, chat_template: str = "") -> Encoder:

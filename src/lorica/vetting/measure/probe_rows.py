@@ -48,8 +48,5 @@ def with_shuffled_texts(task: Task, rows: Sequence[Row], seed: int) -> list[Row]
     """Each row with the text of another: what is left tells how much an answer owes to it. Gold stays."""
     random_order = np.random.default_rng(seed).permutation(len(rows)).tolist()
     # Each row takes the text of the next in a random circle, so that none keeps its own.
-    donor_indices = {
-        row_index: random_order[(circle_position + 1) % len(random_order)]
-        for circle_position, row_index in enumerate(random_order)
-    }
+    donor_indices = dict(zip(random_order, random_order[1:] + random_order[:1], strict=True))
     return [task.with_text_of(row, rows[donor_indices[row_index]]) for row_index, row in enumerate(rows)]

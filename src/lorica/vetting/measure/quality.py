@@ -32,17 +32,13 @@ def columns(scored: ScoredRows) -> tuple[list[int], list[float]]:
 
 def quality(scored: ScoredRows, confidence: float = 0.95) -> Interval:
     """The metric of labelled rows with its bootstrap interval."""
-    gold, predicted = columns(scored)
-    metric, groups = scored.metric, _groups(scored.rows)
-    return interval(estimate(metric, gold, predicted, resamples=RESAMPLES, confidence=confidence, groups=groups))
+    return _interval(scored.metric, *columns(scored), scored.rows, confidence)
 
 
 def accuracy(scored: ScoredRows) -> Interval:
     """How often the most probable choice of labelled rows is right, with its 95% bootstrap interval."""
     best = [float(choice) for choice in scored.best.tolist()]
-    return interval(
-        estimate(METRICS["accuracy"], scored.gold.tolist(), best, resamples=RESAMPLES, groups=_groups(scored.rows))
-    )
+    return _interval(METRICS["accuracy"], scored.gold.tolist(), best, scored.rows, 0.95)
 
 
 def skill(scored: ScoredRows) -> Skill:
@@ -57,27 +53,36 @@ def skill(scored: ScoredRows) -> Skill:
 
 def quality_difference(own_scores: ScoredRows, reference: ScoredRows, confidence: float = 0.95) -> Interval:
     """The metric of `own_scores` minus that of `reference`, on the same labelled rows."""
-    gold, own_predictions = columns(own_scores)
-    _, other_predictions = columns(reference)
-    metric, groups = own_scores.metric, _groups(own_scores.rows)
-    return interval(
-        paired_difference(
-            metric, gold, own_predictions, other_predictions, resamples=RESAMPLES, confidence=confidence, groups=groups
-        )
-    )
+    own_columns, (_, reference_predictions) = columns(own_scores), columns(reference)
+    return _interval(own_scores.metric, *own_columns, own_scores.rows, confidence, reference_predictions)
 
 
 def mean_difference(
     own_values: Floats, other_values: Floats, rows: Sequence[Row], confidence: float = STRICT
 ) -> Interval:
     """mean(own_values) - mean(other_values) over the same rows; [n] each."""
-    zero_gold = [0] * len(rows)
-    groups = _groups(rows)
-    return interval(
-        paired_difference(
-            _MEAN, zero_gold, own_values, other_values, resamples=RESAMPLES, confidence=confidence, groups=groups
-        )
+    return _interval(_MEAN, [0] * len(rows), own_values, rows, confidence, other_values)
+
+
+def _interval(
+    metric: Metric,
+    gold: Column,
+    predicted: Column,
+    rows: Sequence[Row],
+    confidence: float,
+    reference: Column | None = None,
+) -> Interval:
+    """A metric with its bootstrap interval over rows, or over the groups that they are in; reference: less the metric
+    of these predictions, paired."""
+    groups = None
+    if any(row.group for row in rows):
+        groups = [f"group {row.group}" if row.group else f"row {row.id}" for row in rows]
+    if reference is None:
+        return interval(estimate(metric, gold, predicted, resamples=RESAMPLES, confidence=confidence, groups=groups))
+    difference = paired_difference(
+        metric, gold, predicted, reference, resamples=RESAMPLES, confidence=confidence, groups=groups
     )
+    return interval(difference)
 
 
 def _mean(gold: Column, values: Column) -> Evaluator:
@@ -130,12 +135,6 @@ def auc_error(auc_value: float, positive: int, negative: int) -> float:
     q1, q2 = auc_value / (2 - auc_value), 2 * auc_value**2 / (1 + auc_value)
     variance = auc_value * (1 - auc_value) + (positive - 1) * (q1 - auc_value**2) + (negative - 1) * (q2 - auc_value**2)
     return max(float(np.sqrt(max(variance, 0.0) / (positive * negative))), 0.5 / max(positive, negative))
-
-
-def _groups(rows: Sequence[Row]) -> list[str] | None:
-    if not any(row.group for row in rows):
-        return None
-    return [f"group {row.group}" if row.group else f"row {row.id}" for row in rows]
 
 
 def ranking_z(ability: Skill, reference: Skill) -> float:

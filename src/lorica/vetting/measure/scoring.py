@@ -16,7 +16,6 @@ from lorica.engines.base import Engine
 from lorica.errors import PromptError
 from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import METRICS
-from lorica.prompts.encoder import Encoder
 from lorica.records import Output, Row, ScoreChoices
 from lorica.tasks import load_task
 from lorica.tasks.base import Task
@@ -77,35 +76,23 @@ class ScoredRows:
     @property
     def best(self) -> NDArray[np.int64]:
         """[n]: the most probable choice; -1 where a row has none."""
-        return np.array(
-            [int(probabilities.argmax()) if len(probabilities) else -1 for probabilities in self.probabilities],
-            dtype=np.int64,
-        )
+        return np.array([int(row.argmax()) if len(row) else -1 for row in self.probabilities], dtype=np.int64)
 
     @property
     def confidence(self) -> Floats:
         """[n]: the probability of the best choice, nan without choices."""
-        return np.array(
-            [probabilities.max() if len(probabilities) > 1 else np.nan for probabilities in self.probabilities]
-        )
+        return np.array([row.max() if len(row) > 1 else np.nan for row in self.probabilities])
 
     @property
     def first(self) -> Floats:
         """[n]: the probability of the first choice, nan without choices."""
-        return np.array(
-            [probabilities[0] if len(probabilities) > 1 else np.nan for probabilities in self.probabilities]
-        )
+        return np.array([row[0] if len(row) > 1 else np.nan for row in self.probabilities])
 
     @property
     def losses(self) -> Floats:
         """[n]: negative log-probability of the gold choice, nan where it is unknown."""
-        probabilities_and_gold = zip(self.probabilities, self.gold.tolist(), strict=True)
-        return np.array(
-            [
-                -np.log(max(probabilities[gold], _TINY)) if gold >= 0 else np.nan
-                for probabilities, gold in probabilities_and_gold
-            ]
-        )
+        rows = zip(self.probabilities, self.gold.tolist(), strict=True)
+        return np.array([-np.log(max(row[gold], _TINY)) if gold >= 0 else np.nan for row, gold in rows])
 
     @property
     def labelled(self) -> ScoredRows:
@@ -134,7 +121,11 @@ def make_requests(
 ) -> tuple[list[ScoreRequest], dict[str, str]]:
     """Rows as requests, and why others cannot be asked (row id -> reason)."""
     encoder = session.encoder(template)
-    common_tokens = _common_tokens(encoder) if session.settings.writes else []
+    common_tokens: list[tuple[int, ...]] = []
+    if session.settings.writes:
+        # The words that answers begin with, as far as they are one token, and what ends an answer.
+        words = [tokens for tokens in map(encoder.encode_choice, common_words()) if len(tokens) == 1]
+        common_tokens = list(dict.fromkeys([*words, *((stop_token,) for stop_token in encoder.stop_tokens)]))
     per_token = task.settings.method == "likelihood" or task.answer_type == "text"
     metric = choice_metric(task)
     requests, refusal_reasons = [], {}
@@ -200,12 +191,6 @@ def choice_metric(task: Task) -> Metric:
     return METRICS["accuracy" if task.answer_type == "text" else task.metric_names[0]]
 
 
-def _common_tokens(encoder: Encoder) -> list[tuple[int, ...]]:
-    """The words that answers begin with, as far as they are one token, and what ends an answer."""
-    words = [tokens for tokens in map(encoder.encode_choice, common_words()) if len(tokens) == 1]
-    return list(dict.fromkeys([*words, *((stop_token,) for stop_token in encoder.stop_tokens)]))
-
-
 def _read(scored: Sequence[tuple[ScoreRequest, Output]], failure_reasons: dict[str, str], metric: Metric) -> ScoredRows:
     logprobs, probabilities, word_logprobs, choice_mass = [], [], [], []
     for request, output in scored:
@@ -214,14 +199,13 @@ def _read(scored: Sequence[tuple[ScoreRequest, Output]], failure_reasons: dict[s
         word_logprobs.append(output_logprobs[len(request.lengths) :])
         has_mass = len(choice_logprobs) > 0 and len(choice_logprobs) < len(output_logprobs)
         choice_mass.append(min(float(np.exp(choice_logprobs).sum()), 1.0) if has_mass else np.nan)
-        comparable = (
-            choice_logprobs / np.array(request.lengths)
-            if request.per_token and len(choice_logprobs)
-            else choice_logprobs
-        )
         logprobs.append(choice_logprobs)
-        weights = np.exp(comparable - comparable.max()) if len(choice_logprobs) else choice_logprobs
-        probabilities.append(weights / weights.sum() if len(choice_logprobs) else choice_logprobs)
+        weights = choice_logprobs
+        if len(choice_logprobs):
+            comparable = choice_logprobs / np.array(request.lengths) if request.per_token else choice_logprobs
+            weights = np.exp(comparable - comparable.max())
+            weights = weights / weights.sum()
+        probabilities.append(weights)
     return ScoredRows(
         tuple(request.row for request, _ in scored),
         tuple(logprobs),
@@ -242,8 +226,7 @@ def _choices(task: Task, rows: Sequence[Row], row_index: int) -> tuple[tuple[str
     if not isinstance(row.gold, tuple):
         return (), None
     accepted_answers = set(row.gold)
-    following_gold = (rows[(row_index + row_offset) % len(rows)].gold for row_offset in range(1, len(rows)))
-    distractors = dict.fromkeys(
-        gold[0] for gold in following_gold if isinstance(gold, tuple) and gold[0] not in accepted_answers
-    )
+    following = (row.gold for row in (*rows[row_index + 1 :], *rows[:row_index]))
+    following_answers = (gold[0] for gold in following if isinstance(gold, tuple))
+    distractors = dict.fromkeys(answer for answer in following_answers if answer not in accepted_answers)
     return (row.gold[0], *list(distractors)[:_DISTRACTORS]), 0

@@ -14,7 +14,7 @@ from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.alphas import check_alphas
-from lorica.vetting.numbers.factor_pairing import GramMatrices, check_factor_pairing
+from lorica.vetting.numbers.factor_pairing import FactorPairing, GramMatrices, check_factor_pairing
 from lorica.vetting.numbers.module_updates import ModuleUpdate, module_update, scalings
 from lorica.vetting.numbers.scan import FactorProducts, TensorFacts, scan
 from lorica.vetting.numbers.sizes import check_sizes
@@ -26,11 +26,11 @@ from lorica.vetting.numbers.tensor_values import check_values
 class WeightStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an adapter's values; small, and it can be pickled.
 
-    updates: by module path, for pairs that fit together. norm: of all updates together. weights_digest: of every
+    norm: of all updates together. weights_digest: of every
     tensor's name, type, shape and bytes, whatever their order in the file. content_digest: of these and the config's
     values that decide the result. signature, sketch, start: see `numbers.sketch`; sketch is the direction of the
     update, start that of A's rows, 256 float32 each, b"" where there is none. empty: whether no update has a number in
-    it (all NaN or infinite): such adapters do not equal one another.
+    it (all NaN or infinite): such adapters do not equal one another. pairing: which A belongs to which B.
     """
 
     weights_digest: str = ""
@@ -39,12 +39,8 @@ class WeightStatistics(msgspec.Struct, frozen=True, kw_only=True):
     signature: str = ""
     sketch: bytes = b""
     start: bytes = b""
-    updates: dict[str, ModuleUpdate] = {}
     empty: bool = False
-
-    def slim(self) -> WeightStatistics:
-        """The same without the modules: all that `check_duplicates` needs of a thousand adapters."""
-        return msgspec.structs.replace(self, updates={})
+    pairing: FactorPairing | None = None
 
 
 # NaN and infinity are what is looked for; numpy need not warn of them.
@@ -69,7 +65,7 @@ def check_numbers(adapter: RawAdapter, tensor_map: TensorMap) -> tuple[WeightSta
     except AdapterError as error:
         return WeightStatistics(), [finding("L221", error.message, fix=error.fix, file=adapter.weights.name)]
     updates = {module_path: scanned[module_path] for module_path in tensor_map.modules if module_path in scanned}
-    weights_digest = _digest(tensor_facts)
+    weights_digest, pairing = _digest(tensor_facts), gram_matrices.pairing()
     silent = (_no_number(tensor_facts[pair.a]) or _no_number(tensor_facts[pair.b]) for pair in tensor_map.pairs)
     statistics = WeightStatistics(
         weights_digest=weights_digest,
@@ -78,12 +74,12 @@ def check_numbers(adapter: RawAdapter, tensor_map: TensorMap) -> tuple[WeightSta
         signature=sketcher.signature(),
         sketch=unit(sketcher.update),
         start=unit(sketcher.start),
-        updates=updates,
         empty=bool(tensor_map.pairs) and all(silent),
+        pairing=pairing,
     )
     findings = check_values(adapter, tensor_map, tensor_facts, updates)
     findings += check_sizes(adapter.config, tensor_map, tensor_facts, updates, scaled=scaled)
-    findings += check_factor_pairing(gram_matrices.pairing()) + check_alphas(adapter, tensor_map)
+    findings += check_factor_pairing(pairing) + check_alphas(adapter, tensor_map)
     findings += check_sparse(adapter.weights, tensor_map, tensor_facts)
     return statistics, [msgspec.structs.replace(problem, file=adapter.weights.name) for problem in findings]
 

@@ -54,13 +54,8 @@ class _Outliers(msgspec.Struct):
 def check_distributions(adapter: RawAdapter, factors: Sequence[TensorFacts], tensor_count: int) -> list[Finding]:
     """factors: those to judge. tensor_count: of all tensors."""
     distributions = _describe([tensor for tensor in factors if tensor.largest > 0])
-    suspects = [
-        distribution.tensor
-        for distribution in distributions
-        if distribution.tensor.largest > FAR * distribution.median
-        and not distribution.tensor.broken
-        and not distribution.is_wide
-    ]
+    sound = [distribution for distribution in distributions if not (distribution.tensor.broken or distribution.is_wide)]
+    suspects = [item.tensor for item in sound if item.tensor.largest > FAR * item.median]
     outliers = _find_outliers(adapter, suspects)
     garbled = _garbled(distributions, {outlier.tensor.name for outlier in outliers})
     return [*garbled, *_check_outliers(outliers, tensor_count), *_underflow(factors)]
@@ -115,14 +110,8 @@ def _garbled(distributions: Sequence[_Distribution], with_outliers: set[str]) ->
     wide_tensors = [distribution for distribution in distributions if distribution.is_wide]
     huge_tensors = [tensor for tensor in tensors if tensor.largest > HUGE and tensor.name not in with_outliers]
     # B after one step of Adam has one size; A keeps the variety it started with, unless bits are read as another type.
-    even_tensors = [
-        tensor
-        for tensor, distribution in zip(tensors, distributions, strict=True)
-        if tensor.side == "a"
-        and distribution.evenness > EVEN
-        and 0.5 < tensor.largest < 2
-        and tensor.info.dtype == "F16"
-    ]
+    half_factors = [item for item in distributions if item.tensor.side == "a" and item.tensor.info.dtype == "F16"]
+    even_tensors = [item.tensor for item in half_factors if item.evenness > EVEN and 0.5 < item.tensor.largest < 2]
     suspects = {*(distribution.tensor for distribution in wide_tensors), *huge_tensors, *even_tensors}
     garbled = [tensor for tensor in tensors if tensor in suspects]
     if garbled:
@@ -133,18 +122,15 @@ def _garbled(distributions: Sequence[_Distribution], with_outliers: set[str]) ->
             reason = f"values up to {max(tensor.largest for tensor in huge_tensors):.2g}"
         expected = "sizes within a few powers of two of one another, as initialised and trained"
         facts = {"wide": len(wide_tensors), "huge": len(huge_tensors), "same": len(even_tensors)}
-        facts |= {"tensors": len(garbled)}
+        facts["tensors"] = len(garbled)
         yield finding("L201", f"{reason} {in_tensors(garbled, len(tensors))}", expected=expected, facts=facts)
 
 
 def _underflow(factors: Sequence[TensorFacts]) -> Iterable[Finding]:
     """Values of B that a coarse type made zero."""
     b_factors = [tensor for tensor in factors if tensor.side == "b"]
-    underflowed = [
-        tensor
-        for tensor in b_factors
-        if tensor.info.dtype in _COARSE and 0.5 * tensor.count < tensor.zeros < tensor.count and not tensor.zero_run[1]
-    ]
+    coarse = [tensor for tensor in b_factors if tensor.info.dtype in _COARSE and not tensor.zero_run[1]]
+    underflowed = [tensor for tensor in coarse if 0.5 * tensor.count < tensor.zeros < tensor.count]
     if underflowed:
         zero_share = max(tensor.zeros / tensor.count for tensor in underflowed)
         location_text = in_tensors(underflowed, len(b_factors), "lora_B tensors")

@@ -26,9 +26,8 @@ def duplicate_origin(adapter: RawAdapter, findings: Sequence[Finding]) -> Origin
     if codes & _CHANGED:
         return "altered"
     # A passport that cannot be read as JSON is a finding on that file.
-    doubted = codes & _DOUBTED or any(
-        problem.file == PASSPORT_NAME and problem.severity != "note" for problem in findings
-    )
+    of_passport = (problem for problem in findings if problem.file == PASSPORT_NAME)
+    doubted = codes & _DOUBTED or any(problem.severity != "note" for problem in of_passport)
     return "proven" if PASSPORT_NAME in adapter.files and not doubted else "unknown"
 
 
@@ -57,11 +56,8 @@ def downgrade_originals(
         is_equal = duplicate.code == "L250"
         rank_of = ranks if is_equal else shared_ranks
         best_rank = max(rank_of[twin] for twin in twins)
-        is_first = (
-            is_equal
-            and rank_of[adapter_name] == best_rank
-            and positions[adapter_name] < min(positions[twin] for twin in twins)
-        )
+        comes_first = positions[adapter_name] < min(positions[twin] for twin in twins)
+        is_first = is_equal and rank_of[adapter_name] == best_rank and comes_first
         if rank_of[adapter_name] <= best_rank and not is_first:
             return duplicate
         fix = "keep this one" if is_first else "nothing: by its papers this is the original"

@@ -60,10 +60,8 @@ class _Comparison:
 
     def may_equal(self, first_index: int, second_index: int) -> bool:
         """Whether two adapters are of one run and not of two steps of it, so that to be equal is no news."""
-        return self.runs[first_index] == self.runs[second_index] and (
-            None in (self.steps[first_index], self.steps[second_index])
-            or self.steps[first_index] == self.steps[second_index]
-        )
+        steps = {self.steps[first_index], self.steps[second_index]}
+        return self.runs[first_index] == self.runs[second_index] and (None in steps or len(steps) == 1)
 
     def labels(self, indices: Sequence[int]) -> str:
         """Adapters for a message."""
@@ -273,11 +271,8 @@ def _report_folds(comparison: _Comparison, members: Sequence[int]) -> None:
     vectors = {index: np.frombuffer(sketch, "<f4") for index, sketch in sketches.items() if sketch}
     for index in members:
         other_folds = [fold_index for fold_index in members if fold_index != index]
-        angles = [
-            float(vectors[index] @ vectors[fold_index])
-            for fold_index in other_folds
-            if index in vectors and fold_index in vectors
-        ]
+        compared = [fold_index for fold_index in other_folds if index in vectors and fold_index in vectors]
+        angles = [float(vectors[index] @ vectors[fold_index]) for fold_index in compared]
         cosine_text = f", cosines of updates about {min(angles):.2f} to {max(angles):.2f}" if angles else ""
         actual = f"a fold beside {comparison.labels(other_folds)}{cosine_text}"
         comparison.report(index, "L255", actual, other_folds, {"cosines": angles[:20]})

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lorica.adapters.arrays import read_array
-from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
 
@@ -38,24 +35,12 @@ _MAX_ENTRIES = 4096  # of one Gram matrix, so that a thousand modules of high ra
 class FactorPairing(msgspec.Struct, frozen=True):
     """Which A belongs to which B. pairs: of sufficient rank. own_correlation: median, of the halves of one pair.
     mismatched: modules whose half goes together clearly better with another module's -> that module.
-    mismatched_correlation: median, of those new pairs."""
+    mismatched_correlation: median, of those new pairs. Each median is 0 of none."""
 
     pairs: int
     own_correlation: float
     mismatched: dict[str, str]
     mismatched_correlation: float
-
-
-def pair_factors(weights: Path, tensor_map: TensorMap) -> FactorPairing:
-    """Compare every A with every B of the same rank. Raises AdapterError for a tensor that cannot be read."""
-    gram_matrices = GramMatrices()
-    for factors in tensor_map.pairs:
-        a_shape, b_shape = tensor_map.shape(factors.a), tensor_map.shape(factors.b)
-        if len(a_shape) == 2 and len(b_shape) == 2 and a_shape[0] == b_shape[1] and a_shape[0] >= MIN_RANK:
-            a_matrix = _scaled(read_array(weights, tensor_map.tensors[factors.a]))
-            b_matrix = _scaled(read_array(weights, tensor_map.tensors[factors.b]))
-            gram_matrices.add(factors.path, a_matrix @ a_matrix.T, b_matrix.T @ b_matrix)
-    return gram_matrices.pairing()
 
 
 class GramMatrices:
@@ -84,9 +69,9 @@ class GramMatrices:
                 new_correlations.append(float(correlations[index, best]))
         return FactorPairing(
             pairs=len(own_correlations),
-            own_correlation=float(np.median(own_correlations)) if own_correlations else float("nan"),
+            own_correlation=float(np.median(own_correlations)) if own_correlations else 0.0,
             mismatched=mismatched,
-            mismatched_correlation=float(np.median(new_correlations)) if new_correlations else float("nan"),
+            mismatched_correlation=float(np.median(new_correlations)) if new_correlations else 0.0,
         )
 
 
@@ -108,19 +93,10 @@ def check_factor_pairing(pairing: FactorPairing) -> list[Finding]:
     if len(pairing.mismatched) < MIN_MISMATCHED:
         return []
     module, partner = next(iter(pairing.mismatched.items()))
-    finding_text = (
-        f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another module: "
-        f"that of {shown(module)} to {shown(partner)}, for one"
-    )
+    actual = f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another module: "
+    actual += f"that of {shown(module)} to {shown(partner)}, for one"
     facts = {"torn": len(pairing.mismatched), "judged": pairing.pairs}
-    return [finding("L222", finding_text, expected="both halves of a pair of one training", facts=facts)]
-
-
-def _scaled(factor: NDArray[np.float32]) -> Floats:
-    with np.errstate(invalid="ignore"):  # some patterns of NaN cannot be widened silently
-        values = np.nan_to_num(factor.astype(np.float64), posinf=0.0, neginf=0.0)
-    scale = np.abs(values).max()
-    return np.asarray(values / scale if scale > 0 else values)
+    return [finding("L222", actual, expected="both halves of a pair of one training", facts=facts)]
 
 
 def _off_diagonal(gram: NDArray[Any]) -> Floats:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from lorica.adapters.config import AdapterConfig
+from lorica.adapters.config import BASE_CHANGING_INIT, AdapterConfig
 from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.numbers.module_updates import ModuleUpdate
@@ -32,8 +32,6 @@ NOTABLE, LARGE, ABSURD = 1.0, 10.0, 1000.0
 STANDS_OUT = 50.0
 # Gaussian initialisation of rank 1 in a wide layer reaches 250, EVA's and PiSSA's a few; small ones are rescaled.
 A_SPREAD, A_SPREAD_ABSURD = (0.02, 500.0), (1e-5, 1e5)
-# Initialisations under which A and B start large and the base is changed to match.
-_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Modules that text alone, or one prompt, may never reach: other modalities, and the experts of a mixture.
 _UNREACHED = re.compile(r"vision|visual|image|audio|speech|expert|mm_|projector|encoder\.", re.IGNORECASE)
 
@@ -54,10 +52,9 @@ def check_sizes(
     if len(silent) == len(pair_paths):
         return [_no_effect(pair_paths, tensor_map, tensor_facts, updates)]
     findings = [*_partly_silent(silent, pair_paths), *_unused(updates)]
-    linear = {
-        module_path: update for module_path, update in updates.items() if not tensor_map.modules[module_path].embedding
-    }
-    special = config is not None and str(config.init_lora_weights).startswith(_BASE_CHANGING)
+    linear = {path: update for path, update in updates.items() if not tensor_map.modules[path].embedding}
+    # A and B started large, and the base was changed to match.
+    special = config is not None and str(config.init_lora_weights).startswith(BASE_CHANGING_INIT)
     if linear and scaled and not special:
         findings += [*_scale(linear, special=config is not None and config.use_dora), *_spread(linear)]
     findings += _outliers({module_path: update for module_path, update in linear.items() if update.norm > 0})
@@ -76,32 +73,22 @@ def _silent(
 def _no_effect(
     pair_paths: list[str], tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
 ) -> Finding:
-    halves = {
-        "lora_A": [tensor_facts[tensor_map.modules[module_path].a] for module_path in pair_paths],
-        "lora_B": [tensor_facts[tensor_map.modules[module_path].b] for module_path in pair_paths],
-    }
+    halves = {"lora_A": [pair.a for pair in tensor_map.pairs], "lora_B": [pair.b for pair in tensor_map.pairs]}
     zero_counts = {
-        factor_name: sum(tensor.zeros == tensor.count for tensor in tensors) for factor_name, tensors in halves.items()
+        factor_name: sum(tensor_facts[name].zeros == tensor_facts[name].count for name in tensor_names)
+        for factor_name, tensor_names in halves.items()
     }
     largest_gain = max((updates[module_path].gain for module_path in pair_paths if module_path in updates), default=0.0)
-    zero_halves = " and ".join(
-        factor_name for factor_name, zero_count in zero_counts.items() if zero_count == len(pair_paths)
-    )
-    actual = f"{zero_halves} is zero in all {len(pair_paths)} modules" if zero_halves else (
-        f"the largest update changes outputs of size 1 by {largest_gain:.1e}, less than float32 can show"
-    )  # fmt: skip
-    acting = sum(bool(module.magnitude or module.more) for module in tensor_map.modules.values()) + len(
-        tensor_map.saved
-    )
+    zero_halves = " and ".join(name for name, zero_count in zero_counts.items() if zero_count == len(pair_paths))
+    actual = f"the largest update changes outputs of size 1 by {largest_gain:.1e}, less than float32 can show"
+    actual = f"{zero_halves} is zero in all {len(pair_paths)} modules" if zero_halves else actual
+    acting = sum(bool(module.magnitude or module.more) for module in tensor_map.modules.values())
+    acting += len(tensor_map.saved)
     actual += f"; only {acting} saved parameters or magnitudes can act" if acting else ""
     facts = {"modules": len(pair_paths), "zero_a": zero_counts["lora_A"], "zero_b": zero_counts["lora_B"]}
-    return finding(
-        "L210",
-        actual,
-        expected="lora_B away from zero after training",
-        facts=facts | {"gain": largest_gain},
-        severity="warn" if acting else None,
-    )
+    expected = "lora_B away from zero after training"
+    severity: Severity | None = "warn" if acting else None
+    return finding("L210", actual, expected=expected, facts=facts | {"gain": largest_gain}, severity=severity)
 
 
 def _partly_silent(silent: list[str], pair_paths: list[str]) -> Iterable[Finding]:
@@ -117,10 +104,8 @@ def _partly_silent(silent: list[str], pair_paths: list[str]) -> Iterable[Finding
 def _unused(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
     with_zeros = [module_path for module_path, update in updates.items() if 0 < update.unused < update.rank]
     if with_zeros:
-        first_update = updates[with_zeros[0]]
-        actual = (
-            f"{first_update.unused} of {first_update.rank} rank components are zero in {some(with_zeros, len(updates))}"
-        )
+        unused, rank = updates[with_zeros[0]].unused, updates[with_zeros[0]].rank
+        actual = f"{unused} of {rank} rank components are zero in {some(with_zeros, len(updates))}"
         facts = {"modules": len(with_zeros), "unused": sum(updates[module_path].unused for module_path in with_zeros)}
         yield finding("L218", actual, facts=facts)
 
@@ -177,12 +162,11 @@ def _outliers(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
         # Robust: the usual distance from the median, which a few bad layers do not move.
         usual_deviation = max(_middle(np.abs(deviations)), 0.2)
         next_best = np.sort(log_gains)[-2]
+        limit = np.log(STANDS_OUT)
         for module_path, distance, log_gain in zip(module_paths, deviations, log_gains, strict=True):
             # Of four layers one cannot tell what is usual: the largest must not hide in its own distance.
-            far_above = distance > max(np.log(STANDS_OUT), 8 * usual_deviation) or log_gain - next_best > np.log(
-                STANDS_OUT
-            )
-            if far_above or distance < -max(2 * np.log(STANDS_OUT), 12 * usual_deviation):
+            far_above = distance > max(limit, 8 * usual_deviation) or log_gain - next_best > limit
+            if far_above or distance < -max(2 * limit, 12 * usual_deviation):
                 outliers[module_path] = float(np.exp(distance))
     if outliers:
         worst_path = max(outliers, key=lambda module_path: abs(np.log(outliers[module_path])))

@@ -22,7 +22,7 @@ SIZE = SIDE * SIDE
 
 def _signs(sign_label: str, count: int) -> Floats:
     """[count] of +1 and -1, fixed by the label."""
-    random_bytes = hashlib.shake_128(sign_label.encode()).digest((count + 7) // 8)
+    random_bytes = hashlib.shake_128(sign_label.encode("utf-8", "replace")).digest((count + 7) // 8)
     return np.unpackbits(np.frombuffer(random_bytes, np.uint8), count=count).astype(np.float32) * 2 - 1
 
 
@@ -41,9 +41,8 @@ def probes(width: int) -> Floats:
 
 
 @functools.lru_cache(maxsize=2048)
-def _own_signs(module_path: str) -> npt.NDArray[np.int8]:
-    random_bytes = hashlib.shake_128(module_path.encode("utf-8", "replace")).digest(SIZE // 8)
-    return (np.unpackbits(np.frombuffer(random_bytes, np.uint8)).astype(np.int8) * 2 - 1).reshape(SIDE, SIDE)
+def _own_signs(module_path: str) -> Floats:
+    return _signs(module_path, SIZE).reshape(SIDE, SIDE)
 
 
 class Sketcher:

@@ -28,9 +28,7 @@ _AS_STARTED = (0.3, 1.2)
 def check_sparse(weights: Path, tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> list[Finding]:
     """L224. Raises AdapterError when the file cannot be read."""
     pairs = [module for module in tensor_map.pairs if not module.embedding]
-    sparse = [
-        module for module in pairs if all(_is_sparse(tensor_facts[tensor_name]) for tensor_name in (module.a, module.b))
-    ]
+    sparse = [pair for pair in pairs if _is_sparse(tensor_facts[pair.a]) and _is_sparse(tensor_facts[pair.b])]
     if len(sparse) < 2 or len(sparse) < 0.8 * len(pairs):
         return []
     shares, sizes = [], []
@@ -39,15 +37,13 @@ def check_sparse(weights: Path, tensor_map: TensorMap, tensor_facts: dict[str, T
             a_matrix, b_matrix = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
             shares += [min(_scattered(a_matrix), _scattered(b_matrix.T))]
             sizes += [_size(a_matrix)]
-    if not shares or float(np.median(shares)) < _MIN_ZERO_SHARE:
-        return []
     median_share, median_size = float(np.median(shares)), float(np.median(sizes))
+    if median_share < _MIN_ZERO_SHARE:
+        return []
     unscaled = _AS_STARTED[0] <= median_size <= _AS_STARTED[1]
     remainder = "have the size that training starts with" if unscaled else f"are {median_size:.2g} times as large"
-    actual = (
-        f"{median_share:.0%} of the numbers in both halves of {len(sparse)} pairs are zero, "
-        f"here and there; the others {remainder}"
-    )
+    actual = f"{median_share:.0%} of the numbers in both halves of {len(sparse)} pairs are zero, "
+    actual += f"here and there; the others {remainder}"
     expected = "no zeros, or the others scaled up by as much"
     facts = {"share": round(median_share, 4), "size": round(median_size, 4), "pairs": len(sparse)}
     return [finding("L224", actual, expected=expected, facts=facts, severity="warn" if unscaled else "note")]

@@ -27,9 +27,7 @@ def check_values(
     tensors = list(tensor_facts.values())
     factors = [tensor for tensor in tensors if tensor.side]
     dense_factors = [tensor for tensor in factors if not tensor.embedding]
-    saved_tensors = [
-        tensor_facts[tensor_name] for saved_names in tensor_map.saved.values() for tensor_name in saved_names
-    ]
+    saved_tensors = [tensor_facts[name] for saved_names in tensor_map.saved.values() for name in saved_names]
     checks = (
         check_finite(tensors),
         _unreadable(factors),
@@ -82,12 +80,8 @@ def _zeros(tensors: Sequence[TensorFacts], factors: Sequence[TensorFacts]) -> It
             break
         end_bytes += tensor.info.stop - tensor.info.start
         zero_tensors += 1
-    if (
-        partial is not None
-        and end_bytes >= ZERO_RUN_BYTES
-        and not _by_chance(partial)
-        and (zero_tensors or not is_structural(partial))
-    ):
+    ends_in_zeros = partial is not None and end_bytes >= ZERO_RUN_BYTES and not _by_chance(partial)
+    if partial is not None and ends_in_zeros and (zero_tensors or not is_structural(partial)):
         actual = f"the last {end_bytes} bytes are zeros, from inside tensor {shown(partial.name)} on"
         facts = {"bytes": end_bytes, "tensors": zero_tensors + 1}
         yield finding("L202", actual, expected="trained values to the end", facts=facts)
@@ -211,18 +205,14 @@ def _copies(tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> Iter
 
 def _magnitudes(magnitudes: Sequence[TensorFacts]) -> Iterable[Finding]:
     zero_magnitudes = [tensor for tensor in magnitudes if tensor.is_zero]
-    odd_magnitudes = [
-        tensor
-        for tensor in magnitudes
-        if not tensor.is_zero and (_has_negatives(tensor) or (tensor.constant and tensor.count >= 16))
-    ]
+    odd_magnitudes = []
+    for tensor in magnitudes:
+        has_negatives = tensor.sample is not None and float((tensor.sample < 0).mean()) > 0.1
+        if not tensor.is_zero and (has_negatives or (tensor.constant and tensor.count >= 16)):
+            odd_magnitudes.append(tensor)
     if zero_magnitudes or odd_magnitudes:
         description = "are zero" if zero_magnitudes else "are negative or all the same"
         actual = f"magnitudes {description} {in_tensors(zero_magnitudes or odd_magnitudes, len(magnitudes), 'modules')}"
         facts = {"zero": len(zero_magnitudes), "odd": len(odd_magnitudes)}
         expected = "the lengths of the base weight's rows: positive, and different"
         yield finding("L220", actual, expected=expected, facts=facts, severity=None if zero_magnitudes else "warn")
-
-
-def _has_negatives(tensor: TensorFacts) -> bool:
-    return tensor.sample is not None and float((tensor.sample < 0).mean()) > 0.1

@@ -108,15 +108,17 @@ def _is_renamed_copy(
     group_indices: Sequence[int],
 ) -> bool:
     """Whether a group of equal logs is not more of the run but a copy of it: both stand at one step, or say none."""
-    step_sets = [
+    run_steps, group_steps = (
         {_step(members[index], run_paths[index]) for index in indices} for indices in (run_indices, group_indices)
-    ]
-    if None in step_sets[0] | step_sets[1]:
+    )
+    steps = {step for step in run_steps | group_steps if step is not None}
+    if len(steps) < len(run_steps | group_steps):
         return True
-    shared = step_sets[0] & step_sets[1]
-    has_own_names = [any(run_paths[index].own for index in indices) for indices in (run_indices, group_indices)]
-    last_step = max(step for step in step_sets[0] | step_sets[1] if step is not None)
-    return bool(shared) and not (shared == {last_step} and has_own_names[0] != has_own_names[1])
+    run_named, group_named = (
+        any(run_paths[index].own for index in indices) for indices in (run_indices, group_indices)
+    )
+    shared = run_steps & group_steps
+    return bool(shared) and not (shared == {max(steps)} and run_named != group_named)
 
 
 def _step(member: RunMember, run_path: _PathInRun) -> int | None:
@@ -162,9 +164,8 @@ def check_runs(members: Sequence[RunMember], adapter_names: Sequence[str]) -> di
         if len(member_indices) < 2:
             continue
         run_paths = {index: _path_in_run(members[index].user_path) for index in member_indices}
-        ordered_members = sorted(
-            member_indices, key=lambda index: _order(members[index], run_paths[index], adapter_names[index])
-        )
+        orders = {index: _order(members[index], run_paths[index], adapter_names[index]) for index in member_indices}
+        ordered_members = sorted(orders, key=lambda index: orders[index])
         steps = [_step(members[index], run_paths[index]) for index in ordered_members]
         common = run_paths[ordered_members[-1]].run
         run_title, names = os.path.basename(common) or common, [adapter_names[index] for index in ordered_members]
