@@ -56,7 +56,7 @@ def gguf_bytes(
 ) -> bytes:
     """A whole file. tensors: name -> (type, shape with the rows first, the blocks)."""
     entries = b"".join(text(key) + value_bytes(value) for key, value in metadata.items())
-    infos, data = b"", b""
+    infos, data = b"", bytearray()
     for name, (type_name, shape, blocks) in tensors.items():
         data += bytes(-len(data) % alignment)
         dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))

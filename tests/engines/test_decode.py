@@ -151,6 +151,15 @@ def test_the_cache_grows_in_blocks_and_keeps_what_it_holds() -> None:
     assert not cache.keys[1][:, 50:].any()
 
 
+def test_the_cache_grows_no_longer_than_its_sequences() -> None:
+    config = SimpleNamespace(kv_heads=1, head_dim=2, layers=1)
+    cache = KVCache(config, torch.float32, torch.device("cpu"), max_tokens=1 << 20)  # type: ignore[arg-type]
+    steps = [(32, 55, 56), (50, 56, 56), (57, 57, 64), (65, 500, 128), (90, 90, 128)]
+    for length, final_length, expected_length in steps:
+        cache.reserve(1, length, final_length)
+        assert cache.keys[0].shape[:2] == cache.values[0].shape[:2] == (16, expected_length)
+
+
 def test_min_new_tokens_forbids_an_early_stop(benches: Any) -> None:
     bench = benches("qwen3")
     stop = bench.greedy((1, 2, 3, 4), None, 1)[0]

@@ -268,8 +268,8 @@ def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.Mon
     reserve = KVCache.reserve
     largest: list[int] = []
 
-    def recorded_reserve(self: KVCache, slots: int, length: int) -> None:
-        reserve(self, slots, length)
+    def recorded_reserve(self: KVCache, slots: int, length: int, final_length: int) -> None:
+        reserve(self, slots, length, final_length)
         largest.append(self.keys[0].shape[0] * self.keys[0].shape[1])
 
     monkeypatch.setattr(KVCache, "reserve", recorded_reserve)

@@ -11,8 +11,9 @@ torch = pytest.importorskip("torch")
 from tools.gguf_files import random_blocks  # noqa: E402
 
 from lorica.gguf.block_types import BLOCK_TYPES  # noqa: E402
-from lorica.models.compiled import block_products, library  # noqa: E402
-from lorica.models.cpu.weight_only import WeightOnlyLinear  # noqa: E402
+from lorica.models.compiled import bindings, block_products, library  # noqa: E402
+from lorica.models.cpu import weight_only  # noqa: E402
+from lorica.models.cpu.weight_only import WeightOnlyLinear, gated_product  # noqa: E402
 from lorica.models.gguf_layers import GgufWeight  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("target")
@@ -77,6 +78,22 @@ def test_the_bits_of_a_row_are_its_own(target: str) -> None:
                 assert torch.equal(layer(x[first : first + rows]), expected[first : first + rows])
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("width", [500, 40])
+def test_gate_and_up_by_columns_have_the_bits_of_the_whole(
+    width: int, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if target == library.NO_TARGET:
+        pytest.skip("columns are taken by the kernels")
+    gate = WeightOnlyLinear([blocks_of(QUANTIZED[0], width, 544)], some(width, seed=2), torch.float32)
+    up = WeightOnlyLinear([GgufWeight.plain(some(width, 544, seed=3))], None, torch.float32)
+    x = some(70, 544, seed=1)
+    expected = bindings.silu_and_mul(gate(x), up(x)).to(block_products.input_dtype())
+    monkeypatch.setattr(weight_only, "_GATED_ELEMENTS", 70 * 200)
+    activated = gated_product(gate, up, x)
+    assert activated.shape == (70, width)
+    assert torch.equal(activated.to(expected.dtype), expected)
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])

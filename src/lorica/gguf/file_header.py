@@ -28,7 +28,7 @@ import numpy.typing as npt
 from lorica.errors import ModelError
 from lorica.file_signatures import HEAD_BYTES, LFS_FIX, Content, recognise
 from lorica.gguf.block_types import BLOCK_TYPES, UNREAD_TYPES, BlockType
-from lorica.gguf.packed_texts import PackedTexts
+from lorica.gguf.packed_texts import LENGTH, PackedTexts
 
 MAX_HEADER_BYTES = 256 * 1024 * 1024
 MAX_ENTRIES = 16_384
@@ -47,7 +47,6 @@ SUFFIX = ".gguf"
 
 _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
-_LENGTH = struct.Struct("<Q")
 _AGAIN = "download the file again"
 _FIRST_VERSION, _LAST_VERSION = 2, 3
 
@@ -168,23 +167,22 @@ class _HeaderCursor:
         """As `text`, so many times; without a call for each, since vocabularies are large."""
         buffer, first = self.buffer, self.position
         position = first
-        starts, stops = array("q"), array("q")
+        starts = array("I")  # a header has less than 2 ** 32 bytes
         try:
             for _ in range(count):
-                (byte_count,) = _LENGTH.unpack_from(buffer, position)
+                (byte_count,) = LENGTH.unpack_from(buffer, position)
                 if byte_count > max_bytes:
                     raise _BrokenError(f"{subject} has {byte_count} bytes; allowed are {max_bytes}")
-                start = position + 8
+                start = position + LENGTH.size
                 position = start + byte_count
                 str(buffer[start:position], "utf-8")
                 starts.append(start - first)
-                stops.append(position - first)
         except UnicodeDecodeError:
             raise _BrokenError(f"{subject} is not UTF-8") from None
         except struct.error:
             raise _BrokenError(self._end_reason) from None
         self.skip(position - self.position)  # the last one may go beyond the end
-        return PackedTexts(bytes(buffer[first:position]), starts, stops)
+        return PackedTexts(bytes(buffer[first:position]), starts)
 
 
 def _decode(raw_bytes: memoryview, subject: str) -> str:

@@ -42,6 +42,11 @@ class GgufWeight:
         """A weight [out, in] in float32, float16 or bfloat16, as a block type."""
         return cls(weight.contiguous().view(torch.uint8), _PLAIN_TYPES[weight.dtype])
 
+    def columns(self, columns: slice) -> GgufWeight:
+        """The weights of some outputs, where rows lie in order."""
+        assert self.block_rows.order is None
+        return GgufWeight(self.block_rows.blocks[columns], self.block_type)
+
     def dequantize(self, first: int, out: Tensor) -> None:
         """Fill out [n, in] with the rows first .. first + n."""
         _fill(out, self._stored_rows(slice(first, first + len(out))), self.block_type)

@@ -107,9 +107,7 @@ class DecodeBatch:
             for offset, item in enumerate(pending)
         ]
         batch = pack_sequences([item.seq for item in pending], self._decoder.device, align=self._align)
-        # A captured step must be captured anew once the cache grows, so then it grows to the final length.
-        reserve_new_tokens = 0 if self._graphed_step is None else 1
-        self._reserve(len(joining), max(row.seq.length + reserve_new_tokens * row.max_new_tokens for row in joining))
+        self._reserve(joining)
 
         def store(layer: int, key: Tensor, value: Tensor) -> None:
             for row, start in zip(joining, batch.offsets, strict=True):
@@ -166,7 +164,7 @@ class DecodeBatch:
         if not self._has_room([row.max_cached]):
             return False
         try:
-            self._reserve(1, row.cached)
+            self._reserve([row])
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -177,10 +175,15 @@ class DecodeBatch:
         lengths = [*(row.max_cached for row in self._active), *new_lengths]
         return not self._active or len(lengths) * max(lengths) <= self._cache_tokens
 
-    def _reserve(self, new_rows: int = 0, new_length: int = 0) -> None:
-        """Grow the cache for one more token of every sequence, and for new sequences of this length."""
-        length = max([new_length, *(row.cached + 1 for row in self._active)])
-        self._cache.reserve(len(self._active) + new_rows, length)
+    def _reserve(self, joining: Sequence[ActiveSequence] = ()) -> None:
+        """Grow the cache for one more token of every sequence, and for new sequences."""
+        rows = [*self._active, *joining]
+        final_length = max(row.max_cached for row in rows)
+        if self._graphed_step is not None:
+            # A captured step must be captured anew once the cache grows.
+            self._cache.reserve(len(rows), final_length)
+        else:
+            self._cache.reserve(len(rows), max(row.cached + 1 for row in rows), final_length)
 
     def _padded(self, numbers: list[int], padding: int) -> list[int]:
         """Up to the row alignment, for batch invariance."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lorica.memory_limit import NO_LIMIT
 from lorica.models.allocator import release_free_pages
 from lorica.models.families import DecoderConfig
 
 # The cache grows by whole blocks of these.
 _BLOCK_SLOTS = 16
 _BLOCK_TOKENS = 64
+_LAST_BLOCK_TOKENS = 8  # of blocks that hold all that the sequences may come to
 
 
 class KVCache:
@@ -26,14 +28,17 @@ class KVCache:
         self.keys = [empty] * config.layers
         self.values = [empty] * config.layers
 
-    def reserve(self, slots: int, length: int) -> None:
-        """Grow to at least this many slots of this many tokens; what is cached stays."""
+    def reserve(self, slots: int, length: int, final_length: int = NO_LIMIT) -> None:
+        """Grow to at least this many slots of this many tokens; what is cached stays.
+
+        final_length: tokens that no slot will exceed, beyond which there is no need to grow.
+        """
         # Layers may differ in shape if memory ran out while the cache grew.
         shapes = [tensor.shape for tensor in (*self.keys, *self.values)]
         have_slots, have_length = (min(shape[side] for shape in shapes) for side in range(2))
         if slots <= have_slots and length <= have_length:
             return
-        slots, length = self._grown_shape(slots, length, have_slots, have_length)
+        slots, length = self._grown_shape((slots, length), (have_slots, have_length), final_length)
         if self.keys[0].device.type == "cpu":
             release_free_pages()
         for tensors in (self.keys, self.values):
@@ -44,18 +49,20 @@ class KVCache:
                 grown[used] = old[used]
                 tensors[layer] = grown
 
-    def _grown_shape(self, slots: int, length: int, have_slots: int, have_length: int) -> tuple[int, int]:
+    def _grown_shape(self, needed: tuple[int, int], present: tuple[int, int], final_length: int) -> tuple[int, int]:
         """The first of these within max_tokens: whole blocks that cover the present shape, too; whole blocks; blocks of
         tokens only; no more than is needed.
         """
-        block_slots = -(-slots // _BLOCK_SLOTS) * _BLOCK_SLOTS
-        block_length = -(-length // _BLOCK_TOKENS) * _BLOCK_TOKENS
+        (slots, length), (present_slots, present_length) = needed, present
+        block_slots = _round_up(slots, _BLOCK_SLOTS)
+        final_length = _round_up(max(length, final_length), _LAST_BLOCK_TOKENS)
+        block_length = min(_round_up(length, _BLOCK_TOKENS), final_length)
         shapes = (
-            (max(block_slots, have_slots), max(block_length, have_length)),
+            (max(block_slots, present_slots), max(block_length, present_length)),
             (block_slots, block_length),
             (slots, block_length),
         )
-        return next((shape for shape in shapes if shape[0] * shape[1] <= self._max_tokens), (slots, length))
+        return next((shape for shape in shapes if shape[0] * shape[1] <= self._max_tokens), needed)
 
     def write(self, layer: int, slot: int, key: Tensor, value: Tensor) -> None:
         """Fill a slot from its beginning with key, value [L, Hkv, Dh]."""
@@ -72,3 +79,7 @@ class KVCache:
         layers = zip((*self.keys, *self.values), (*target_cache.keys, *target_cache.values), strict=True)
         for source_layer, target_layer in layers:
             target_layer[target, :length] = source_layer[source, :length]
+
+
+def _round_up(count: int, step: int) -> int:
+    return -(-count // step) * step

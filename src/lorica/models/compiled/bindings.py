@@ -53,9 +53,10 @@ _gate_round = Kernel("gate_round", *[c_void_p] * 6, c_int64, c_int64, c_int, ret
 _restore_blocks = Kernel("restore_blocks", c_void_p, c_void_p, c_int64, c_int, c_int)
 
 
-def add_and_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """x [N, width] += added, in place; returns the root-mean-square norm of x times weight [width], float32."""
-    normed = torch.empty_like(x)
+def add_and_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float, normed: Tensor) -> Tensor:
+    """x [N, width] += added, in place; the root-mean-square norm of x times weight [width], float32, fills `normed`,
+    which may be `added`, and is returned.
+    """
     _add_and_norm(
         x.data_ptr(), address(added), weight.data_ptr(), normed.data_ptr(),
         x.shape[0], x.shape[1], eps, type_code(x),

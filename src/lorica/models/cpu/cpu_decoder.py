@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lorica.models.batched_lora import AnyBatchedLora, BatchedLora, CompiledLora, StackedFactorCache
+from lorica.models.cpu import scratch
 from lorica.models.cpu.layer import CpuLayer, DecoderLayer, KvOnlyAttention, LayerWeights, uses_compiled_kernels
 from lorica.models.cpu.layer_int8 import Int8Layer, suits_int8_layer
 from lorica.models.cpu.linear import compute_dtype, make_linear, residual_dtype, rounds_by_row
@@ -89,8 +90,9 @@ class CpuDecoder:
         rotary = RotaryEmbedding(positions, self._inv_freq, self._residual_dtype, compiled=self.compiled, scale=scale)
         cache = self._factor_cache if output_rows is None else None
         batched = self._batched_lora(lora, len(tokens), cache, group_adapters=group_adapters)
-        for layer in self._layers[:-1]:
-            layer.output_and_mlp(x, layer.attention_block(x, rotary, attention, batched), batched)
+        with scratch.frame(len(x)):
+            for layer in self._layers[:-1]:
+                layer.output_and_mlp(x, layer.attention_block(x, rotary, attention, batched), batched)
         last = self._layers[-1]
         if output_rows is not None and not len(output_rows):
             last.attention_block(x, rotary, KvOnlyAttention(attention), batched)

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Set
 from functools import partial
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from lorica.models.batched_lora import AnyBatchedLora
+from lorica.models.batched_lora import AnyBatchedLora, CompiledLora
 from lorica.models.compiled import bindings
+from lorica.models.cpu import scratch
 from lorica.models.cpu.linear import Int8Linear, Linear, compute_dtype, make_linear, quantize_rows, residual_dtype
 from lorica.models.cpu.ops import FusedRmsNorm, QkvHeads, RotaryEmbedding, silu_and_mul
+from lorica.models.cpu.weight_only import WeightOnlyLinear, gated_product
 from lorica.models.decoder import Layer
 from lorica.models.families import DecoderConfig
 from lorica.models.packed_attention import Attention
@@ -62,7 +63,7 @@ class LayerWeights:
     def empty_qkv(self, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         """Uninitialized query [T, H, Dh], key and value [T, Hkv, Dh]."""
         heads, kv_heads, width = self._shapes
-        query, key, value = (torch.empty(tokens, n, width, dtype=self.qkv_dtype) for n in (heads, kv_heads, kv_heads))
+        query, key, value = (scratch.empty(tokens, n, width, dtype=self.qkv_dtype) for n in (heads, kv_heads, kv_heads))
         return query, key, value
 
 
@@ -87,33 +88,45 @@ class CpuLayer:
     def attention_block(self, x: Tensor, rotary: RotaryEmbedding, attention: Attention, lora: AnyBatchedLora) -> Tensor:
         """See `DecoderLayer`."""
         weights = self._weights
-        query, key, value = weights.empty_qkv(len(x))
-        for row_slice in row_blocks(len(x)):
-            normed = weights.input_norm(x[row_slice])
-            y = weights.qkv(normed)
-            lora.add(weights.qkv_paths, weights.heads.widths, normed, y, row_slice.start)
-            weights.heads.split_qkv_and_rotate(
-                y, rotary.rows_of(row_slice), (query[row_slice], key[row_slice], value[row_slice])
-            )
-        return attention.attend(weights.layer_index, query, key, value).flatten(1)
+        with scratch.frame(len(x)):
+            query, key, value = weights.empty_qkv(len(x))
+            for row_slice in row_blocks(len(x)):
+                with scratch.frame(len(x)):
+                    normed = weights.input_norm(x[row_slice])
+                    y = weights.qkv(normed)
+                    lora.add(weights.qkv_paths, weights.heads.widths, normed, y, row_slice.start)
+                    weights.heads.split_qkv_and_rotate(
+                        y, rotary.rows_of(row_slice), (query[row_slice], key[row_slice], value[row_slice])
+                    )
+            return attention.attend(weights.layer_index, query, key, value).flatten(1)
 
     def output_and_mlp(self, x: Tensor, attended: Tensor, lora: AnyBatchedLora) -> None:
         """See `DecoderLayer`."""
-        weights = self._weights
         for row_slice in row_blocks(len(x)):
-            states, attended_rows = x[row_slice], attended[row_slice].to(x.dtype)
-            y = weights.output(attended_rows)
-            lora.add(weights.output_path, (weights.hidden_size,), attended_rows, y, row_slice.start)
-            normed = weights.post_norm.add_and_norm(states, y)
-            del attended_rows, y  # the MLP needs the memory
-            activated = self._activated_mlp(normed, lora, row_slice.start)
-            del normed
-            y = weights.down(activated)
-            lora.add(weights.down_path, (weights.hidden_size,), activated, y, row_slice.start)
-            states += y
+            with scratch.frame(len(x)):
+                self._add_block(x[row_slice], attended[row_slice], lora, row_slice.start)
+
+    def _add_block(self, states: Tensor, attended: Tensor, lora: AnyBatchedLora, start: int) -> None:
+        weights = self._weights
+        y = weights.output(attended)
+        lora.add(weights.output_path, (weights.hidden_size,), attended, y, start)
+        normed = weights.post_norm.add_and_norm(states, y)
+        activated = self._activated_mlp(normed, lora, start)
+        del normed, y  # the last product needs the memory
+        y = weights.down(activated)
+        lora.add(weights.down_path, (weights.hidden_size,), activated, y, start)
+        states += y
 
     def _activated_mlp(self, normed: Tensor, lora: AnyBatchedLora, start: int) -> Tensor:
         weights = self._weights
+        if (
+            isinstance(weights.gate, WeightOnlyLinear)
+            and isinstance(weights.up, WeightOnlyLinear)
+            and weights.gate.compiled
+            and isinstance(lora, CompiledLora)
+            and not any(map(lora.adapts, (weights.gate_path, weights.up_path)))
+        ):
+            return gated_product(weights.gate, weights.up, normed)
         # Not fused: gate and up would be strided then, which costs more than a larger product gains.
         if isinstance(weights.gate, Int8Linear) and isinstance(weights.up, Int8Linear):
             quantized = quantize_rows(normed)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorica.models.compiled import bindings
+from lorica.models.cpu import scratch
 from lorica.models.decoder import RmsNorm
 from lorica.models.families import DecoderConfig
 from lorica.models.rope import cos_sin_table
@@ -28,7 +29,9 @@ class FusedRmsNorm:
     def __call__(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
         if self._compiled:
-            return bindings.add_and_norm(x.reshape(-1, x.shape[-1]), None, self.weight, self.eps).view(x.shape)
+            normed = scratch.empty(*x.shape, dtype=x.dtype)
+            bindings.add_and_norm(x.reshape(-1, x.shape[-1]), None, self.weight, self.eps, normed)
+            return normed
         # In fewer passes than torch's: one over the squares, one for each factor.
         states = x.float()
         l2_norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
@@ -37,9 +40,9 @@ class FusedRmsNorm:
         return scaled.mul_(self.weight).to(x.dtype)
 
     def add_and_norm(self, x: Tensor, added: Tensor) -> Tensor:
-        """x [N, width] += added, in place; returns the norm of the sum."""
+        """x [N, width] += added, in place; returns the norm of the sum, which may lie in the memory of added."""
         if self._compiled:
-            return bindings.add_and_norm(x, added, self.weight, self.eps)
+            return bindings.add_and_norm(x, added, self.weight, self.eps, added)
         x += added
         return self(x)
 
