@@ -22,6 +22,7 @@ RANKS = {
     "records": 0,
     "locks": 0,  # journals, trainings and passports hold one; readers ask who does
     "signals": 0,  # the command line ends by them, a training waits with them
+    "process_start": 0,  # the command line notes it, time limits count from it
     "file_signatures": 0,  # data, adapters, prompts and models all refuse a file that is something else
     "names": 0,  # of files and subjects, as every package compares and writes them
     "precision": 0,  # the configuration names it, models and engines compute in it, the gate allows for it

@@ -11,6 +11,7 @@ from lorica import signals
 from lorica.errors import UNCHECKED, ConfigError, LoricaError, UsageError
 from lorica.failures import DEBUG, explain
 from lorica.names import closest
+from lorica.process_start import COMMAND_STARTED, process_started
 from lorica.streams import SturdyStream, sturdy_streams
 from lorica.version import __version__
 
@@ -76,6 +77,8 @@ _VERDICTS = ("check", "diagnose")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Whatever stops it is one message on stderr, never a traceback."""
+    if arguments is None:
+        COMMAND_STARTED.set(process_started())
     words = list(sys.argv[1:] if arguments is None else arguments)
     wait_briefly(os.environ)
     with sturdy_streams() as output:

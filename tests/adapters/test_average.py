@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -138,9 +139,16 @@ def test_the_command_writes_an_adapter_and_refuses_mistakes(tmp_path: Path, caps
     assert open_adapter(Path(output)).config.r == 6
     for words, message in (
         ([*folders, "--output", output], "holds an adapter already"),
+        ([*folders, "--output", str(tmp_path)], "holds a already"),
         ([folders[0], "--output", str(tmp_path / "x")], "a mean needs two or more"),
+        ([folders[0], f"{tmp_path}/b/../a", "--output", str(tmp_path / "x")], "a folder is named twice"),
         ([*folders, "--output", str(tmp_path / "x"), "--weights", "1"], "1 numbers for 2 adapters"),
         ([*folders, "--output", str(tmp_path / "x"), "--rank", "-1"], "allowed: 0 (exact) or more"),
     ):
         assert main(["average", *words]) == 2
         assert message in capsys.readouterr().err
+    assert main(["average", *folders, "--output", f"{tmp_path}/the mean"]) == 0
+    base = open_adapter(Path(output)).config.base_model_name_or_path
+    assert shlex.split(capsys.readouterr().out.partition("passport: ")[2]) == [
+        *("lorica", "passport", f"{tmp_path}/the mean", "--base", base, "task=TASK")
+    ]

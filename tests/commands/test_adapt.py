@@ -367,12 +367,11 @@ def test_mistakes_are_one_message(
 
 def test_labels_of_one_kind_teach_nothing(tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither the examples alone nor with train; where train alone has one kind, there is no unadapted model."""
-    rows = read_rows(tables / "test.csv")
     write_rows(tables / "train.csv", [[*row[:-1], "1"] for row in read_rows(tables / "train.csv")])
     result = adapt(capsys, "train=train.csv", "adapt.rounds=0")
     assert models.trained == ["examples"]
     assert (result["stage"], result["measured"], result["estimate"]) == ("examples", None, None)
-    write_rows(tables / "test.csv", [[*row[:5], "", "", row[7]] for row in rows])
+    write_rows(tables / "test.csv", [[*row[:5], "", "", row[7]] for row in read_rows(tables / "test.csv")])
     for words in ([], ["train=train.csv"]):
         assert main(["adapt", "input=test.csv", *QUIET, *words, "run_dir=one"]) == 3
         assert "have the label 1" in capsys.readouterr().err
@@ -384,6 +383,18 @@ def test_rows_without_examples_teach_nothing(
 ) -> None:
     (tables / "test.csv").write_text("row_id,body,rule\n1,hello,rule 4\n")
     assert main(["adapt", "input=test.csv", *QUIET]) == 3
-    assert "nothing to learn from" in capsys.readouterr().err
+    assert "nothing to learn from: no row brings an example, and there is no train" in capsys.readouterr().err
+    (tables / "test.csv").write_text("row_id,body,rule,positive_example_1,negative_example_1\n1,a,rule 4,b,b\n")
+    assert main(["adapt", "input=test.csv", *QUIET]) == 3
+    assert "nothing to learn from: all labelled examples bear both labels" in capsys.readouterr().err
     result = adapt(capsys, "train=train.csv", "adapt.rounds=0")
     assert result["stage"] == "unadapted"
+
+
+def test_canary_rows_do_not_train(tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tables / "one.csv", [[*row[:-1], "1"] for row in read_rows(tables / "train.csv")])
+    words = ["input=test.csv", "train=train.csv", "adapt.rounds=0", *QUIET]
+    assert main(["adapt", *words, "adapt.canaries=one.csv"]) == 3
+    assert "all canary rows have the label 1" in capsys.readouterr().err
+    assert main(["adapt", *words, "adapt.canaries=train.csv"]) == 0
+    assert "labelled texts are canary rows, and nothing is trained on them" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 import shutil
 from pathlib import Path
 from random import Random
@@ -103,7 +104,35 @@ def test_a_calibration_that_the_rows_do_not_show_to_help_is_saved_on_request_alo
     assert json.loads(capsys.readouterr().out)["output"] is None
     assert main([*command, "--save-anyway"]) == 0
     assert f"saved, though these rows show no gain: {adapter / CALIBRATION_NAME}" in capsys.readouterr().out
-    assert (adapter / CALIBRATION_NAME).exists()
+    before = (adapter / CALIBRATION_NAME).read_bytes()
+    assert main([*command, "--force"]) == 0
+    assert f"the former calibration stays, and is applied where one is wanted: {adapter}" in capsys.readouterr().out
+    assert (adapter / CALIBRATION_NAME).read_bytes() == before
+
+
+def test_it_ends_with_the_command_that_uses_it(
+    adapter: Path, gold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _posts(tmp_path / "NEW.csv", range(500, 505))
+    assert _infer(gold, tmp_path / "own.csv", adapter, "--submission", "row_id=id,rule_violation=score") == 0
+    own = {answer.id: answer.score or 0.0 for answer in read_answers(tmp_path / "own.csv")}
+    middle = sorted(own.values())[ROWS // 2]
+    labels = [int((score > middle) == (n % 4 > 0)) for n, score in enumerate(own.values())]
+    lines = [f"{row_id},post,rule,{label}" for row_id, label in zip(own, labels, strict=True)]
+    own_gold = tmp_path / "own_gold.csv"
+    own_gold.write_text("row_id,body,rule,rule_violation\n" + "\n".join(lines) + "\n", "utf-8")
+    without_record = _scores(tmp_path / "answers.csv")
+    for answers, labelled in ((without_record, gold), (tmp_path / "own.csv", own_gold)):
+        words = ["calibrate", str(answers), str(labelled), "--adapter", str(adapter), "--force", *PLATT]
+        capsys.readouterr()
+        assert main([*words, "task=rules"]) == 0
+        command = next(line[3:] for line in capsys.readouterr().out.splitlines() if line.startswith("-> "))
+        further = () if answers.name == "own.csv" else FAKE[1:]
+        Path("answers.csv").unlink(missing_ok=True)
+        assert main([*shlex.split(command)[1:], *further]) == 0
+        assert "calibrated: rules (platt)" in capsys.readouterr().err
+        shutil.rmtree("answers.csv.run")
 
 
 def test_infer_applies_it_on_request_alone_and_keeps_the_raw_scores(

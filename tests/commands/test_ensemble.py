@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -130,6 +131,44 @@ def test_a_saved_blend_refuses_its_files_in_another_order(
     assert main(["ensemble", files[1], files[0], files[2], "--model", saved, "task=rules"]) == 3
     assert "in this order" in capsys.readouterr().err
     _json(capsys, *files, "--model", saved)
+    alike = []
+    for path in files:  # folders tell them apart, as they do of runs/*/out_of_fold.csv
+        folder = tmp_path / f"of-{Path(path).stem}"
+        folder.mkdir()
+        alike.append(str(Path(path).rename(folder / "scores.csv")))
+    _json(capsys, *alike, "--gold", gold, "--save", saved)
+    assert main(["ensemble", alike[1], alike[0], alike[2], "--model", saved, "task=rules"]) == 3
+    assert "in this order" in capsys.readouterr().err
+
+
+def test_a_saved_blend_comes_with_the_command_that_uses_it(
+    files: list[str], gold: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    equal = _write(tmp_path / "equal.csv", "id,score\n" + "".join(f"{i},0.5\n" for i in range(ROWS)))
+    words = [files[0], equal, files[1], "--gold", gold, "--save", "my blend.json", "task=rules"]
+    assert main(["ensemble", *words]) == 0
+    said = capsys.readouterr().out
+    command = next(line for line in said.splitlines() if line.startswith("-> "))
+    assert f"NEW-1.csv: of {files[0]}; NEW-2.csv: of {files[1]}" in said, "without what was left out"
+    for seed in (1, 2):
+        _scores(tmp_path / f"NEW-{seed}.csv", 1.0, seed=seed, rows=5)
+    assert main(shlex.split(command)[2:]) == 0
+    assert len(list(read_answers("blend.csv"))) == 5
+
+
+def test_what_weighs_nothing_adds_nothing(files: list[str], gold: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = _json(capsys, *files[:2], "--gold", gold, "--weights", "1,0")["members"]
+    assert first["adds"] is None, "without it there is no blend"
+    assert second["adds"]["difference"]["value"] == 0
+
+
+def test_the_file_of_rows_is_where_a_column_is_looked_up(
+    files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _write(tmp_path / "rows.csv", "id,body,rule,part\n" + "".join(f"{i},post,r,{i % 4}\n" for i in range(ROWS)))
+    result = _json(capsys, *files, "--gold", gold, "--rows", rows, "--within", "part")
+    assert result["over_best"] is not None
 
 
 def test_a_vote_is_judged_by_its_answers(gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,6 +314,13 @@ def test_the_page_without_gold_claims_nothing(
         (["A", "B", "--within", "rule", "--gold", "GOLD", "--method", "stack"], 2, "a stack has no ranks"),
         (["A", "LINK"], 2, "a file is named twice"),
         (["A", "B", "--gold", "GOLD", "--save", "GOLD"], 2, "would replace a file that this command reads"),
+        (["A", "B", "--gold", "GOLD", "--save", "new.csv", "--output", "./new.csv"], 2, "are one file, new.csv"),
+        (["A", "B", "--model", "m.json", "--weights", "0.5,0.5"], 2, "as it was fitted, whatever --weights says"),
+        (["A", "B", "--model", "m.json", "--method", "mean"], 2, "leave --method out"),
+        (["A", "B", "--model", "m.json", "--within", "rule", "--rows", "GOLD"], 2, "leave --within out"),
+        (["A", "B", "--power", "3"], 2, "add --method power"),
+        (["A", "B", "--rows", "GOLD"], 2, "add --within COLUMN"),
+        (["A", "EQUAL", "--weights", "0,1"], 3, "only members of weight 0 are left to blend"),
     ],
 )
 def test_mistakes_are_one_clear_message(
@@ -297,6 +343,7 @@ def test_mistakes_are_one_clear_message(
         "NEGATIVE": _write(tmp_path / "negative.csv", "id,score\n" + "".join(f"{i},{i - 3}\n" for i in range(ROWS))),
         "FEW": _write(tmp_path / "few.csv", "id,body,rule\n" + "".join(f"{i},post,rule {i % 2}\n" for i in range(10))),
         "LINK": str(tmp_path / "link.csv"),
+        "EQUAL": _write(tmp_path / "equal.csv", "id,score\n" + "".join(f"{i},0.5\n" for i in range(ROWS))),
         "NAN": _write(tmp_path / "nan.csv", "id,score\n" + "".join(f"{i},nan\n" for i in range(ROWS))),
     }
     Path(paths["LINK"]).symlink_to(paths["A"])
@@ -316,3 +363,21 @@ def test_a_blend_is_submitted_under_the_names_that_a_competition_takes(
     lines = (tmp_path / "blend.submission.csv").read_text().splitlines()
     assert lines[0] == "row_id,rule_violation"
     assert [tuple(line.split(",")) for line in lines[1:]] == [(a.id, repr(a.score)) for a in read_answers(output)]
+
+
+def test_a_member_that_is_left_alone_is_not_said_to_be_ranked(
+    files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    equal = _write(tmp_path / "equal.csv", "id,score\n" + "".join(f"{i},0.5\n" for i in range(ROWS)))
+    verdict = _json(capsys, files[0], equal, "--gold", gold)["verdict"]
+    assert verdict == f"Only {files[0]} is left, and there is nothing to blend it with: use that file."
+
+
+def test_no_setting_is_advised_for_a_file_that_takes_none(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    semicolons = _write(tmp_path / "semi.csv", "id;score\n1;0.5\n")
+    assert main(["ensemble", files[0], semicolons, "task=rules"]) == 3
+    assert "save it as CSV with commas" in capsys.readouterr().err
+    assert main(["check", "--scores", semicolons]) == 12
+    assert "save it as CSV with commas" in capsys.readouterr().err

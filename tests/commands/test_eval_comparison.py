@@ -54,6 +54,23 @@ def test_files_are_ranked_only_where_a_paired_test_tells_them_apart(
     assert "share a rank where no paired test tells them apart" in text
 
 
+def test_labels_without_scores_are_compared_as_answers(
+    posts_of_two_rules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for name, wrong in (("good", 5), ("bad", 2)):
+        labels = ["Yes" if (i % 3 == 0) != (i % wrong == 0) else "No" for i in range(240)]
+        lines = [f"{i},{label}" for i, label in enumerate(labels)]
+        files.append(_write(tmp_path / f"{name}.csv", "id,answer\n" + "\n".join(lines) + "\n"))
+    files.append(_scores(tmp_path / "scores.csv", 6.0, seed=1))
+    for compared in (files[:2], files[1:]):
+        assert main(["eval", *map(str, [*compared, posts_of_two_rules]), "task=rules", "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        (pair,) = result["pairs"]
+        assert result["ranks"][str(tmp_path / "bad.csv")] == 2
+        assert (pair["n"], abs(pair["difference"]["value"]) > 0.1) == (240, True)
+
+
 _SHIFTS = {"weak": 1.0, "same": 1.0, "strong": 1.35}
 
 

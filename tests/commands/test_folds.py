@@ -309,6 +309,18 @@ def test_average_ensemble_and_best_fold_side_by_side(
     assert "out of fold, " in said
 
 
+def test_rows_of_one_label_decide_nothing(
+    folded: Path, posts: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = {record["body"] for record in _records(few_posts)}
+    unseen = [record for record in _records(posts)[1::11] if record["body"] not in trained]
+    test = _write(tmp_path / "test.csv", [record for record in unseen if record["rule_violation"] == "1"][:12])
+    assert main(["folds", str(folded), str(test), "task=rules", "--output", str(tmp_path / "out")]) == 0
+    assert "What is better cannot be told on these rows: roc_auc undefined" in capsys.readouterr().out
+    assert main(["folds", str(test), str(folded), "task=rules"]) == 2
+    assert "is a file, and the first path is the folder of the folds" in capsys.readouterr().err
+
+
 def test_rows_that_folds_were_trained_on_are_no_test(
     folded: Path, posts: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

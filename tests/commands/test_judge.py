@@ -264,6 +264,8 @@ def test_an_answer_that_gives_orders_stays_data(files: tuple[str, str], capsys: 
         (["--rubric", "referense", *FAKE], "reference"),
         (["--sample", "-1"], "from 0 on"),
         (["--concurrency", "0"], "from 1 on"),
+        (["--sample", "0", *FAKE], "a sample of 0 rows judges nothing"),
+        (["--endpoint", "http://h/v1", "--judge-model", ""], "--judge-model NAME"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -271,6 +273,11 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     assert main(["judge", *files, "task=saq", *words]) in (2, 3)
     assert hint in capsys.readouterr().err
+
+
+def test_a_file_is_not_compared_with_itself(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["judge", files[0], *files, "--rubric", "pairwise", "task=saq", *FAKE]) == 2
+    assert "a file of answers is named twice" in capsys.readouterr().err
 
 
 def test_a_key_that_goes_unencrypted_is_told(

@@ -242,6 +242,7 @@ def test_a_test_that_is_killed_goes_on_where_it_was(
         (["ROWS", "task=saq", "retrieval.dir=KB", "retrieval.source_column=modul"], 3, "modul"),
         (["missing.jsonl", "task=saq", "retrieval.dir=KB"], 3, "missing.jsonl"),
         (["UNLABELLED", "task=saq", "retrieval.dir=KB"], 3, "gold"),
+        (["ROWS", "task=saq", "retrieval.dir=KB", "run_dir=ROWS"], 3, "nothing can be written here (File exists)"),
     ],
 )
 def test_what_cannot_be_tested(
@@ -251,9 +252,18 @@ def test_what_cannot_be_tested(
     unlabelled = path.with_name("unlabelled.jsonl")
     unlabelled.write_text('{"id": "1", "question": "Who?", "subject": "geography"}\n')
     places = {"ROWS": str(path), "UNLABELLED": str(unlabelled)}
-    given_words = [places.get(word, word.replace("=KB", f"={kb}")) for word in words]
+    given_words = [places.get(word, word.replace("=KB", f"={kb}").replace("=ROWS", f"={path}")) for word in words]
     assert main(["kb", "test", "engine=fake", *given_words]) == code
     assert message in capsys.readouterr().err
+
+
+def test_rows_that_no_index_is_for_compare_nothing(
+    material: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = material
+    path.write_text('{"id": "1", "subject": "art", "question": "Who built it?", "answer": "Ann"}\n')
+    assert main(_command(material, tmp_path / "run")) == 0
+    assert "no row is of a subject with an index: nothing was compared" in capsys.readouterr().out
 
 
 def test_from_python(material: tuple[Path, Path], tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from lorica.cli import main
 from lorica.commands import build
 from lorica.commands.arguments import resolve
 from lorica.commands.tune_result import RESULT_NAME
-from lorica.commands.tune_session import StudyCall, run_study
+from lorica.commands.tune_session import StudyCall, resumes, run_study
 from lorica.commands.tune_space import study_dimensions
 from lorica.commands.tune_study import BEST_NAME
 from lorica.commands.tune_trial import TRIALS
-from lorica.errors import LoricaError, ResumeError, TrainingError
+from lorica.errors import DataError, LoricaError, ResumeError, TrainingError
 from lorica.training.types import Listener
 from lorica.tuning.dimensions import Settings
 from lorica.tuning.trial_store import TRIALS_NAME, TrialStore
@@ -126,6 +126,21 @@ def test_no_row_of_the_comparison_is_seen_by_a_trial(rows: Path) -> None:
     assert not compared & search
     assert {row.id for row in plan.rows.validation} < search
     assert len(compared | search) == ROWS
+
+
+def test_two_studies_do_not_share_a_folder(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crowded(Stub):
+        """Another study begins in the folder while the first one trains."""
+
+        def train(self, number: int, settings: Settings, listener: Listener) -> Path:
+            for words in ((), ("training.resume=true",)):
+                with pytest.raises(ResumeError, match="study" if not words else "another process is working on study"):
+                    run_study(plan_of(*words), StudyCall(words, words, "lorica tune ..."), make_runner=Stub().of)
+            return super().train(number, settings, listener)
+
+    result = studied(Crowded(), monkeypatch, "trials=3", "minutes=60")
+    assert [trial.state for trial in TrialStore(Path("study")).all] == [trial.state for trial in result.trials]
+    assert json.loads(Path("study/run.json").read_text())["calls"] == 1
 
 
 def test_it_says_when_nothing_is_better(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +251,11 @@ def test_another_study_is_not_gone_on_with(rows: Path, monkeypatch: pytest.Monke
         studied(Stub(), monkeypatch, "trials=2", "training.resume=true", "tune.space.training.learning_rate=1e-4..1e-2")
     again = studied(Stub(), monkeypatch, "trials=2", "training.resume=true", "folds.near_duplicates=false")
     assert len(again.trials) == 2, "what no trial reads may change"
+    with pytest.raises(ResumeError, match="kind: was '\\(nothing\\)', is now 'attempts'"):
+        resumes(plan_of("attempts=2", "trials=2", "training.resume=true"))
+    Path("study/run.json").write_text("{")
+    with pytest.raises(DataError, match="what it was given is not known any more: name another run_dir"):
+        resumes(plan_of("trials=2", "training.resume=true"))
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,15 @@ def test_labels_numbers_and_bases_that_are_others(tmp_path: Path) -> None:
         engine_of(base, {"member": tmp_path / "shorter"})
 
 
+def test_an_adapter_of_a_model_that_writes_is_refused(tmp_path: Path) -> None:
+    base = save_base("bert", tmp_path / "base")
+    save_lora(base, tmp_path / "lora")
+    path = tmp_path / "lora" / "adapter_config.json"
+    path.write_text(path.read_text().replace('"SEQ_CLS"', '"CAUSAL_LM"'))
+    with pytest.raises(AdapterError, match="its task_type is 'CAUSAL_LM', and an encoder classifies"):
+        engine_of(base, {"lora": tmp_path / "lora"})
+
+
 def test_precisions_in_which_a_family_overflows_are_refused(tmp_path: Path) -> None:
     base = save_base("deberta-v3", tmp_path / "base")
     with pytest.raises(EngineError, match="deberta-v2 is not computed in float16, in which it overflows"):

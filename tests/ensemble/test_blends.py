@@ -123,3 +123,6 @@ def test_votes_follow_the_weights_and_ties_are_flagged() -> None:
     assert [answer.answer for answer in equal] == ["B", "A", "C", None]
     assert [answer.flags for answer in equal] == [(), ("tied",), ("tied",), ("invalid",)]
     assert vote(members, (0.6, 0.2, 0.2), ["0"])[0].answer == "A"
+    silent = vote(members, (0.0, 0.0, 1.0), ["0", "1"])
+    assert [answer.answer for answer in silent] == ["B", None], "who has no say has none where others are silent"
+    assert silent[1].flags == ("invalid",)

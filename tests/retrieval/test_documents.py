@@ -220,6 +220,7 @@ def test_a_pdf_is_read_with_words_joined_and_without_pypdf_named(
     [
         ({"length": 4}, "a length of 4 tokens; allowed: 8 to 8192"),
         ({"length": 100, "overlap": 51}, "an overlap of 51 tokens; allowed: 0 to half"),
+        ({"length": 10}, "an overlap of 40 tokens.*\n.*--overlap 5"),
         ({"columns": {"body": "x"}}, "--column body=...: allowed are text, id, title, tags"),
         ({"tags": (" a",)}, "tags .* without white space around them"),
         ({"tokenizer": "no/such"}, "--tokenizer no/such"),
@@ -230,6 +231,27 @@ def test_settings_out_of_bounds_are_refused(tmp_path: Path, settings: dict[str, 
     (tmp_path / "d.jsonl").write_text('{"key": "k", "body": "The Rhine passes Basel."}')
     with pytest.raises((RetrievalError, DataError), match=message):
         build_index(tmp_path / "kb", "s", [tmp_path / "d.jsonl"], BuildOptions(**settings))  # type: ignore[arg-type]
+
+
+def test_an_index_is_no_document_of_the_next_one(tmp_path: Path) -> None:
+    documents = tmp_path / "docs"
+    documents.mkdir()
+    (documents / "d.txt").write_text("The Rhine passes Basel.")
+    (documents / "index.json").write_text('[{"text": "An index.json of somebody else."}]')
+    built = build_index(documents, "s", [documents])
+    assert (built.read, built.manifest.passages) == (2, 2)
+    assert update_index(documents, "s", [documents]).unchanged
+    again = build_index(documents, "s", [documents], force=True)
+    assert again.manifest == built.manifest
+    assert build_index(tmp_path, "t", [tmp_path]).manifest.passages == 2
+
+
+def test_no_setting_of_rows_is_advised_for_documents(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text('{"text": "x"\n')
+    with pytest.raises(DataError) as refused:
+        build_index(tmp_path / "kb", "s", [tmp_path / "d.jsonl"])
+    assert "--bad-documents skip" in refused.value.fix
+    assert "data.bad_rows" not in refused.value.fix
 
 
 def test_columns_are_found_by_their_names_or_named(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_runs_are_mirrored_once(
     assert main(["runs", "mirror", "--trackio", "p", str(a), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["there_before"] == 0
     assert main(["runs", "mirror", "--trackio", "p", str(a), str(b)]) == 0
-    assert "1 runs copied to trackio's project p, 1 were there" in capsys.readouterr().out
+    assert "1 run copied to trackio's project p, 1 were there" in capsys.readouterr().out
     assert trackio.open is None
     stored = trackio.projects["p"]
     assert [name.split(" ")[0] for name in stored] == ["a", "b"]

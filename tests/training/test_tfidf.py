@@ -62,9 +62,9 @@ def test_features_are_restored_to_the_last_bit() -> None:
 
 
 def test_one_kind_of_label_or_no_words_are_refused() -> None:
-    with pytest.raises(TrainingError, match=r"the 2 rows have: 1"):
+    with pytest.raises(TrainingError, match=r"those of 2 rows are: 1"):
         fit_classifier(["a b", "c d"], [1, 1])
-    with pytest.raises(TrainingError, match="have: none"):
+    with pytest.raises(TrainingError, match="are: none"):
         fit_classifier([], [])
     with pytest.raises(TrainingError, match="no words to learn from in 2 texts"):
         fit_classifier(["", " "], [0, 1])

@@ -174,3 +174,16 @@ def test_scores_are_checked_without_torch_and_hydra() -> None:
     code = "import sys, lorica.vetting.score_columns; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "src")
     assert not {name.split(".")[0] for name in done.stdout.split()} & {"torch", "hydra", "scipy", "transformers"}
+
+
+def test_rows_whose_own_labels_were_trained_on_are_told(tmp_path: Path) -> None:
+    rows = [
+        Answer(id=f"r{i}", answer="Yes", score=score, stage="choice", flags=("trained_on",) if i < 3 else ())
+        for i, score in enumerate(HEALTHY)
+    ]
+    path = tmp_path / "answers.csv"
+    write_answers(path, rows)
+    assert codes(path)["L471"] == "note"
+    scores = read_scores(path, gold={f"r{i}": i % 2 for i in range(len(HEALTHY))})
+    (trained,) = [finding for finding in check_scores(scores)[1] if finding.code == "L471"]
+    assert (trained.severity, trained.facts["trained_rows"]) == ("warn", 3)

@@ -10,6 +10,7 @@ from lorica.adaptation.harvest import LabelledText, TextLabels, balanced, by_str
 from lorica.commands.adapt_stages import StageRunner
 from lorica.commands.arguments import inform
 from lorica.config.schema import Config
+from lorica.names import count_of
 from lorica.records import Row
 
 _UNADAPTED, _ADAPTED, _SHUFFLED = "unadapted", "adapted", "shuffled"
@@ -38,7 +39,8 @@ def estimate_gain(
     measured: list[LeftOutRule] = []
     trainings = 2 + config.adapt.estimate_shuffles
     inform(
-        f"the estimate takes {trainings} trainings for each of {len(held_out_rules)} rules (adapt.estimate=off: none)"
+        f"the estimate takes {trainings} trainings for each of {count_of(len(held_out_rules), 'rule')} "
+        "(adapt.estimate=off: none)"
     )
     for number, rule in enumerate(held_out_rules, 1):
         inform(f"the estimate, rule {number} of {len(held_out_rules)}: {rule.stratum}")
@@ -49,7 +51,7 @@ def estimate_gain(
 def _plan(config: Config, texts: TextLabels, labelled: Sequence[LabelledText]) -> tuple[list[_HeldOutRule], str]:
     groups = by_stratum([item.row for item in labelled], texts.stratum)
     if len(groups) < 2:
-        return [], f"train has {len(groups)} rule, and one that is left out needs another to train on"
+        return [], f"train has {count_of(len(groups), 'rule')}, and one that is left out needs another to train on"
     held_out_rules, unusable = list[_HeldOutRule](), list[str]()
     for stratum, rows in groups.items():
         others = [item for item in labelled if item.stratum != stratum]
@@ -64,7 +66,8 @@ def _plan(config: Config, texts: TextLabels, labelled: Sequence[LabelledText]) -
     chosen = held_out_rules[: config.adapt.estimate_rules]
     problems = []
     if unusable:
-        problems.append(f"{len(unusable)} rules have no examples, or fewer than {_FEWEST_ROWS} other rows of a label")
+        rules_text = count_of(len(unusable), "rule has", "rules have")
+        problems.append(f"{rules_text} no examples, or fewer than {_FEWEST_ROWS} other rows of a label")
     if len(chosen) < len(held_out_rules):
         problems.append(f"{len(chosen)} of {len(held_out_rules)} rules are left out (adapt.estimate_rules)")
     return chosen, "; ".join(problems)

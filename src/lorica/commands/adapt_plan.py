@@ -74,6 +74,13 @@ def make_plan(resolved: Resolved) -> AdaptPlan:
         if not rows_of[role]:
             raise DataError("there are no rows", path=path, fix="name a file with rows")
     tell(read_log)
+    canary_labels = {row.gold for row in rows_of.get("canaries", [])}
+    if len(canary_labels) == 1:
+        raise DataError(
+            f"all canary rows have the label {canary_labels.pop()}: they could tell no fall of ROC-AUC",
+            path=config.adapt.canaries,
+            fix="give rows of both labels",
+        )
     return AdaptPlan(
         resolved,
         task,

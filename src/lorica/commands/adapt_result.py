@@ -98,8 +98,8 @@ def adapt_text(result: AdaptResult, overrides: Sequence[str]) -> str:
         )
     if result.own_rows:
         paragraphs.append(
-            f"{len(result.own_rows)} rows of the input ({listed(result.own_rows, 3)}) bear a label that was trained "
-            "on: `lorica eval` refuses their scores."
+            f"of the input, {count_of(len(result.own_rows), 'row bears', 'rows bear')} a label that was trained on "
+            f"({listed(result.own_rows, 3)}): `lorica eval` refuses their scores."
         )
     answers = f"\nanswers: {result.output}" if result.output else ""
     paragraphs.append(f"model: {result.adapter}{answers}\ndisk: {disk(result)}")

@@ -23,6 +23,7 @@ from lorica.commands.arguments import inform
 from lorica.config.adapt_section import AdaptConfig
 from lorica.ensemble.members import Scores
 from lorica.errors import NotFiniteError
+from lorica.names import count_of
 from lorica.records import Row
 
 Accept = Callable[[TrainedStage, Sequence[LabelledText], Mapping[str, float]], None]
@@ -54,9 +55,9 @@ class Rounds:
         for number in range(1, self.settings.rounds + 1):
             picked = self._drilled(number, self._pick(scores[0]))
             if len(picked) < self.settings.min_pseudo_labels:
-                least = self.settings.min_pseudo_labels
+                confident, least = count_of(len(picked), "score is", "scores are"), self.settings.min_pseudo_labels
                 return (
-                    f"{len(picked)} scores are confident (below {self.settings.low:g} or above {self.settings.high:g}; "
+                    f"{confident} confident (below {self.settings.low:g} or above {self.settings.high:g}; "
                     f"adapt.low, adapt.high), and adapt.min_pseudo_labels={least} asks for more"
                 )
             if picked == former:

@@ -71,8 +71,10 @@ class AdaptRun:
         if self.settings.examples and not harvest.examples:
             warn("no row of the input brings an example that is new; the columns are positive_example_1, ...")
         if not harvest.examples and not self.labelled:
+            brought = "all labelled examples bear both labels" if harvest.contradictions else "no row brings an example"
+            source = "train teaches nothing else" if plan.train_rows else "there is no train"
             raise DataError(
-                "nothing to learn from: no row brings a labelled example, and there is no train",
+                f"nothing to learn from: {brought}, and {source}",
                 path=plan.resolved.config.input,
                 fix="name the columns of examples (task.columns.positive_example_1=...), or add train=FILE",
             )
@@ -163,8 +165,14 @@ class AdaptRun:
         config, share = self.plan.resolved.config, self.settings.canary_share
         if self.plan.canaries is not None:
             own = {self.plan.texts.digest(row) for row in self.plan.canaries}
+            row_count = len(self.labelled)
             self.labelled = [item for item in self.labelled if item.digest not in own]
             self.canary_items = [item for item in examples if item.digest in own]
+            if canary_count := row_count - len(self.labelled) + len(self.canary_items):
+                inform(
+                    f"{count_of(canary_count, 'labelled text is a canary row', 'labelled texts are canary rows')}, and "
+                    "nothing is trained on them"
+                )
             return self.plan.canaries, [item for item in examples if item.digest not in own]
         pool = examples or self.labelled
         if not self.settings.rounds or not share or len(pool) * share < _FEWEST_CANARIES:

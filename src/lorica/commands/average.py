@@ -11,9 +11,10 @@ from lorica.adaptation.ledger import LEDGER_NAME, ledger_bytes, merge_ledgers, r
 from lorica.adapters.average import average_adapters
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import open_adapter, save_adapter
+from lorica.adapters.passport import read_passport
 from lorica.commands.arguments import as_path, emit, parse_weights, parser
-from lorica.errors import UsageError
-from lorica.names import count_of, shell_word
+from lorica.errors import AdapterError, UsageError
+from lorica.names import count_of, shell_line
 
 _EXAMPLES = """  lorica average runs/folds/fold-* --output runs/mean
   lorica average a b c --weights 0.5,0.25,0.25 --rank 16 --output mean"""
@@ -25,7 +26,8 @@ _AVERAGED = ("modules_to_save",)  # what is averaged beyond plain pairs
 class AverageResult:
     """The adapter that was written. weights, digests: of the adapters that it is the mean of, by folder. rank: of its
     update. error: share of the update's Frobenius norm that cutting it to this rank lost, 0 where it is exact.
-    ledger_texts: labelled texts in its ledger, which is that of all adapters with a weight (`lorica adapt`)."""
+    ledger_texts: labelled texts in its ledger, which is that of all adapters with a weight (`lorica adapt`). base: its
+    name in their configs; task: in the passport of the first; "" where there is none."""
 
     output: Path
     weights: Mapping[Path, float]
@@ -33,6 +35,14 @@ class AverageResult:
     rank: int
     error: float
     ledger_texts: int = 0
+    base: str = ""
+    task: str = ""
+
+    @property
+    def passport_command(self) -> str:
+        """What gives it a passport."""
+        task_word = f"task={self.task or 'TASK'}"
+        return shell_line("lorica", "passport", str(self.output), "--base", self.base or "BASE", task_word)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,8 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     ledger = f"\n  {LEDGER_NAME}: {result.ledger_texts} labelled texts, of all of them" if result.ledger_texts else ""
     text = (
         f"{result.output}: the mean of {count_of(len(result.weights), 'adapter')}, rank {result.rank}, {cost}{ledger}\n"
-        f"  -> compare it with the ensemble of their answers, and give it a passport: "
-        f"lorica passport {shell_word(str(result.output))} --base BASE task=..."
+        f"  -> compare it with the ensemble of their answers, and give it a passport: {result.passport_command}"
     )
     emit(plain_values, as_json=options.json, text=text)
     return 0
@@ -67,7 +76,7 @@ def average_folders(
     arguments that do not fit together, AdapterError for such adapters, DataError for a damaged ledger."""
     if len(folders) < 2:
         raise UsageError("lorica average: one adapter; a mean needs two or more", fix="name their folders")
-    if len(set(folders)) < len(folders):
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise UsageError("lorica average: a folder is named twice", fix="name each once; a weight gives it more say")
     if weights is not None and len(weights) != len(folders):
         raise UsageError(
@@ -77,6 +86,8 @@ def average_folders(
         raise UsageError(f"--rank {rank}; allowed: 0 (exact) or more", fix="--rank 16")
     if (output / CONFIG_NAME).exists():
         raise UsageError(f"--output {output}: holds an adapter already", fix="name a new folder")
+    if output.is_dir() and (file_name := min((path.name for path in output.iterdir()), default="")):
+        raise UsageError(f"--output {output}: holds {file_name} already", fix="name a new folder")
     adapters = [open_adapter(path, applied=_AVERAGED) for path in folders]
     shares = weights or [1 / len(adapters)] * len(adapters)
     average = average_adapters(adapters, shares, rank)
@@ -85,7 +96,17 @@ def average_folders(
     save_adapter(output, average.config, average.tensors, extra_files=extra_files, applied=_AVERAGED)
     digests = {folder: adapter.digest for folder, adapter in zip(folders, adapters, strict=True)}
     weights_of = dict(zip(folders, shares, strict=True))
-    return AverageResult(output, weights_of, digests, average.rank, average.error, len(ledger))
+    base, task = average.config.base_model_name_or_path or "", _task_of(folders[0])
+    return AverageResult(output, weights_of, digests, average.rank, average.error, len(ledger), base, task)
+
+
+def _task_of(folder: Path) -> str:
+    """What an adapter's passport says that it is asked; "" where it has none, or a broken one."""
+    try:
+        passport = read_passport(folder)
+    except AdapterError:
+        return ""
+    return "" if passport is None else passport.prompt.task or ""
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

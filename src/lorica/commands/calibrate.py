@@ -21,6 +21,7 @@ from lorica.commands.answers_record import answered_with
 from lorica.commands.arguments import Overrides, as_path, emit, inform, parser, resolve, split_words, warn
 from lorica.commands.calibration_fit import fit_judged
 from lorica.commands.gold_file import GoldFile, read_gold
+from lorica.commands.next_command import infer_calibrated
 from lorica.data.write import check_place
 from lorica.errors import AdapterError, UsageError
 from lorica.names import count_of, listed
@@ -49,12 +50,13 @@ class CalibrationResult:
     """What `lorica calibrate` did. path: the file beside the adapter; None where none was saved, for want of a gain.
     calibration: what stands in it, or would. candidates: method -> its cross-fitted log-loss in nats per row, or why it
     could not be fitted. ties: how many different scores the rows have, and how many of them are left after the
-    calibration."""
+    calibration. former: an earlier calibration that stays, since none was saved."""
 
     path: Path | None
     calibration: SavedCalibration
     candidates: dict[str, float | str]
     ties: tuple[int, int]
+    former: Path | None = None
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -70,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         replace=options.force,
         save_anyway=options.save_anyway,
     )
-    emit(calibration_dict(result), as_json=options.json, text=calibration_text(result))
+    emit(calibration_dict(result), as_json=options.json, text=calibration_text(result, _answering(options, result)))
     return 0
 
 
@@ -117,7 +119,14 @@ def calibrate_answers(
         warn(f"{calibration.rows.rows} rows are few to calibrate on: the interval of the change says how sure it is")
     if is_saved := save_anyway or calibration.change.high < 0:
         write_calibration(adapter.path, calibration)
-    return CalibrationResult(path if is_saved else None, calibration, fitted.candidates, fitted.ties)
+    former = path if path.exists() and not is_saved else None
+    return CalibrationResult(path if is_saved else None, calibration, fitted.candidates, fitted.ties, former)
+
+
+def _answering(options: argparse.Namespace, result: CalibrationResult) -> str:
+    """The command that answers rows to come with calibrated scores."""
+    adapters = f"adapters.paths.{result.calibration.task}={options.adapter}"
+    return infer_calibrated(record_of_answers(options.answers), adapters, options.overrides)
 
 
 def _check_task(task: Task, method: str) -> None:
@@ -185,8 +194,8 @@ def calibration_dict(result: CalibrationResult) -> dict[str, Any]:
     }
 
 
-def calibration_text(result: CalibrationResult) -> str:
-    """The result for people."""
+def calibration_text(result: CalibrationResult, next_command: str) -> str:
+    """The result for people. next_command: what answers rows to come with it."""
     calibration, change = result.calibration, result.calibration.change
     figures = ReportTable(
         ("figure", "as it was", "calibrated"),
@@ -223,9 +232,11 @@ def calibration_text(result: CalibrationResult) -> str:
             f"NOT SAVED: {no_gain}answer with the scores as they are, or calibrate on more rows; --save-anyway "
             "saves it all the same"
         )
+        if result.former is not None:
+            lines.append(f"the former calibration stays, and is applied where one is wanted: {result.former}")
     else:
         lines.append(f"saved{f', though {no_gain}' if no_gain else ': '}{result.path}")
-        lines.append("-> `lorica infer ... adapters.calibration=auto` applies it")
+        lines.append(f"-> {next_command}\n   (NEW.csv: further rows, whose scores it calibrates)")
     return "\n".join(lines)
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-
-import msgspec
 
 from lorica.commands import build
 from lorica.commands.arguments import emit, inform, parser, resolve, split_words, warn
 from lorica.commands.ensemble_groups import rank_groups
 from lorica.commands.ensemble_list import listed_members
-from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text
+from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text, serving_text
 from lorica.commands.ensemble_request import FOLD, BlendRequest, add_request_options, check_request
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.pages.ensemble_page import ensemble_page
@@ -36,9 +35,9 @@ from lorica.commands.submission_option import (
 )
 from lorica.commands.trained_rows import add_trained_option, trained_row_ids, with_flag
 from lorica.config.schema import Config
-from lorica.data.write import atomic_file, check_place, read_answers, write_answers
+from lorica.data.write import check_place, read_answers, write_answers
 from lorica.ensemble.blends import blend_scores, to_answers, vote
-from lorica.ensemble.calibrated import CalibratedBlend, SavedBlend, fit_calibrated, load_blend
+from lorica.ensemble.calibrated import CalibratedBlend, fit_calibrated, load_blend, save_blend
 from lorica.ensemble.members import (
     EnsembleMember,
     Scores,
@@ -101,12 +100,18 @@ class _Plan:
         return [member.name for member in self.members]
 
     def subset(self, kept: Sequence[int]) -> _Plan:
-        """The plan with the members at these positions; their weights sum to 1 again."""
+        """The plan with the members at these positions; their weights sum to 1 again. Raises DataError where all of
+        them are 0."""
         total = sum(self.weights[index] for index in kept)
+        if not total:
+            names = [self.names[index] for index in kept]
+            raise DataError(
+                f"only members of weight 0 are left to blend: {listed(names, 5)}", path=names[0], fix="give it a weight"
+            )
         return replace(
             self,
             members=tuple(self.members[index] for index in kept),
-            weights=tuple(self.weights[index] / total if total else 1 / len(kept) for index in kept),
+            weights=tuple(self.weights[index] / total for index in kept),
             columns=tuple(self.columns[index] for index in kept) if self.columns else (),
         )
 
@@ -163,7 +168,10 @@ def _blend(options: argparse.Namespace, config: Config, run_log: RunFolder | Non
                 *reports,
             ],
         )
-    emit(ensemble_dict(result), as_json=options.json, text=ensemble_text(result))
+    text = ensemble_text(result)
+    if options.request.save is not None:
+        text += f"\n\n{serving_text(result, options.request.save, options.overrides)}"
+    emit(ensemble_dict(result), as_json=options.json, text=text)
     return 0
 
 
@@ -175,7 +183,7 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
     if request.gold is not None:
         allow = request.allow_training_rows
         # Folds stand in the answers, and may stand in a column.
-        columns = [request.within or ""] if request.within != FOLD else []
+        columns = [request.within or ""] if request.within != FOLD and request.rows is None else []
         gold = read_gold(config, request.gold, columns, allow_training_rows=allow)
     members, unlisted = listed_members(_read_members(config, request.files, gold), config)
     if request.model is not None:
@@ -188,10 +196,7 @@ def blend_files(config: Config, request: BlendRequest) -> FittedBlend:
         answers = plan.answers()
         result = _measure(plan, answers, gold, unlisted | degenerate)
         if request.save is not None:
-            _save(request.save, _fitted(plan))
-            inform(
-                f"{request.save} serves rows to come: lorica ensemble NEW ... --model {request.save} --output blend.csv"
-            )
+            save_blend(request.save, _fitted(plan))
     answers = _flagged(answers, [member for member in members if member.name in result.members], gold)
     if request.output is not None:
         write_answers(request.output, answers, csv_guard=config.inference.csv_guard)
@@ -310,8 +315,9 @@ def _measure(plan: _Plan, answers: Sequence[Answer], gold: GoldFile | None, left
 
     pairs = {}
     for index, name in enumerate(plan.names):
-        if len(plan.members) > 1:
-            smaller = plan.subset([position for position in range(len(plan.members)) if position != index])
+        others = [position for position in range(len(plan.members)) if position != index]
+        if any(plan.weights[position] for position in others):
+            smaller = plan.subset(others)
             reduced_name = f"without {name}"
             reduced = _judge(gold, smaller.answers(), reduced_name)
             pairs[name] = over({reduced_name: reduced})
@@ -338,12 +344,6 @@ def _fitted(plan: _Plan) -> CalibratedBlend | LogisticModel:
     return fit_calibrated(plan.names, plan.columns, plan.weights, plan.labels)
 
 
-def _save(path: Path, model: CalibratedBlend | LogisticModel) -> None:
-    saved = SavedBlend(stack=model) if isinstance(model, LogisticModel) else SavedBlend(calibrated=model)
-    with atomic_file(path) as model_file:
-        model_file.write(msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
-
-
 def _apply_model(model_file: Path, members: Sequence[EnsembleMember]) -> list[Answer]:
     model = load_blend(model_file)
     if len(members) != len(model.names):
@@ -352,8 +352,9 @@ def _apply_model(model_file: Path, members: Sequence[EnsembleMember]) -> list[An
             path=model_file,
             fix="give the same members in the same order",
         )
-    file_names, fitted_names = [Path(member.name).name for member in members], [Path(name).name for name in model.names]
-    if file_names != fitted_names and sorted(file_names) == sorted(fitted_names):
+    paths, fitted_paths = [Path(member.name) for member in members], list(map(Path, model.names))
+    file_names, fitted_names = [path.name for path in paths], [path.name for path in fitted_paths]
+    if _reordered(paths, fitted_paths) or _reordered(file_names, fitted_names):
         raise DataError(
             f"it was fitted on {', '.join(model.names)}, in this order, and the files are given in another",
             path=model_file,
@@ -361,6 +362,10 @@ def _apply_model(model_file: Path, members: Sequence[EnsembleMember]) -> list[An
         )
     row_ids = check_alignment(members)
     return to_answers(row_ids, model.predict([member.scores(row_ids) for member in members]))
+
+
+def _reordered(names: Sequence[Path | str], fitted_names: Sequence[Path | str]) -> bool:
+    return names != fitted_names and Counter(names) == Counter(fitted_names)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lorica.commands.eval_report import pair_dict
+from lorica.commands.next_command import next_settings
 from lorica.metrics.bootstrap import Estimate
-from lorica.names import count_of
+from lorica.names import count_of, shell_line
 from lorica.pipeline.compare import PairComparison
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.short_names import short_paths
@@ -41,6 +43,8 @@ class EnsembleResult:
         difference = self.over_best.test.difference
         if math.isnan(difference.value):
             return f"Whether the blend beats its best member cannot be told: {self.metric} {difference}."
+        if len(self.members) == 1 and self.left_out and difference.low == difference.high == 0:
+            return f"Only {self.best} is left, and there is nothing to blend it with: use that file."
         if len(self.members) == 1:
             return self._ranked_alone(f"{self.metric} {difference}")
         if self.over_best.better == self.over_best.first:
@@ -121,3 +125,13 @@ def correlation_table(result: EnsembleResult, names: Mapping[str, str]) -> Repor
         for head, name, values in zip(heads, result.members, result.correlations, strict=True)
     )
     return ReportTable(("rank correlation", *heads), rows)
+
+
+def serving_text(result: EnsembleResult, model_file: Path, overrides: Sequence[str]) -> str:
+    """The command that blends answers to rows to come. model_file: what `--save` wrote. overrides: of the command."""
+    new_files = [f"NEW-{number}.csv" for number in range(1, len(result.members) + 1)]
+    command = shell_line("lorica", "ensemble", *new_files, "--model", str(model_file), "--output", "blend.csv")
+    members = "; ".join(f"{file}: of {name}" for file, name in zip(new_files, result.members, strict=True))
+    return f"{model_file} serves rows to come:\n-> {command} {next_settings(overrides)}".rstrip() + (
+        f"\n   (answers to them by the members in this order; {members})"
+    )

@@ -100,6 +100,7 @@ def check_request(request: BlendRequest) -> None:
             "leave --within out, or --method rank",
         ),
         (request.model is not None and request.gold is not None, "--model fits nothing", "leave --gold out"),
+        *_idle_options(request),
         (
             request.power == 0 or not math.isfinite(request.power),
             f"--power {request.power:g}",
@@ -109,9 +110,41 @@ def check_request(request: BlendRequest) -> None:
     for is_refused, problem, fix in refusals:
         if is_refused:
             raise UsageError(f"lorica ensemble: {problem}", fix=fix)
+    written = [path.resolve() for path in (request.output, request.save) if path is not None]
+    if len(set(written)) < len(written):
+        raise UsageError(f"lorica ensemble: --output and --save are one file, {request.save}", fix="name another file")
     outputs = {"--output": request.output, "--save": request.save}
     check_not_read(outputs, [*request.files, request.gold, request.rows, request.model])
     if request.output is not None:
         check_output(request.output)
     if request.save is not None:
         check_place(request.save)
+
+
+def _idle_options(request: BlendRequest) -> list[tuple[bool, str, str]]:
+    """Options that would change nothing beside the others: (whether one is given, the problem, what to do)."""
+    is_changed = {
+        "--method": request.method not in ("rank", "stack"),
+        "--weights": request.weights is not None,
+        "--within": bool(request.within),
+    }
+    return [
+        *(
+            (
+                request.model is not None and is_set,
+                f"--model blends as it was fitted, whatever {option} says",
+                f"leave {option} out",
+            )
+            for option, is_set in is_changed.items()
+        ),
+        (
+            request.power != BlendRequest.power and request.method != "power",
+            f"--power {request.power:g} is the exponent of --method power",
+            "add --method power, or leave --power out",
+        ),
+        (
+            request.rows is not None and not request.within,
+            "--rows names the file that holds the column of --within",
+            "add --within COLUMN, or leave --rows out",
+        ),
+    ]

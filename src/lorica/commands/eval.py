@@ -160,7 +160,7 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
             fix="lorica eval ANSWERS GOLD task=...",
         )
     *options.answers, options.gold = files
-    if len(set(options.answers)) < len(options.answers):
+    if len({path.resolve() for path in options.answers}) < len(options.answers):
         raise UsageError("a file of answers is named twice", fix="name each once")
     for override in options.overrides:
         option_name, _, option_value = override.partition("=")

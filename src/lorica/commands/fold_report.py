@@ -70,7 +70,8 @@ def audit_text(audit: FoldAudit, names: Sequence[str] = ()) -> str:
     lines = [
         f"{count_of(audit.rows, 'row')} of {count_of(audit.strata, 'rule or subject', 'rules or subjects')}, "
         f"{count_of(audit.groups, 'named group')}",
-        f"duplicates: {audit.exact_duplicates} rows repeat the text of an earlier one, {audit.near_duplicates} more "
+        f"duplicates: {count_of(audit.exact_duplicates, 'row repeats', 'rows repeat')} the text of an earlier one, "
+        f"{audit.near_duplicates} more "
         f"nearly so; {count_of(audit.components, 'set')} of rows stay together, the largest has {audit.largest}",
     ]
     if audit.largest * len(audit.folds) > audit.rows:

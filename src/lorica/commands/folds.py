@@ -270,6 +270,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             fix="lorica folds RUN_DIR TEST task=...",
         )
     options.run_dir, options.test = paths
+    if options.run_dir.is_file():
+        raise UsageError(
+            f"{options.run_dir} is a file, and the first path is the folder of the folds",
+            fix="lorica folds RUN_DIR TEST task=...",
+        )
     if options.rank < 0:
         raise UsageError(f"--rank {options.rank}; allowed: 0 (exact) or more", fix="--rank 16")
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,12 @@ class FoldsComparison:
 
     @property
     def _decision(self) -> tuple[str, str]:
+        if all(math.isnan(pair.test.difference.value) for pair in self.comparison.pairs):
+            difference = self.comparison.pairs[0].test.difference
+            return self.best, (
+                f"What is better cannot be told on these rows: {self.comparison.metric} {difference}. {self.best}, the "
+                "best fold, was answered best out of fold."
+            )
         better = {frozenset((pair.first, pair.second)): pair.better for pair in self.comparison.pairs}
         ensemble_over_best = better[frozenset((ENSEMBLE, self.best))]
         if self.average is not None:

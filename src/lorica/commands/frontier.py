@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ from lorica.data.digest import file_digest
 from lorica.data.journal import check_same_run
 from lorica.data.write import atomic_file
 from lorica.errors import DataError, ResumeError, UsageError
-from lorica.names import json_values, visible_values
+from lorica.names import count_of, json_values, visible_values
 from lorica.pipeline.judged_answers import bootstrap_clusters, correctness_metric
+from lorica.process_start import command_started
 from lorica.records import Row
 from lorica.runs.run_clock import CLOCK_NAME, RunClock
 from lorica.runs.run_folder import RunFolder
@@ -39,7 +39,7 @@ _EXAMPLES = """  lorica frontier task=rules input=examples/rules/test.csv adapte
 
 def run(arguments: Sequence[str]) -> int:
     """Search, print the front and the commands of its points."""
-    started = time.monotonic()
+    started = command_started()
     command = parser(
         "frontier",
         "Measure combinations of adapters, precision, batch size and prompt style on rows with gold answers, and show\n"
@@ -137,7 +137,9 @@ def find_frontier(
         try:
             unmeasured = search(plan.points, len(rows), store, meter, clock, on_measured=on_measured)
         except BaseException as error:
-            error.add_note(f"{len(store.best)} points are kept in {plan.folder}; go on: {resume_command}")
+            error.add_note(
+                f"{count_of(len(store.best), 'point is', 'points are')} kept in {plan.folder}; go on: {resume_command}"
+            )
             raise
         result = _result(plan, overrides, store, clock, rows, unmeasured)
         _write(run_log, result)

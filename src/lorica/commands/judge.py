@@ -225,10 +225,12 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
             fix="lorica judge ANSWERS GOLD task=..., or ANSWERS ANSWERS GOLD with --rubric pairwise",
         )
     *options.answers, options.gold = files
+    if len({path.resolve() for path in options.answers}) < len(options.answers):
+        raise UsageError("a file of answers is named twice", fix="name those of two models")
     stray = [name for name in _ENDPOINT_ONLY if getattr(options, name) is not None]
     if options.endpoint is None and stray:
         raise UsageError(f"--{stray[0].replace('_', '-')} is of an endpoint", fix="add --endpoint URL, or leave it out")
-    if options.endpoint is not None and options.judge_model is None:
+    if options.endpoint is not None and not options.judge_model:
         raise UsageError("the endpoint's model is not named", fix="add --judge-model NAME")
     if options.max_cost is not None and options.price is None:
         raise UsageError("--max-cost needs to know what tokens cost", fix="add --price IN,OUT (per million tokens)")

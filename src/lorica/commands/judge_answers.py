@@ -35,6 +35,7 @@ from lorica.judging.local_judge import LocalJudge
 from lorica.judging.rubrics import FIRST, SECOND, TIE, JudgeItem, Rubric, find_rubric
 from lorica.judging.verdict_journal import VerdictJournal
 from lorica.judging.verdicts import by_rule, combine
+from lorica.names import count_of
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, correctness_metric, is_right
 from lorica.records import Answer
 from lorica.tasks.base import Task
@@ -87,6 +88,8 @@ def judge_answer_files(
             f"the rubric {rubric.name} is {rubric.kind}, and {len(answers)} file(s) of answers are given",
             fix="give two files of answers to a pairwise rubric, and one to any other",
         )
+    if request.sample == 0:
+        raise UsageError("a sample of 0 rows judges nothing", fix="--sample 200 (from Python sample=200), or all rows")
     gold = read_gold(config, gold_file, [])
     names = [str(file) if isinstance(file, Path) else f"answers {number}" for number, file in enumerate(answers, 1)]
     judged_sets = [gold.judge(gold.read_answers(file), name) for file, name in zip(answers, names, strict=True)]
@@ -97,7 +100,7 @@ def judge_answer_files(
     call_count = len(plan_calls(rows.asked, request.repeat)[0])
     with VerdictJournal(journal_folder) as journal, row_progress(call_count, "judgements") as on_done:
         run = run_judge(judge, rubric, rows.asked, journal, repeat=request.repeat, on_done=on_done)
-    inform(f"{run.made} judgements made, {run.journaled} taken from {journal_folder}")
+    inform(f"{count_of(run.made, 'judgement')} made, {run.journaled} taken from {journal_folder}")
     result = _result(gold, rows, run, labels)
     if isinstance(judge, EndpointJudge):
         result = replace(

@@ -9,7 +9,7 @@ from typing import Any
 from lorica.commands.gold_file import GoldFile
 from lorica.data.column_mapping import id_text
 from lorica.data.column_names import fold_name
-from lorica.data.formats import open_table
+from lorica.data.formats import open_unconfigured
 from lorica.errors import DataError
 from lorica.judging.rubrics import Rubric
 from lorica.names import did_you_mean
@@ -21,7 +21,7 @@ _RIGHT, _WRONG = ("1", "true", "yes"), ("0", "false", "no")
 def read_labels(labels_file: Path, gold: GoldFile, rubric: Rubric) -> dict[str, str]:
     """Row id -> label, of a table with a column of ids and `label`. Raises DataError for a label that the rubric has
     not, an id twice, and one of no row."""
-    table = open_table(labels_file)
+    table = open_unconfigured(labels_file)
     id_names = {fold_name(name) for name in ("id", *gold.id_names)}
     spellings = {label.name.casefold(): label.name for label in rubric.labels}
     if rubric.kind != "pairwise":

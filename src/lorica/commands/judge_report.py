@@ -14,6 +14,7 @@ from lorica.judging.calls import FAILURES
 from lorica.judging.judge_result import JudgeResult
 from lorica.judging.verdicts import NOT_ASKED, RowVerdict
 from lorica.metrics.bootstrap import Estimate
+from lorica.names import count_of
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 
@@ -73,8 +74,8 @@ def judge_text(result: JudgeResult) -> str:
         paragraphs.append(_failure_table(result))
     if result.control_tokens:
         paragraphs.append(
-            f"{len(result.control_tokens)} rows hold text such as <|im_end|>, first {result.control_tokens[0]!r}: a "
-            "server may read it as its own control tokens. A local judge does not."
+            f"{count_of(len(result.control_tokens), 'row holds', 'rows hold')} text such as <|im_end|>, first "
+            f"{result.control_tokens[0]!r}: a server may read it as its own control tokens. A local judge does not."
         )
     return "\n\n".join(paragraphs)
 
@@ -166,7 +167,8 @@ def _mean_sentences(result: JudgeResult) -> str:
             f"  between {mean.lowest:.3f} and {mean.highest:.3f} if the failed rows had the lowest or highest value"
         )
     if result.no_answer:
-        sentences.append(f"  {result.no_answer} rows without an answer have their verdict by rule; nobody was asked")
+        ruled = count_of(result.no_answer, "row without an answer has", "rows without an answer have")
+        sentences.append(f"  {ruled} a verdict by rule; nobody was asked")
     if mean.score is not None:
         sentences.append(f"mean by probability: {mean.score}")
     if result.label_mass is not None:

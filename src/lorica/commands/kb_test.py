@@ -28,7 +28,7 @@ from lorica.config.compose import Resolved
 from lorica.config.parse_values import show
 from lorica.config.retrieval_section import ALL_SUBJECTS, RetrievalConfig
 from lorica.data.group_columns import EMPTY
-from lorica.errors import ConfigError, UsageError
+from lorica.errors import ConfigError, DataError, UsageError
 from lorica.metrics.bootstrap import Estimate
 from lorica.names import shell_line
 from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain, retrieval_gain
@@ -117,7 +117,12 @@ def answer_twice(
     column = retrieval.source_column
     gold = read_gold(resolved.config, rows_file, [column])
     folder = run_dir or Path(resolved.config.run_dir or f"runs/kb_test/{rows_file.name.partition('.')[0]}")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"nothing can be written here ({error.strerror})", path=folder, fix="run_dir=FOLDER, or --run FOLDER"
+        ) from error
     answers = {
         name: _answer(resolved, gold, folder / ANSWER_FILES[name], section, resume_command)
         for name, section in (("without", RetrievalConfig()), ("with", replace(retrieval, enabled=switches)))
@@ -213,6 +218,8 @@ def gain_text(gain: RetrievalGain, section: RetrievalConfig) -> str:
     if gain.unindexed:
         listed = ", ".join(f"{subject or '(none)'} {count}" for subject, count in sorted(gain.unindexed.items()))
         paragraphs.append(f"rows of subjects without an index, asked without passages both times: {listed}")
+    if gain.overall is None:
+        return "\n\n".join([*paragraphs, "no row is of a subject with an index: nothing was compared"])
     words = configuration(gain, section)
     paragraphs.append(
         "proposed: " + shell_line(*words)

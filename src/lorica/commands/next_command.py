@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 from lorica.config.reading_section import ReadingConfig
 from lorica.names import shell_line, shell_word
+from lorica.runs.run_record import RunRecord
 
 # Settings of a training that the commands after it do not need.
 _OF_TRAINING = ("input=", "output=", "run_dir=", "train=", "adapt.", "folds", "training", "lora")
+# Settings of one run of `lorica infer` that the next one does not share.
+_OF_ONE_ANSWER = ("input=", "output=", "inference.resume=", "adapters.calibration=")
+_CALIBRATED = "adapters.calibration=auto"
 _OF_READING = tuple(f"data.{key.name}=" for key in fields(ReadingConfig))
 
 
@@ -28,6 +34,20 @@ def next_settings(overrides: Sequence[str]) -> str:
 def infer_command(adapters: str, overrides: Sequence[str], output: str = "answers.csv") -> str:
     """`lorica infer` for rows to come. adapters: the key that names who answers, with its value."""
     return f"lorica infer {next_settings(overrides)} {shell_word(adapters)} input=NEW.csv output={output}"
+
+
+def infer_calibrated(run: RunRecord | None, adapters: str, overrides: Sequence[str]) -> str:
+    """`lorica infer` for rows to come, with calibrated scores: as `run` answered, whose record that is; without a
+    record by `adapters` (the key that names who answers, with its value) and the settings of another command."""
+    words = shlex.split(run.command_line) if run is not None else []
+    if words[:2] != ["lorica", "infer"]:
+        return infer_command(adapters, [*overrides, _CALIBRATED])
+    settings = [
+        word
+        for former, word in pairwise(words[1:])
+        if "=" in word and not word.startswith(("--", *_OF_ONE_ANSWER)) and former != "--submission"
+    ]
+    return f"{shell_line('lorica', 'infer', *settings, _CALIBRATED)} input=NEW.csv output=answers.csv"
 
 
 def after_adapting(root: Path, answers: Path | None, overrides: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypedDict
 from lorica.commands.arguments import MESSAGE_LISTENER, as_path, inform
 from lorica.data.digest import file_digest
 from lorica.data.journal import check_same_run
-from lorica.errors import ResumeError
+from lorica.errors import DataError, ResumeError
 from lorica.records import Row
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RECORD_NAME, RunFile, RunRecord, read_record
@@ -81,7 +81,11 @@ def goes_on(
     """
     if not (folder / RECORD_NAME).exists():
         return False
-    former = read_record(folder)
+    try:
+        former = read_record(folder)
+    except DataError as error:
+        error.fix = f"what it was given is not known any more: {otherwise}"
+        raise
     if former.command != command:
         return False
     if not resume:

@@ -18,7 +18,7 @@ from lorica.commands.runs_report import (
 )
 from lorica.data.digest import file_digest
 from lorica.errors import DataError, UsageError
-from lorica.names import closest
+from lorica.names import closest, count_of
 from lorica.runs.compare_runs import compare_runs
 from lorica.runs.run_record import LOG_NAME, Status
 from lorica.runs.select_runs import parse_condition, parse_since, select_runs, sort_runs
@@ -151,7 +151,7 @@ def _mirror(arguments: Sequence[str]) -> int:
     runs = _load_all(options.runs)
     mirrored = mirror_runs(options.trackio, runs)
     earlier = len(runs) - len(mirrored)
-    text = f"{len(mirrored)} runs copied to trackio's project {options.trackio}" + (
+    text = f"{count_of(len(mirrored), 'run')} copied to trackio's project {options.trackio}" + (
         f", {earlier} were there" if earlier else ""
     )
     emit({"project": options.trackio, "mirrored": mirrored, "there_before": earlier}, as_json=options.json, text=text)

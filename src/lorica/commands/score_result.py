@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lorica.metrics.bootstrap import Estimate
 from lorica.metrics.run_scores import RunScore, ScorePair, ScoreRules, on_front
+from lorica.names import count_of
 from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 from lorica.reports.write_report import write_csv
@@ -70,7 +71,8 @@ class ScoreResult:
             return f"{first[0]}: score {ranked[0].score}; latency is normalised by the run itself, name others to rank."
         if len(first) == 1:
             return f"{first[0]} leads by more than chance: score {ranked[0].score}."
-        return f"{', '.join(first)} share the first rank: nothing tells their scores apart on these {self.rows} rows."
+        rows = count_of(self.rows, "row")
+        return f"{', '.join(first)} share the first rank: nothing tells their scores apart on {rows}."
 
 
 def score_dict(result: ScoreResult) -> dict[str, Any]:
@@ -172,8 +174,8 @@ def notes(result: ScoreResult) -> list[str]:
     rules = result.rules
     lines = [
         f"score = {rules.accuracy_weight:g} x {result.metric} + {rules.latency_weight:g} x (fastest latency / latency) "
-        f"over {result.rows} rows of {result.gold}; 95% intervals; ranks differ where a paired bootstrap tells "
-        "them apart",
+        f"over {count_of(result.rows, 'row')} of {result.gold}; 95% intervals; ranks differ where a paired bootstrap "
+        "tells them apart",
         "latency: the engine's own seconds, without loading, reading, tokenising and writing; "
         f"{rules.run_noise:.0%} variation from run to run is allowed for (--run-noise, or what runs of one command "
         "show)",

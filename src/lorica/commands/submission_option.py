@@ -10,6 +10,7 @@ from lorica.commands.arguments import inform, warn
 from lorica.data.submission import SUFFIX, SubmissionColumn, parse_columns, write_submission
 from lorica.data.write import read_answers
 from lorica.errors import UsageError
+from lorica.names import count_of
 
 
 def add_submission_option(command: argparse.ArgumentParser) -> None:
@@ -43,6 +44,7 @@ def write_submission_beside(output_path: Path, columns: Sequence[SubmissionColum
     """Write it beside the output, and say of which rows a value is missing."""
     path = submission_path(output_path)
     for field_name, empty_row_ids in write_submission(path, read_answers(output_path), columns).items():
-        warn(f"{path}: {len(empty_row_ids)} rows have no {field_name}, first {empty_row_ids[0]}: their cells are empty")
+        rows_text = count_of(len(empty_row_ids), "row has", "rows have")
+        warn(f"{path}: {rows_text} no {field_name}, first {empty_row_ids[0]}: the cell is left empty")
     inform(f"{path} holds {', '.join(column.name for column in columns)}")
     return path

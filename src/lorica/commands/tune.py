@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from lorica.commands.arguments import emit, going_on, parser, resolve
@@ -12,6 +11,7 @@ from lorica.commands.tune_plan import plan_study
 from lorica.commands.tune_result import AttemptsResult, TuneResult, tune_dict, tune_text
 from lorica.commands.tune_session import StudyCall, run_study
 from lorica.errors import ConfigError
+from lorica.process_start import command_started
 from lorica.tuning.optuna_study import load_optuna
 
 _EXAMPLES = """  lorica tune task=rules training=tiny input=examples/rules/posts.csv minutes=10 run_dir=runs/tune
@@ -24,7 +24,7 @@ _EXAMPLES = """  lorica tune task=rules training=tiny input=examples/rules/posts
 
 def run(arguments: Sequence[str]) -> int:
     """Search, compare, print the verdict and the next command."""
-    started = time.monotonic()
+    started = command_started()
     command = parser(
         "tune",
         "Search for training settings (prompt style, learning rate, rank, scale, dropout, modules, epochs, batch)\n"

@@ -194,6 +194,8 @@ def _manifest(resolved: Resolved, dimensions: Sequence[Dimension]) -> dict[str, 
     }
     if ENGINES[config.engine.name].runs_model:
         settings["base"] = build.base_folder(config).digest
+    if config.tune.attempts:
+        settings["kind"] = "attempts"
     manifest: dict[str, str] = visible_values(
         {"lorica": __version__, "input": file_digest(config.input), **settings}
         | {f"space.{key}": text for key, text in varied.items()}

@@ -31,3 +31,13 @@ def open_table(table_path: Path, options: TableOptions | None = None) -> Table:
     if table_format.format in ("csv", "tsv"):
         return read_csv(table_path, table_format, options)
     return read_json(table_path, table_format)
+
+
+def open_unconfigured(table_path: Path, options: TableOptions | None = None) -> Table:
+    """As `open_table`, of a file that no key of `data` is for: what is unusual about it must be changed there."""
+    try:
+        return open_table(table_path, options)
+    except DataError as error:
+        if "data." in error.fix:
+            error.fix = "no setting is for this file: save it as CSV with commas, or as a workbook of one sheet"
+        raise

@@ -31,7 +31,7 @@ from lorica.data.answers import (
 from lorica.data.column_mapping import id_text
 from lorica.data.column_names import fold_name
 from lorica.data.files import file_format
-from lorica.data.formats import open_table
+from lorica.data.formats import open_unconfigured
 from lorica.data.ids import refuse_duplicates
 from lorica.data.parquet_table import load_pyarrow
 from lorica.data.table import TableOptions
@@ -192,7 +192,7 @@ def read_answers(path: Path | str, *, id_names: Collection[str] = ()) -> Iterato
 
 def _read(answers_path: Path, id_spellings: Collection[str]) -> Iterator[tuple[int, Answer]]:
     table_format = file_format(answers_path)
-    table = open_table(answers_path, _OWN if table_format.format == "csv" else None)
+    table = open_unconfigured(answers_path, _OWN if table_format.format == "csv" else None)
     prepare = _PREPARE.get(table_format.format, from_record)
     answer_columns = _answer_columns(answers_path, table.line, table.names, id_spellings)
     for line_number, record in table.whole_records(table.names):

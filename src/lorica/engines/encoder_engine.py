@@ -106,6 +106,11 @@ class EncoderEngine:
             # Random numbers are never used. By default PEFT saves the logits alone, and leaves the pooler to the base.
             head_rows(self._family, shapes, location_text, needed=classifier.random)
             self._under_heads[logits, brought] = PeftAdapters(classifier.model.to(self._device).eval())
+        if adapter.config.task_type not in ("SEQ_CLS", None):
+            raise AdapterError(
+                f"{adapter.path}: its task_type is {adapter.config.task_type!r}, and an encoder classifies",
+                fix='write "task_type": "SEQ_CLS" into adapter_config.json, or use the base that it was trained on',
+            )
         adapted = self._under_heads[logits, brought]
         adapted.add(name, adapter)
         try:

@@ -74,7 +74,8 @@ def _power_mean(stacked: Scores, column_weights: Scores, power: float) -> Scores
 
 def vote(members: Sequence[EnsembleMember], weights: Sequence[float], row_ids: Sequence[str]) -> list[Answer]:
     """The answer with the largest weight of members behind it, for each row; a tie goes to the first member's side
-    and is flagged `tied`. Members without an answer do not vote; a row without any has none."""
+    and is flagged `tied`. Members without an answer, or of weight 0, do not vote; a row without any vote has
+    no answer."""
     return [_vote_of_row(members, weights, row_id) for row_id in row_ids]
 
 
@@ -82,10 +83,10 @@ def _vote_of_row(members: Sequence[EnsembleMember], weights: Sequence[float], ro
     votes: Counter[str] = Counter()
     for member, weight in zip(members, weights, strict=True):
         answer_text = member.answers[row_id].answer
-        if answer_text is not None and answer_text.strip():
+        if weight and answer_text is not None and answer_text.strip():
             votes[answer_text.strip()] += weight  # type: ignore[assignment]
     if not votes:
-        return Answer(row_id, stage="invalid", flags=("invalid",), problem="no member has an answer")
+        return Answer(row_id, stage="invalid", flags=("invalid",), problem="no member that has a say gave an answer")
     shares: Mapping[str, float] = {text: weight / sum(votes.values()) for text, weight in votes.items()}
     most = max(shares.values())
     winners = [text for text, share in shares.items() if share > most - 1e-9]

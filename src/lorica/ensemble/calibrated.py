@@ -10,6 +10,7 @@ import numpy as np
 
 from lorica.calibration.calibration_maps import PlattScaling
 from lorica.calibration.fitting import fit_platt
+from lorica.data.write import atomic_file
 from lorica.ensemble.members import Scores
 from lorica.ensemble.stacking import LogisticModel, check_probabilities
 from lorica.errors import DataError
@@ -46,6 +47,13 @@ def fit_calibrated(
     labels = np.asarray(gold_labels)
     calibrations = [fit_platt(check_probabilities(scores), labels) for scores in member_scores]
     return CalibratedBlend(tuple(names), tuple(calibrations), tuple(weights))
+
+
+def save_blend(path: Path, blend: CalibratedBlend | LogisticModel) -> None:
+    """Write what `load_blend` reads, whole or not at all. Raises DataError where it cannot be written."""
+    saved = SavedBlend(stack=blend) if isinstance(blend, LogisticModel) else SavedBlend(calibrated=blend)
+    with atomic_file(path) as blend_file:
+        blend_file.write(msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
 
 
 def load_blend(path: Path) -> CalibratedBlend | LogisticModel:

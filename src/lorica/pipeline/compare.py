@@ -61,9 +61,11 @@ def compare(
 ) -> FileComparison:
     """Compare every two of `judged_sets` (name -> answers to the same rows in one order), pair by pair of answers.
 
-    metric_name: by what; the task's main metric where it is "". The more pairs, the more resamples: see
-    `resamples_for`."""
-    main_metric = find_metric(metric_name or task.metric_names[0], normalisation)
+    metric_name: by what; where it is "" the task's main metric, or where a set has no scores its first one that takes
+    answers. The more pairs, the more resamples: see `resamples_for`."""
+    metrics = [find_metric(name, normalisation) for name in ((metric_name and [metric_name]) or task.metric_names)]
+    have_scores = all(any(row.answer.score is not None for row in judged) for judged in judged_sets.values())
+    main_metric = next((metric for metric in metrics if have_scores or not metric.takes_scores), metrics[0])
     correctness = correctness_metric(task, normalisation)
     right = {name: is_right(correctness, judged) for name, judged in judged_sets.items()}
     name_pairs = list(combinations(judged_sets, 2))

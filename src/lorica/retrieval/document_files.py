@@ -14,6 +14,7 @@ import msgspec
 from lorica.data.files import SUFFIXES, FileFormat, text_chunks, unreadable
 from lorica.errors import DataError, RowError
 from lorica.names import closest_file, listed, visible
+from lorica.retrieval.index_manifest import MANIFEST_NAME, is_index
 from lorica.retrieval.parse_documents import ParserProcess
 from lorica.retrieval.table_documents import RawDocument, read_table
 
@@ -54,7 +55,8 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 def list_documents(paths: Sequence[Path]) -> Listing:
-    """The documents among files and below folders (links followed, each folder once; hidden ones left out).
+    """The documents among files and below folders (links followed, each folder once; hidden ones and
+    indexes left out).
 
     Raises DataError for a path that is missing, a file whose suffix none reads, and two of one name."""
     files: dict[str, DocumentFile] = {}
@@ -136,6 +138,9 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
             folder_names.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
+        if MANIFEST_NAME in file_names and is_index(Path(root)):
+            folder_names.clear()  # made of documents, and none itself
+            continue
         folder_names[:] = sorted(name for name in folder_names if not name.startswith("."))
         for name in sorted(file_names):
             path = Path(root) / name

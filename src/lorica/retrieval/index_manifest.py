@@ -104,6 +104,14 @@ def index_folder(folder: Path, subject: str) -> Path:
     return folder / key
 
 
+def is_index(folder: Path) -> bool:
+    """Whether a folder holds an index of this or another version, whole or not."""
+    try:
+        return f'"format": "{FORMAT}"'.encode() in read_capped(folder / MANIFEST_NAME, _MAX_BYTES + 1)
+    except OSError:
+        return False
+
+
 def list_subjects(folder: Path) -> list[str]:
     """The subjects (as `subject_key` writes them) that have an index in a folder; none where there is no folder."""
     if not folder.is_dir():

@@ -128,6 +128,8 @@ class SourceReader:
 
 
 def _with_hint(error: DataError) -> DataError:
+    if isinstance(error, RowError):
+        error = error.as_data_error()
     message = error.message.removeprefix(_location(error))
     fix = f"{error.fix}; {_SKIP}" if error.fix else _SKIP
     return DataError(message, path=error.path, line=error.line, fix=fix)
@@ -143,7 +145,8 @@ def _check(length: int, overlap: int, columns: Mapping[str, str], tags: Sequence
         raise RetrievalError(f"a length of {length} tokens; allowed: {low} to {high}", fix="--length 200")
     if not 0 <= overlap <= length // 2:
         raise RetrievalError(
-            f"an overlap of {overlap} tokens; allowed: 0 to half of the length ({length // 2})", fix="--overlap 40"
+            f"an overlap of {overlap} tokens; allowed: 0 to half of the length ({length // 2})",
+            fix=f"--overlap {min(40, length // 2)}",
         )
     for name in columns:
         if name not in COLUMNS:

@@ -10,7 +10,7 @@ import msgspec
 
 from lorica.data.column_mapping import id_text, is_blank
 from lorica.data.column_names import find_column, fold_name, quoted_names
-from lorica.data.formats import open_table
+from lorica.data.formats import open_unconfigured
 from lorica.errors import DataError, RowError
 from lorica.names import did_you_mean
 
@@ -43,7 +43,7 @@ def read_table(
 
     columns: of `COLUMNS`' keys, the file's own column names. on_bad_row: is told of a row that cannot be used, and
     raises the error or leaves the row out. Raises DataError."""
-    table = open_table(table_path)
+    table = open_unconfigured(table_path)
     named = _match_columns(table_path, table.line, table.names, columns)
     lines_of_ids: dict[str, int] = {}
     matched: dict[tuple[str, ...], dict[str, str]] = {table.names: named}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lorica.calibration.calibration_maps import sigmoid
 from lorica.config.shallow_section import TfidfConfig
 from lorica.errors import MissingExtraError, TrainingError
+from lorica.names import count_of
 
 _DEFAULTS = TfidfConfig()
 
@@ -233,6 +234,6 @@ def _require_both(labels: NDArray[np.int64]) -> None:
     if distinct_labels.tolist() != [0, 1]:
         seen_labels = ", ".join(map(str, distinct_labels)) or "none"
         raise TrainingError(
-            f"TF-IDF needs rows of label 0 and of label 1; the {len(labels)} rows have: {seen_labels}",
+            f"TF-IDF needs the labels 0 and 1; those of {count_of(len(labels), 'row')} are: {seen_labels}",
             fix="give rows of both kinds",
         )

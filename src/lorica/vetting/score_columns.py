@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.data.formats import open_table
+from lorica.data.formats import open_unconfigured
 from lorica.errors import DataError
 from lorica.names import did_you_mean
 from lorica.vetting.score_findings import ScoreColumn
@@ -41,7 +41,7 @@ def read_scores(
     or 1, where the labels are in another file. Raises DataError for a file that cannot be read or has no such column,
     naming those it has, and MissingExtraError for Parquet without pyarrow.
     """
-    table = open_table(path)
+    table = open_unconfigured(path)
     column_names = table.names
     score_name = _existing_column(path, column_names, column) if column else _score_column(path, column_names)
     id_name = _first_present(column_names, _ID_NAMES)

@@ -67,6 +67,7 @@ def check_scores(scores: ScoreColumn) -> tuple[ScoreHealth, list[Finding]]:
     mass = mass_health(scores.masses)
     if mass is not None and mass.low:
         findings.append(finding("L470", f"choice_mass: {mass}", expected=f"a median above {LOW_MASS:g}"))
+    findings += _trained_rows(scores)
     findings += _duplicates(scores.ids if scores.id_name else (), scores.values)
     findings += _constants(scores.values)
     findings += _against_gold(scores)
@@ -144,6 +145,15 @@ def _rows(health: ScoreHealth, scores: ScoreColumn) -> Iterator[Finding]:
 
 def _of_share(bad_share: float) -> Severity:
     return "warn" if bad_share > _BAD_ROWS else "note"
+
+
+def _trained_rows(scores: ScoreColumn) -> Iterator[Finding]:
+    """Rows whose own labels `lorica adapt` trained the answering adapter on; the worse where they are to judge it."""
+    if trained_count := scores.flags.get("trained_on"):
+        has_gold = any(label is not None for label in scores.gold)
+        rows_text = f"{trained_count} of {count_of(len(scores.values), 'row')}"
+        severity: Severity = "warn" if has_gold else "note"
+        yield finding("L471", rows_text, severity=severity, facts={"trained_rows": trained_count})
 
 
 def _duplicates(ids: Sequence[str], values: Sequence[float | None]) -> Iterator[Finding]:

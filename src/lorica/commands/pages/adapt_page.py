@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lorica.commands.adapt_result import AdaptResult, disk, gain_table, outcome, rounds_table
 from lorica.commands.pages.page_parts import MAX_ROWS, MAX_TEXT, estimates_plot, facts_section, whole_page
+from lorica.names import count_of
 from lorica.reports.page import Cell, Line, LineChart, Report, ReportTable, Section
 
 
@@ -27,7 +28,7 @@ def adapt_page(result: AdaptResult) -> Report:
         ("seconds", result.seconds),
         ("disk", disk(result)),
     ]
-    return whole_page(f"Adapted to {result.rows:,} rows", summary, [*sections, facts_section(facts)])
+    return whole_page(f"Adapted to {count_of(result.rows, 'row')}", summary, [*sections, facts_section(facts)])
 
 
 def _gains(result: AdaptResult) -> Section:

@@ -18,6 +18,7 @@ from lorica.commands.pages.page_parts import (
     sample_text,
     whole_page,
 )
+from lorica.names import count_of
 from lorica.reports.page import Cell, Report, ReportTable, Section
 from lorica.reports.short_names import short_paths
 
@@ -38,13 +39,14 @@ def ensemble_page(
         sections.append(rows_section(files[:2], names, describe, {}))
     sections.append(facts_section([("method", result.method), *facts]))
     left_out = [f"Left out: {name}: {reason}." for name, reason in result.left_out.items()]
-    title = f"A blend of {len(result.members)} files of answers"
+    title = f"A blend of {count_of(len(result.members), 'file')} of answers"
     return whole_page(title, [_verdict(result, names), *left_out], sections)
 
 
 def _verdict(result: EnsembleResult, names: Mapping[str, str]) -> str:
     if result.over_best is None:
-        return f"{len(result.members)} files were blended. Whether that helps is not known: --gold says."
+        blended = count_of(len(result.members), "file was", "files were")
+        return f"{blended} blended. Whether that helps is not known: --gold says."
     advice = "" if result.over_best.better == result.over_best.first else " Use the best member alone."
     return pair_sentence(result.over_best, result.metric, names) + advice
 

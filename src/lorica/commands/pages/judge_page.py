@@ -14,6 +14,7 @@ from lorica.judging.agreement import Agreement
 from lorica.judging.judge_result import JudgeResult
 from lorica.judging.rubrics import JudgeItem
 from lorica.judging.verdicts import RowVerdict
+from lorica.names import count_of
 from lorica.reports.page import Cell, Report, ReportTable, Section
 from lorica.reports.page_size import shorten
 from lorica.reports.write_report import write_csv
@@ -66,7 +67,8 @@ def _belief(result: JudgeResult) -> Section:
         lowest, average = result.label_mass
         notes.append(f"The letters had {average:.1%} of the model's probability in the mean, {lowest:.1%} at least.")
     if result.control_tokens:
-        notes.append(f"{len(result.control_tokens):,} rows hold text that a server may take for its control tokens.")
+        holding = count_of(len(result.control_tokens), "row holds", "rows hold")
+        notes.append(f"{holding} text that a server may take for its control tokens.")
     return Section("Can the judge be believed?", tables=(belief_table(result),), notes=tuple(notes))
 
 
@@ -87,7 +89,8 @@ def _verdicts(result: JudgeResult) -> Section:
         (f"failed: {FAILURE_REASONS[failure]}", count, count / result.mean.n)
         for failure, count in result.failures.items()
     ]
-    notes = [f"{result.no_answer:,} rows without an answer have their verdict by rule."] if result.no_answer else []
+    ruled = count_of(result.no_answer, "row without an answer has", "rows without an answer have")
+    notes = [f"{ruled} a verdict by rule."] if result.no_answer else []
     if result.mean.score is not None:
         notes.append(f"Mean by probability: {result.mean.score}.")
     return Section("Verdicts", tables=(ReportTable(("verdict", "rows", "share"), tuple(counts)),), notes=tuple(notes))

@@ -8,6 +8,7 @@ from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.commands.pages.eval_page import evaluation_sections
 from lorica.commands.pages.eval_page_rows import Describe
 from lorica.commands.pages.page_parts import difference_text, estimates_plot, facts_section, p_text, whole_page
+from lorica.names import count_of
 from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain
 from lorica.reports.page import Cell, Report, ReportTable, Section
 from lorica.reports.short_names import short_names
@@ -45,7 +46,7 @@ def _verdict(gain: RetrievalGain, words: Sequence[str]) -> list[str]:
             sentences.append(f"Beware: the look-up of {gain.overall.failed:,} rows failed; they had no passages.")
     if gain.unindexed:
         count = sum(gain.unindexed.values())
-        sentences.append(f"{count:,} rows of subjects without an index were asked without passages both times.")
+        sentences.append(f"{count_of(count, 'row')} of subjects without an index had no passages either time.")
     return sentences
 
 

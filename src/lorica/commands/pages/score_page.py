@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lorica.commands.pages.page_parts import difference_text, estimates_plot, facts_section, p_text, whole_page
 from lorica.commands.score_result import ScoreResult, leaderboard, notes, subject_table
+from lorica.names import count_of
 from lorica.reports.page import Cell, Report, ReportTable, ScatterPlot, ScatterPoint, Section
 from lorica.reports.short_names import short_paths
 
@@ -31,7 +32,7 @@ def score_page(result: ScoreResult, facts: Sequence[tuple[str, Cell]]) -> Report
         _measured(result, names),
         facts_section([("machine", result.machine), *facts]),
     ]
-    return whole_page(f"Accuracy and latency of {len(names)} runs", [result.verdict], sections)
+    return whole_page(f"Accuracy and latency of {count_of(len(names), 'run')}", [result.verdict], sections)
 
 
 def _front(result: ScoreResult, names: dict[str, str]) -> ScatterPlot:

@@ -17,6 +17,7 @@ from lorica.commands.pages.page_parts import (
 from lorica.commands.tune_result import ENDINGS, AttemptsResult, TuneResult, trials_table, value_text
 from lorica.commands.tune_study import DEFAULTS, trial_name
 from lorica.config.parse_values import show
+from lorica.names import count_of
 from lorica.reports.charts import log_axis, nice_axis
 from lorica.reports.page import (
     Cell,
@@ -39,7 +40,7 @@ def tune_page(result: TuneResult) -> Report:
     """The page of a study."""
     sections = [_best(result), _importance(result), _parallel(result), _progress(result), _trials(result)]
     return whole_page(
-        f"Settings for {result.metric}: {len(result.trials)} trials",
+        f"Settings for {result.metric}: {count_of(len(result.trials), 'trial')}",
         [result.verdict, f"Next: {result.command}"],
         [*sections, _facts(result)],
     )
