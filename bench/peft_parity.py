@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from lorica.adapters.folder import open_adapter
-from lorica.commands.demo import examples_folder
-from lorica.commands.demo_tasks import TASKS
+from lorica.commands.demo import TASKS, examples_folder
 from lorica.data.read import read_rows
 from lorica.engines import load_engine
 from lorica.engines.base import EngineSettings

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lorica.cli import main
-from lorica.commands.tune_session import StudyCall
+from lorica.commands.tune import StudyCall
 from lorica.errors import ConfigError
 from lorica.process_start import COMMAND_STARTED, command_started, process_started
 

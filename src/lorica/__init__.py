@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from lorica.commands.api import load_pipeline as load_pipeline
     from lorica.commands.api import score as score
     from lorica.commands.api import train as train
-    from lorica.commands.api_adapt import adapt as adapt
     from lorica.commands.api_evidence import average as average
     from lorica.commands.api_evidence import blend as blend
     from lorica.commands.api_evidence import calibrate as calibrate
     from lorica.commands.api_evidence import compare as compare
     from lorica.commands.api_evidence import doctor as doctor
-    from lorica.commands.api_judge import judge as judge
-    from lorica.commands.api_retrieval import measure_retrieval as measure_retrieval
-    from lorica.commands.api_tune import tune as tune
-    from lorica.commands.api_tune import tune_attempts as tune_attempts
+    from lorica.commands.api_evidence import judge as judge
+    from lorica.commands.api_evidence import measure_retrieval as measure_retrieval
+    from lorica.commands.api_training import adapt as adapt
+    from lorica.commands.api_training import tune as tune
+    from lorica.commands.api_training import tune_attempts as tune_attempts
     from lorica.commands.average import AverageResult as AverageResult
-    from lorica.commands.calibrate import CalibrationResult as CalibrationResult
+    from lorica.commands.calibrations import CalibrationResult as CalibrationResult
     from lorica.commands.check_result import AdapterCheck as AdapterCheck
     from lorica.commands.check_result import CheckResult as CheckResult
     from lorica.commands.doctor import DoctorReport as DoctorReport
     from lorica.commands.ensemble_report import EnsembleResult as EnsembleResult
-    from lorica.commands.frontier_result import FrontierResult as FrontierResult
+    from lorica.commands.frontier import FrontierResult as FrontierResult
     from lorica.commands.infer import InferResult as InferResult
     from lorica.commands.score_result import ScoreResult as ScoreResult
     from lorica.commands.train_jobs import TrainingRun as TrainingRun
@@ -88,18 +88,17 @@ _PUBLIC = {
         "RecordPipeline",
     ),
     "lorica.commands.adapt_result": ("AdaptResult",),
-    "lorica.commands.api_adapt": ("adapt",),
-    "lorica.commands.api_judge": ("judge",),
-    "lorica.commands.api_retrieval": ("measure_retrieval",),
-    "lorica.commands.api_evidence": ("average", "calibrate", "compare", "doctor", "blend"),
-    "lorica.commands.api_tune": ("tune", "tune_attempts"),
+    "lorica.commands.api_training": ("adapt", "tune", "tune_attempts"),
+    "lorica.commands.api_evidence": (
+        *("average", "calibrate", "compare", "doctor", "blend", "judge", "measure_retrieval"),
+    ),
     "lorica.commands.average": ("AverageResult",),
-    "lorica.commands.calibrate": ("CalibrationResult",),
+    "lorica.commands.calibrations": ("CalibrationResult",),
     "lorica.commands.doctor": ("DoctorReport",),
     "lorica.commands.ensemble_report": ("EnsembleResult",),
     "lorica.pipeline.compare": ("FileComparison", "PairComparison"),
     "lorica.commands.check_result": ("CheckResult", "AdapterCheck"),
-    "lorica.commands.frontier_result": ("FrontierResult",),
+    "lorica.commands.frontier": ("FrontierResult",),
     "lorica.commands.infer": ("InferResult",),
     "lorica.commands.score_result": ("ScoreResult",),
     "lorica.commands.train_jobs": ("TrainingRun",),

@@ -79,8 +79,7 @@ def test_eval_against_the_gold_file(posts: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_the_demo_trains_as_suits_its_base() -> None:
-    from lorica.commands.demo import demo_overrides
-    from lorica.commands.demo_tasks import TASKS
+    from lorica.commands.demo import TASKS, demo_overrides
 
     for task in TASKS:
         embedded, larger = demo_overrides(task, []), demo_overrides(task, ["model=smollm2_135m"])

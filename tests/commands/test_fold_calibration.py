@@ -258,7 +258,7 @@ def test_a_fold_that_allows_no_fit_is_named_and_the_scores_stay_as_they_are(
     shutil.copytree(raw, run_dir)
     command = _command(posts, run_dir, "training.resume=true")
     with monkeypatch.context() as patched:
-        patched.setattr("lorica.commands.calibration_fit.fit_calibration", refuse)
+        patched.setattr("lorica.commands.calibrations.fit_calibration", refuse)
         assert main([*command, "folds.calibrate=platt"]) == 5
     message = capsys.readouterr().err
     assert "fold-1 cannot be calibrated: the higher the score" in message

@@ -22,8 +22,7 @@ from lorica.commands import build
 from lorica.commands.arguments import inform, resolve
 from lorica.commands.frontier import parse_vary
 from lorica.commands.frontier_grid import ADAPTERS, BASE_ALONE, Point, make_grid, point_overrides, resolve_point
-from lorica.commands.frontier_points import Measurement, PointStore, promising
-from lorica.commands.frontier_search import PointMeter, rungs, search
+from lorica.commands.frontier_search import Measurement, PointMeter, PointStore, promising, rungs, search
 from lorica.commands.gold_file import read_gold
 from lorica.commands.load_once import PipelineOpener
 from lorica.config.schema import Config

@@ -135,7 +135,7 @@ def test_each_training_is_recorded_in_its_adapters_folder(
         raise ModelError("no passport today")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lorica.commands.trainer_parts.make_passport", refuse)
+        patched.setattr("lorica.commands.trainers.make_passport", refuse)
         assert main([*command, *QUICK]) == 4
     record = read_record(folder)
     assert record.status == "failed"

@@ -16,8 +16,8 @@ import pytest
 from lorica.cli import main
 from lorica.commands import build
 from lorica.commands.arguments import resolve
+from lorica.commands.tune import StudyCall, resumes, run_study
 from lorica.commands.tune_result import RESULT_NAME
-from lorica.commands.tune_session import StudyCall, resumes, run_study
 from lorica.commands.tune_space import study_dimensions
 from lorica.commands.tune_study import BEST_NAME
 from lorica.commands.tune_trial import TRIALS

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lorica.commands.tune_attempts import DECISION_NAME, DECISION_TEXT, run_attempts
+from lorica.commands.tune import DECISION_NAME, DECISION_TEXT, StudyCall, run_attempts
 from lorica.commands.tune_result import AttemptsResult
-from lorica.commands.tune_session import StudyCall
 from lorica.runs.run_clock import RunClock
 from tests.commands.tune_stub import Stub, plan_of, write_rows
 
@@ -45,7 +44,7 @@ def test_attempts_end_in_a_written_decision(rows: Path, monkeypatch: pytest.Monk
 
 def decided(stub: Stub, monkeypatch: pytest.MonkeyPatch, *words: str) -> AttemptsResult:
     monkeypatch.setattr(
-        "lorica.commands.tune_session.RunClock",
+        "lorica.commands.tune.RunClock",
         lambda folder, *, limit, started: RunClock(folder, limit=limit, now=lambda: stub.now),
     )
     call = StudyCall((), words, "lorica tune ...")

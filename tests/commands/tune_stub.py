@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lorica.commands.arguments import resolve
+from lorica.commands.tune import StudyCall, run_study
 from lorica.commands.tune_plan import StudyPlan, plan_study
 from lorica.commands.tune_result import TuneResult
-from lorica.commands.tune_session import StudyCall, run_study
 from lorica.commands.tune_trial import TRIALS
 from lorica.errors import LoricaError
 from lorica.records import Answer, Row
@@ -123,7 +123,7 @@ def studied(stub: Stub, monkeypatch: pytest.MonkeyPatch, *words: str) -> TuneRes
     """A session on the stub's clock."""
     started = stub.now
     monkeypatch.setattr(
-        "lorica.commands.tune_session.RunClock",
+        "lorica.commands.tune.RunClock",
         lambda folder, *, limit, started: RunClock(folder, limit=limit, now=lambda: stub.now),
     )
     result = run_study(plan_of(*words), StudyCall(words, words, "lorica tune ..."), make_runner=stub.of)

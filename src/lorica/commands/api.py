@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from lorica.adapters.registry import is_adapter
 from lorica.commands import arguments_of_api as argument
 from lorica.commands import build
-from lorica.commands.api_settings import PathLike, Settings, all_settings, configuration
 from lorica.commands.arguments import inform, resolve
+from lorica.commands.arguments_of_api import PathLike, Settings, all_settings, configuration
 from lorica.commands.rows import naming_its_task, open_rows, reading_log, tell
 from lorica.commands.trained_rows import TrainedRows, with_flag
 from lorica.config.schema import Config
 from lorica.data.read import rows_from_memory
 from lorica.errors import ConfigError
-from lorica.metrics.normalise import LORICA
+from lorica.metrics.normalise import LORICA, NORMALISATIONS
 from lorica.metrics.run_scores import ACCURACY_WEIGHT, LATENCY_WEIGHT, MINIMUM_ACCURACY, RUN_NOISE
 from lorica.pipeline.answer import Pipeline
 from lorica.records import Answer, Row
@@ -29,7 +29,7 @@ from lorica.vetting.findings import LEVELS
 
 if TYPE_CHECKING:
     from lorica.commands.check_result import CheckResult
-    from lorica.commands.frontier_result import FrontierResult
+    from lorica.commands.frontier import FrontierResult
     from lorica.commands.infer import InferResult
     from lorica.commands.score_result import ScoreResult
     from lorica.commands.train_jobs import TrainingRun
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from lorica.vetting.diagnosis import Diagnosis
 
 Adapters = PathLike | Mapping[str, PathLike] | None
-
-_AGAIN = "the same call with resume=True"
 
 
 def train(
@@ -78,7 +76,7 @@ def train(
         "folds.count": argument.whole_number(folds, "folds") or None,
         **({"data": by_subject} if by_subject else {"input": argument.rows_text(rows)}),
     }
-    return train_files(resolve(all_settings(arguments, base, settings)), resume_command=_AGAIN)
+    return train_files(resolve(all_settings(arguments, base, settings)), resume_command=argument.RESUMED)
 
 
 def infer(
@@ -112,7 +110,7 @@ def infer(
         "inference.resume": argument.switch(resume, "resume") or None,
         **_adapters(adapters, task),
     }
-    return infer_file(resolve(all_settings(arguments, base, settings)), resume_command=_AGAIN)
+    return infer_file(resolve(all_settings(arguments, base, settings)), resume_command=argument.RESUMED)
 
 
 def evaluate(
@@ -139,17 +137,18 @@ def evaluate(
         evaluation = lorica.evaluate("answers.csv", "held_out.csv", task="rules", by=["rule"])
         evaluation.metrics["roc_auc"].value
     """
-    from lorica.commands.gold_file import evaluate_answers
+    from lorica.commands.gold_file import read_gold
 
-    return evaluate_answers(
-        configuration({"task": argument.task_name(task)}, None, settings),
-        argument.given_answers(answers),
-        argument.local_file(gold, "gold"),
-        group_columns=argument.names(by, "by", item="a column's name"),
-        normalisation=argument.normalisation_name(normalisation),
-        weight_column=weight,
-        allow_training_rows=argument.switch(allow_training_rows, "allow_training_rows"),
-    )
+    config = configuration({"task": argument.task_name(task)}, None, settings)
+    given, gold_path = argument.given_answers(answers), argument.local_file(gold, "gold")
+    columns = argument.names(by, "by", item="a column's name")
+    normalisation = argument.one_of(normalisation, "normalisation", tuple(NORMALISATIONS))
+    allowed = argument.switch(allow_training_rows, "allow_training_rows")
+    gold_file = read_gold(config, gold_path, columns, weight_column=weight, allow_training_rows=allowed)
+    answers_by_id = gold_file.read_answers(given)
+    gold_file.list_skipped(given if isinstance(given, Path) else gold_path)
+    judged = gold_file.judge(answers_by_id, str(given) if isinstance(given, Path) else "answers")
+    return gold_file.evaluate(judged, normalisation=normalisation)
 
 
 def score(
@@ -224,7 +223,7 @@ def frontier(
         **_adapters(adapters, task),
     }
     varied = {key: argument.names(values, f"vary[{key!r}]") for key, values in (vary or {}).items()}
-    return find_frontier(all_settings(arguments, base, settings), varied, words=(), resume_command=_AGAIN)
+    return find_frontier(all_settings(arguments, base, settings), varied, words=(), resume_command=argument.RESUMED)
 
 
 def check(

@@ -1,5 +1,5 @@
-"""The Python API of what turns answers into a decision (comparing, blending, averaging, calibrating), and of the
-machine.
+"""The Python API of what turns answers into a decision (comparing, judging, blending, averaging, calibrating, measuring
+retrieval), and of the machine.
 
 Arguments, settings and errors are as in `lorica.commands.api`.
 """
@@ -10,16 +10,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lorica.commands import arguments_of_api as argument
-from lorica.commands.api_settings import PathLike, Settings, all_settings, configuration
-from lorica.metrics.normalise import LORICA
+from lorica.commands.arguments import resolve
+from lorica.commands.arguments_of_api import PathLike, Settings, all_settings, configuration
+from lorica.errors import ConfigError
+from lorica.metrics.normalise import LORICA, NORMALISATIONS
 from lorica.records import Answer
 
 if TYPE_CHECKING:
     from lorica.commands.average import AverageResult
-    from lorica.commands.calibrate import CalibrationResult
+    from lorica.commands.calibrations import CalibrationResult
     from lorica.commands.doctor import DoctorReport
     from lorica.commands.ensemble_report import EnsembleResult
+    from lorica.judging.endpoint import EndpointSettings
+    from lorica.judging.judge_result import JudgeResult
     from lorica.pipeline.compare import FileComparison
+    from lorica.pipeline.retrieval_gain import RetrievalGain
 
 CalibrationMethod = Literal["auto", "platt", "isotonic", "temperature"]
 BlendMethod = Literal["rank", "mean", "power", "stack", "vote"]
@@ -48,15 +53,17 @@ def compare(
         comparison = lorica.compare({"a": "a.csv", "b": "b.csv"}, "held_out.csv", task="rules")
         comparison.ranks, comparison.pairs[0].test.difference, comparison.pairs[0].better
     """
-    from lorica.commands.gold_file import compare_answers
+    from lorica.commands.gold_file import read_gold
+    from lorica.pipeline.compare import compare as compare_judged
 
-    return compare_answers(
-        configuration({"task": argument.task_name(task)}, None, settings),
-        argument.named_answers(answers),
-        argument.local_file(gold, "gold"),
-        normalisation=argument.normalisation_name(normalisation),
-        allow_training_rows=argument.switch(allow_training_rows, "allow_training_rows"),
-    )
+    config = configuration({"task": argument.task_name(task)}, None, settings)
+    answer_sets, gold_path = argument.named_answers(answers), argument.local_file(gold, "gold")
+    normalisation = argument.one_of(normalisation, "normalisation", tuple(NORMALISATIONS))
+    allowed = argument.switch(allow_training_rows, "allow_training_rows")
+    gold_file = read_gold(config, gold_path, [], allow_training_rows=allowed)
+    judged_sets = {name: gold_file.judge(gold_file.read_answers(given), name) for name, given in answer_sets.items()}
+    gold_file.list_skipped(gold_path)
+    return compare_judged(gold_file.task, judged_sets, normalisation=normalisation)
 
 
 def calibrate(
@@ -173,6 +180,104 @@ def average(
         weights=None if weights is None else argument.weights(weights),
         rank=argument.whole_number(rank, "rank"),
     )
+
+
+def judge(
+    answers: PathLike | Sequence[Answer] | tuple[PathLike, PathLike],
+    gold: PathLike,
+    *,
+    task: str,
+    rubric: PathLike = "reference",
+    base: PathLike | None = None,
+    adapter: PathLike | None = None,
+    endpoint: EndpointSettings | None = None,
+    labels: PathLike | None = None,
+    sample: int | None = None,
+    repeat: int = 20,
+    journal: PathLike | None = None,
+    settings: Settings = None,
+) -> JudgeResult:
+    """Have a model judge answers to the rows of `gold`, each in both orders of the choices.
+
+    answers: what `infer` wrote, any table with ids and `answer`, or the answers of a pipeline; a pair of files, as a
+    tuple, for a pairwise rubric. rubric: `reference`, `free`, `pairwise`, or the path of one in TOML. base, adapter:
+    the local judge, which answers by the probabilities of the labels; endpoint: an OpenAI-compatible one in its place;
+    one of them must be named.
+    labels: a file of rows that people labelled. sample: judge so many rows, None for all. repeat: ask so many twice.
+    journal: the folder where verdicts are kept, so that nothing is asked twice; None for beside the answers.
+
+    Believe `mean` as far as `agreements`, `swap`, `repetition` and `warnings` let you. Raises DataError for files and
+    rubrics, ModelError and AdapterError for a local judge, EngineError for an endpoint that cannot be used at all.
+
+        result = lorica.judge("answers.jsonl", "gold.jsonl", task="saq", base="models/qwen3-4b")
+        result.mean.mean, result.failed, result.agreements[0].kappa
+    """
+    from lorica.commands.judge_answers import JudgeRequest, check_judge_is_named, judge_answer_files
+
+    if endpoint is not None and (base is not None or adapter is not None):
+        raise ConfigError("endpoint and base or adapter are given; allowed: one judge", fix="leave one of them out")
+    keys = all_settings({"task": argument.task_name(task)}, base, settings)
+    if adapter is not None:
+        keys |= {"adapters.paths": {"judge": argument.path_text(adapter, "adapter")}, "adapters.use": "judge"}
+    files: Sequence[object] = (answers,)
+    if isinstance(answers, tuple) and len(answers) == 2 and not isinstance(answers[0], Answer):
+        files = answers
+    config = resolve(keys).config
+    if endpoint is None:
+        check_judge_is_named(config, keys)
+    return judge_answer_files(
+        config,
+        [argument.given_answers(file) for file in files],
+        argument.local_file(gold, "gold"),
+        JudgeRequest(
+            rubric=argument.path_text(rubric, "rubric"),
+            labels_file=argument.optional_file(labels, "labels"),
+            sample=None if sample is None else argument.whole_number(sample, "sample"),
+            repeat=argument.whole_number(repeat, "repeat"),
+            journal=argument.optional_file(journal, "journal"),
+            endpoint=endpoint,
+        ),
+    )
+
+
+def measure_retrieval(
+    rows: PathLike,
+    knowledge_base: PathLike,
+    run_dir: PathLike,
+    *,
+    task: str,
+    base: PathLike | None = None,
+    source_column: str = "",
+    resume: bool = False,
+    settings: Settings = None,
+) -> RetrievalGain:
+    """Answer rows with gold answers with passages of a knowledge base and without, and compare them by subject.
+
+    knowledge_base: the folder that `lorica kb build` made. run_dir: takes both files of answers. source_column: the
+    column that names the document of a row. resume: go on with an interrupted call. settings: further configuration,
+    such as "adapters.dir" and "retrieval.top_k".
+
+    Raises ConfigError for a knowledge base without an index, RetrievalError for one that is damaged, DataError for rows
+    without gold, ModelError for the base.
+
+        gain = lorica.measure_retrieval("rows.jsonl", "kb", "runs/kb-test", task="mcq")
+        gain.switches, gain.subjects[0].pair.test.difference
+    """
+    from lorica.commands.kb_test import answer_twice, measure_gain
+
+    named = {
+        "task": argument.task_name(task),
+        "retrieval.dir": argument.path_text(knowledge_base, "knowledge_base"),
+        "retrieval.source_column": source_column or None,
+        "inference.resume": argument.switch(resume, "resume") or None,
+    }
+    answered = answer_twice(
+        resolve(all_settings(named, base, settings)),
+        argument.local_file(rows, "rows"),
+        argument.local_file(run_dir, "run_dir"),
+        resume_command=argument.RESUMED,
+    )
+    return measure_gain(answered)
 
 
 def doctor() -> DoctorReport:

@@ -1,4 +1,5 @@
-"""Arguments of the Python API, checked before anything is read: each function gives the value as the commands take it.
+"""Arguments of the Python API, checked before anything is read: each function gives the value as the commands take it,
+and together they make a configuration.
 
 All raise ConfigError, which names the argument, what was got and what is allowed.
 """
@@ -12,12 +13,18 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from lorica.commands.arguments import are_shares
+from lorica.commands.arguments import are_shares, resolve
 from lorica.config.paths import local_path
+from lorica.config.schema import Config
 from lorica.errors import ConfigError
-from lorica.metrics.normalise import NORMALISATIONS
 from lorica.names import did_you_mean
 from lorica.records import Answer
+
+PathLike = str | Path
+Settings = Mapping[str, object] | None
+
+RESUMED = "the same call with resume=True"
+"""What goes on with an interrupted call."""
 
 _LISTS = (Sequence, Set, Iterator, ValuesView)
 _SINGLE = (str, os.PathLike)
@@ -108,14 +115,6 @@ def optional_task(value: object) -> str | None:
     return None if value is None else task_name(value)
 
 
-def normalisation_name(value: object) -> str:
-    """One of the normalisations."""
-    name = _text(value, "normalisation", " or ".join(NORMALISATIONS))
-    if name not in NORMALISATIONS:
-        raise _refusal("normalisation", value, " or ".join(NORMALISATIONS), did_you_mean(name, NORMALISATIONS))
-    return name
-
-
 def switch(value: object, name: str) -> bool:
     """True or False, and nothing that merely counts as one of them: "no" would switch on."""
     if not isinstance(value, bool):
@@ -187,13 +186,19 @@ def weights(value: object) -> list[float]:
     return shares
 
 
-def checked_settings(value: object) -> dict[str, object]:
-    """Keys of the configuration with their values."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise _refusal("settings", value, 'a mapping of configuration keys, {"lora.r": 8}')
-    return {_text(key, "a key of settings", 'a configuration key such as "lora.r"'): value[key] for key in value}
+def all_settings(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> dict[str, object]:
+    """Keys of the configuration with their values: what was given by name overrides `settings`."""
+    named = {**arguments, "model.path": optional_text(base, "base")}
+    if settings is not None and not isinstance(settings, Mapping):
+        raise _refusal("settings", settings, 'a mapping of configuration keys, {"lora.r": 8}')
+    for key in settings or {}:
+        _text(key, "a key of settings", 'a configuration key such as "lora.r"')
+    return {**(settings or {}), **{key: value for key, value in named.items() if value is not None}}
+
+
+def configuration(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> Config:
+    """As `all_settings`, composed with presets and environment and checked."""
+    return resolve(all_settings(arguments, base, settings)).config
 
 
 def _text(value: object, name: str, allowed: str = "a text") -> str:

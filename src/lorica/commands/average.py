@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,19 @@ class AverageResult:
 
 def run(arguments: Sequence[str]) -> int:
     """Average, write, and say what it cost."""
-    options = _parse(arguments)
+    command = parser(
+        "average",
+        "Write one adapter whose update is the mean of several adapters' of one base: exact, with the sum of their\n"
+        "ranks, or cut to --rank by singular values, with the error stated. It answers as fast as one adapter.\n"
+        "Whether it is as good as the ensemble of their answers, `lorica eval` says on rows with gold.",
+        _EXAMPLES,
+        overrides=False,
+    )
+    command.add_argument("adapters", nargs="+", type=as_path, metavar="ADAPTER", help="folders of adapters")
+    command.add_argument("--output", type=as_path, required=True, help="the folder to write, new")
+    command.add_argument("--weights", type=parse_weights, metavar="W,...", help="one for each adapter; their sum is 1")
+    command.add_argument("--rank", type=int, default=0, help="cut the mean to this rank (0: exact)")
+    options = command.parse_args(list(arguments))
     result = average_folders(options.adapters, options.output, weights=options.weights, rank=options.rank)
     plain_values = {
         "output": str(result.output),
@@ -107,19 +118,3 @@ def _task_of(folder: Path) -> str:
     except AdapterError:
         return ""
     return "" if passport is None else passport.prompt.task or ""
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    command = parser(
-        "average",
-        "Write one adapter whose update is the mean of several adapters' of one base: exact, with the sum of their\n"
-        "ranks, or cut to --rank by singular values, with the error stated. It answers as fast as one adapter.\n"
-        "Whether it is as good as the ensemble of their answers, `lorica eval` says on rows with gold.",
-        _EXAMPLES,
-        overrides=False,
-    )
-    command.add_argument("adapters", nargs="+", type=as_path, metavar="ADAPTER", help="folders of adapters")
-    command.add_argument("--output", type=as_path, required=True, help="the folder to write, new")
-    command.add_argument("--weights", type=parse_weights, metavar="W,...", help="one for each adapter; their sum is 1")
-    command.add_argument("--rank", type=int, default=0, help="cut the mean to this rank (0: exact)")
-    return command.parse_args(list(arguments))

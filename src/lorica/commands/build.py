@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import msgspec
 
 from lorica.adapters.classifier_folder import open_classifier
 from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.member import Member, open_member
+from lorica.adapters.passport import read_passport
 from lorica.adapters.registry import BASE, find_adapters, refuse_spellings
+from lorica.adapters.shallow_folder import ShallowFolder
 from lorica.admission.gate import Admission, admit_all
 from lorica.admission.label_names import check_label_names
 from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, package_versions, trained_as
@@ -21,15 +25,15 @@ from lorica.commands.arguments import inform, warn
 from lorica.commands.build_retrieval import build_retriever
 from lorica.commands.calibrations import open_calibrations
 from lorica.commands.dtypes import answer_dtype
-from lorica.commands.stated_base import naming_stated_base
+from lorica.config.presets import preset_of_model
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES, SEGMENTS
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings, resolve_device
-from lorica.errors import AdapterError
+from lorica.errors import AdapterError, EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
-from lorica.names import count_of, listed, visible, visible_values
+from lorica.names import count_of, listed, shell_word, visible, visible_values
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.prompts.encoder import Encoder
 from lorica.records import Generate, Row, Sampling
@@ -187,12 +191,47 @@ def build_pipeline(
     engine = engine or build_engine(config, base_model)
     provenance = trained_as(task, encoder, base_model) if adapters else {}
     provenance[RETRIEVAL] = "none" if retriever is None else WITH_PASSAGES
-    with naming_stated_base(config, base_model, adapters):
+    with _naming_stated_base(config, base_model, adapters):
         admitted = admit_all(engine, adapters, base_model, used=provenance, policy=config.adapters.gate)
     tell_admissions(admitted)
     calibrations = open_calibrations(config, task, adapters, provenance)
     settings = answer_settings(config, base_model)
     return Pipeline(task, encoder, engine, adapters, settings, retriever=retriever, calibrations=calibrations)
+
+
+@contextmanager
+def _naming_stated_base(config: Config, base_model: BaseFolder, adapters: Mapping[str, Member]) -> Iterator[None]:
+    """A block that loads adapters on a base: where that fails, the error asks whether the base was meant that the
+    adapters say they are of."""
+    try:
+        yield
+    except (AdapterError, EngineError) as error:
+        stated_models = {name: _other_model(config, base_model, adapter) for name, adapter in adapters.items()}
+        stated_models = {name: stated_model for name, stated_model in stated_models.items() if stated_model}
+        if stated_models:
+            setting = next(iter(stated_models.values()))
+            named = listed([name for name, stated_model in stated_models.items() if stated_model == setting], 3)
+            error.fix = f"did you mean {setting}? That is the base that {named} was trained on"
+        raise
+
+
+def _other_model(config: Config, base_model: BaseFolder, adapter: Member) -> str:
+    """`model=minilm` or `model.path=FOLDER`, where the folder says so and another base is configured; else ""."""
+    if isinstance(adapter, ShallowFolder):
+        return f"model={adapter.config.kind}" if config.engine.name != adapter.config.kind else ""
+    try:
+        passport = read_passport(adapter.path)
+    except AdapterError:
+        passport = None
+    if passport is not None and passport.base.digest == base_model.digest:
+        return ""
+    model_path = adapter.config.base_model_name_or_path if isinstance(adapter, AdapterFolder) else ""
+    if passport is not None:
+        model_path = model_path or passport.base.name
+    if not model_path or model_path == config.model.path:
+        return ""
+    preset = preset_of_model(model_path)
+    return f"model={preset}" if preset else f"model.path={shell_word(model_path)}"
 
 
 def tell_admissions(admitted: Mapping[str, Admission]) -> None:
@@ -236,7 +275,13 @@ def count_routes(
         )
     if row_counts[None]:
         _refuse_untrained(config, base_model, adapters, row_counts[None])
-    _tell_idle_adapters(adapters, row_counts)
+    # `general` answers what others do not, and may have nothing to do.
+    idle = sorted(name for name in adapters if name not in row_counts and name != GENERAL)
+    if idle:
+        warn(
+            f"no row is answered by the adapter{'s' if len(idle) > 1 else ''} {listed(idle, 5)}: one answers the task "
+            "or the subject that it is called like; adapters.use=NAME has it answer all rows"
+        )
     return row_counts
 
 
@@ -253,16 +298,6 @@ def _refuse_untrained(config: Config, base_model: BaseFolder, adapters: Collecti
         fix=f"{choose_one}train one with `lorica train`, and name it: adapters.dir=RUN_DIR, or "
         "adapters.paths.NAME=FOLDER",
     )
-
-
-def _tell_idle_adapters(adapters: Iterable[str], row_counts: Mapping[str | None, int]) -> None:
-    """Warn of adapters that answer no row; `general` answers what others do not, and may have nothing to do."""
-    idle = sorted(name for name in adapters if name not in row_counts and name != GENERAL)
-    if idle:
-        warn(
-            f"no row is answered by the adapter{'s' if len(idle) > 1 else ''} {listed(idle, 5)}: one answers the task "
-            "or the subject that it is called like; adapters.use=NAME has it answer all rows"
-        )
 
 
 def manifest(
@@ -284,21 +319,10 @@ def manifest(
     entries |= {
         f"calibration.{adapter_name}": calibration.digest for adapter_name, calibration in pipeline.calibrations.items()
     }
-    entries |= {
-        "model": config.model.name,
-        "base": base_model.digest,
-        "template": pipeline.encoder.template_digest,
-        "tokenizer": pipeline.encoder.tokenizer_digest,
-    }
-    visible_entries: dict[str, str] = visible_values(
-        {
-            **entries,
-            **package_versions(),
-            **({} if pipeline.retriever is None else pipeline.retriever.manifest()),
-            "answers": _ANSWERS,
-            **extra_entries,
-        }
-    )
+    entries |= {"model": config.model.name, "base": base_model.digest}
+    entries |= {"template": pipeline.encoder.template_digest, "tokenizer": pipeline.encoder.tokenizer_digest}
+    entries |= package_versions() | ({} if pipeline.retriever is None else pipeline.retriever.manifest())
+    visible_entries: dict[str, str] = visible_values({**entries, "answers": _ANSWERS, **extra_entries})
     return visible_entries
 
 

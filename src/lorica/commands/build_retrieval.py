@@ -24,10 +24,8 @@ def build_retriever(section: RetrievalConfig) -> Retriever | None:
     """
     if not section.dir:
         if any(section.enabled.values()):
-            raise ConfigError(
-                "retrieval.enabled is set, and retrieval.dir is not",
-                fix="retrieval.dir=FOLDER, which `lorica kb build` makes, or leave retrieval.enabled out",
-            )
+            fix = "retrieval.dir=FOLDER, which `lorica kb build` makes, or leave retrieval.enabled out"
+            raise ConfigError("retrieval.enabled is set, and retrieval.dir is not", fix=fix)
         return None
     if not any(section.enabled.values()):
         inform(
@@ -44,10 +42,8 @@ def training_passages(section: RetrievalConfig, seed: int) -> TrainingPassages |
     if not section.train:
         return None
     if not section.dir or not any(section.enabled.values()):
-        raise ConfigError(
-            "retrieval.train is set, and no subject is switched on",
-            fix="retrieval.dir=FOLDER retrieval.enabled=true, or leave retrieval.train out",
-        )
+        fix = "retrieval.dir=FOLDER retrieval.enabled=true, or leave retrieval.train out"
+        raise ConfigError("retrieval.train is set, and no subject is switched on", fix=fix)
     return TrainingPassages(open_indexes(section, section.enabled), section.distractors, seed)
 
 
@@ -58,10 +54,8 @@ def open_indexes(section: RetrievalConfig, switches: Mapping[str, bool]) -> Retr
         raise ConfigError(f"retrieval.dir={folder} is no folder", fix="`lorica kb build --out FOLDER ...` makes one")
     indexed = subjects(folder)
     if not indexed:
-        raise ConfigError(
-            f"retrieval.dir={folder} holds no index",
-            fix=f"`lorica kb build --subject SUBJECT --out {folder} DOCUMENTS`",
-        )
+        fix = f"`lorica kb build --subject SUBJECT --out {folder} DOCUMENTS`"
+        raise ConfigError(f"retrieval.dir={folder} holds no index", fix=fix)
     switch_of = {subject_key(subject): switch for subject, switch in switches.items()}
     chosen = [subject for subject in indexed if switch_of.get(subject, switch_of.get(ALL_SUBJECTS, False))]
     for subject, switch in switches.items():

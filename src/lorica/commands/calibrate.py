@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from lorica.adapters.member import Member, open_member
-from lorica.calibration.calibration_maps import METHODS, IsotonicSteps, PlattScaling
-from lorica.calibration.saved import (
-    CALIBRATION_NAME,
-    SavedCalibration,
-    write_calibration,
-)
-from lorica.commands.answers_record import answered_with
+from lorica.calibration.calibration_maps import METHODS, CalibrationMap, IsotonicSteps, PlattScaling
+from lorica.calibration.saved import CALIBRATION_NAME, write_calibration
 from lorica.commands.arguments import Overrides, as_path, emit, inform, parser, resolve, split_words, warn
-from lorica.commands.calibration_fit import fit_judged
+from lorica.commands.calibrations import CalibrationResult, answered_with, fit_judged
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.next_command import infer_calibrated
 from lorica.data.write import check_place
@@ -31,7 +25,6 @@ from lorica.reports.page import ReportTable
 from lorica.reports.text_table import plain_table
 from lorica.runs.run_record import RunRecord
 from lorica.runs.stored_run import record_of_answers
-from lorica.tasks.base import Task
 from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.files.unpack import opened
@@ -43,20 +36,6 @@ _EXAMPLES = """  lorica calibrate answers.csv held_out.csv --adapter runs/rules/
   lorica calibrate answers.csv held_out.csv --adapter runs/rules/rules --method isotonic task=rules
   lorica calibrate answers.jsonl held_out.jsonl --adapter runs/mcq/mcq task=mcq --json
   lorica infer task=rules input=new.csv output=new-answers.csv adapters.dir=runs/rules adapters.calibration=require"""
-
-
-@dataclass(frozen=True)
-class CalibrationResult:
-    """What `lorica calibrate` did. path: the file beside the adapter; None where none was saved, for want of a gain.
-    calibration: what stands in it, or would. candidates: method -> its cross-fitted log-loss in nats per row, or why it
-    could not be fitted. ties: how many different scores the rows have, and how many of them are left after the
-    calibration. former: an earlier calibration that stays, since none was saved."""
-
-    path: Path | None
-    calibration: SavedCalibration
-    candidates: dict[str, float | str]
-    ties: tuple[int, int]
-    former: Path | None = None
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -72,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         replace=options.force,
         save_anyway=options.save_anyway,
     )
-    emit(calibration_dict(result), as_json=options.json, text=calibration_text(result, _answering(options, result)))
+    emit(_calibration_dict(result), as_json=options.json, text=_calibration_text(result, _answering(options, result)))
     return 0
 
 
@@ -101,39 +80,32 @@ def calibrate_answers(
     record = record_of_answers(answers) if isinstance(answers, Path) else None
     config = resolve(overrides).config
     gold = read_gold(config, gold_file, [], allow_training_rows=allow_training_rows)
-    _check_task(gold.task, method)
+    if gold.task.answer_type == "text":
+        reason = f"task={gold.task.name} writes its answers: it has no scores to calibrate"
+        raise UsageError(reason, fix="task=rules or mcq")
+    if gold.task.answer_type == "option" and method not in (AUTO, "temperature"):
+        raise UsageError(f"--method {method}: options are calibrated by a temperature", fix="--method temperature")
     answers_name = str(answers) if isinstance(answers, Path) else "answers"
     judged = _of_adapter(gold.judge(gold.read_answers(answers), answers_name), adapter, record, answers_name)
     trained_rows = _count_trained(adapter, gold, judged, allow_training_rows)
-    fitted = fit_judged(
-        gold.task,
-        adapter,
-        judged,
-        method,
-        answers_name,
-        used_with={} if record is None else answered_with(record.manifest),
-        trained_rows=trained_rows,
+    used_with = {} if record is None else answered_with(record.manifest)
+    result = fit_judged(
+        gold.task, adapter, judged, method, answers_name, used_with=used_with, trained_rows=trained_rows
     )
-    calibration = fitted.calibration
+    calibration = result.calibration
     if calibration.rows.rows < _FEW_ROWS:
         warn(f"{calibration.rows.rows} rows are few to calibrate on: the interval of the change says how sure it is")
-    if is_saved := save_anyway or calibration.change.high < 0:
-        write_calibration(adapter.path, calibration)
-    former = path if path.exists() and not is_saved else None
-    return CalibrationResult(path if is_saved else None, calibration, fitted.candidates, fitted.ties, former)
+    if not (save_anyway or calibration.change.high < 0):
+        former = path if path.exists() else None
+        return CalibrationResult(None, calibration, result.candidates, result.ties, former)
+    write_calibration(adapter.path, calibration)
+    return CalibrationResult(path, calibration, result.candidates, result.ties)
 
 
 def _answering(options: argparse.Namespace, result: CalibrationResult) -> str:
     """The command that answers rows to come with calibrated scores."""
     adapters = f"adapters.paths.{result.calibration.task}={options.adapter}"
     return infer_calibrated(record_of_answers(options.answers), adapters, options.overrides)
-
-
-def _check_task(task: Task, method: str) -> None:
-    if task.answer_type == "text":
-        raise UsageError(f"task={task.name} writes its answers: it has no scores to calibrate", fix="task=rules or mcq")
-    if task.answer_type == "option" and method not in (AUTO, "temperature"):
-        raise UsageError(f"--method {method}: options are calibrated by a temperature", fix="--method temperature")
 
 
 def _of_adapter(
@@ -145,10 +117,8 @@ def _of_adapter(
     if record is not None:
         names = {name for name, digest in record.adapters.items() if digest == adapter.digest}
         if not names:
-            raise AdapterError(
-                f"{adapter.path} did not give {answers_name}: their record names other weights",
-                fix=f"answer the rows with it: lorica infer ... adapters.paths.NAME={adapter.path}",
-            )
+            fix = f"answer the rows with it: lorica infer ... adapters.paths.NAME={adapter.path}"
+            raise AdapterError(f"{adapter.path} did not give {answers_name}: their record names other weights", fix=fix)
     else:
         inform(f"{answers_name} has no record of its run: that this adapter gave it is taken for granted")
         names = {adapter.path.name} & answering or (answering - {"base"} if len(answering) == 1 else set())
@@ -184,17 +154,13 @@ def _count_trained(adapter: Member, gold: GoldFile, judged: Sequence[JudgedAnswe
     return trained_count
 
 
-def calibration_dict(result: CalibrationResult) -> dict[str, Any]:
-    """The result as plain values."""
+def _calibration_dict(result: CalibrationResult) -> dict[str, Any]:
     saved: dict[str, Any] = msgspec.to_builtins(result.calibration)
-    return saved | {
-        "output": result.path,
-        "candidates": result.candidates,
-        "scores": {"different_before": result.ties[0], "different_after": result.ties[1]},
-    }
+    scores = {"different_before": result.ties[0], "different_after": result.ties[1]}
+    return saved | {"output": result.path, "candidates": result.candidates, "scores": scores}
 
 
-def calibration_text(result: CalibrationResult, next_command: str) -> str:
+def _calibration_text(result: CalibrationResult, next_command: str) -> str:
     """The result for people. next_command: what answers rows to come with it."""
     calibration, change = result.calibration, result.calibration.change
     figures = ReportTable(
@@ -210,7 +176,8 @@ def calibration_text(result: CalibrationResult, next_command: str) -> str:
         for name, value in result.candidates.items()
     ]
     lines = [
-        f"{calibration.method}: {_parameters(calibration)}; fitted on {count_of(calibration.rows.rows, 'row')}",
+        f"{calibration.method}: {_parameters(calibration.calibration)}; fitted on "
+        f"{count_of(calibration.rows.rows, 'row')}",
         plain_table(figures),
         f"log-loss {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}] nats per row: {verdict}",
         f"(each row by a fit on other rows, in {calibration.folds} folds)",
@@ -240,8 +207,7 @@ def calibration_text(result: CalibrationResult, next_command: str) -> str:
     return "\n".join(lines)
 
 
-def _parameters(calibration: SavedCalibration) -> str:
-    fitted = calibration.calibration
+def _parameters(fitted: CalibrationMap) -> str:
     if isinstance(fitted, PlattScaling):
         return f"slope {fitted.slope:.4f}, intercept {fitted.intercept:+.4f}"
     if isinstance(fitted, IsotonicSteps):
@@ -277,9 +243,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = command.parse_args(list(arguments))
     files, options.overrides = split_words(options.words)
     if len(files) != 2:
-        raise UsageError(
-            f"lorica calibrate needs two files, answers and gold; got {len(files)}",
-            fix="lorica calibrate ANSWERS GOLD --adapter DIR task=...",
-        )
+        fix = "lorica calibrate ANSWERS GOLD --adapter DIR task=..."
+        raise UsageError(f"lorica calibrate needs two files, answers and gold; got {len(files)}", fix=fix)
     options.answers, options.gold = files
     return options

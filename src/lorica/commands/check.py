@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     # The matrices are small: threads would only wait for one another. It counts when numpy is imported, which is here,
     # so that a mistaken command line is answered at once.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from lorica.commands import check_text
+    from lorica.commands import check_result
 
     result = check_adapters(
         options.paths,
@@ -64,11 +64,11 @@ def run(arguments: Sequence[str]) -> int:
         overrides=[*([f"task={options.task}"] if options.task else []), *options.overrides],
     )
     is_single = len(result.adapters) == 1
-    text = check_text.one_text(result.adapters[0]) if is_single else check_text.comparison_text(result)
-    text += check_text.not_checked_text(result.not_checked)
+    text = check_result.one_text(result.adapters[0]) if is_single else check_result.comparison_text(result)
+    text += check_result.not_checked_text(result.not_checked)
     if options.base and not options.deep and options.level not in (0, 1, 2):
         inform("the base model itself was not examined (its tokenizer, precision and loss on text): --deep does")
-    emit(check_text.check_dict(result) if options.json else None, as_json=options.json, text=text)
+    emit(check_result.check_dict(result) if options.json else None, as_json=options.json, text=text)
     _write(options, result)
     return result.exit_code
 
@@ -78,12 +78,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "paths", nargs="*", metavar="PATH|key=value", help="adapters; configuration for L4 as key=value"
     )
-    command.add_argument(
-        "--base",
-        type=as_base,
-        default="",
-        help="base model: a folder, embedded:NAME, or a Hugging Face id in the cache",
-    )
+    base_help = "base model: a folder, embedded:NAME, or a Hugging Face id in the cache"
+    command.add_argument("--base", type=as_base, default="", help=base_help)
     command.add_argument("--rows", type=as_path, help="rows to ask; with gold answers the effect is measured")
     command.add_argument("--task", default="", help="the task of the rows: rules, mcq, saq, qa")
     command.add_argument("--level", type=int, choices=sorted(LEVELS), help="the highest level to carry out")
@@ -111,6 +107,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _refuse_idle(options: argparse.Namespace) -> None:
     """Raises UsageError for an option that would change nothing: whoever gave it believes that it did."""
     judges_scores = options.scores is not None
+    pages = {"--html": options.html, "--csv": options.csv, "--keep-working": options.keep_working}
     without_effect = [
         ("--base", bool(options.base) and judges_scores, "without --scores"),
         ("--level", (options.level or 0) > 2 and not options.base, "with --base, above level 2"),
@@ -125,20 +122,14 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         ("--column", bool(options.column) and not judges_scores, "with --scores"),
         ("--gold", options.gold is not None and not judges_scores, "with --scores"),
         ("--gold-column", bool(options.gold_column) and not judges_scores, "with --scores"),
-        ("--html", options.html is not None and judges_scores, "without --scores"),
-        ("--csv", options.csv is not None and judges_scores, "without --scores"),
-        ("--keep-working", options.keep_working is not None and judges_scores, "without --scores"),
+        *((name, path is not None and judges_scores, "without --scores") for name, path in pages.items()),
         ("--jobs", options.jobs < 0, "with 0 or more"),
         *(
-            (option_name, str(output_path) == "-", "with a file's name; --json writes to the standard output")
-            for option_name, output_path in (
-                ("--html -", options.html),
-                ("--csv -", options.csv),
-                ("--keep-working -", options.keep_working),
-            )
+            (f"{name} -", str(path) == "-", "with a file's name; --json writes to the standard output")
+            for name, path in pages.items()
         ),
     ]
-    outputs = {"--csv": options.csv, "--keep-working": options.keep_working}
+    outputs = {name: path for name, path in pages.items() if name != "--html"}
     check_not_read(outputs, [options.rows, options.scores, options.gold])
     for option_name, is_idle, proper_use in without_effect:
         if is_idle:
@@ -183,7 +174,7 @@ def check_adapters(
             )
         on_base: Sequence[BaseCheckResult | None] = [None] * len(examinations)
         if base and top > 2:
-            from lorica.commands.check_base import check_on_base
+            from lorica.commands.base_trial import check_on_base
 
             examinations, on_base = check_on_base(
                 examinations, base, rows_file, overrides, highest_level=top, deep=deep
@@ -194,14 +185,14 @@ def check_adapters(
 
 def _write(options: argparse.Namespace, result: CheckResult) -> None:
     """The files that were asked for, each whole or not at all."""
-    from lorica.commands import check_text
+    from lorica.commands import check_result
     from lorica.data.write import atomic_file
     from lorica.reports.write_report import write_csv, write_report
 
     if options.html is not None:
-        write_report(check_text.page(result), options.html)
+        write_report(check_result.page(result), options.html)
     if options.csv is not None:
-        table = check_text.comparison(result)
+        table = check_result.comparison(result)
         write_csv(options.csv, table.columns, table.rows, unguarded=("levels",))
     if options.keep_working is not None:
         working = [adapter for adapter in result.ranked if adapter.status in ("trusted", "warnings")]
@@ -221,17 +212,15 @@ def _as_config(adapters: Sequence[AdapterCheck]) -> str:
     """
     config_lines = []
     for adapter in adapters:
-        examination = adapter.examination
-        adapter_config = None if examination.specimen is None else examination.specimen.config
-        path_entry = f"{json.dumps(adapter.name)}: {json.dumps(str(examination.source.path.resolve()))}"
+        specimen, name = adapter.examination.specimen, json.dumps(adapter.name)
+        adapter_config = None if specimen is None else specimen.config
+        path_entry = f"{name}: {json.dumps(str(adapter.examination.source.path.resolve()))}"
         classifies = adapter_config is not None and adapter_config.task_type == "SEQ_CLS"  # on engine=encoder
         if adapter_config is not None and adapter_config.unsupported() and not classifies:
             config_lines.append(f"    # {path_entry}  # needs engine=transformers")
-        else:
-            own_engine = "" if examination.specimen is None else examination.specimen.engine_name
-            by_model = (
-                f", answers with model={own_engine} adapters.use={json.dumps(adapter.name)}" if own_engine else ""
-            )
-            config_lines.append(f"    {path_entry}  # {adapter.status}{by_model}")
+            continue
+        own_engine = "" if specimen is None else specimen.engine_name
+        by_model = f", answers with model={own_engine} adapters.use={name}" if own_engine else ""
+        config_lines.append(f"    {path_entry}  # {adapter.status}{by_model}")
     any_usable = any(not config_line.startswith("    #") for config_line in config_lines)
     return "\n".join(["adapters:", "  paths:" + ("" if any_usable else " {}"), *config_lines, ""])

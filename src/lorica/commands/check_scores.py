@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
-from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from lorica.commands.arguments import emit
-from lorica.commands.check_text import finding_dict, finding_text
+from lorica.commands.arguments import emit, resolve
+from lorica.commands.check_result import finding_dict, finding_text
 from lorica.errors import DataError
 from lorica.metrics.health import ScoreHealth
 from lorica.reports.page import Cell, ReportTable
@@ -21,16 +16,17 @@ from lorica.vetting.score_findings import check_scores
 
 
 def check(options: argparse.Namespace) -> int:
-    """Judge one file of scores, print, and return the exit code. Raises DataError for a file without scores."""
-    gold_by_id = None if options.gold is None else _gold(options.gold, options.overrides)
+    """Judge one file of scores, print, and return the exit code. Raises DataError for a file without scores, and where
+    no score has a label."""
+    gold_by_id = None
+    if options.gold is not None:
+        from lorica.commands.base_trial import labels  # imports what scores alone do without
+
+        gold_by_id = labels(options.gold, resolve(["task=rules", *options.overrides]).config)
     scores = read_scores(options.scores, column=options.column, gold_column=options.gold_column, gold=gold_by_id)
-    if gold_by_id is not None and not any(row_id in gold_by_id for row_id in scores.ids):
-        # Nothing would be compared, and nobody would know.
-        raise DataError(
-            f"none of its {len(scores.ids)} ids is in {options.gold}",
-            path=options.scores,
-            fix="give the file that was scored, or map its id column with task.columns.row_id=NAME",
-        )
+    if gold_by_id is not None and gold_by_id.keys().isdisjoint(scores.ids):  # nobody would know
+        fix = "give the file that was scored, or map its id column with task.columns.row_id=NAME"
+        raise DataError(f"none of its {len(scores.ids)} ids is in {options.gold}", path=options.scores, fix=fix)
     health, findings = check_scores(scores)
     verdict = judge(options.scores.name, str(options.scores), findings, {4})
     text_parts = [
@@ -43,24 +39,13 @@ def check(options: argparse.Namespace) -> int:
             "path": verdict.path,
             "status": verdict.status,
             "exit_code": EXIT_CODES[verdict.status],
-            "health": {
-                measure_name: _plain(measure_value)
-                for measure_name, measure_value in msgspec.to_builtins(health).items()
-            },
+            "health": health,
             "findings": [finding_dict(finding) for finding in verdict.findings],
         },
         as_json=options.json,
         text="\n".join(text_parts),
     )
     return EXIT_CODES[verdict.status]
-
-
-def _gold(rows_file: Path, overrides: list[str]) -> dict[str, int]:
-    """Row id -> 0 or 1, of a file of rows. Raises DataError."""
-    from lorica.commands.arguments import resolve
-    from lorica.commands.base_trial import labels
-
-    return labels(rows_file, resolve(["task=rules", *overrides]).config)
 
 
 def _table(health: ScoreHealth) -> ReportTable:
@@ -81,9 +66,3 @@ def _table(health: ScoreHealth) -> ReportTable:
         ("share of fall-backs", health.fallback_share),
     ]
     return ReportTable(("measure", "value"), tuple(table_rows))
-
-
-def _plain(measure_value: Any) -> Any:
-    if isinstance(measure_value, float) and not math.isfinite(measure_value):
-        return None
-    return [_plain(item) for item in measure_value] if isinstance(measure_value, list | tuple) else measure_value

@@ -16,9 +16,6 @@ def run(arguments: Sequence[str]) -> int:
         "  lorica config task=mcq lora.r=8\n  lorica config --json model=qwen3_0_6b\n  TOP_P=0.9 lorica config",
     ).parse_args(list(arguments))
     resolved = resolve(options.overrides)
-    emit(
-        {"config": resolved.as_dict(), "origins": resolved.origins, "presets": resolved.presets},
-        as_json=options.json,
-        text=render_config(resolved),
-    )
+    plain_values = {"config": resolved.as_dict(), "origins": resolved.origins, "presets": resolved.presets}
+    emit(plain_values, as_json=options.json, text=render_config(resolved))
     return 0

@@ -3,9 +3,9 @@ that only a pickle holds, with safetensors."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,14 @@ _USUAL = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensor
 
 def run(arguments: Sequence[str]) -> int:
     """Convert one adapter or model."""
-    options = _parse(arguments)
+    convert_parser = parser("convert", _ABOUT, _EXAMPLES, overrides=False)
+    source_help = "the adapter's folder, file of weights or archive; a model's folder"
+    convert_parser.add_argument("source", metavar="SOURCE", type=as_path, help=source_help)
+    convert_parser.add_argument(
+        "output", metavar="OUTPUT", nargs="?", type=as_path,
+        help="the folder to write, new or empty; beside SOURCE where none is named: SOURCE-peft, SOURCE-safetensors",
+    )  # fmt: skip
+    options = convert_parser.parse_args(list(arguments))
     from lorica.adapters.convert import read_foreign, read_pickled_model, write_converted
 
     with _located(options.source) as (safe_folder, weights_name, packed_names):
@@ -59,22 +66,6 @@ def run(arguments: Sequence[str]) -> int:
     convert_result = _result(conversion, options.source, output_folder, byte_count, copied_files)
     emit(convert_result, as_json=options.json, text=_text(convert_result))
     return 0
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    convert_parser = parser("convert", _ABOUT, _EXAMPLES, overrides=False)
-    convert_parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        type=as_path,
-        help="the adapter's folder, file of weights or archive; a model's folder",
-    )
-    convert_parser.add_argument(
-        "output", metavar="OUTPUT", nargs="?", type=as_path,
-        help="the folder to write, new or empty; beside SOURCE where none is named: SOURCE-peft, SOURCE-safetensors",
-    )  # fmt: skip
-    options: argparse.Namespace = convert_parser.parse_args(list(arguments))
-    return options
 
 
 @contextlib.contextmanager
@@ -144,10 +135,8 @@ def _weights(folder: SafeFolder) -> str:
             f"{folder.path}: holds no weights; there is {folder.describe()}", fix="name the right folder"
         )
     weight_list = ", ".join(weight_names[:5]) + (" ..." if len(weight_names) > 5 else "")
-    raise AdapterError(
-        f"{folder.path}: holds {len(weight_names)} files of weights: {weight_list}",
-        fix=f"name the one you mean: lorica convert {shell_word(str(folder.path / weight_names[-1]))} OUTPUT",
-    )
+    fix = f"name the one you mean: lorica convert {shell_word(str(folder.path / weight_names[-1]))} OUTPUT"
+    raise AdapterError(f"{folder.path}: holds {len(weight_names)} files of weights: {weight_list}", fix=fix)
 
 
 def _require(folder: SafeFolder, file_name: str) -> None:
@@ -225,9 +214,6 @@ def _check_output(output: Path, source: Path) -> None:
 def _result(
     conversion: Conversion, source: Path, output: Path, byte_count: int, copied_files: dict[str, bytes]
 ) -> dict[str, Any]:
-    dtype_counts: dict[str, int] = {}
-    for tensor in conversion.tensors.values():
-        dtype_counts[tensor.dtype] = dtype_counts.get(tensor.dtype, 0) + 1
     config_origin = "none" if conversion.config is None else "written" if conversion.written else "copied"
     return {
         "source": str(source),
@@ -236,7 +222,7 @@ def _result(
         "output": str(output),
         "tensors": len(conversion.tensors),
         "bytes": byte_count,
-        "dtypes": dtype_counts,
+        "dtypes": Counter(tensor.dtype for tensor in conversion.tensors.values()),
         "config": config_origin,
         "of_model": conversion.of_model,
         "copied": sorted(copied_files),

@@ -71,10 +71,12 @@ def examine() -> DoctorReport:
     import torch
 
     from lorica.hardware import this_machine
+    from lorica.models.compiled import library
     from lorica.models.cpu.rates import measured_rates
 
     machine, rates = this_machine(), measured_rates()
-    kernels = _kernels()
+    targets = list(library.available_targets())
+    kernels = {"target": library.target(), "targets": targets, "reason": library.why_unavailable()}
     threads = torch.get_num_threads()
     return DoctorReport(
         {**asdict(machine), "threads": threads},
@@ -85,16 +87,6 @@ def examine() -> DoctorReport:
         extras,
         _problems(machine, rates, kernels, threads),
     )
-
-
-def _kernels() -> dict[str, Any]:
-    from lorica.models.compiled import library
-
-    return {
-        "target": library.target(),
-        "targets": list(library.available_targets()),
-        "reason": library.why_unavailable(),
-    }
 
 
 def _choices(machine: Hardware, rates: Rates) -> dict[str, dict[str, str]]:
@@ -129,23 +121,14 @@ def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads:
     for name, value in machine.limits.items():
         problems.append(Remedy(f"{name}={value} keeps a library from instructions of this processor", f"unset {name}"))
     if threads < machine.cores:
-        problems.append(
-            Remedy(
-                f"torch uses {threads} of {machine.cores} cores",
-                f"engine.threads={machine.cores}, or unset OMP_NUM_THREADS",
-            )
-        )
+        fix = f"engine.threads={machine.cores}, or unset OMP_NUM_THREADS"
+        problems.append(Remedy(f"torch uses {threads} of {machine.cores} cores", fix))
     if machine.multiplies("bfloat16") and rates.prompts["bfloat16"] < rates.prompts["float32"]:
-        problems.append(
-            Remedy(
-                "bfloat16 is slower than float32, though the processor has instructions for it",
-                "look for another version of torch; auto does not choose it",
-            )
-        )
+        problem = "bfloat16 is slower than float32, though the processor has instructions for it"
+        problems.append(Remedy(problem, "look for another version of torch; auto does not choose it"))
     if reason := cache_problem():
-        problems.append(
-            Remedy(f"each command measures the rates anew: {reason}", "set LORICA_CACHE_DIR to a folder of yours")
-        )
+        problem = f"each command measures the rates anew: {reason}"
+        problems.append(Remedy(problem, "set LORICA_CACHE_DIR to a folder of yours"))
     return problems
 
 
@@ -206,12 +189,8 @@ def _machine_lines(report: DoctorReport) -> list[str]:
         for name in rates["prompts"]
     ]
     columns = ("10^9 operations/s of one thread", "prompts", "decode steps", "training")
-    lines += [
-        "",
-        plain_table(ReportTable(columns, tuple(rows))),
-        "",
-        "what model.dtype=auto is, by parameters of the base:",
-    ]
+    lines += ["", plain_table(ReportTable(columns, tuple(rows)))]
+    lines += ["", "what model.dtype=auto is, by parameters of the base:"]
     for size_name, choices in report.auto.items():
         lines += [f"  {size_name:<17} {purpose:<10} {choice}" for purpose, choice in choices.items()]
     return [*lines, ""]

@@ -6,25 +6,25 @@ import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from lorica.commands import build
 from lorica.commands.arguments import emit, inform, parser, resolve, split_words, warn
-from lorica.commands.ensemble_groups import rank_groups
-from lorica.commands.ensemble_list import listed_members
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text, serving_text
-from lorica.commands.ensemble_request import FOLD, BlendRequest, add_request_options, check_request
+from lorica.commands.ensemble_request import (
+    FOLD,
+    BlendRequest,
+    add_request_options,
+    check_request,
+    listed_members,
+    rank_groups,
+)
+from lorica.commands.evaluated_file import evaluated_files
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.pages.ensemble_page import ensemble_page
-from lorica.commands.pages.page_files import (
-    WriteTable,
-    add_html_option,
-    describe_rows,
-    evaluated_file,
-    file_facts,
-    rows_table,
-    write_pages,
-)
+from lorica.commands.pages.eval_page_rows import write_rows
+from lorica.commands.pages.page_files import WriteTable, add_html_option, file_facts, write_pages
 from lorica.commands.rows import id_names
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.commands.submission_option import (
@@ -48,7 +48,6 @@ from lorica.ensemble.members import (
 )
 from lorica.ensemble.stacking import LogisticModel, cross_fitted, fit_logistic
 from lorica.errors import DataError, UsageError
-from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import find_metric
 from lorica.names import count_of, listed
 from lorica.pipeline.compare import PairComparison, compare
@@ -56,7 +55,6 @@ from lorica.pipeline.evaluate import estimate_metric
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters
 from lorica.records import Answer
 from lorica.reports.page import Report
-from lorica.runs.run_folder import RunFolder
 
 BLEND = "the blend"
 
@@ -115,63 +113,45 @@ class _Plan:
             columns=tuple(self.columns[index] for index in kept) if self.columns else (),
         )
 
-    def _require_positive(self) -> None:
-        """Raises DataError for what a power mean cannot take."""
-        for name, scores in zip(self.names, self.columns, strict=True) if self.method == "power" else ():
-            if scores.min() < 0:
-                raise DataError(
-                    f"a power mean takes scores from 0 on, and the lowest is {scores.min():g}",
-                    path=name,
-                    row_id=self.row_ids[int(scores.argmin())],
-                    fix="--method rank takes scores of any scale",
-                )
-
     def answers(self) -> list[Answer]:
-        """The blend's answers; those of a stack are cross-fitted."""
+        """The blend's answers; those of a stack are cross-fitted. Raises DataError for scores that a power mean cannot
+        take."""
         if self.method == "vote":
             return vote(self.members, self.weights, self.row_ids)
         if self.method == "stack":
-            scores = cross_fitted(self.names, self.columns, self.labels, groups=self.clusters)
-        else:
-            self._require_positive()
-            scores = blend_scores(self.columns, self.weights, self.method, groups=self.groups, power=self.power)
-        return to_answers(self.row_ids, scores)
+            blended = cross_fitted(self.names, self.columns, self.labels, groups=self.clusters)
+            return to_answers(self.row_ids, blended)
+        for name, scores in zip(self.names, self.columns, strict=True):
+            if self.method == "power" and scores.min() < 0:
+                problem = f"a power mean takes scores from 0 on, and the lowest is {scores.min():g}"
+                fix = "--method rank takes scores of any scale"
+                raise DataError(problem, path=name, row_id=self.row_ids[int(scores.argmin())], fix=fix)
+        blended = blend_scores(self.columns, self.weights, self.method, groups=self.groups, power=self.power)
+        return to_answers(self.row_ids, blended)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Blend, measure, print and write."""
     options = _parse(arguments)
     resolved = resolve(options.overrides)
-    inputs = {
-        "answers": options.request.files,
-        "gold": filter(None, [options.gold]),
-        "model": filter(None, [options.model]),
-    }
+    inputs = {"answers": options.request.files, "gold": [options.gold], "model": [options.model]}
     with recorded_run(options.run, "ensemble", arguments, resolved, inputs) as run_log:
-        return _blend(options, resolved.config, run_log)
-
-
-def _blend(options: argparse.Namespace, config: Config, run_log: RunFolder | None) -> int:
-    blend = blend_files(config, options.request)
-    result, answers = blend.result, blend.answers
-    output = options.request.output
-    submissions = [write_submission_beside(output, options.submission_columns)] if options.submission_columns else []
-    reports = write_pages(lambda: _page(result, blend.gold, answers, blend.members), options.html, run_log)
-    if run_log is not None:
-        run_log.write_metrics({f"{name}: {result.metric}": result.estimates[name] for name in result.estimates})
-        run_log.update(
-            main_metric=f"{BLEND}: {result.metric}" if result.estimates else "",
-            rows=len(answers),
-            outputs=[
-                *(run_file("answers", path, rows=len(answers)) for path in filter(None, [output])),
-                *(run_file("submission", path, rows=len(answers)) for path in submissions),
-                *reports,
-            ],
-        )
-    text = ensemble_text(result)
-    if options.request.save is not None:
-        text += f"\n\n{serving_text(result, options.request.save, options.overrides)}"
-    emit(ensemble_dict(result), as_json=options.json, text=text)
+        blend = blend_files(resolved.config, options.request)
+        result, answers = blend.result, blend.answers
+        output = options.request.output
+        written = {} if output is None else {"answers": output}
+        if options.submission_columns:
+            written["submission"] = write_submission_beside(output, options.submission_columns)
+        reports = write_pages(lambda: _page(result, blend.gold, answers, blend.members), options.html, run_log)
+        if run_log is not None:
+            outputs = [run_file(role, path, rows=len(answers)) for role, path in written.items()]
+            metrics = {f"{name}: {result.metric}": result.estimates[name] for name in result.estimates}
+            run_log.write_metrics(metrics, main=f"{BLEND}: {result.metric}" if metrics else "")
+            run_log.update(rows=len(answers), outputs=[*outputs, *reports])
+        text = ensemble_text(result)
+        if options.request.save is not None:
+            text += f"\n\n{serving_text(result, options.request.save, options.overrides)}"
+        emit(ensemble_dict(result), as_json=options.json, text=text)
     return 0
 
 
@@ -221,7 +201,6 @@ def _flagged(answers: list[Answer], members: Sequence[EnsembleMember], gold: Gol
 def _page(
     result: EnsembleResult, gold: GoldFile | None, answers: Sequence[Answer], members: Sequence[EnsembleMember]
 ) -> tuple[Report, WriteTable | None]:
-    """The page, and with gold what writes all rows beside it."""
     inputs = [Path(member.name) for member in members]
     if gold is None:
         return ensemble_page(result, (), None, file_facts(inputs)), None
@@ -229,9 +208,9 @@ def _page(
     answers_of = {member.name: member.answers for member in members}
     judged_sets = {BLEND: _judge(gold, answers, BLEND)}
     judged_sets |= {name: gold.judge(answers_of[name], name) for name in by_best}
-    files = [evaluated_file(gold, name, judged, gold.evaluate(judged)) for name, judged in judged_sets.items()]
-    page = ensemble_page(result, files, describe_rows(gold), file_facts([*inputs, gold.path]))
-    return page, rows_table(files, gold)
+    files = evaluated_files(gold, judged_sets, {name: gold.evaluate(judged) for name, judged in judged_sets.items()})
+    page = ensemble_page(result, files, gold.task, file_facts([*inputs, gold.path]))
+    return page, partial(write_rows, files, gold.task)
 
 
 def _read_members(config: Config, files: Sequence[Path], gold: GoldFile | None) -> list[EnsembleMember]:
@@ -306,7 +285,9 @@ def _measure(plan: _Plan, answers: Sequence[Answer], gold: GoldFile | None, left
         return result
     blend = _judge(gold, answers, BLEND)
     judged_sets = {BLEND: blend} | {member.name: gold.judge(member.answers, member.name) for member in plan.members}
-    main_metric = _main_metric(gold, plan.method)
+    metrics = [find_metric(name) for name in gold.task.metric_names]
+    # The main one; of a vote, which gives answers and no scores, the first that takes answers.
+    main_metric = next((metric for metric in metrics if plan.method != "vote" or not metric.takes_scores), metrics[0])
     estimates = {name: estimate_metric(main_metric, judged, seed=0) for name, judged in judged_sets.items()}
     best = max(plan.names, key=lambda name: estimates[name].value)
 
@@ -327,12 +308,6 @@ def _measure(plan: _Plan, answers: Sequence[Answer], gold: GoldFile | None, left
     )
 
 
-def _main_metric(gold: GoldFile, method: str) -> Metric:
-    """The task's main metric; of a vote, which gives answers and no scores, the first that takes answers."""
-    metrics = [find_metric(name) for name in gold.task.metric_names]
-    return next((metric for metric in metrics if method != "vote" or not metric.takes_scores), metrics[0])
-
-
 def _judge(gold: GoldFile, answers: Sequence[Answer], name: str) -> list[JudgedAnswer]:
     return gold.judge({answer.id: answer for answer in answers}, name)
 
@@ -347,19 +322,15 @@ def _fitted(plan: _Plan) -> CalibratedBlend | LogisticModel:
 def _apply_model(model_file: Path, members: Sequence[EnsembleMember]) -> list[Answer]:
     model = load_blend(model_file)
     if len(members) != len(model.names):
-        raise DataError(
-            f"it blends {len(model.names)} files ({', '.join(model.names)}), and {len(members)} are given",
-            path=model_file,
-            fix="give the same members in the same order",
-        )
+        problem = f"it blends {len(model.names)} files ({', '.join(model.names)}), and {len(members)} are given"
+        fix = "give the same members in the same order"
+        raise DataError(problem, path=model_file, fix=fix)
     paths, fitted_paths = [Path(member.name) for member in members], list(map(Path, model.names))
     file_names, fitted_names = [path.name for path in paths], [path.name for path in fitted_paths]
     if _reordered(paths, fitted_paths) or _reordered(file_names, fitted_names):
-        raise DataError(
-            f"it was fitted on {', '.join(model.names)}, in this order, and the files are given in another",
-            path=model_file,
-            fix="give them in its order",
-        )
+        problem = f"it was fitted on {', '.join(model.names)}, in this order, and the files are given in another"
+        fix = "give them in its order"
+        raise DataError(problem, path=model_file, fix=fix)
     row_ids = check_alignment(members)
     return to_answers(row_ids, model.predict([member.scores(row_ids) for member in members]))
 

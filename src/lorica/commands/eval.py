@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from lorica.commands.arguments import emit, parser, resolve, split_words
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict, evaluation_text
-from lorica.commands.gold_file import DEFAULT_FPRS, GoldFile, read_gold
+from lorica.commands.evaluated_file import evaluated_files
+from lorica.commands.gold_file import DEFAULT_FPRS, read_gold
 from lorica.commands.pages.eval_page import evaluation_page
-from lorica.commands.pages.page_files import (
-    WriteTable,
-    add_html_option,
-    describe_rows,
-    evaluated_file,
-    file_facts,
-    rows_table,
-    write_pages,
-)
+from lorica.commands.pages.eval_page_rows import write_rows
+from lorica.commands.pages.page_files import WriteTable, add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run
 from lorica.commands.trained_rows import add_trained_option
-from lorica.config.schema import Config
 from lorica.errors import UsageError
 from lorica.metrics.normalise import LORICA, NORMALISATIONS
-from lorica.pipeline.compare import FileComparison, compare
-from lorica.pipeline.evaluate import Evaluation
-from lorica.pipeline.judged_answers import JudgedAnswer
+from lorica.pipeline.compare import compare
 from lorica.reports.page import Report
-from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import RunFile
 
 _OPTIONS = ("by", "fpr", "html", "normalisation", "weight")
 
@@ -39,67 +29,44 @@ def run(arguments: Sequence[str]) -> int:
     resolved = resolve(options.overrides)
     inputs = {"answers": options.answers, "gold": [options.gold]}
     with recorded_run(options.run, "eval", arguments, resolved, inputs) as run_log:
-        return _measure(options, resolved.config, run_log)
+        group_columns = [column_name.strip() for column_name in ",".join(options.by).split(",")]
+        allowed = options.allow_training_rows
+        gold = read_gold(
+            resolved.config, options.gold, group_columns, weight_column=options.weight, allow_training_rows=allowed
+        )
+        judged_sets = {str(path): gold.judge(gold.read_answers(path), str(path)) for path in options.answers}
+        evaluations = {
+            name: gold.evaluate(judged, normalisation=options.normalisation, max_fprs=options.fpr)
+            for name, judged in judged_sets.items()
+        }
+        reading = gold.list_skipped(options.answers[0] if len(options.answers) == 1 else options.gold)
+        comparison = None
+        if len(options.answers) == 1:
+            (evaluation,) = evaluations.values()
+            result, text = evaluation_dict(evaluation), evaluation_text(evaluation)
+        else:
+            comparison = compare(gold.task, judged_sets, normalisation=options.normalisation)
+            result = {"files": {name: evaluation_dict(evaluation) for name, evaluation in evaluations.items()}}
+            result |= comparison_dict(comparison)
+            text = comparison_text(comparison, evaluations, gold.task.metric_names)
 
+        def page() -> tuple[Report, WriteTable]:
+            files = evaluated_files(gold, judged_sets, evaluations, options.normalisation)
+            facts = [("task", gold.task.name), *file_facts([*options.answers, gold.path])]
+            return evaluation_page(files, gold.task, gold.by, comparison, facts), partial(write_rows, files, gold.task)
 
-def _measure(options: argparse.Namespace, config: Config, run_log: RunFolder | None) -> int:
-    group_columns = [column_name.strip() for column_name in ",".join(options.by).split(",")]
-    gold = read_gold(
-        config,
-        options.gold,
-        group_columns,
-        weight_column=options.weight,
-        allow_training_rows=options.allow_training_rows,
-    )
-    judged_sets = {str(path): gold.judge(gold.read_answers(path), str(path)) for path in options.answers}
-    evaluations = {
-        name: gold.evaluate(judged, normalisation=options.normalisation, max_fprs=options.fpr)
-        for name, judged in judged_sets.items()
-    }
-    reading = gold.list_skipped(options.answers[0] if len(options.answers) == 1 else options.gold)
-    comparison = None
-    if len(options.answers) == 1:
-        (evaluation,) = evaluations.values()
-        result, text = evaluation_dict(evaluation), evaluation_text(evaluation)
-    else:
-        comparison = compare(gold.task, judged_sets, normalisation=options.normalisation)
-        result = {"files": {name: evaluation_dict(evaluation) for name, evaluation in evaluations.items()}}
-        result |= comparison_dict(comparison)
-        text = comparison_text(comparison, evaluations, gold.task.metric_names)
-    reports = write_pages(lambda: _page(options, gold, judged_sets, evaluations, comparison), options.html, run_log)
-    if run_log is not None:
-        _record(run_log, evaluations, reports)
-    result |= {"trained_rows": sorted(gold.trained_rows)} if gold.trained_rows else {}
-    emit(result | {"reading": reading}, as_json=options.json, text=text)
+        reports = write_pages(page, options.html, run_log)
+        if run_log is not None:
+            metrics = {
+                metric_name if len(evaluations) == 1 else f"{file_name}: {metric_name}": measured
+                for file_name, evaluation in evaluations.items()
+                for metric_name, measured in evaluation.metrics.items()
+            }
+            run_log.write_metrics(metrics, main=next(iter(metrics), ""))
+            run_log.update(rows=next(iter(evaluations.values())).n, outputs=reports)
+        result |= {"trained_rows": sorted(gold.trained_rows)} if gold.trained_rows else {}
+        emit(result | {"reading": reading}, as_json=options.json, text=text)
     return 0
-
-
-def _record(run_log: RunFolder, evaluations: Mapping[str, Evaluation], outputs: Sequence[RunFile]) -> None:
-    """Metrics by name; of several files each after its file's name."""
-    metrics = {
-        metric_name if len(evaluations) == 1 else f"{file_name}: {metric_name}": measured
-        for file_name, evaluation in evaluations.items()
-        for metric_name, measured in evaluation.metrics.items()
-    }
-    run_log.write_metrics(metrics, main=next(iter(metrics), ""))
-    run_log.update(rows=next(iter(evaluations.values())).n, outputs=outputs)
-
-
-def _page(
-    options: argparse.Namespace,
-    gold: GoldFile,
-    judged_sets: Mapping[str, Sequence[JudgedAnswer]],
-    evaluations: Mapping[str, Evaluation],
-    comparison: FileComparison | None,
-) -> tuple[Report, WriteTable]:
-    """The page, and what writes all rows beside it."""
-    files = [
-        evaluated_file(gold, name, judged, evaluations[name], options.normalisation)
-        for name, judged in judged_sets.items()
-    ]
-    facts = [("task", gold.task.name), *file_facts([*options.answers, gold.path])]
-    page = evaluation_page(files, describe_rows(gold), gold.by, comparison, facts)
-    return page, rows_table(files, gold)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -125,12 +92,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "--by", metavar="COLUMN,...", action="append", default=[], help="columns of the gold file to group by, as well"
     )
-    command.add_argument(
-        "--weight",
-        metavar="COLUMN",
-        default="",
-        help="a column of the gold file that says how much each row counts, in every metric and interval",
-    )
+    weight_help = "a column of the gold file that says how much each row counts, in every metric and interval"
+    command.add_argument("--weight", metavar="COLUMN", default="", help=weight_help)
     command.add_argument(
         "--normalisation",
         choices=tuple(NORMALISATIONS),
@@ -138,13 +101,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="; ".join(f"{normalisation.name}: {normalisation.about}" for normalisation in NORMALISATIONS.values())
         + " (%(default)s)",
     )
-    command.add_argument(
-        "--fpr",
-        metavar="RATE,...",
-        type=_rates,
-        default=DEFAULT_FPRS,
-        help="false-positive rates, each with the threshold of scores that keeps to it (0.01,0.05,0.1)",
-    )
+    fpr_help = "false-positive rates, each with the threshold of scores that keeps to it (0.01,0.05,0.1)"
+    command.add_argument("--fpr", metavar="RATE,...", type=_rates, default=DEFAULT_FPRS, help=fpr_help)
     add_trained_option(command)
     add_html_option(command, beside="all rows")
     add_run_option(command)
@@ -155,20 +113,16 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
     """Files and overrides told apart. Raises UsageError for options that cannot be meant."""
     files, options.overrides = split_words(options.words)
     if len(files) < 2:
-        raise UsageError(
-            f"lorica eval needs two files or more, answers and at last gold; got {len(files)}",
-            fix="lorica eval ANSWERS GOLD task=...",
-        )
+        fix = "lorica eval ANSWERS GOLD task=..."
+        raise UsageError(f"lorica eval needs two files or more, answers and at last gold; got {len(files)}", fix=fix)
     *options.answers, options.gold = files
     if len({path.resolve() for path in options.answers}) < len(options.answers):
         raise UsageError("a file of answers is named twice", fix="name each once")
     for override in options.overrides:
         option_name, _, option_value = override.partition("=")
         if option_name in _OPTIONS:
-            raise UsageError(
-                f"{override}: {option_name} is an option of lorica eval, not a key",
-                fix=f"--{option_name} {option_value}",
-            )
+            fix = f"--{option_name} {option_value}"
+            raise UsageError(f"{override}: {option_name} is an option of lorica eval, not a key", fix=fix)
     return options
 
 

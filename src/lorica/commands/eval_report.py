@@ -27,9 +27,11 @@ _WIDEST = 200
 def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as values of JSON (`names.json_values`)."""
 
+    compared = {name: {"normalisation": normalised} for name, normalised in evaluation.normalisations.items()}
+
     def estimates(metric_estimates: dict[str, Estimate]) -> dict[str, Any]:
         return {
-            name: msgspec.structs.asdict(estimate) | _compared(evaluation, name)
+            name: msgspec.structs.asdict(estimate) | compared.get(name, {})
             for name, estimate in metric_estimates.items()
         }
 
@@ -58,11 +60,8 @@ def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
 
 def metric_title(evaluation: Evaluation, metric_name: str) -> str:
     """A metric's name, with what its texts were compared under."""
-    return (
-        f"{metric_name} ({evaluation.normalisations[metric_name]})"
-        if metric_name in evaluation.normalisations
-        else metric_name
-    )
+    normalisation = evaluation.normalisations.get(metric_name)
+    return metric_name if normalisation is None else f"{metric_name} ({normalisation})"
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
@@ -122,7 +121,7 @@ def _table(heading: str, estimates: dict[str, Estimate]) -> str:
             estimate_name,
             f"{estimate.value:.4f}",
             f"{estimate.low:.4f} to {estimate.high:.4f}",
-            _n_text(estimate),
+            f"{estimate.n} in {estimate.groups} groups" if estimate.groups else str(estimate.n),
             estimate.note,
         )
         for estimate_name, estimate in estimates.items()
@@ -130,10 +129,6 @@ def _table(heading: str, estimates: dict[str, Estimate]) -> str:
     return plain_table(
         ReportTable((heading, "value", "95% interval", "n", "note"), tuple(table_rows)), max_cell=_WIDEST
     )
-
-
-def _n_text(estimate: Estimate) -> str:
-    return f"{estimate.n} in {estimate.groups} groups" if estimate.groups else str(estimate.n)
 
 
 def _grouping_table(evaluation: Evaluation, column_name: str, grouping: Grouping) -> str:
@@ -149,17 +144,16 @@ def _grouping_table(evaluation: Evaluation, column_name: str, grouping: Grouping
 
 
 def _operating_table(evaluation: Evaluation) -> str:
-    rates = [
-        (f"{point.max_fpr:g}", point.threshold, point.fpr, point.tpr, point.precision)
-        for point in evaluation.operating_points
-    ]
     table_rows = tuple(
-        (rate, "none" if math.isinf(threshold) else f"{threshold:.4f}", *map(number_text, numbers))
-        for rate, threshold, *numbers in rates
+        (
+            f"{point.max_fpr:g}",
+            "none" if math.isinf(point.threshold) else f"{point.threshold:.4f}",
+            *map(number_text, (point.fpr, point.tpr, point.precision)),
+        )
+        for point in evaluation.operating_points
     )
-    return plain_table(
-        ReportTable(("false-positive rate", "score from", "reached", "true-positive rate", "precision"), table_rows)
-    )
+    columns = ("false-positive rate", "score from", "reached", "true-positive rate", "precision")
+    return plain_table(ReportTable(columns, table_rows))
 
 
 def number_text(number: float) -> str:
@@ -194,9 +188,8 @@ def _bootstrap_text(evaluation: Evaluation) -> str:
 
 def estimate_text(estimate: Estimate) -> str:
     """A value with its interval."""
-    return (
-        "undefined" if math.isnan(estimate.value) else f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
-    )
+    interval = f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+    return "undefined" if math.isnan(estimate.value) else interval
 
 
 def _some(evaluation: Evaluation, row_ids: Sequence[str]) -> str:
@@ -204,17 +197,10 @@ def _some(evaluation: Evaluation, row_ids: Sequence[str]) -> str:
     return f"{len(row_ids)} of {evaluation.n} rows ({first_ids})"
 
 
-def _compared(evaluation: Evaluation, metric_name: str) -> dict[str, str]:
-    return {"normalisation": evaluation.normalisations[metric_name]} if metric_name in evaluation.normalisations else {}
-
-
 def comparison_dict(comparison: FileComparison) -> dict[str, Any]:
     """The comparison of several files as values of JSON."""
-    return {
-        "metric": comparison.metric,
-        "ranks": comparison.ranks,
-        "pairs": [pair_dict(pair) for pair in comparison.pairs],
-    }
+    pairs = [pair_dict(pair) for pair in comparison.pairs]
+    return {"metric": comparison.metric, "ranks": comparison.ranks, "pairs": pairs}
 
 
 def pair_dict(pair: PairComparison) -> dict[str, Any]:

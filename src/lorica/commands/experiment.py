@@ -65,11 +65,8 @@ def run_experiment(
     adapters = build.open_adapters({name: result.folder for name, result in trained.items()})
     base_answers, _ = answer_rows(config, task, engine, base_folder, {}, held_out_rows)
     adapter_answers, rows_per_second = answer_rows(config, task, engine, base_folder, adapters, held_out_rows)
-    answers = {
-        BASE: base_answers,
-        ADAPTER: adapter_answers,
-        BASELINE: baseline_answers(task, training_rows, held_out_rows),
-    }
+    tfidf_answers = baseline_answers(task, training_rows, held_out_rows)
+    answers = {BASE: base_answers, ADAPTER: adapter_answers, BASELINE: tfidf_answers}
     return Outcome(
         trained=trained,
         checks=_checks(trained, adapters, base_answers, adapter_answers),

@@ -11,9 +11,8 @@ from lorica.adapters.member import Member
 from lorica.calibration.fitting import FOLDS, ISOTONIC_ROWS, MIN_ROWS
 from lorica.calibration.saved import SavedCalibration, write_calibration
 from lorica.commands.adapter_answers import adapter_answers
-from lorica.commands.answers_record import answered_with
 from lorica.commands.arguments import inform, warn
-from lorica.commands.calibration_fit import fit_judged
+from lorica.commands.calibrations import answered_with, fit_judged
 from lorica.config.schema import Config
 from lorica.data.answers import CALIBRATION_COLUMNS, PASSAGE_COLUMNS
 from lorica.data.split import label_text
@@ -85,18 +84,13 @@ class FoldCalibrator:
             )
         requested = [(name, row) for name, rows in self.rows.items() for row in rows]
         journal_folder = output.with_name("calibration.partial")
-        with adapter_answers(self.config, adapters, requested, journal_folder, identity, run_log=run_log) as (
-            pipeline,
-            manifest,
-            answered,
-        ):
+        with adapter_answers(self.config, adapters, requested, journal_folder, identity, run_log=run_log) as done:
+            pipeline, manifest, answered = done
             used_with = answered_with(manifest)
-            calibrations = {
-                name: self._fit(
-                    name, adapters[name], [answer for adapter, answer in answered if adapter == name], used_with
-                )
-                for name in adapters
-            }
+            calibrations = {}
+            for name, adapter in adapters.items():
+                own_answers = [answer for adapter_name, answer in answered if adapter_name == name]
+                calibrations[name] = self._fit(name, adapter, own_answers, used_with)
             for name, calibration in calibrations.items():
                 write_calibration(adapters[name].path, calibration)
             calibrated = {
@@ -117,14 +111,13 @@ class FoldCalibrator:
     ) -> SavedCalibration:
         judged = judge_answers(self.task, self.rows[name], {answer.id: answer for answer in answers})
         try:
-            fitted = fit_judged(
+            return fit_judged(
                 self.task, adapter, judged, self.config.folds.calibrate, f"answers of {name}", used_with=used_with
-            )
+            ).calibration
         except TrainingError as error:
             raise TrainingError(
                 f"{name} cannot be calibrated: {error.message}", fix=f"training.resume=true {_AS_THEY_ARE}; {error.fix}"
             ) from error
-        return fitted.calibration
 
 
 def _problem(task: Task, rows: Sequence[Row]) -> str:

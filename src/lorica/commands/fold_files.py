@@ -69,10 +69,8 @@ def open_folds(root: Path, manifest: Mapping[str, str], *, resume: bool) -> Fold
             f"{root}: holds {started[0]} and no {STATE_NAME} that says of which folds", fix="train into another run_dir"
         )
     if not resume:
-        raise ResumeError(
-            f"{root}: holds folds that were trained already, or in part",
-            fix="training.resume=true goes on with them; to train anew, delete the folder or name another run_dir",
-        )
+        fix = "training.resume=true goes on with them; to train anew, delete the folder or name another run_dir"
+        raise ResumeError(f"{root}: holds folds that were trained already, or in part", fix=fix)
     state = read_state(root)
     check_same_run(root, state.manifest, manifest, otherwise="train into another run_dir")
     return state

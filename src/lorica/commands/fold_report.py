@@ -97,16 +97,13 @@ def audit_text(audit: FoldAudit, names: Sequence[str] = ()) -> str:
             f"examples: {count_of(len(audit.shown), 'row')} ({named}) are shown with a label in "
             "prompts of other folds' rows: a model may remember them, which folds cannot prevent"
         )
-    return "\n".join(lines) + "\n\n" + plain_table(_label_table(audit, names))
-
-
-def _label_table(audit: FoldAudit, names: Sequence[str]) -> ReportTable:
     labels = [label for label in audit.labels if label]
     rows: list[tuple[Cell, ...]] = [
         (fold_name(fold, names), sum(counts.values()), *(counts.get(label, 0) for label in labels))
         for fold, counts in enumerate(audit.folds, start=1)
     ]
-    return ReportTable(("held out in", "rows", *(f"label {label}" for label in labels)), tuple(rows))
+    table = ReportTable(("held out in", "rows", *(f"label {label}" for label in labels)), tuple(rows))
+    return "\n".join(lines) + "\n\n" + plain_table(table)
 
 
 def fold_name(fold: int, names: Sequence[str] = ()) -> str:
@@ -170,13 +167,11 @@ def _scale_paragraphs(result: FoldsResult, ranking: str) -> Iterator[str]:
             "adapters.calibration=auto)"
         )
     if result.pooling_costs:
-        ways = [f"  -> {ranking}"]
+        lines = [result.pooling, f"  -> {ranking}"]
         if not result.calibrations:
-            ways.insert(
-                0,
-                "  -> the same command with folds.calibrate=platt training.resume=true calibrates them; trains nothing",
-            )
-        yield "\n".join([result.pooling, *ways])
+            calibrating = "the same command with folds.calibrate=platt training.resume=true calibrates them"
+            lines.insert(1, f"  -> {calibrating}; trains nothing")
+        yield "\n".join(lines)
     elif result.pooling:
         yield result.pooling
 

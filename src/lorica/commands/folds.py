@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import open_adapter
@@ -14,15 +16,10 @@ from lorica.commands import build
 from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import as_path, emit, inform, parser, resolve, split_words, warn
 from lorica.commands.average import AverageResult, average_folders
+from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict
 from lorica.commands.fold_files import FoldsState, read_state, trained_texts
-from lorica.commands.folds_result import (
-    AVERAGE,
-    ENSEMBLE,
-    FoldsComparison,
-    folds_comparison_dict,
-    folds_comparison_text,
-)
 from lorica.commands.gold_file import GoldFile, read_gold
+from lorica.commands.next_command import infer_command, next_settings
 from lorica.commands.rows import open_rows
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.schema import Config
@@ -33,13 +30,80 @@ from lorica.data.write import write_answers
 from lorica.ensemble.blends import blend_scores, to_answers, vote
 from lorica.ensemble.members import EnsembleMember, degenerate_reasons
 from lorica.errors import AdapterError, ConfigError, DataError, ResumeError, UsageError
-from lorica.pipeline.compare import compare
+from lorica.metrics.metric_table import find_metric
+from lorica.names import count_of, shell_line
+from lorica.pipeline.compare import FileComparison, compare
+from lorica.pipeline.evaluate import Evaluation
 from lorica.records import Answer
-from lorica.runs.run_folder import RunFolder
+
+AVERAGE, ENSEMBLE = "average", "ensemble"
 
 _EXAMPLES = """  lorica folds runs/folds test.csv task=rules
   lorica folds runs/folds test.csv --rank 16 task=rules model=qwen3_0_6b
   lorica folds runs/folds test.csv --leave-out-trained task=rules --json"""
+
+
+@dataclass(frozen=True)
+class FoldsComparison:
+    """The average of the folds, their ensemble and the best fold on the same rows.
+
+    run_dir: of the folds. task: its name. best: the fold whose own held-out rows were answered best: the test rows did
+    not choose it. average: None where the folds have none, and `no_average` says why. files: name -> answers, those of
+    every fold among them. trained_on: ids of test rows that were left out, since folds were trained on their texts.
+    metric_names: the task's, the main one first. pooling: what pooling the out-of-fold scores costs, in a sentence.
+    """
+
+    run_dir: Path
+    task: str
+    best: str
+    average: AverageResult | None
+    no_average: str
+    files: Mapping[str, Path]
+    trained_on: tuple[str, ...]
+    evaluations: Mapping[str, Evaluation]
+    comparison: FileComparison
+    metric_names: tuple[str, ...]
+    pooling: str
+
+    @property
+    def choice(self) -> str:
+        """What to use: `AVERAGE`, `ENSEMBLE` or the best fold's name."""
+        return self._decision[0]
+
+    @property
+    def verdict(self) -> str:
+        """What to use, in a sentence."""
+        return self._decision[1]
+
+    @property
+    def _decision(self) -> tuple[str, str]:
+        if all(math.isnan(pair.test.difference.value) for pair in self.comparison.pairs):
+            difference = self.comparison.pairs[0].test.difference
+            return self.best, (
+                f"What is better cannot be told on these rows: {self.comparison.metric} {difference}. {self.best}, the "
+                "best fold, was answered best out of fold."
+            )
+        better = {frozenset((pair.first, pair.second)): pair.better for pair in self.comparison.pairs}
+        ensemble_over_best = better[frozenset((ENSEMBLE, self.best))]
+        if self.average is not None:
+            average_over_best = better[frozenset((AVERAGE, self.best))]
+            if better[frozenset((AVERAGE, ENSEMBLE))] == ENSEMBLE:
+                return ENSEMBLE, (
+                    "The ensemble beats the average by more than the choice of rows explains: answer with all folds."
+                )
+            if average_over_best == AVERAGE:
+                return AVERAGE, (
+                    "The average beats the best fold, and the ensemble is not shown to beat it: use the average."
+                )
+            if average_over_best == self.best:
+                return self.best, (
+                    f"The average is WORSE than {self.best} alone: answer with that, or with the ensemble."
+                )
+        if ensemble_over_best == ENSEMBLE:
+            return ENSEMBLE, f"The ensemble beats {self.best}, the best fold: answer with all folds."
+        return self.best, (
+            f"Nothing here is shown to beat {self.best}, the best fold: answer with one adapter, or judge on more rows."
+        )
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -56,12 +120,13 @@ def run(arguments: Sequence[str]) -> int:
             leave_out_trained=options.leave_out_trained,
         )
         if run_log is not None:
-            _record(result, run_log)
-    emit(
-        folds_comparison_dict(result),
-        as_json=options.json,
-        text=folds_comparison_text(result, options.test, options.overrides),
-    )
+            name = result.comparison.metric
+            metrics = {f"{member}: {name}": measured.metrics[name] for member, measured in result.evaluations.items()}
+            run_log.write_metrics(metrics, main=next(iter(metrics)))
+            outputs = [run_file("answers", path) for path in result.files.values()]
+            run_log.update(rows=next(iter(result.evaluations.values())).n, outputs=outputs)
+    text = _comparison_text(result, options.test, options.overrides)
+    emit(_comparison_dict(result), as_json=options.json, text=text)
     return 0
 
 
@@ -87,10 +152,13 @@ def compare_folds(
     gold, trained_on = _without_trained(gold, run_dir, near_twins, leave_out=leave_out_trained)
     average, no_average = _average(run_dir, list(folders.values()), rank)
     answered_by = dict(folders) if average is None else {**folders, AVERAGE: average.output}
-    answers = _answer(config, gold, answered_by, state, output or run_dir / f"on-{test.stem}")
+    folder = output or run_dir / f"on-{test.stem}"
+    answers = _answer(config, gold, answered_by, state, folder)
     members = [EnsembleMember(name, answers[name]) for name in folders]
     answers[ENSEMBLE] = {answer.id: answer for answer in _blend(gold, members)}
-    files = _write(config, answers, output or run_dir / f"on-{test.stem}")
+    files = {name: folder / f"{name}.csv" for name in answers}
+    for name, path in files.items():
+        write_answers(path, answers[name].values(), csv_guard=config.inference.csv_guard)
     compared = [name for name in (AVERAGE, ENSEMBLE, state.best) if name in answers]
     judged_sets = {name: gold.judge(answers[name], str(files[name])) for name in compared}
     return FoldsComparison(
@@ -120,11 +188,8 @@ def _fold_folders(run_dir: Path, state: FoldsState, task_name: str) -> dict[str,
     folders = {name: run_dir / name for name in state.adapters}
     for name, adapter in build.open_adapters(folders).items():
         if adapter.digest != state.adapters[name]:
-            raise DataError(
-                "is not the adapter that these folds trained",
-                path=folders[name],
-                fix="put it back, or train them again",
-            )
+            fix = "put it back, or train them again"
+            raise DataError("is not the adapter that these folds trained", path=folders[name], fix=fix)
     return folders
 
 
@@ -192,10 +257,10 @@ def _average(run_dir: Path, folders: Sequence[Path], rank: int) -> tuple[Average
         return None, f"{error.message}; of LoRA adapters of one base alone there is a mean"
     if not (target / CONFIG_NAME).exists():
         staged.rename(target)
-    elif open_adapter(target).digest == open_adapter(staged).digest:
-        shutil.rmtree(staged)
-    else:
-        shutil.rmtree(staged)
+        return replace(average, output=target), ""
+    is_same = open_adapter(target).digest == open_adapter(staged).digest
+    shutil.rmtree(staged)
+    if not is_same:
         raise ResumeError(f"{target}: is not the average of these folds", fix="delete it, and give the command again")
     return replace(average, output=target), ""
 
@@ -227,24 +292,6 @@ def _blend(gold: GoldFile, members: Sequence[EnsembleMember]) -> list[Answer]:
     return to_answers(row_ids, blend_scores(columns, weights, "mean"))
 
 
-def _write(config: Config, answers: Mapping[str, Mapping[str, Answer]], output: Path) -> dict[str, Path]:
-    """A file of answers for each adapter and for the ensemble."""
-    files = {name: output / f"{name}.csv" for name in answers}
-    for name, path in files.items():
-        write_answers(path, answers[name].values(), csv_guard=config.inference.csv_guard)
-    return files
-
-
-def _record(result: FoldsComparison, run_log: RunFolder) -> None:
-    metric = result.comparison.metric
-    run_log.write_metrics(
-        {f"{name}: {metric}": evaluation.metrics[metric] for name, evaluation in result.evaluations.items()},
-        main=f"{next(iter(result.evaluations))}: {metric}",
-    )
-    outputs = [run_file("answers", path) for path in result.files.values()]
-    run_log.update(rows=next(iter(result.evaluations.values())).n, outputs=outputs)
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = parser(
         "folds",
@@ -265,10 +312,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = command.parse_args(list(arguments))
     paths, options.overrides = split_words(options.words)
     if len(paths) != 2:
-        raise UsageError(
-            f"lorica folds needs two paths, the folds and rows with gold; got {len(paths)}",
-            fix="lorica folds RUN_DIR TEST task=...",
-        )
+        fix = "lorica folds RUN_DIR TEST task=..."
+        raise UsageError(f"lorica folds needs two paths, the folds and rows with gold; got {len(paths)}", fix=fix)
     options.run_dir, options.test = paths
     if options.run_dir.is_file():
         raise UsageError(
@@ -278,3 +323,55 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.rank < 0:
         raise UsageError(f"--rank {options.rank}; allowed: 0 (exact) or more", fix="--rank 16")
     return options
+
+
+def _comparison_dict(result: FoldsComparison) -> dict[str, Any]:
+    average = result.average
+    return {
+        "best_fold": result.best,
+        "average": None
+        if average is None
+        else {"path": average.output, "rank": average.rank, "error": average.error, "digests": average.digests},
+        "no_average": result.no_average or None,
+        "files": {name: evaluation_dict(evaluation) for name, evaluation in result.evaluations.items()},
+        **comparison_dict(result.comparison),
+        "answers": result.files,
+        "left_out": result.trained_on,
+        "verdict": result.verdict,
+    }
+
+
+def _comparison_text(result: FoldsComparison, test: Path, overrides: Sequence[str]) -> str:
+    """Tables, what was compared, the verdict and the commands that follow it. test: the file of rows. overrides: those
+    of the command."""
+    average = result.average
+    cost = "" if average is None else f"{average.error:.2%} of the update is lost" if average.error else "exact"
+    fold_count = sum(name not in (AVERAGE, ENSEMBLE) for name in result.files)
+    notes = [
+        f"{AVERAGE}: none: {result.no_average}"
+        if average is None
+        else f"{AVERAGE}: {average.output}, rank {average.rank}, {cost}; one pass for a row",
+        f"{ENSEMBLE}: of {fold_count} folds, {fold_count} passes for a row",
+        f"{result.best}: the fold whose own held-out rows were answered best; {test} did not choose it",
+    ]
+    if result.trained_on:
+        notes.append(f"left out: {count_of(len(result.trained_on), 'row')} whose texts folds were trained on")
+    if result.pooling:
+        notes.append(f"out of fold, {result.pooling}")
+    tables = comparison_text(result.comparison, result.evaluations, result.metric_names)
+    return "\n\n".join([tables, "\n".join(notes), f"{result.verdict}\n{_next_commands(result, overrides)}"])
+
+
+def _next_commands(result: FoldsComparison, overrides: Sequence[str]) -> str:
+    """How rows to come are answered by what the verdict says."""
+    run_dir, task = result.run_dir, result.task
+    if result.choice != ENSEMBLE:
+        average = result.average if result.choice == AVERAGE else None
+        adapter = run_dir / result.choice if average is None else average.output
+        return f"-> {infer_command(f'adapters.paths.{task}={adapter}', overrides)}"
+    names = [name for name in result.files if name not in (AVERAGE, ENSEMBLE)]
+    lines = [infer_command(f"adapters.paths.{task}={run_dir / name}", overrides, f"{name}.csv") for name in names]
+    method = "mean" if find_metric(result.comparison.metric).takes_scores else "vote"
+    files = shell_line(*(f"{name}.csv" for name in names))
+    lines.append(f"lorica ensemble {files} --method {method} --output answers.csv {next_settings(overrides)}")
+    return "\n".join(f"-> {line}" for line in lines)

@@ -3,38 +3,76 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorica.commands import build
 from lorica.commands.arguments import Overrides, emit, going_on, inform, parser, required, resolve
 from lorica.commands.frontier_grid import Point, make_grid, point_command
-from lorica.commands.frontier_points import POINTS_NAME, Measurement, PointStore
-from lorica.commands.frontier_result import RESULT_NAME, FrontierResult, frontier_dict, frontier_text, scored_points
-from lorica.commands.frontier_search import PointMeter, rungs, search
+from lorica.commands.frontier_search import POINTS_NAME, Measurement, PointMeter, PointStore, rungs, search
 from lorica.commands.gold_file import read_gold
 from lorica.commands.row_progress import row_progress
 from lorica.commands.run_log import logged_messages, recorded_configuration, run_file
+from lorica.commands.score_result import run_figures
 from lorica.config.compose import Resolved
 from lorica.data.digest import file_digest
 from lorica.data.journal import check_same_run
 from lorica.data.write import atomic_file
 from lorica.errors import DataError, ResumeError, UsageError
+from lorica.metrics.base import Column
+from lorica.metrics.run_scores import RunScore, ScoreRules, on_front, score_runs
 from lorica.names import count_of, json_values, visible_values
 from lorica.pipeline.judged_answers import bootstrap_clusters, correctness_metric
 from lorica.process_start import command_started
 from lorica.records import Row
+from lorica.reports.page import Cell, ReportTable
+from lorica.reports.text_table import plain_table
 from lorica.runs.run_clock import CLOCK_NAME, RunClock
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RECORD_NAME, RunRecord, read_record
 from lorica.version import __version__
 
+RESULT_NAME = "frontier.json"
+
+_MAX_LINES = 8  # of points that are not on the front
 _EXAMPLES = """  lorica frontier task=rules input=examples/rules/test.csv adapters.dir=runs/rules minutes=2
   lorica frontier task=mcq input=validation.jsonl model=smollm2_135m minutes=30 run_dir=runs/front
   lorica frontier task=rules input=rows.csv --vary task.style=plain,structured --vary model.dtype=int8,float32
   lorica frontier task=saq input=rows.jsonl --vary retrieval.top_k=1,3,5 --json"""
+
+
+@dataclass(frozen=True)
+class FrontierResult:
+    """points: measured on `rows` rows, the best score first. sampled: point -> on how many rows alone it was measured.
+    invalid: point -> why the combination cannot be. unmeasured: for which no time was left. commands: point on the
+    front -> the `lorica infer` that answers the file so. total_rows: of the file. seconds: that the search took in all.
+    """
+
+    folder: Path
+    metric: str
+    rows: int
+    total_rows: int
+    seconds: float
+    minutes: float
+    points: tuple[RunScore, ...]
+    sampled: Mapping[str, int]
+    invalid: Mapping[str, str]
+    unmeasured: tuple[str, ...]
+    commands: Mapping[str, str]
+
+    @property
+    def front(self) -> tuple[RunScore, ...]:
+        """The points that no other one matches in accuracy and latency, the fastest first."""
+        return on_front(self.points)
+
+    @property
+    def tried(self) -> int:
+        """How many points were measured at all."""
+        return len(self.points) + len(self.sampled)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -48,19 +86,14 @@ def run(arguments: Sequence[str]) -> int:
         "or a kill, inference.resume=true goes on. A key that you set is not varied.",
         _EXAMPLES,
     )
-    command.add_argument(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE,...",
-        help="values of a key to try, in place of its default ones, or of a further key",
-    )
+    vary_help = "values of a key to try, in place of its default ones, or of a further key"
+    command.add_argument("--vary", action="append", default=[], metavar="KEY=VALUE,...", help=vary_help)
     options = command.parse_args(list(arguments))
     resume_command = going_on("frontier", arguments, "inference.resume=true")
     result = find_frontier(
         options.overrides, parse_vary(options.vary), words=arguments, resume_command=resume_command, started=started
     )
-    emit(frontier_dict(result), as_json=options.json, text=frontier_text(result))
+    emit(_frontier_dict(result), as_json=options.json, text=_frontier_text(result))
     return 0
 
 
@@ -111,12 +144,9 @@ def find_frontier(
     if not rows:
         raise DataError("there are no rows", path=plan.input_path, fix="name a file with rows and gold answers")
     random.Random(0).shuffle(rows)  # a sample is the beginning, and files are often sorted
-    record = RunRecord(
-        command="frontier",
-        **recorded_configuration(plan.resolved),
-        manifest=plan.manifest,
-        inputs=[run_file("rows", plan.input_path, rows=len(rows))],
-    )
+    inputs = [run_file("rows", plan.input_path, rows=len(rows))]
+    recorded = recorded_configuration(plan.resolved)
+    record = RunRecord(command="frontier", **recorded, manifest=plan.manifest, inputs=inputs)
     resume = _check_former(plan)
     with (
         RunFolder.create(plan.folder, record, words=words, resume=resume) as run_log,
@@ -177,10 +207,8 @@ def _check_former(plan: _SearchPlan) -> bool:
         check_same_run(plan.folder, former.manifest, plan.manifest, otherwise=start_anew)
         return True
     if former.status != "finished":
-        raise ResumeError(
-            f"{plan.folder} holds a search that did not finish",
-            fix=f"go on with it: inference.resume=true; or {start_anew}",
-        )
+        fix = f"go on with it: inference.resume=true; or {start_anew}"
+        raise ResumeError(f"{plan.folder} holds a search that did not finish", fix=fix)
     return False
 
 
@@ -192,7 +220,7 @@ def _result(
     rows: Sequence[Row],
     unmeasured: Sequence[str],
 ) -> FrontierResult:
-    row_count, points = scored_points(store, bootstrap_clusters(rows))
+    row_count, points = _scored_points(store, bootstrap_clusters(rows))
     if not points:
         first = next(iter(store.problems.values()), f"{plan.resolved.config.minutes:g} minutes are too short for one")
         raise DataError(f"no point could be measured: {first}", path=plan.input_path, fix="raise minutes, or see above")
@@ -223,9 +251,99 @@ def _result(
 
 def _write(run_log: RunFolder, result: FrontierResult) -> None:
     with atomic_file(run_log.path / RESULT_NAME) as result_file:
-        result_file.write(json.dumps(json_values(frontier_dict(result)), indent=2, ensure_ascii=False).encode())
+        result_file.write(json.dumps(json_values(_frontier_dict(result)), indent=2, ensure_ascii=False).encode())
     metrics = {f"accuracy.{point.name}": point.accuracy for point in result.front}
     metrics |= {f"latency.{point.name}": point.latency for point in result.front}
     best = result.points[0].name
     run_log.write_metrics(metrics, main=f"accuracy.{best}" if f"accuracy.{best}" in metrics else "")
     run_log.update(rows=result.rows)
+
+
+def _scored_points(store: PointStore, clusters: Sequence[str] | None) -> tuple[int, tuple[RunScore, ...]]:
+    """The points to compare, scored: those on the most rows that two points or more were measured on, and on how many.
+    clusters: [rows] of the search's order, what is drawn together."""
+    row_counts = sorted({point.rows for point in store.usable().values()}, reverse=True)
+    for row_count in row_counts:
+        measured = store.on_rows(row_count)
+        if len(measured) > 1 or row_count == row_counts[-1]:
+            groups: Column | None = clusters[:row_count] if clusters is not None else None
+            columns = {name: point.columns() for name, point in measured.items()}
+            return row_count, score_runs(columns, ScoreRules(), groups=groups)[0]
+    return 0, ()
+
+
+def _frontier_dict(result: FrontierResult) -> dict[str, Any]:
+    """The result as values of JSON."""
+    return {
+        "folder": result.folder,
+        "metric": result.metric,
+        "rows": result.rows,
+        "total_rows": result.total_rows,
+        "seconds": round(result.seconds, 3),
+        "minutes": result.minutes,
+        "tried": result.tried,
+        "front": [_point_dict(point) | {"command": result.commands[point.name]} for point in result.front],
+        "points": [_point_dict(point) for point in result.points],
+        "sampled": result.sampled,
+        "invalid": result.invalid,
+        "unmeasured": result.unmeasured,
+    }
+
+
+def _point_dict(point: RunScore) -> dict[str, Any]:
+    return {"point": point.name, **run_figures(point)}
+
+
+def _frontier_text(result: FrontierResult) -> str:
+    """The front with its commands, then what else was tried."""
+    blocks = [
+        f"{count_of(result.tried, 'point')} measured in {result.seconds:.0f} s, {len(result.points)} of them on "
+        f"{result.rows} of {count_of(result.total_rows, 'row')}; "
+        f"{len(result.front)} on the front (accuracy against the engine's seconds)",
+        plain_table(_front_table(result), max_cell=90),
+        "\n".join(f"# {point.name}\n{result.commands[point.name]}" for point in result.front),
+    ]
+    dominated = [point for point in result.points if point.dominated_by]
+    if dominated:
+        blocks.append("dominated:\n" + _some([f"  {_line(point, result)}" for point in dominated], result))
+    lines = [f"  {name}: measured on {count_of(row_count, 'row')} alone" for name, row_count in result.sampled.items()]
+    lines += [f"  {name}: no time was left" for name in result.unmeasured]
+    lines += [f"  {name}: cannot be: {problem.splitlines()[0]}" for name, problem in result.invalid.items()]
+    if lines:
+        blocks.append("not on the list:\n" + _some(lines, result))
+    blocks.append(
+        "The front was chosen on these rows: its best accuracy is a little too good for others. All points: "
+        f"{result.folder}"
+    )
+    return "\n\n".join(blocks)
+
+
+def _some(lines: Sequence[str], result: FrontierResult) -> str:
+    """The first lines, and where the others are."""
+    if len(lines) <= _MAX_LINES + 1:
+        return "\n".join(lines)
+    hidden = f"  ... and {len(lines) - _MAX_LINES} more, in {result.folder / RESULT_NAME}"
+    return "\n".join([*lines[:_MAX_LINES], hidden])
+
+
+def _front_table(result: FrontierResult) -> ReportTable:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            point.name,
+            str(point.accuracy),
+            _milliseconds(point.latency.value),
+            str(point.score),
+            "-" if point.rank is None else str(point.rank),
+        )
+        for point in result.front
+    ]
+    return ReportTable(("point", result.metric, "ms per row", "score", "rank"), tuple(rows))
+
+
+def _line(point: RunScore, result: FrontierResult) -> str:
+    measured = f"{result.metric} {point.accuracy.value:.3f}, {_milliseconds(point.latency.value)} ms per row"
+    return f"{point.name}: {measured}; by {point.dominated_by[0]}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else f"{1000 * seconds:.3g}"

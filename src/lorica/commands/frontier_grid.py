@@ -92,8 +92,10 @@ def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[
     """
     config = resolved.config
     task = build.build_task(config)
+    names = sorted(build.adapter_folders(config))
+    single = names if 1 < len(names) <= _MAX_SINGLE else []
     dimensions: dict[str, Sequence[str]] = {
-        ADAPTERS: _adapter_values(config),
+        ADAPTERS: [] if config.adapters.use or not names else [ROUTED, BASE_ALONE, *single],
         "model.dtype": _dtypes(config, base),
         "inference.batch_tokens": _BATCH_TOKENS if ENGINES[config.engine.name].runs_model else (),
         "task.style": styles_for(config.engine.name, task.styles),
@@ -107,27 +109,15 @@ def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[
 
     dimensions = {key: values for key, values in dimensions.items() if len(values) > 1 and not is_set(key)}
     for key, values in vary.items():
-        _check_varied(key)
+        if key in _SHARED_KEYS:
+            raise UsageError(f"--vary {key}: all points of a search share it", fix="run a search of its own for each")
+        if key != ADAPTERS and key not in GROUPS:
+            find(key, location="--vary: ")
         if is_set(key):
             raise UsageError(f"--vary {key} and {key}= contradict each other", fix="leave one of them out")
         dimensions[key] = values
     combinations = itertools.product(*([(key, value) for value in values] for key, values in dimensions.items()))
     return [Point(combination) for combination in combinations]
-
-
-def _check_varied(key: str) -> None:
-    if key in _SHARED_KEYS:
-        raise UsageError(f"--vary {key}: all points of a search share it", fix="run a search of its own for each")
-    if key != ADAPTERS and key not in GROUPS:
-        find(key, location="--vary: ")
-
-
-def _adapter_values(config: Config) -> list[str]:
-    names = sorted(build.adapter_folders(config))
-    if not names or config.adapters.use:
-        return []
-    single = names if 1 < len(names) <= _MAX_SINGLE else []
-    return [ROUTED, BASE_ALONE, *single]
 
 
 def _dtypes(config: Config, base: BaseFolder) -> list[str]:

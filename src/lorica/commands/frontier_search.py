@@ -3,31 +3,123 @@
 Points are measured on a sample; the best third of them on three times as many rows, and so on, up to all rows. Every
 rung may take its share of the time that is left, so that the last one is reached; what remains goes to points that had
 no turn, then to the next most promising ones. (Jamieson and Talwalkar 2016, proceedings.mlr.press/v51/jamieson16)
+What was measured is on disk at every moment: a killed search goes on where it was.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import numpy as np
 
 from lorica.commands import build
 from lorica.commands.arguments import Overrides
 from lorica.commands.frontier_grid import Point, resolve_point
-from lorica.commands.frontier_points import Measurement, PointStore, promising
 from lorica.commands.load_once import PipelineOpener
-from lorica.errors import LoricaError
+from lorica.data.record_log import RecordLog
+from lorica.errors import DataError, LoricaError
+from lorica.metrics.run_scores import RunColumns, dominates
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.judged_answers import correctness_metric, is_right, judge_answers
 from lorica.records import Row
 from lorica.runs.run_clock import RunClock, TimeOver
+
+POINTS_NAME = "points.jsonl"
 
 _FEWEST_ROWS = 24  # of a sample
 _SHRINK = 3  # of points, and growth of rows, from rung to rung
 _FEWEST_POINTS = 4  # that a rung keeps
 _PROBE_ROWS = 4  # answered beforehand: a warm-up that says how long a point takes
 _MARGIN = 1.25  # of an estimate that a deadline is kept by
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of `points.jsonl`: a point, by its name, on the first rows of the search's order.
+
+    right: "1" or "0" for each row. seconds: of the engine, for each row. problem: why the combination cannot be; then
+    nothing else is there.
+    """
+
+    point: str
+    right: str = ""
+    seconds: tuple[float, ...] = ()
+    problem: str = ""
+
+    @property
+    def rows(self) -> int:
+        return len(self.right)
+
+    @property
+    def accuracy(self) -> float:
+        return self.right.count("1") / max(self.rows, 1)
+
+    @property
+    def latency(self) -> float:
+        """The engine's seconds for a row."""
+        return sum(self.seconds) / max(self.rows, 1)
+
+    def columns(self) -> RunColumns:
+        """The measurement as columns of a run to score."""
+        right = np.array([mark == "1" for mark in self.right], dtype=np.float64)
+        return RunColumns(right, np.array(self.seconds), np.ones(self.rows))
+
+
+class PointStore:
+    """The measurements of a search: of each point the one on most rows."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads those of an interrupted search. Raises DataError for lines that are none."""
+        self._log = RecordLog(folder / POINTS_NAME, Measurement, noun="measurement")
+        self.best: dict[str, Measurement] = {}
+        for number, measurement in enumerate(self._log.records, 1):
+            if len(measurement.seconds) != measurement.rows or set(measurement.right) - {"0", "1"}:
+                problem = f"{measurement.rows} rows and {len(measurement.seconds)} seconds"
+                fix = self._log.start_anew
+                raise DataError(problem, path=self._log.path, line=number, fix=fix)
+            self._count(measurement)
+
+    def add(self, measurement: Measurement) -> None:
+        """Append, synced. Raises DataError when the disk refuses."""
+        self._log.append(measurement)
+        self._count(measurement)
+
+    def _count(self, measurement: Measurement) -> None:
+        earlier = self.best.get(measurement.point)
+        if earlier is None or measurement.rows >= earlier.rows:
+            self.best[measurement.point] = measurement
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        return {name: measured.problem for name, measured in self.best.items() if measured.problem}
+
+    def usable(self) -> dict[str, Measurement]:
+        return {name: measured for name, measured in self.best.items() if not measured.problem}
+
+    def on_rows(self, row_count: int) -> dict[str, Measurement]:
+        """The points whose last measurement is on so many rows."""
+        return {name: measured for name, measured in self.best.items() if measured.rows == row_count}
+
+
+def promising(measured: Mapping[str, Measurement]) -> list[str]:
+    """Names, the most promising first: by layers of accuracy and latency (those on the front, on the front without
+    these, ...), the fastest first within each."""
+    remaining, ordered = dict(measured), list[str]()
+    while remaining:
+        points = [(point.accuracy, point.latency) for point in remaining.values()]
+        front = [
+            name
+            for name, point in zip(remaining, points, strict=True)
+            if not any(dominates(other, point) for other in points)
+        ]
+        ordered += sorted(front, key=lambda name: (remaining[name].latency, name))
+        for name in front:
+            del remaining[name]
+    return ordered
 
 
 class PointMeter:

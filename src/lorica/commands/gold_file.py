@@ -19,7 +19,6 @@ from lorica.data.read_log import ReadLog
 from lorica.data.write import read_answers
 from lorica.errors import CellError, DataError
 from lorica.metrics.normalise import LORICA
-from lorica.pipeline.compare import FileComparison, compare
 from lorica.pipeline.evaluate import Evaluation, evaluate_judged
 from lorica.pipeline.judged_answers import JudgedAnswer, judge_answers
 from lorica.records import Answer, Row
@@ -88,7 +87,8 @@ def read_gold(
     weight_column: str = "",
     allow_training_rows: bool = False,
 ) -> GoldFile:
-    """The rows of a file with gold. weight_column: how much each row counts. allow_training_rows: see `GoldFile`.
+    """The rows of a file with gold. group_columns: of it, to group by. weight_column: how much each row counts.
+    allow_training_rows: see `GoldFile`.
 
     Raises DataError for a row without gold, where a named column is missing, and for a weight that is none.
     """
@@ -109,46 +109,6 @@ def read_gold(
     return GoldFile(gold_file, task, rows, by, names, read_log, weights, allow_training_rows)
 
 
-def evaluate_answers(
-    config: Config,
-    answers: Path | Sequence[Answer],
-    gold_file: Path,
-    *,
-    group_columns: Sequence[str],
-    normalisation: str,
-    weight_column: str = "",
-    allow_training_rows: bool = False,
-) -> Evaluation:
-    """Measure answers on the rows of a file with gold. group_columns: columns of it to group by. weight_column: the one
-    that says how much each row counts. allow_training_rows: see `GoldFile`.
-
-    Raises DataError for rows without gold or without an answer, and for answers of other rows.
-    """
-    gold = read_gold(
-        config, gold_file, group_columns, weight_column=weight_column, allow_training_rows=allow_training_rows
-    )
-    name = str(answers) if isinstance(answers, Path) else "answers"
-    answers_by_id = gold.read_answers(answers)
-    gold.list_skipped(answers if isinstance(answers, Path) else gold_file)
-    judged = gold.judge(answers_by_id, name)
-    return gold.evaluate(judged, normalisation=normalisation)
-
-
-def compare_answers(
-    config: Config,
-    answer_sets: Mapping[str, Path | Sequence[Answer]],
-    gold_file: Path,
-    *,
-    normalisation: str,
-    allow_training_rows: bool = False,
-) -> FileComparison:
-    """Compare sets of answers, by their names, on the rows of `gold_file`. allow_training_rows: see `GoldFile`."""
-    gold = read_gold(config, gold_file, [], allow_training_rows=allow_training_rows)
-    judged_sets = {name: gold.judge(gold.read_answers(answers), name) for name, answers in answer_sets.items()}
-    gold.list_skipped(gold_file)
-    return compare(gold.task, judged_sets, normalisation=normalisation)
-
-
 def _need_gold(row: Row) -> None:
     if row.gold_problem is not None:
         raise CellError(row.gold_problem.message, fix=row.gold_problem.fix)
@@ -167,13 +127,9 @@ def _weights(
         except ValueError:
             weights[row.id] = math.nan
         if not 0 <= weights[row.id] < math.inf:
-            raise DataError(
-                f"the weight in the column {weight_column!r} is {texts_by_row[row.id]!r}",
-                path=gold_file,
-                line=row.line or None,
-                row_id=row.id,
-                fix="allowed: finite numbers from 0 on, one in every row",
-            )
+            problem = f"the weight in the column {weight_column!r} is {texts_by_row[row.id]!r}"
+            fix = "allowed: finite numbers from 0 on, one in every row"
+            raise DataError(problem, path=gold_file, line=row.line or None, row_id=row.id, fix=fix)
     if not any(weights.values()):
         raise DataError(
             f"every weight in the column {weight_column!r} is 0", path=gold_file, fix="some row has to count"
@@ -190,12 +146,9 @@ def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], answers_p
         fix = f"evaluate against the file that was answered (the first row of this one is {rows[0].id!r})"
         if lookalike is not None:
             fix = f"write ids as there: its row is {lookalike!r} (white space, zeros in front and .0 are part of an id)"
-        raise DataError(
-            f"{len(strangers)} of {len(answers)} answers belong to no row of {gold_file}",
-            path=answers_path,
-            row_id=strangers[0],
-            fix=fix,
-        )
+        problem = f"{len(strangers)} of {len(answers)} answers belong to no row of {gold_file}"
+        fix = fix
+        raise DataError(problem, path=answers_path, row_id=strangers[0], fix=fix)
 
 
 def _plain_id(row_id: str) -> str:

@@ -17,7 +17,7 @@ from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
 from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
-from lorica.commands.run_log import count_gold, counted, logged_messages, recorded_configuration
+from lorica.commands.run_log import count_gold, counted, logged_messages, recorded_configuration, run_file
 from lorica.commands.submission_option import (
     add_submission_option,
     parse_submission,
@@ -40,30 +40,14 @@ from lorica.pipeline.infer import Summary, answer_file
 from lorica.pipeline.retrieve import RETRIEVAL_FAILED
 from lorica.runs.former_run import finished_record, former_record, restore_former
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import (
-    FORMER_RECORD_SUFFIX,
-    RECORD_NAME,
-    TIMINGS_NAME,
-    RunFile,
-    RunRecord,
-    run_folder_of,
-)
+from lorica.runs.run_record import FORMER_RECORD_SUFFIX, RECORD_NAME, TIMINGS_NAME, RunFile, RunRecord, run_folder_of
 from lorica.version import __version__
 
 SKIPPED_SUFFIX = ".skipped.jsonl"
 _MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked
 _NOTHING_YET = "no row was answered since the start; give the same command again"
-_COUNTS = (
-    "rows",
-    "adapters",
-    "routes",
-    "stages",
-    "flags",
-    "first_error",
-    "reading",
-    "passages",
-    "first_failed_look_up",
-)  # that a record keeps
+# Of a result, that a record keeps.
+_FACTS = ("rows", "adapters", "routes", "stages", "flags", "first_error", "reading", "passages", "first_failed_look_up")
 _SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose size must change nothing
 
 
@@ -236,12 +220,10 @@ def _record_result(run_log: RunFolder, result: InferResult, facts: Mapping[str, 
             **{f"flag.{flag}": count for flag, count in result.flags.items()},
         }
     )
-    output_file = RunFile(role="answers", path=str(result.output), digest=file_digest(result.output), rows=result.rows)
     timings_path = run_log.path / TIMINGS_NAME
     write_timings(timings_path, journal.timings())
-    timings_file = RunFile(role="timings", path=str(timings_path), digest=file_digest(timings_path))
-    summary = {**_summary_dict(result), **facts}
-    run_log.update(rows=result.rows, outputs=[output_file, timings_file], summary=summary)
+    outputs = [run_file("answers", result.output, rows=result.rows), run_file("timings", timings_path)]
+    run_log.update(rows=result.rows, outputs=outputs, summary={**_summary_dict(result), **facts})
     run_log.finish()
 
 
@@ -295,21 +277,11 @@ def _former_kept(journal: Journal, run_log: RunFolder) -> Iterator[None]:
 
 
 def _result(summary: Summary, output_path: Path, reading: dict[str, Any]) -> InferResult:
-    return InferResult(
-        output=output_path,
-        rows=summary.rows,
-        answered=summary.answered,
-        seconds=summary.seconds,
-        adapters=dict(summary.adapters),
-        routes=dict(summary.routes),
-        stages=dict(summary.stages),
-        flags=dict(summary.flags),
-        first_error=summary.first_error,
-        reading=reading,
-        choice_mass=mass_health(summary.masses),
-        passages=dict(summary.passages),
-        first_failed_look_up=summary.first_failed_look_up,
-    )
+    counts: dict[str, Any] = {
+        name: dict(value) if isinstance(value, Counter) else value for name, value in vars(summary).items()
+    }
+    masses = mass_health(counts.pop("masses"))
+    return InferResult(output=output_path, reading=reading, choice_mass=masses, **counts)
 
 
 def _summary_dict(infer_result: InferResult) -> dict[str, Any]:
@@ -323,7 +295,8 @@ def _finished(output_path: Path, manifest: dict[str, str], *, began_anew: bool) 
     """The result of this very run where it has ended. began_anew: whether another one began after it, which is to be
     resumed.
 
-    Raises ResumeError where another run has ended: a resume does not write over its output.
+    Raises ResumeError where another run has ended, a resume does not write over its output, and for a record that an
+    earlier version of Lorica left beside it.
     """
     run_folder = run_folder_of(output_path)
     if not output_path.is_file():
@@ -336,37 +309,27 @@ def _finished(output_path: Path, manifest: dict[str, str], *, began_anew: bool) 
             return None
         raise ResumeError(error.message, fix=start_anew) from error
     if finished is None:
-        _refuse_former_record(output_path, start_anew)
+        former_path = output_path.with_name(output_path.name + FORMER_RECORD_SUFFIX)
+        if former_path.is_file():
+            raise ResumeError(
+                f"{former_path} is the record of an earlier version of Lorica, which this version does not read: its "
+                f"runs are kept in {run_folder_of(output_path)}/",
+                fix=f"{output_path} is whole: keep it as it is; or {start_anew}",
+            )
         return None
-    if finished.manifest == manifest and [file.digest for file in finished.outputs if file.role == "answers"] == [
-        file_digest(output_path)
-    ]:
-        record_counts = {
-            count_name: finished.summary[count_name] for count_name in _COUNTS if count_name in finished.summary
-        }
-        return InferResult(output=output_path, complete=True, **record_counts)
+    answers_digests = [file.digest for file in finished.outputs if file.role == "answers"]
+    if finished.manifest == manifest and answers_digests == [file_digest(output_path)]:
+        counts = {name: finished.summary[name] for name in _FACTS if name in finished.summary}
+        return InferResult(output=output_path, complete=True, **counts)
     if not began_anew:
         check_same_run(output_path, finished.manifest, manifest, otherwise=start_anew)
         inform(f"{output_path} was changed after its run had ended: it is made again")
     return None
 
 
-def _refuse_former_record(output_path: Path, start_anew: str) -> None:
-    """Raises ResumeError for an output whose record an earlier version of Lorica left beside it."""
-    former_path = output_path.with_name(output_path.name + FORMER_RECORD_SUFFIX)
-    if former_path.is_file():
-        raise ResumeError(
-            f"{former_path} is the record of an earlier version of Lorica, which this version does not read: its runs "
-            f"are kept in {run_folder_of(output_path)}/",
-            fix=f"{output_path} is whole: keep it as it is; or {start_anew}",
-        )
-
-
 def _text(result: InferResult) -> str:
-    def listed(count_by_name: dict[str, int]) -> str:
-        return (
-            ", ".join(f"{count_name} {row_count}" for count_name, row_count in sorted(count_by_name.items())) or "none"
-        )
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
 
     rows_per_second = result.answered / result.seconds if result.seconds else 0.0
     resumed = f" ({result.rows - result.answered} from before)" if result.answered < result.rows else ""

@@ -29,7 +29,6 @@ from lorica.commands.pages.judge_page import judge_page, write_judged_rows
 from lorica.commands.pages.page_files import WriteTable, add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.presets import preset_names
-from lorica.config.schema import Config
 from lorica.errors import EngineError, UsageError
 from lorica.judging.calls import Scoring
 from lorica.judging.chat_reply import StructuredOutput
@@ -37,7 +36,6 @@ from lorica.judging.endpoint import EndpointSettings
 from lorica.judging.rubrics import RUBRICS
 from lorica.names import count_of, shell_line
 from lorica.reports.page import Report
-from lorica.runs.run_folder import RunFolder
 
 API_KEY = "LORICA_JUDGE_API_KEY"
 _UNENCRYPTED = re.compile(r"http://(?!(localhost|127\.0\.0\.1|\[::1\])([:/]|$))", re.IGNORECASE)
@@ -69,45 +67,30 @@ def run(arguments: Sequence[str]) -> int:
     resolved = resolve(overrides)
     if request.endpoint is None:
         check_judge_is_named(resolved.config, [word.partition("=")[0] for word in overrides])
-    inputs = {"answers": options.answers, "gold": [options.gold], "labels": filter(None, [options.labels])}
+    inputs = {"answers": options.answers, "gold": [options.gold], "labels": [options.labels]}
     with recorded_run(options.run, "judge", arguments, resolved, inputs) as run_log:
-        return _judge(options, arguments, resolved.config, request, run_log)
+        try:
+            result = judge_answer_files(resolved.config, options.answers, options.gold, request)
+        except KeyboardInterrupt as stop:
+            signals.say(stop, f"verdicts so far are kept; go on: {shell_line('lorica', 'judge', *arguments)}")
+            raise
+        if options.output is not None:
+            write_verdicts(options.output, result)
+            inform(f"{count_of(len(result.rows), 'row')} written to {options.output}")
+        emit(judge_dict(result), as_json=options.json, text=judge_text(result))
+        for warning in result.warnings:
+            warn(warning)
 
+        def page() -> tuple[Report, WriteTable]:
+            facts = file_facts([*options.answers, options.gold])
+            return judge_page(result, facts), lambda path: write_judged_rows(path, result)
 
-def _judge(
-    options: argparse.Namespace,
-    arguments: Sequence[str],
-    config: Config,
-    request: JudgeRequest,
-    run_log: RunFolder | None,
-) -> int:
-    try:
-        result = judge_answer_files(config, options.answers, options.gold, request)
-    except KeyboardInterrupt as stop:
-        signals.say(stop, f"verdicts so far are kept; go on: {shell_line('lorica', 'judge', *arguments)}")
-        raise
-    if options.output is not None:
-        write_verdicts(options.output, result)
-        inform(f"{count_of(len(result.rows), 'row')} written to {options.output}")
-    emit(judge_dict(result), as_json=options.json, text=judge_text(result))
-    for warning in result.warnings:
-        warn(warning)
-
-    def page() -> tuple[Report, WriteTable]:
-        facts = file_facts([*options.answers, options.gold])
-        return judge_page(result, facts), lambda path: write_judged_rows(path, result)
-
-    reports = write_pages(page, options.html, run_log)
-    if run_log is not None:
-        run_log.write_metrics(judge_metrics(result), main="mean")
-        run_log.update(
-            rows=result.mean.n,
-            summary=judge_dict(result),
-            outputs=[
-                *(run_file("verdicts", path, rows=result.mean.n) for path in filter(None, [options.output])),
-                *reports,
-            ],
-        )
+        outputs = write_pages(page, options.html, run_log)
+        if run_log is not None:
+            if options.output is not None:
+                outputs.insert(0, run_file("verdicts", options.output, rows=result.mean.n))
+            run_log.write_metrics(judge_metrics(result), main="mean")
+            run_log.update(rows=result.mean.n, summary=judge_dict(result), outputs=outputs)
     return EngineError.exit_code if result.stopped or not result.mean.judged else 0
 
 
@@ -133,24 +116,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "--rubric", default="reference", help=f"{rubric_names}, or a .toml file of your own (%(default)s)"
     )
-    command.add_argument(
-        "--judge-model",
-        metavar="MODEL",
-        help="the judge: model.path or preset of a local one, or its name at the endpoint",
-    )
+    judge_model_help = "the judge: model.path or preset of a local one, or its name at the endpoint"
+    command.add_argument("--judge-model", metavar="MODEL", help=judge_model_help)
     command.add_argument(
         "--labels", type=as_path, metavar="FILE", help="rows that people labelled: columns id and label"
     )
     command.add_argument(
         "--sample", type=_count, metavar="N", help="judge N rows, drawn once and for all, not every row"
     )
-    command.add_argument(
-        "--repeat",
-        type=_count,
-        default=20,
-        metavar="N",
-        help="ask N rows twice, to see whether verdicts stay (%(default)s)",
-    )
+    repeat_help = "ask N rows twice, to see whether verdicts stay (%(default)s)"
+    command.add_argument("--repeat", type=_count, default=20, metavar="N", help=repeat_help)
     command.add_argument(
         "--journal", type=as_path, metavar="DIR", help="where verdicts are kept (beside the answers: ANSWERS.verdicts)"
     )
@@ -170,11 +145,8 @@ def _add_endpoint_options(command: argparse.ArgumentParser) -> None:
         choices=get_args(StructuredOutput),
         help="how replies are held to their form (json_schema); none: the bare letter. Nothing is fallen back to",
     )
-    group.add_argument(
-        "--scoring",
-        choices=get_args(Scoring),
-        help="read log-probabilities or labels alone; by itself the first reply decides, for the whole run",
-    )
+    scoring_help = "read log-probabilities or labels alone; by itself the first reply decides, for the whole run"
+    group.add_argument("--scoring", choices=get_args(Scoring), help=scoring_help)
     group.add_argument("--max-tokens", type=_positive, metavar="N", help="of a reply (32); more for models that think")
     group.add_argument("--concurrency", type=_positive, metavar="N", help="requests at a time (4)")
     group.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="for a whole reply (60)")

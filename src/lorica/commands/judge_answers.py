@@ -5,19 +5,22 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from lorica.commands import build
 from lorica.commands.arguments import inform
 from lorica.commands.gold_file import GoldFile, read_gold
-from lorica.commands.judge_labels import read_labels
 from lorica.commands.pages.eval_page_rows import gold_text, row_text
 from lorica.commands.row_progress import row_progress
 from lorica.config.schema import Config, ModelConfig
-from lorica.errors import AdapterError, UsageError
+from lorica.data.column_mapping import id_text
+from lorica.data.column_names import fold_name
+from lorica.data.formats import open_unconfigured
+from lorica.errors import AdapterError, DataError, UsageError
 from lorica.judging.endpoint import EndpointJudge, EndpointSettings
 from lorica.judging.judge_result import (
     JudgeResult,
@@ -35,7 +38,7 @@ from lorica.judging.local_judge import LocalJudge
 from lorica.judging.rubrics import FIRST, SECOND, TIE, JudgeItem, Rubric, find_rubric
 from lorica.judging.verdict_journal import VerdictJournal
 from lorica.judging.verdicts import by_rule, combine
-from lorica.names import count_of
+from lorica.names import count_of, did_you_mean
 from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, correctness_metric, is_right
 from lorica.records import Answer
 from lorica.tasks.base import Task
@@ -43,6 +46,8 @@ from lorica.tasks.base import Task
 JOURNAL_SUFFIX = ".verdicts"
 EXACT_MATCH = "exact match"
 
+# What a label of the best and of the worst value may be written as, too.
+_RIGHT, _WRONG = ("1", "true", "yes"), ("0", "false", "no")
 # What chat templates write around turns: a server may read it as its own where a text holds it.
 _CONTROL_TOKENS = re.compile(r"<\|[^|<>\n]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
 
@@ -93,26 +98,22 @@ def judge_answer_files(
     gold = read_gold(config, gold_file, [])
     names = [str(file) if isinstance(file, Path) else f"answers {number}" for number, file in enumerate(answers, 1)]
     judged_sets = [gold.judge(gold.read_answers(file), name) for file, name in zip(answers, names, strict=True)]
-    rows = _rows_to_judge(gold, rubric, judged_sets, request.sample)
-    labels = read_labels(request.labels_file, gold, rubric) if request.labels_file is not None else None
+    positions: Sequence[int] = range(len(gold.rows))
+    if request.sample is not None and request.sample < len(gold.rows):
+        positions = sorted(random.Random(0).sample(positions, request.sample))
+    files = tuple([judged[position] for position in positions] for judged in judged_sets)
+    rows = _JudgedRows(files, [_item(gold.task, rubric, row_answers) for row_answers in zip(*files, strict=True)])
+    labels = _read_labels(request.labels_file, gold, rubric) if request.labels_file is not None else None
     judge = EndpointJudge(request.endpoint) if request.endpoint is not None else _local_judge(config)
-    journal_folder = request.journal or _journal_beside(answers[0], gold_file)
+    beside = answers[0] if isinstance(answers[0], Path) else gold_file
+    journal_folder = request.journal or beside.with_name(beside.name + JOURNAL_SUFFIX)
     call_count = len(plan_calls(rows.asked, request.repeat)[0])
     with VerdictJournal(journal_folder) as journal, row_progress(call_count, "judgements") as on_done:
         run = run_judge(judge, rubric, rows.asked, journal, repeat=request.repeat, on_done=on_done)
     inform(f"{count_of(run.made, 'judgement')} made, {run.journaled} taken from {journal_folder}")
-    result = _result(gold, rows, run, labels)
-    if isinstance(judge, EndpointJudge):
-        result = replace(
-            result,
-            retried=judge.retried,
-            control_tokens=_with_control_tokens(rows),
-            over_budget=judge.over_budget,
-            stopped=judge.stopped,
-        )
-    else:
-        result = replace(result, judge={**result.judge, "model": config.model.path})
-    return replace(result, answer_files=tuple(names))
+    endpoint = judge if isinstance(judge, EndpointJudge) else None
+    identity = run.identity if endpoint is not None else {**run.identity, "model": config.model.path}
+    return _result(tuple(names), gold, rows, run, labels, identity, endpoint)
 
 
 def check_judge_is_named(config: Config, keys: Iterable[str]) -> None:
@@ -126,21 +127,6 @@ def check_judge_is_named(config: Config, keys: Iterable[str]) -> None:
             fix="name a local model or an endpoint: --judge-model MODEL, or --endpoint URL --judge-model NAME (from "
             "Python base= or endpoint=); to try the command without a usable judge: --judge-model lorica_tiny",
         )
-
-
-def _journal_beside(answers: Path | Sequence[Answer], gold_file: Path) -> Path:
-    beside = answers if isinstance(answers, Path) else gold_file
-    return beside.with_name(beside.name + JOURNAL_SUFFIX)
-
-
-def _rows_to_judge(
-    gold: GoldFile, rubric: Rubric, judged_sets: Sequence[list[JudgedAnswer]], sample: int | None
-) -> _JudgedRows:
-    positions = range(len(gold.rows))
-    if sample is not None and sample < len(gold.rows):
-        positions = sorted(random.Random(0).sample(positions, sample))  # type: ignore[assignment]
-    files = tuple([judged[position] for position in positions] for judged in judged_sets)
-    return _JudgedRows(files, [_item(gold.task, rubric, row_answers) for row_answers in zip(*files, strict=True)])
 
 
 def _item(task: Task, rubric: Rubric, row_answers: Sequence[JudgedAnswer]) -> JudgeItem | str:
@@ -191,7 +177,15 @@ def _local_judge(config: Config) -> LocalJudge:
     )
 
 
-def _result(gold: GoldFile, rows: _JudgedRows, run: JudgeRun, labels: Mapping[str, str] | None) -> JudgeResult:
+def _result(
+    answer_files: tuple[str, ...],
+    gold: GoldFile,
+    rows: _JudgedRows,
+    run: JudgeRun,
+    labels: Mapping[str, str] | None,
+    identity: Mapping[str, str],
+    endpoint: EndpointJudge | None,
+) -> JudgeResult:
     first_file = rows.files[0]
     verdicts = tuple(
         by_rule(judged.row.id, run.rubric, item)
@@ -211,9 +205,9 @@ def _result(gold: GoldFile, rows: _JudgedRows, run: JudgeRun, labels: Mapping[st
         agreements.append(compare_labels("the labelled rows", labels, verdicts, run, row_groups))
     records = run.records.values()
     return JudgeResult(
-        answer_files=(),
+        answer_files=answer_files,
         gold_file=str(gold.path),
-        judge=run.identity,
+        judge=identity,
         rubric=run.rubric.name,
         rubric_digest=run.rubric.digest,
         row_count=len(gold.rows),
@@ -235,12 +229,12 @@ def _result(gold: GoldFile, rows: _JudgedRows, run: JudgeRun, labels: Mapping[st
         models=tuple(sorted({record.model for record in records} - {""})),
         calls=run.made,
         journaled=run.journaled,
-        retried=0,
+        retried=0 if endpoint is None else endpoint.retried,
         prompt_tokens=sum(record.prompt_tokens or 0 for record in records),
         completion_tokens=sum(record.completion_tokens or 0 for record in records),
-        control_tokens=(),
-        over_budget=False,
-        stopped="",
+        control_tokens=() if endpoint is None else _with_control_tokens(rows),
+        over_budget=endpoint is not None and endpoint.over_budget,
+        stopped="" if endpoint is None else endpoint.stopped,
         rows=verdicts,
     )
 
@@ -264,3 +258,50 @@ def _with_control_tokens(rows: _JudgedRows) -> tuple[str, ...]:
         if isinstance(item, JudgeItem)
         and any(_CONTROL_TOKENS.search(text) for text in (item.question, item.reference, *item.answers))
     )
+
+
+def _read_labels(labels_file: Path, gold: GoldFile, rubric: Rubric) -> dict[str, str]:
+    """Row id -> label, of a table with a column of ids and `label`. Raises DataError for a label that the rubric has
+    not, an id twice, and one of no row."""
+    table = open_unconfigured(labels_file)
+    id_names = {fold_name(name) for name in ("id", *gold.id_names)}
+    spellings = {label.name.casefold(): label.name for label in rubric.labels}
+    if rubric.kind != "pairwise":
+        spellings |= dict.fromkeys(_RIGHT, rubric.best.name) | dict.fromkeys(_WRONG, rubric.worst.name)
+    row_ids = {row.id for row in gold.rows}
+    labels: dict[str, str] = {}
+    for line, record in table.whole_records(table.names):
+        row_id, label_text = _cells(labels_file, line, record, id_names)
+        if row_id in labels:
+            raise DataError(
+                "the row is labelled twice", path=labels_file, line=line, row_id=row_id, fix="keep one label"
+            )
+        if row_id not in row_ids:
+            fix = "label rows of the file that is judged"
+            raise DataError(
+                f"the label is of no row of {gold.path}", path=labels_file, line=line, row_id=row_id, fix=fix
+            )
+        label = spellings.get(label_text.casefold())
+        if label is None:
+            problem = f"{label_text!r} is no label of the rubric {rubric.name}; allowed: {', '.join(spellings)}"
+            fix = did_you_mean(label_text, spellings, otherwise="write one of these, or leave the row out")
+            raise DataError(problem, path=labels_file, line=line, row_id=row_id, fix=fix)
+        labels[row_id] = label
+    if not labels:
+        raise DataError("the file holds no label", path=labels_file, fix="add rows with id and label")
+    return labels
+
+
+def _cells(labels_file: Path, line: int, record: Mapping[str, Any], id_names: set[str]) -> tuple[str, str]:
+    ids = [cell for column, cell in record.items() if fold_name(column) in id_names]
+    labels = [cell for column, cell in record.items() if fold_name(column) == "label"]
+    if len(ids) != 1 or len(labels) != 1:
+        problem = f"a label needs the columns id and label; this row has {', '.join(record)}"
+        fix = "id,label"
+        raise DataError(problem, path=labels_file, line=line, fix=fix)
+    try:
+        row_id = id_text(ids[0])
+    except ValueError as error:
+        raise DataError(str(error), path=labels_file, line=line, fix="give every label the id of its row") from error
+    label = labels[0]
+    return row_id, (str(label).lower() if isinstance(label, bool) else "" if label is None else str(label)).strip()

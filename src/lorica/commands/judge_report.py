@@ -12,7 +12,7 @@ from lorica.data.write import atomic_file
 from lorica.judging.agreement import Agreement
 from lorica.judging.calls import FAILURES
 from lorica.judging.judge_result import JudgeResult
-from lorica.judging.verdicts import NOT_ASKED, RowVerdict
+from lorica.judging.verdicts import NOT_ASKED
 from lorica.metrics.bootstrap import Estimate
 from lorica.names import count_of
 from lorica.reports.page import Cell, ReportTable
@@ -52,13 +52,8 @@ def judge_dict(result: JudgeResult) -> dict[str, Any]:
         "label_mass": None
         if result.label_mass is None
         else dict(zip(("lowest", "mean"), result.label_mass, strict=True)),
-        "models": result.models,
-        "calls": result.calls,
-        "journaled": result.journaled,
-        "retried": result.retried,
-        "prompt_tokens": result.prompt_tokens,
-        "completion_tokens": result.completion_tokens,
-        "control_tokens": result.control_tokens,
+        **{name: getattr(result, name) for name in ("models", "calls", "journaled", "retried")},
+        **{name: getattr(result, name) for name in ("prompt_tokens", "completion_tokens", "control_tokens")},
         "over_budget": result.over_budget,
         "stopped": result.stopped or None,
     }
@@ -92,7 +87,19 @@ def write_verdicts(path: Path, result: JudgeResult) -> None:
     """One line of JSON for each row, in the order of the gold file. Raises DataError where it cannot be written."""
     with atomic_file(path) as verdicts_file:
         for verdict in result.rows:
-            verdicts_file.write(msgspec.json.encode(_verdict_dict(verdict)) + b"\n")
+            values = {
+                "id": verdict.row_id,
+                "verdict": verdict.label or None,
+                "score": verdict.score,
+                "probabilities": dict(verdict.probabilities) or None,
+                "as_asked": verdict.orders[0] or None,
+                "swapped": verdict.orders[1] or None,
+                "consistent": verdict.is_consistent if verdict.orders[0] else None,
+                "by_rule": verdict.by_rule,
+                "failure": verdict.failure or None,
+                "detail": verdict.detail or None,
+            }
+            verdicts_file.write(msgspec.json.encode(values) + b"\n")
 
 
 def _judge_line(result: JudgeResult) -> str:
@@ -148,9 +155,8 @@ def rates_sentence(entry: Agreement) -> str:
 
 def _agreement_table(entry: Agreement) -> str:
     heading = (f"against {entry.reference}", "n", "agreement [95%]", "Cohen's kappa [95%]")
-    row = ("the judge", entry.n, str(entry.accuracy), str(entry.kappa))
-    tables = (ReportTable(heading, (row,)), confusion_table(entry))
-    return "\n".join((plain_table(tables[0]), rates_sentence(entry), plain_table(tables[1])))
+    table = ReportTable(heading, (("the judge", entry.n, str(entry.accuracy), str(entry.kappa)),))
+    return "\n".join((plain_table(table), rates_sentence(entry), plain_table(confusion_table(entry))))
 
 
 def _mean_sentences(result: JudgeResult) -> str:
@@ -189,21 +195,6 @@ def _failure_table(result: JudgeResult) -> str:
         example_ids = ", ".join(verdict.row_id for verdict in examples)
         rows.append((FAILURE_REASONS[kind], count, example_ids, examples[0].detail))
     return plain_table(ReportTable(("failed because", "rows", "such as", "the first"), tuple(rows)))
-
-
-def _verdict_dict(verdict: RowVerdict) -> dict[str, Any]:
-    return {
-        "id": verdict.row_id,
-        "verdict": verdict.label or None,
-        "score": verdict.score,
-        "probabilities": dict(verdict.probabilities) or None,
-        "as_asked": verdict.orders[0] or None,
-        "swapped": verdict.orders[1] or None,
-        "consistent": verdict.is_consistent if verdict.orders[0] else None,
-        "by_rule": verdict.by_rule,
-        "failure": verdict.failure or None,
-        "detail": verdict.detail or None,
-    }
 
 
 def _agreement_dict(entry: Agreement) -> dict[str, Any]:

@@ -25,10 +25,8 @@ def run(arguments: Sequence[str]) -> int:
         raise SystemExit(0)  # as every command's --help ends
     name = arguments[0]
     if name not in SUBCOMMANDS:
-        raise UsageError(
-            f"lorica kb: unknown subcommand {name!r}; allowed: {', '.join(SUBCOMMANDS)}",
-            fix=did_you_mean(name, SUBCOMMANDS, form="`lorica kb {}`", then="see `lorica kb --help`"),
-        )
+        fix = did_you_mean(name, SUBCOMMANDS, form="`lorica kb {}`", then="see `lorica kb --help`")
+        raise UsageError(f"lorica kb: unknown subcommand {name!r}; allowed: {', '.join(SUBCOMMANDS)}", fix=fix)
     module, function = SUBCOMMANDS[name][0].split(":")
     exit_code: int = getattr(importlib.import_module(module), function)(arguments[1:])
     return exit_code

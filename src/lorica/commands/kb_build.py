@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -75,45 +74,22 @@ def _parser(name: str, description: str, examples: str) -> argparse.ArgumentPars
     command.add_argument("documents", nargs="+", type=as_path, metavar="DOCUMENT", help="files, or folders of them")
     command.add_argument("--subject", required=True, help="the subject, one index each; compared as adapters' subjects")
     command.add_argument("--out", required=True, type=as_path, metavar="DIR", help="the folder of indexes")
-    command.add_argument(
-        "--encoder",
-        type=as_base,
-        default="",
-        metavar="FOLDER",
-        help="make vectors with the encoder in this folder, or in an installed package: package:NAME",
-    )
-    command.add_argument(
-        "--tokenizer",
-        type=as_base,
-        default=DEFAULT_TOKENIZER,
-        metavar="MODEL",
-        help="the model whose tokens are counted, best the base that will answer (%(default)s)",
-    )
+    encoder_help = "make vectors with the encoder in this folder, or in an installed package: package:NAME"
+    command.add_argument("--encoder", type=as_base, default="", metavar="FOLDER", help=encoder_help)
+    tokenizer_help = "the model whose tokens are counted, best the base that will answer (%(default)s)"
+    command.add_argument("--tokenizer", type=as_base, default=DEFAULT_TOKENIZER, metavar="MODEL", help=tokenizer_help)
     command.add_argument("--length", type=int, default=_DEFAULTS.length, help="tokens of a passage (%(default)s)")
     overlap_help = "tokens that a passage shares with the one before (%(default)s)"
     command.add_argument("--overlap", type=int, default=_DEFAULTS.overlap, help=overlap_help)
     column_help = "; ".join(f"{role}: {', '.join(names)}" for role, names in COLUMNS.items())
-    command.add_argument(
-        "--column",
-        action="append",
-        default=[],
-        metavar="ROLE=NAME",
-        help=f"a column of tables, where it is called none of: {column_help}",
-    )
+    column_help = f"a column of tables, where it is called none of: {column_help}"
+    command.add_argument("--column", action="append", default=[], metavar="ROLE=NAME", help=column_help)
     tag_help = "a tag of all these documents, such as chapter=1"
     command.add_argument("--tag", action="append", default=[], metavar="TAG", help=tag_help)
-    command.add_argument(
-        "--near-duplicates",
-        choices=("drop", "keep"),
-        default="drop",
-        help="passages nearly equal to another with the same numbers (%(default)s)",
-    )
-    command.add_argument(
-        "--bad-documents",
-        choices=("error", "skip"),
-        default="error",
-        help="documents and rows that cannot be used: stop, or leave them out and name them (%(default)s)",
-    )
+    near_duplicates_help = "passages nearly equal to another with the same numbers (%(default)s)"
+    command.add_argument("--near-duplicates", choices=("drop", "keep"), default="drop", help=near_duplicates_help)
+    bad_documents_help = "documents and rows that cannot be used: stop, or leave them out and name them (%(default)s)"
+    command.add_argument("--bad-documents", choices=("error", "skip"), default="error", help=bad_documents_help)
     return command
 
 
@@ -143,16 +119,10 @@ def _report(options: argparse.Namespace, result: BuildResult, done: str) -> int:
         warn(f"left out: {location}: {bad.reason}")
     for note in result.notes:
         inform(note)
-    emit(_as_dict(result), as_json=options.json, text=_as_text(options, result, done))
-    return 0
-
-
-def _as_dict(result: BuildResult) -> dict[str, Any]:
-    manifest = result.manifest
-    return {
+    plain_values = {
         "index": result.folder,
-        **manifest.facts(),
-        "store": store_of(manifest),
+        **result.manifest.facts(),
+        "store": store_of(result.manifest),
         "files_read": result.read,
         "files_reused": result.reused,
         "files_removed": result.removed,
@@ -161,6 +131,8 @@ def _as_dict(result: BuildResult) -> dict[str, Any]:
         "left_out": result.bad,
         "notes": result.notes,
     }
+    emit(plain_values, as_json=options.json, text=_as_text(options, result, done))
+    return 0
 
 
 def _as_text(options: argparse.Namespace, result: BuildResult, done: str) -> str:

@@ -46,12 +46,7 @@ def run_query(arguments: Sequence[str]) -> int:
     with Index.open(options.kb, options.subject, mode=options.mode, encoder=options.encoder) as index:
         passages = index.query(question, options.top_k, tags=options.tag)
         unknown_tags = sorted(set(options.tag) - set(index.tag_counts())) if options.tag else []
-        result = {
-            "subject": index.subject,
-            "index": index.digest,
-            "mode": index.mode,
-            "passages": passages,
-        }
+        result = {"subject": index.subject, "index": index.digest, "mode": index.mode, "passages": passages}
     emit(result, as_json=options.json, text=_passages_text(passages, unknown_tags))
     return 0
 
@@ -70,13 +65,6 @@ def run_info(arguments: Sequence[str]) -> int:
     if not options.kb.is_dir():
         raise DataError("there is no such folder of indexes", path=options.kb, fix="check the path")
     entries = [_entry(options.kb, name) for name in ([options.subject] if options.subject else subjects(options.kb))]
-    text = plain_table(_entries_table(entries)) if entries else f"{options.kb}: no index"
-    problems = [f"{entry['subject']}: {entry['problem']}" for entry in entries if "problem" in entry]
-    emit({"kb": str(options.kb), "indexes": entries}, as_json=options.json, text="\n".join([text, *problems]))
-    return RetrievalError.exit_code if problems else 0
-
-
-def _entries_table(entries: Sequence[dict[str, Any]]) -> ReportTable:
     rows = tuple(
         (
             entry["subject"],
@@ -88,7 +76,11 @@ def _entries_table(entries: Sequence[dict[str, Any]]) -> ReportTable:
         )
         for entry in entries
     )
-    return ReportTable(("subject", "passages", "files", "vectors", "store", "digest"), rows)
+    table = ReportTable(("subject", "passages", "files", "vectors", "store", "digest"), rows)
+    text = plain_table(table) if entries else f"{options.kb}: no index"
+    problems = [f"{entry['subject']}: {entry['problem']}" for entry in entries if "problem" in entry]
+    emit({"kb": str(options.kb), "indexes": entries}, as_json=options.json, text="\n".join([text, *problems]))
+    return RetrievalError.exit_code if problems else 0
 
 
 def _vectors_text(entry: dict[str, Any]) -> str | None:

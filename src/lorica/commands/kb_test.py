@@ -5,24 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve, split_words
 from lorica.commands.build_retrieval import open_indexes
 from lorica.commands.eval_report import pair_dict
+from lorica.commands.evaluated_file import evaluated_files
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.infer import infer_file
+from lorica.commands.pages.eval_page_rows import write_rows
 from lorica.commands.pages.kb_test_page import kb_test_page
-from lorica.commands.pages.page_files import (
-    WriteTable,
-    add_html_option,
-    describe_rows,
-    evaluated_file,
-    file_facts,
-    rows_table,
-    write_pages,
-)
+from lorica.commands.pages.page_files import WriteTable, add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run, run_file
 from lorica.config.compose import Resolved
 from lorica.config.parse_values import show
@@ -72,7 +67,17 @@ def run(arguments: Sequence[str]) -> int:
         )
         gain = measure_gain(answered)
         words = configuration(gain, resolved.config.retrieval)
-        reports = write_pages(lambda: _page(answered, gain, words), options.html, run_log)
+
+        def page() -> tuple[Report, WriteTable]:
+            gold = replace(answered.gold, by={})  # documents are too many to group by
+            paths = [str(answered.folder / ANSWER_FILES[name]) for name in ("with", "without")]
+            answers = zip(paths, (answered.with_passages, answered.without), strict=True)
+            judged_sets = {path: gold.judge(path_answers, path) for path, path_answers in answers}
+            files = evaluated_files(gold, judged_sets, {path: gold.evaluate(judged_sets[path]) for path in paths})
+            facts = file_facts([gold.path, *map(Path, paths)])
+            return kb_test_page(gain, files, gold.task, words, facts), partial(write_rows, files, gold.task)
+
+        reports = write_pages(page, options.html, run_log)
         if run_log is not None:
             run_log.write_metrics(gain_metrics(gain), main=_MAIN if gain.overall is not None else "")
             run_log.update(
@@ -80,11 +85,8 @@ def run(arguments: Sequence[str]) -> int:
                 outputs=[*(run_file("answers", options.run / name) for name in ANSWER_FILES.values()), *reports],
                 summary={"switches": gain.switches},
             )
-    emit(
-        gain_dict(gain) | {"configuration": words},
-        as_json=options.json,
-        text=gain_text(gain, resolved.config.retrieval),
-    )
+    text = gain_text(gain, resolved.config.retrieval)
+    emit(_gain_dict(gain) | {"configuration": words}, as_json=options.json, text=text)
     return 0
 
 
@@ -137,18 +139,6 @@ def measure_gain(answered: RowsAnsweredTwice) -> RetrievalGain:
     return retrieval_gain(gold.task, gold.rows, answered.with_passages, answered.without, documents=answered.documents)
 
 
-def _page(answered: RowsAnsweredTwice, gain: RetrievalGain, words: Sequence[str]) -> tuple[Report, WriteTable]:
-    """The page, and what writes all rows beside it."""
-    gold = replace(answered.gold, by={})  # documents are too many to group by
-    files = []
-    for name, answers in (("with", answered.with_passages), ("without", answered.without)):
-        path = str(answered.folder / ANSWER_FILES[name])
-        judged = gold.judge(answers, path)
-        files.append(evaluated_file(gold, path, judged, gold.evaluate(judged)))
-    facts = file_facts([gold.path, *(Path(file.name) for file in files)])
-    return kb_test_page(gain, files, describe_rows(gold), words, facts), rows_table(files, gold)
-
-
 def _answer(
     resolved: Resolved, gold: GoldFile, output: Path, section: RetrievalConfig, resume_command: str
 ) -> dict[str, Answer]:
@@ -187,8 +177,7 @@ def configuration(gain: RetrievalGain, section: RetrievalConfig) -> list[str]:
     return [*asked, f"retrieval.enabled={show(gain.switches)}"]
 
 
-def gain_dict(gain: RetrievalGain) -> dict[str, Any]:
-    """The comparison as values of JSON."""
+def _gain_dict(gain: RetrievalGain) -> dict[str, Any]:
     return {
         "metric": gain.metric,
         "subjects": [_subject_dict(subject_gain) for subject_gain in gain.subjects],
@@ -221,11 +210,8 @@ def gain_text(gain: RetrievalGain, section: RetrievalConfig) -> str:
     if gain.overall is None:
         return "\n\n".join([*paragraphs, "no row is of a subject with an index: nothing was compared"])
     words = configuration(gain, section)
-    paragraphs.append(
-        "proposed: " + shell_line(*words)
-        if words
-        else "no evidence that passages help: leave retrieval.enabled as it is, off"
-    )
+    nothing = "no evidence that passages help: leave retrieval.enabled as it is, off"
+    paragraphs.append(f"proposed: {shell_line(*words)}" if words else nothing)
     return "\n\n".join(paragraphs)
 
 
@@ -238,7 +224,7 @@ def _cells(gain: SubjectGain) -> tuple[str, ...]:
         f"{gain.without.value:.4f}",
         f"{gain.with_passages.value:.4f}",
         f"{test.difference.value:+.4f}",
-        _interval(test.difference),
+        f"{test.difference.low:+.4f} to {test.difference.high:+.4f}",
         str(mcnemar.only_second),
         str(mcnemar.only_first),
         f"{mcnemar.p_value:.3g}",
@@ -247,7 +233,3 @@ def _cells(gain: SubjectGain) -> tuple[str, ...]:
         own_shown,
         gain.verdict,
     )
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.low:+.4f} to {estimate.high:+.4f}"

@@ -33,22 +33,11 @@ class LoadOnce:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is held."""
         return self._loaded is None
 
     def drop(self) -> None:
         """Free its memory, as far as nobody else uses it."""
         self._loaded, self._key = None, ()
-
-
-@dataclass(frozen=True)
-class _OpenPipeline:
-    """A pipeline and what it was made of. loading: all that decides how its engine was loaded, but the size of
-    batches."""
-
-    made_of: tuple[object, ...]
-    pipeline: Pipeline
-    loading: tuple[object, ...]
 
 
 @dataclass
@@ -57,37 +46,39 @@ class PipelineOpener:
     not said again."""
 
     messages: set[str] = field(default_factory=set)
-    _open: _OpenPipeline | None = None
+    _pipeline: Pipeline | None = None
+    _made_of: tuple[object, ...] = ()
+    _loading: tuple[object, ...] = ()  # all that decides how its engine was loaded, but the size of batches
 
     def open(self, config: Config, folders: Mapping[str, Path], engine: Engine | None = None) -> Pipeline:
         """The pipeline of a configuration with these adapters: the one that is open, if it is that one; else with its
         engine, if that is the same in the same precision. engine: another one that is to be taken. Raises what loading
         raises."""
         made_of = (config, dict(folders))
-        if engine is not None or self._open is None or self._open.made_of != made_of:
+        if engine is not None or self._pipeline is None or self._made_of != made_of:
             with telling_once(self.messages):
                 base, adapters = build.base_folder(config), build.open_adapters(folders)
                 settings = replace(build.engine_settings(config, base), batch_tokens=0)
                 loading = (config.engine.name, base.digest, settings)
                 engine = engine or self._take_engine(loading, config.inference.batch_tokens)
-                pipeline = build.build_pipeline(config, base, adapters, engine=engine)
-                self._open = _OpenPipeline(made_of, pipeline, loading)
-        return self._open.pipeline
+                self._pipeline = build.build_pipeline(config, base, adapters, engine=engine)
+                self._made_of, self._loading = made_of, loading
+        return self._pipeline
 
     def drop(self) -> None:
         """Free the memory of the base."""
-        self._open = None
+        self._pipeline = None
 
     def _take_engine(self, loading: tuple[object, ...], batch_tokens: int) -> Engine | None:
         """The engine that is loaded, as it was without adapters, where it is loaded as `loading` says; None where
         another must be, for which its memory is free."""
-        former, self._open = self._open, None
-        if former is None or former.loading != loading:
+        former, self._pipeline = self._pipeline, None
+        if former is None or self._loading != loading:
             return None
-        engine = former.pipeline.engine
+        engine = former.engine
         if not engine.info.restores_base or not isinstance(engine, BatchSizedEngine):
             return None
-        for adapter_name in former.pipeline.adapters:
+        for adapter_name in former.adapters:
             engine.remove_adapter(adapter_name)
         engine.set_batch_tokens(batch_tokens)
         return engine

@@ -22,13 +22,8 @@ _OF_READING = tuple(f"data.{key.name}=" for key in fields(ReadingConfig))
 
 def next_settings(overrides: Sequence[str]) -> str:
     """Those of a training's settings that answering and judging by its adapters need, too."""
-    return shell_line(
-        *(
-            word
-            for word in overrides
-            if not word.startswith(_OF_TRAINING) and (not word.startswith("data.") or word.startswith(_OF_READING))
-        )
-    )
+    words = [word for word in overrides if not word.startswith("data.") or word.startswith(_OF_READING)]
+    return shell_line(*(word for word in words if not word.startswith(_OF_TRAINING)))
 
 
 def infer_command(adapters: str, overrides: Sequence[str], output: str = "answers.csv") -> str:

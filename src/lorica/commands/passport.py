@@ -43,11 +43,8 @@ def run(arguments: Sequence[str]) -> int:
     adapter = open_member(options.adapter)  # before the lock: a folder that is none is not made one
     with lock_folder(options.adapter, doing="making a passport", fix="wait until it ends"):
         passport, passport_path = make(adapter, options, config)
-    emit(
-        {"path": str(passport_path), "passport": msgspec.to_builtins(passport)},
-        as_json=options.json,
-        text=_text(passport, passport_path),
-    )
+    plain_values = {"path": str(passport_path), "passport": msgspec.to_builtins(passport)}
+    emit(plain_values, as_json=options.json, text=_text(passport, passport_path))
     return 0
 
 
@@ -73,11 +70,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
                        "in the passport")  # fmt: skip
     command.add_argument("--full", action="store_true", help="hash the base's weight files as a whole, not their ends")
     command.add_argument("--force", action="store_true", help="write over a passport that is there")
-    command.add_argument(
-        "--check",
-        action="store_true",
-        help="verify digests and canaries; exit code: 0 trusted, 10 warnings, 11 rejected, 12 unchecked",
-    )
+    check_help = "verify digests and canaries; exit code: 0 trusted, 10 warnings, 11 rejected, 12 unchecked"
+    command.add_argument("--check", action="store_true", help=check_help)
     command.add_argument("--schema", action="store_true", help="print the JSON Schema of lorica.json")
     options = command.parse_args(list(arguments))
     if options.adapter is None and not options.schema:
@@ -107,16 +101,16 @@ def make(adapter: Member, options: argparse.Namespace, config: Config) -> tuple[
     from lorica.admission.make_passport import make_passport, measure_on_rows, prompt_facts
     from lorica.admission.provenance import base_facts
     from lorica.commands import build
-    from lorica.tasks.base import Task
+    from lorica.commands.rows import read_and_tell
 
     adapter_folder = adapter.path
     earlier_passport = _before(adapter_folder, force=options.force)
     base_model = build.base_folder(config)
-    task: Task | None = _task(options, config, adapter_folder)
+    task = _task(options, config, adapter_folder)
     if task is None and options.rows is not None:
         raise UsageError("--rows needs the task they belong to", fix="add task=rules, task=mcq, task=saq or task=qa")
     encoder = build.build_encoder(config, base_model)
-    labelled_rows = _rows(options, config, task)
+    labelled_rows = [] if options.rows is None else read_and_tell(config, task, options.rows)
     if not options.force:
         _vet(adapter_folder, base_model.path)
     engine = build.build_engine(config, base_model, proof=True)
@@ -176,10 +170,8 @@ def _before(adapter_folder: Path, *, force: bool) -> Passport | None:
     if not (adapter_folder / PASSPORT_NAME).exists():
         return None
     if not force:
-        raise AdapterError(
-            f"{adapter_folder} has a passport already",
-            fix=f"verify it with `lorica passport {adapter_folder} --base BASE --check`; --force makes a new one",
-        )
+        fix = f"verify it with `lorica passport {adapter_folder} --base BASE --check`; --force makes a new one"
+        raise AdapterError(f"{adapter_folder} has a passport already", fix=fix)
     try:
         return read_passport(adapter_folder)
     except AdapterError:
@@ -200,17 +192,6 @@ def _task(options: argparse.Namespace, config: Config, adapter_folder: Path) -> 
         return None
     settings = TaskSettings(method=recorded.get("method", ""), style=recorded.get("style", ""))
     return load_task(recorded["task"], settings)
-
-
-def _rows(options: argparse.Namespace, config: Config, task: Any) -> list[Any]:
-    if options.rows is None:
-        return []
-    from lorica.commands.rows import open_rows, reading_log, tell
-
-    read_log = reading_log(config)
-    labelled_rows = list(open_rows(config, task, options.rows, read_log=read_log))
-    tell(read_log)
-    return labelled_rows
 
 
 def _canaries(

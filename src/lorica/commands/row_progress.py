@@ -39,10 +39,7 @@ def _lines(unit_count: int | None, unit_name: str) -> Callable[[int], None]:
         done += count
         if time.perf_counter() - last_line >= _LINE_EVERY:
             last_line = time.perf_counter()
-            print(
-                f"{done} of {unit_count} {unit_name}" if unit_count else f"{done} {unit_name}",
-                file=sys.stderr,
-                flush=True,
-            )
+            count_text = f"{done} of {unit_count}" if unit_count else f"{done}"
+            print(f"{count_text} {unit_name}", file=sys.stderr, flush=True)
 
     return advance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def open_rows(
             log=read_log or reading_log(config),
             check=check_row,
         )
+
+
+def read_and_tell(config: Config, task: Task, rows_file: Path, *, most: int | None = None) -> list[Row]:
+    """The rows of a file, the first `most` of them; what of it is not read is said on standard error."""
+    read_log = reading_log(config)
+    rows = list(islice(open_rows(config, task, rows_file, read_log=read_log), most))
+    tell(read_log)
+    return rows
 
 
 @contextmanager

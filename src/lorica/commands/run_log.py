@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -38,19 +38,20 @@ def recorded_configuration(resolved: Resolved) -> RecordedConfiguration:
 
 def add_run_option(command: argparse.ArgumentParser) -> None:
     """`--run DIR`."""
-    command.add_argument(
-        "--run",
-        type=as_path,
-        metavar="DIR",
-        help="leave a run folder: command, configuration, digests, machine, log and metrics, for `lorica runs`",
-    )
+    run_help = "leave a run folder: command, configuration, digests, machine, log and metrics, for `lorica runs`"
+    command.add_argument("--run", type=as_path, metavar="DIR", help=run_help)
 
 
 @contextmanager
 def recorded_run(
-    folder: Path | None, command: str, words: Sequence[str], resolved: Resolved, inputs: Mapping[str, Iterable[Path]]
+    folder: Path | None,
+    command: str,
+    words: Sequence[str],
+    resolved: Resolved,
+    inputs: Mapping[str, Sequence[Path | None]],
 ) -> Iterator[RunFolder | None]:
-    """A block whose run is recorded in `folder`; None records nothing. inputs: role ("answers", "gold") -> files.
+    """A block whose run is recorded in `folder`; None records nothing. inputs: role ("answers", "gold") -> files, None
+    for one that was not given.
 
     Yields the run folder, for metrics and outputs. Raises what `RunFolder.create` raises, and DataError for an input
     that cannot be read.
@@ -58,7 +59,7 @@ def recorded_run(
     if folder is None:
         yield None
         return
-    input_files = [run_file(role, path) for role, paths in inputs.items() for path in paths]
+    input_files = [run_file(role, path) for role, paths in inputs.items() for path in paths if path is not None]
     record = RunRecord(command=command, **recorded_configuration(resolved), inputs=input_files)
     with RunFolder.create(folder, record, words=words) as run_log, logged_messages(run_log):
         yield run_log
@@ -89,10 +90,8 @@ def goes_on(
     if former.command != command:
         return False
     if not resume:
-        raise ResumeError(
-            f"{folder} holds a run of `lorica {command}` already ({former.status})",
-            fix=f"go on with it: {resume_words}; or {otherwise}",
-        )
+        fix = f"go on with it: {resume_words}; or {otherwise}"
+        raise ResumeError(f"{folder} holds a run of `lorica {command}` already ({former.status})", fix=fix)
     check_same_run(folder, former.manifest, manifest, otherwise=otherwise)
     return True
 

@@ -25,14 +25,7 @@ from lorica.commands.pages.page_files import WriteTable, add_html_option, file_f
 from lorica.commands.pages.score_page import score_page
 from lorica.commands.run_log import add_run_option, recorded_run
 from lorica.commands.score_result import RunFacts, ScoreResult, Unit, score_dict, score_text, write_leaderboard
-from lorica.commands.scored_run import (
-    FinishedRun,
-    check_comparable,
-    is_run,
-    measured_noise,
-    open_run,
-    read_runs_gold,
-)
+from lorica.commands.scored_run import FinishedRun, check_comparable, is_run, measured_noise, open_run, read_runs_gold
 from lorica.errors import DataError, UsageError
 from lorica.metrics.run_scores import (
     ACCURACY_WEIGHT,
@@ -120,11 +113,8 @@ def _columns(finished: FinishedRun, gold: GoldFile, unit: Unit) -> RunColumns:
     timings = [finished.timings[row.id] for row in gold.rows]
     units = np.array([timing.generated_tokens if unit == "token" else 1 for timing in timings], dtype=np.float64)
     if not units.sum():
-        raise DataError(
-            "no row has generated a token",
-            path=finished.name,
-            fix="leave --per token out: choices are scored, not written",
-        )
+        fix = "leave --per token out: choices are scored, not written"
+        raise DataError("no row has generated a token", path=finished.name, fix=fix)
     seconds = np.array([timing.seconds for timing in timings])
     if not seconds.sum():
         raise DataError("the rows with gold took 0 seconds", path=finished.name, fix="score against the rows answered")
@@ -226,13 +216,7 @@ def score_rules(weights: Sequence[float], minimum_accuracy: float, run_noise: fl
     for name, share in (("--min-accuracy", minimum_accuracy), ("--run-noise", run_noise)):
         if not 0 <= share < 1:
             raise UsageError(f"{name} {share}; allowed: shares from 0 to below 1", fix=f"{name} 0.1")
-    return replace(
-        ScoreRules(),
-        accuracy_weight=weights[0],
-        latency_weight=weights[1],
-        minimum_accuracy=minimum_accuracy,
-        run_noise=run_noise,
-    )
+    return ScoreRules(weights[0], weights[1], minimum_accuracy, run_noise)
 
 
 def _runs_and_gold(words: Sequence[str]) -> tuple[list[Path], Path | None]:

@@ -125,7 +125,13 @@ def write_leaderboard(path: Path, result: ScoreResult) -> None:
 
 def score_text(result: ScoreResult) -> str:
     """The leaderboard, the front and what to know of both."""
-    blocks = [result.verdict, plain_table(leaderboard(result), names=("run",)), _front_text(result)]
+    lines = ["accuracy-latency front, the fastest first:"]
+    lines += [
+        f"  {run.name}: {result.metric} {run.accuracy.value:.3f}, {1000 * run.latency.value:.3g} ms per {result.unit}"
+        for run in result.front
+    ]
+    lines += [f"  {run.name} is dominated by {', '.join(run.dominated_by)}" for run in result.runs if run.dominated_by]
+    blocks = [result.verdict, plain_table(leaderboard(result), names=("run",)), "\n".join(lines)]
     if result.subjects:
         blocks.append(plain_table(subject_table(result), names=("run",)))
     return "\n\n".join([*blocks, "\n".join(notes(result))])
@@ -157,16 +163,6 @@ def subject_table(result: ScoreResult) -> ReportTable:
         for run in runs
     ]
     return ReportTable(("subject", "run", "n", result.metric, f"ms per {result.unit}"), tuple(rows))
-
-
-def _front_text(result: ScoreResult) -> str:
-    lines = ["accuracy-latency front, the fastest first:"]
-    lines += [
-        f"  {run.name}: {result.metric} {run.accuracy.value:.3f}, {1000 * run.latency.value:.3g} ms per {result.unit}"
-        for run in result.front
-    ]
-    lines += [f"  {run.name} is dominated by {', '.join(run.dominated_by)}" for run in result.runs if run.dominated_by]
-    return "\n".join(lines)
 
 
 def notes(result: ScoreResult) -> list[str]:

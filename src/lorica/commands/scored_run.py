@@ -16,14 +16,7 @@ from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.data.row_timings import read_timings
 from lorica.errors import DataError, UsageError
 from lorica.records import RowTiming
-from lorica.runs.run_record import (
-    RECORD_NAME,
-    TIMINGS_NAME,
-    RunFile,
-    RunRecord,
-    output_of,
-    run_folder_of,
-)
+from lorica.runs.run_record import RECORD_NAME, TIMINGS_NAME, RunFile, RunRecord, output_of, run_folder_of
 from lorica.runs.stored_run import check_unchanged, file_of_role, load_run
 
 # How the file of rows is read that was answered: what a gold file is read by, too.
@@ -65,11 +58,9 @@ def open_run(path: Path) -> FinishedRun:
             f"a run of `lorica {record.command}` has no latency", path=folder, fix="name a run of `lorica infer`"
         )
     if stored.status != "finished":
-        raise DataError(
-            f"the run is not finished ({stored.status}{': ' + record.error if record.error else ''})",
-            path=folder,
-            fix="finish it: the same command with inference.resume=true",
-        )
+        problem = f"the run is not finished ({stored.status}{': ' + record.error if record.error else ''})"
+        fix = "finish it: the same command with inference.resume=true"
+        raise DataError(problem, path=folder, fix=fix)
     answers_file = file_of_role(record.outputs, "answers", folder)
     answers_path = output_of(folder)
     check_unchanged(answers_path, answers_file)
@@ -179,10 +170,7 @@ def read_runs_gold(runs: Sequence[FinishedRun], gold_path: Path | None) -> GoldF
     for run in runs:
         missing = [row.id for row in gold.rows if row.id not in run.timings]
         if missing:
-            raise DataError(
-                f"{len(missing)} of {len(gold.rows)} rows of {gold_path} have no timing",
-                path=run.folder / TIMINGS_NAME,
-                row_id=missing[0],
-                fix="score against the file that was answered",
-            )
+            problem = f"{len(missing)} of {len(gold.rows)} rows of {gold_path} have no timing"
+            fix = "score against the file that was answered"
+            raise DataError(problem, path=run.folder / TIMINGS_NAME, row_id=missing[0], fix=fix)
     return gold

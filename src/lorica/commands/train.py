@@ -87,15 +87,9 @@ def train_files(resolved: Resolved, *, words: Sequence[str] = (), resume_command
     with nothing_lost(jobs, resume_command), locked(jobs) as locks:
         reading = list_skipped(read_log, jobs[0].folder.with_name(task.name + SKIPPED_SUFFIX))
         examples: dict[str, LossExample] = {}
+        runs = RecordedTraining.of(resolved, words, jobs)
         results = train_locked(
-            config,
-            task,
-            jobs,
-            listener(config),
-            locks,
-            reading=read_log.digests(),
-            examples=examples,
-            recorded=RecordedTraining.of(resolved, words, jobs),
+            config, task, jobs, listener(config), locks, reading=read_log.digests(), examples=examples, recorded=runs
         )
     return TrainingRun(results, examples, reading)
 

@@ -13,10 +13,9 @@ import torch
 
 from lorica.adapters.member import open_member
 from lorica.adapters.passport import Passport
-from lorica.admission.provenance import base_facts
 from lorica.commands import build
 from lorica.commands.load_once import LoadOnce
-from lorica.commands.trainer_parts import TrainerParts, training_provenance
+from lorica.commands.trainers import TrainerParts, training_provenance
 from lorica.config.schema import Config, TrainingConfig
 from lorica.encoder_families import EncoderFamily
 from lorica.engines import load_engine
@@ -55,7 +54,6 @@ class ClassifierTrainer(TrainerParts):
         *,
         listener: Listener,
     ) -> TrainResult:
-        """Train one classifier, and issue its passport."""
         return train_classifier(
             job,
             split_rows,
@@ -123,7 +121,6 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: L
         base_model=base_model,
         encoder=encoder,
         provenance=training_provenance(config, task, encoder, base_model, reading),
-        facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
         untrained=base,
         proves_reload=base is None or base.is_empty,
     )
@@ -137,10 +134,8 @@ def classifier_precision(config: Config, family: EncoderFamily) -> TrainingConfi
     model, training = config.model, config.training
     if model.load_in_4bit or model.dtype not in ("auto", "float32"):
         key_text = "model.load_in_4bit=true" if model.load_in_4bit else f"model.dtype={model.dtype}"
-        raise ConfigError(
-            f"{key_text}: the weights of a classifier are trained in float32",
-            fix="leave it out; training.bf16=true multiplies in bfloat16",
-        )
+        fix = "leave it out; training.bf16=true multiplies in bfloat16"
+        raise ConfigError(f"{key_text}: the weights of a classifier are trained in float32", fix=fix)
     if training.fp16 and "float16" not in family.dtypes:
         raise ConfigError(
             f"training.fp16=true: {family.model_type} overflows in float16; allowed: {', '.join(family.dtypes)}",

@@ -11,12 +11,12 @@ import torch
 
 from lorica.adapters.folder import open_adapter
 from lorica.adapters.passport import Passport
-from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES, base_facts
+from lorica.admission.provenance import RETRIEVAL, WITH_PASSAGES
 from lorica.commands import build
 from lorica.commands.build_retrieval import training_passages
 from lorica.commands.dtypes import TrainingPrecision, training_precision
 from lorica.commands.load_once import LoadOnce
-from lorica.commands.trainer_parts import TrainerParts, training_provenance
+from lorica.commands.trainers import TrainerParts, training_provenance
 from lorica.config.schema import Config
 from lorica.engines.base import resolve_device
 from lorica.engines.native.engine import NativeEngine
@@ -59,7 +59,6 @@ class DecoderTrainer(TrainerParts):
         *,
         listener: Listener,
     ) -> TrainResult:
-        """Train one adapter, and issue its passport."""
         return train_adapter(
             job,
             task=self.task,
@@ -90,10 +89,8 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: L
     """Load the base model, where it is not. Raises ModelError, PromptError, ConfigError and RetrievalError for what
     cannot be used."""
     if config.training.method != "lora":
-        raise ConfigError(
-            f"training.method={config.training.method}: a decoder is trained with LoRA",
-            fix="training.method=lora, or an encoder such as model=minilm",
-        )
+        fix = "training.method=lora, or an encoder such as model=minilm"
+        raise ConfigError(f"training.method={config.training.method}: a decoder is trained with LoRA", fix=fix)
     passages = training_passages(config.retrieval, config.training.seed)
     base_model = build.base_folder(config)
     encoder = build.build_encoder(config, base_model)
@@ -115,15 +112,9 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: L
         passages=passages,
         provenance={
             **training_provenance(config, task, encoder, base_model, reading),
-            **_passages_shown(passages),
+            **({} if passages is None else {RETRIEVAL: WITH_PASSAGES, **passages.manifest()}),
         },
-        facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
     )
-
-
-def _passages_shown(passages: TrainingPassages | None) -> dict[str, str]:
-    """What the training record says of them."""
-    return {} if passages is None else {RETRIEVAL: WITH_PASSAGES, **passages.manifest()}
 
 
 def _load(config: Config, base_model: BaseFolder, precision: TrainingPrecision) -> Decoder:

@@ -17,14 +17,7 @@ from lorica.commands import build
 from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import emit, inform, warn
 from lorica.commands.fold_calibration import FoldCalibrator
-from lorica.commands.fold_files import (
-    OUT_OF_FOLD_NAME,
-    STATE_NAME,
-    FoldsState,
-    open_folds,
-    write_plan,
-    write_state,
-)
+from lorica.commands.fold_files import OUT_OF_FOLD_NAME, STATE_NAME, FoldsState, open_folds, write_plan, write_state
 from lorica.commands.fold_report import FoldsResult, audit_dict, audit_text, fold_name
 from lorica.commands.rows import list_skipped, reading_log, tell
 from lorica.commands.run_log import logged_messages, recorded_configuration, run_file
@@ -64,7 +57,6 @@ class DividedRows:
 
     @property
     def digest(self) -> str:
-        """Of the plan."""
         return self.plan.digest(self.rows)
 
     def jobs(self, root: Path) -> list[TrainJob]:
@@ -82,11 +74,8 @@ def show_audit(config: Config, *, as_json: bool) -> int:
     divided = divide_rows(config, task, read_log)
     tell(read_log)
     allowed = config.folds.allow_leaks
-    emit(
-        audit_dict(divided.audit, divided.digest, leaks_allowed=allowed),
-        as_json=as_json,
-        text=audit_text(divided.audit, divided.plan.names),
-    )
+    plain_values = audit_dict(divided.audit, divided.digest, leaks_allowed=allowed)
+    emit(plain_values, as_json=as_json, text=audit_text(divided.audit, divided.plan.names))
     return DataError.exit_code if divided.audit.leaks and not allowed else 0
 
 
@@ -103,27 +92,21 @@ def divide_rows(config: Config, task: Task, read_log: ReadLog) -> DividedRows:
     if folds.group_column:
         groups = values[folds.group_column]
         rows = [msgspec.structs.replace(row, group="" if groups[row.id] == EMPTY else groups[row.id]) for row in rows]
-    plan = (
-        plan_by_column(
-            rows,
-            {row_id: value for row_id, value in values[folds.column].items() if value != EMPTY},
-            text=task.text,
-            column=folds.column,
-            source=config.input,
-            need_labels=task.answer_type == "score",
-        )
-        if folds.column
-        else plan_folds(
+    text, source, need_labels = task.text, config.input, task.answer_type == "score"
+    if folds.column:
+        of_row = {row_id: value for row_id, value in values[folds.column].items() if value != EMPTY}
+        plan = plan_by_column(rows, of_row, text=text, column=folds.column, source=source, need_labels=need_labels)
+    else:
+        plan = plan_folds(
             rows,
             folds.count,
             seed=config.training.seed,
-            text=task.text,
+            text=text,
             stratum=task.stratum,
-            source=config.input,
-            need_labels=task.answer_type == "score",
+            source=source,
+            need_labels=need_labels,
             join_texts=folds.near_duplicates,
         )
-    )
     if config.training.val_ratio:
         _require_validation(rows, plan, config.input)
     row_examples = task.row_examples
@@ -167,13 +150,13 @@ def train_fold_files(resolved: Resolved, *, words: Sequence[str], resume_command
     calibrator = FoldCalibrator.prepare(config, task, jobs) if config.folds.calibrate != "off" else None
     manifest = _manifest(config, task, divided)
     state = open_folds(root, manifest, resume=config.training.resume)
+    rows_file = run_file("rows", divided.source, rows=len(divided.rows))
+    record = RunRecord(command="train", **recorded_configuration(resolved), manifest=dict(manifest), inputs=[rows_file])
     with (
         nothing_lost(jobs, resume_command),
         locked(jobs) as locks,
         _no_trace_of_nothing(root, jobs),
-        RunFolder.create(
-            root, _run_record(resolved, divided, manifest), words=words, resume=state is not None, owned=True
-        ) as run_log,
+        RunFolder.create(root, record, words=words, resume=state is not None, owned=True) as run_log,
         logged_messages(run_log),
     ):
         reading = list_skipped(read_log, root / (task.name + SKIPPED_SUFFIX))
@@ -183,15 +166,9 @@ def train_fold_files(resolved: Resolved, *, words: Sequence[str], resume_command
         if state is None:
             write_state(root, facts)
         examples: dict[str, LossExample] = {}
+        runs = RecordedTraining.of(resolved, words, jobs)
         results = train_locked(
-            config,
-            task,
-            jobs,
-            listener(config),
-            locks,
-            reading=read_log.digests(),
-            examples=examples,
-            recorded=RecordedTraining.of(resolved, words, jobs),
+            config, task, jobs, listener(config), locks, reading=read_log.digests(), examples=examples, recorded=runs
         )
         output = root / OUT_OF_FOLD_NAME
         adapters = build.open_adapters({job.name: job.folder for job in jobs})
@@ -200,14 +177,14 @@ def train_fold_files(resolved: Resolved, *, words: Sequence[str], resume_command
         judged = judge_answers(task, divided.rows, answers, divided.source, str(output))
         table = measure_folds(task, judged, divided.plan.folds)
         result = FoldsResult(
-            plan_path,
-            divided.digest,
-            divided.audit,
-            config.folds.allow_leaks,
-            divided.plan.names,
-            output,
-            table,
-            calibrations,
+            plan=plan_path,
+            digest=divided.digest,
+            audit=divided.audit,
+            leaks_allowed=config.folds.allow_leaks,
+            names=divided.plan.names,
+            out_of_fold=output,
+            table=table,
+            calibrations=calibrations,
         )
         _record(root, facts, result, run_log)
     return TrainingRun(results, examples, reading, result)
@@ -250,18 +227,17 @@ def _out_of_fold(
 
 def _refuse_leaks(divided: DividedRows, *, allowed: bool) -> None:
     leaks = divided.audit.leaks
-    if not leaks:
-        return
-    if not allowed:
+    crossing = f"{count_of(len(leaks), 'set of rows is', 'sets of rows are')} on both sides of a fold"
+    if leaks and not allowed:
         raise DataError(
-            f"{count_of(len(leaks), 'set of rows is', 'sets of rows are')} on both sides of a fold; {leaks[0]}",
+            f"{crossing}; {leaks[0]}",
             path=divided.source,
             row_id=leaks[0].row_ids[0],
             fix="let folds=5 keep them together (without folds.column and folds.near_duplicates=false); "
             "folds.allow_leaks=true trains all the same, and the result says so",
         )
-    crossing = count_of(len(leaks), "set of rows is", "sets of rows are")
-    warn(f"{crossing} on both sides of a fold, which folds.allow_leaks allows: the result says so")
+    if leaks:
+        warn(f"{crossing}, which folds.allow_leaks allows: the result says so")
 
 
 def _manifest(config: Config, task: Task, divided: DividedRows) -> dict[str, str]:
@@ -290,15 +266,6 @@ def _no_trace_of_nothing(root: Path, jobs: Sequence[TrainJob]) -> Iterator[None]
         raise
 
 
-def _run_record(resolved: Resolved, divided: DividedRows, manifest: Mapping[str, str]) -> RunRecord:
-    return RunRecord(
-        command="train",
-        **recorded_configuration(resolved),
-        manifest=dict(manifest),
-        inputs=[run_file("rows", divided.source, rows=len(divided.rows))],
-    )
-
-
 def _answer_held_out(
     config: Config,
     divided: DividedRows,
@@ -312,19 +279,13 @@ def _answer_held_out(
     inform("answering the rows of each fold by the adapter that did not see them")
     requested = [(job.name, row) for job in jobs for row in job.held_out]
     journal_folder = output.with_name(output.name + ".partial")
-    with adapter_answers(config, adapters, requested, journal_folder, {"plan": divided.digest}, run_log=run_log) as (
-        pipeline,
-        _,
-        answered,
-    ):
+    identity = {"plan": divided.digest}
+    with adapter_answers(config, adapters, requested, journal_folder, identity, run_log=run_log) as done:
+        pipeline, _, answered = done
         by_id = {answer.id: answer for _, answer in answered}
         answers = {row.id: by_id[row.id] for row in divided.rows}
-        write_answers(
-            output,
-            answers.values(),
-            csv_guard=config.inference.csv_guard,
-            optional_columns=() if pipeline.retriever is None else PASSAGE_COLUMNS,
-        )
+        columns = () if pipeline.retriever is None else PASSAGE_COLUMNS
+        write_answers(output, answers.values(), csv_guard=config.inference.csv_guard, optional_columns=columns)
     return answers
 
 

@@ -97,7 +97,12 @@ def train_locked(
     trainer = trainer or load_trainer(config, task, reading)
     results = {}
     for job in jobs:
-        _tell_previous(locks[job.name], progress)
+        previous = locks[job.name].previous
+        if previous is not None and previous.host != this_host():  # it was killed, or its lock is not seen from here
+            progress.note(
+                f"{locks[job.name].folder}: a run on another machine did not end here ({previous}). Make sure that it "
+                "is gone: not every shared file system shows the locks of other machines"
+            )
         split_rows = train_val_split(job, task, val_ratio=config.training.val_ratio, seed=config.training.seed)
         tell_example = None if examples is None else partial(_show_example, job.name, examples)
         train = partial(trainer.train, job, split_rows, locks[job.name], tell_example)
@@ -128,13 +133,3 @@ def _shortened(long_text: str) -> str:
     if len(long_text) <= 2 * _SHOWN:
         return long_text
     return f"{long_text[:_SHOWN]}\n[... {len(long_text) - 2 * _SHOWN} characters ...]\n{long_text[-_SHOWN:]}"
-
-
-def _tell_previous(lock: FolderLock, progress: Listener) -> None:
-    """A run of another machine that did not let go was killed, or its lock is not seen from here."""
-    previous = lock.previous
-    if previous is not None and previous.host != this_host():
-        progress.note(
-            f"{lock.folder}: a run on another machine did not end here ({previous}). Make sure that it is gone: not "
-            "every shared file system shows the locks of other machines"
-        )

@@ -39,12 +39,8 @@ class RecordedTraining:
             for job in jobs
             if job.source in files and not config.training.per_subject
         }
-        record = RunRecord(
-            command="train",
-            **recorded_configuration(resolved),
-            inputs=[run_file("rows", file, rows=row_counts.get(file)) for file in files],
-        )
-        return cls(record, words)
+        inputs = [run_file("rows", file, rows=row_counts.get(file)) for file in files]
+        return cls(RunRecord(command="train", **recorded_configuration(resolved), inputs=inputs), words)
 
     def train(
         self,
@@ -68,8 +64,9 @@ class RecordedTraining:
 
 
 class _RunListener:
-    """Hands on what it is told; begins the run's record with the first update, so that what cannot start leaves none.
-    As a context manager it records how the training ended."""
+    """Hands on what it is told, and logs notes (of updates the training has a log of its own); begins the run's record
+    with the first update, so that what cannot start leaves none. As a context manager it records how the training
+    ended."""
 
     def __init__(self, progress: Listener, record: RunRecord, words: Sequence[str], folder_lock: FolderLock) -> None:
         self._progress = progress
@@ -79,34 +76,27 @@ class _RunListener:
         self._run_log: RunFolder | None = None
 
     def started(self, adapter_name: str, completed_steps: int, total_steps: int) -> None:
-        """Begin the record, too."""
         self._begin(resume=completed_steps > 0)
         self._progress.started(adapter_name, completed_steps, total_steps)
 
     def stepped(self, report: StepReport) -> None:
-        """The training's own log has it."""
         self._progress.stepped(report)
 
     def evaluated(self, step: int, validation_loss: float, is_best: bool) -> None:
-        """The training's own log has it."""
         self._progress.evaluated(step, validation_loss, is_best)
 
     def note(self, note_text: str) -> None:
-        """Log it, too."""
         if self._run_log is not None:
             self._run_log.log("message", {"text": note_text})
         self._progress.note(note_text)
 
     def finished(self, result: TrainResult) -> None:
-        """Hand it on."""
         self._progress.finished(result)
 
     def stop_reason(self) -> str:
-        """Hand it on."""
         return self._progress.stop_reason()
 
     def closed(self) -> None:
-        """Hand it on."""
         self._progress.closed()
 
     def complete(self, result: TrainResult) -> None:

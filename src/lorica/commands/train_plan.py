@@ -81,10 +81,8 @@ def by_subject(training_rows: Sequence[Row], source: str, root: Path) -> list[Tr
             counts.setdefault(key, Counter())[row.subject] += 1
             rows_by_subject.setdefault(key, []).append(row)
     if not counts:
-        raise ConfigError(
-            f"training.per_subject is set, and {source} has no subjects",
-            fix="add a `subject` column, or map one with task.columns.subject=NAME",
-        )
+        fix = "add a `subject` column, or map one with task.columns.subject=NAME"
+        raise ConfigError(f"training.per_subject is set, and {source} has no subjects", fix=fix)
     adapter_names = {key: spellings.most_common(1)[0][0] for key, spellings in counts.items()}
     jobs = [
         TrainJob(adapter_name, rows_by_subject[key], source, _adapter_folder(root, adapter_name, source))
@@ -112,10 +110,8 @@ def _adapter_folder(root: Path, name: str, name_origin: str) -> Path:
         )
     is_strange = name != name.strip() or name.startswith(".") or any(character in name for character in "/\\\0\n\r\t")
     if is_strange or visible(name) != name or len(name.encode()) > _LONGEST:
-        raise ConfigError(
-            f"{name_origin}: the subject {name!r} cannot be the name of an adapter's folder",
-            fix=f"rename it: at most {_LONGEST} bytes, no slash or line break, no dot or space at its beginning",
-        )
+        fix = f"rename it: at most {_LONGEST} bytes, no slash or line break, no dot or space at its beginning"
+        raise ConfigError(f"{name_origin}: the subject {name!r} cannot be the name of an adapter's folder", fix=fix)
     local_path(f"./{name}", f"{name_origin}: the subject")  # some locales cannot write every name
     return _unused_folder(root, name)
 
@@ -125,10 +121,8 @@ def _unused_folder(root: Path, name: str) -> Path:
     folder, and rows could mean either. Raises ConfigError."""
     for entry in root.iterdir() if root.is_dir() else ():
         if entry.name != name and subject_key(entry.name) == subject_key(name) and is_adapter(entry):
-            raise ConfigError(
-                f"{root} holds the adapter {entry.name!r} already, another spelling of {name!r}",
-                fix="train into another run_dir, or remove that folder",
-            )
+            fix = "train into another run_dir, or remove that folder"
+            raise ConfigError(f"{root} holds the adapter {entry.name!r} already, another spelling of {name!r}", fix=fix)
     return root / name
 
 
@@ -137,13 +131,9 @@ def _of_subject(row: Row, subject: str, data_file: str) -> Row:
     if subject == GENERAL or subject_key(row.subject) == subject_key(subject):
         return row
     if row.subject:
-        raise DataError(
-            f"its subject is {row.subject!r}, and the file is given as data.{subject}",
-            path=data_file,
-            line=row.line or None,
-            row_id=row.id,
-            fix="give the file as input=FILE with training.per_subject=true",
-        )
+        problem = f"its subject is {row.subject!r}, and the file is given as data.{subject}"
+        fix = "give the file as input=FILE with training.per_subject=true"
+        raise DataError(problem, path=data_file, line=row.line or None, row_id=row.id, fix=fix)
     return msgspec.structs.replace(row, subject=subject)
 
 

@@ -12,17 +12,11 @@ from typing import Literal, cast
 
 from lorica.adapters.passport import Passport
 from lorica.adapters.registry import CHECKPOINTS, SHALLOW_CONFIG, SHALLOW_WEIGHTS
-from lorica.adapters.shallow_folder import (
-    FORMAT,
-    ShallowConfig,
-    open_shallow_folder,
-    shallow_files,
-)
-from lorica.admission.provenance import base_facts
+from lorica.adapters.shallow_folder import FORMAT, ShallowConfig, open_shallow_folder, shallow_files
 from lorica.commands import build
 from lorica.commands.load_once import LoadOnce
 from lorica.commands.row_progress import row_progress
-from lorica.commands.trainer_parts import TrainerParts, training_provenance
+from lorica.commands.trainers import TrainerParts, training_provenance
 from lorica.config.schema import Config
 from lorica.errors import TrainingError
 from lorica.locks import FolderLock
@@ -68,7 +62,6 @@ class ShallowTrainer(TrainerParts):
         *,
         listener: Listener,
     ) -> TrainResult:
-        """Fit one model, publish it with its passport, and say what it is worth."""
         folder = folder_lock.folder
         digests, facts = describe_job(job, split_rows, task=self.task, provenance=self.provenance, listener=listener)
         manifest = self._manifest(job.name, digests)
@@ -156,16 +149,11 @@ class ShallowTrainer(TrainerParts):
 
     def _verify(self, fitted: FittedModel, rows: Sequence[LabelledRow], staged_folder: Path) -> None:
         """Raise TrainingError where what was written does not answer, read back, as what was fitted."""
-        texts = [row.texts for row in rows[:_COMPARED_ROWS]]
-        if self._load(staged_folder).answer(texts) != fitted.model.answer(texts):
-            raise TrainingError(
-                f"{staged_folder}: read back it does not answer as it was fitted",
-                fix="keep the files, and report it: this is a fault of saving or loading, not of the rows",
-            )
-
-    def _load(self, folder: Path) -> ShallowModel:
-        model = open_shallow_folder(folder)
-        return load_tfidf(model) if self.embedder is None else load_centroids(model, self.embedder)
+        texts, stored = [row.texts for row in rows[:_COMPARED_ROWS]], open_shallow_folder(staged_folder)
+        model: ShallowModel = load_tfidf(stored) if self.embedder is None else load_centroids(stored, self.embedder)
+        if model.answer(texts) != fitted.model.answer(texts):
+            fix = "keep the files, and report it: this is a fault of saving or loading, not of the rows"
+            raise TrainingError(f"{staged_folder}: read back it does not answer as it was fitted", fix=fix)
 
     def _passport(self, job: TrainJob, split_rows: TrainVal, folder: Path, result: TrainResult) -> Passport:
         """The passport of the model in `folder`, asked through the engine that will answer."""
@@ -188,7 +176,6 @@ def make_trainer(config: Config, task: Task, reading: Mapping[str, str], base: L
         encoder=encoder,
         embedder=embedder,
         provenance=training_provenance(config, task, encoder, base_model, reading),
-        facts_of_base=base_facts(base_model, model_name=config.model.path, revision=config.model.revision),
     )
 
 
@@ -199,11 +186,7 @@ def _open_embedder(base_model: BaseFolder) -> RememberingEncoder:
 
 
 def _result(
-    fitted: FittedModel,
-    rows: Sequence[LabelledRow],
-    held_out: Sequence[LabelledRow],
-    folder: Path,
-    seconds: float,
+    fitted: FittedModel, rows: Sequence[LabelledRow], held_out: Sequence[LabelledRow], folder: Path, seconds: float
 ) -> TrainResult:
     """What the model is worth, against one answer to all rows."""
     seen = measure_losses(fitted.model, rows, rows)

@@ -144,10 +144,8 @@ def _read_rows(config: Config, task: Task) -> StudyRows:
             fix="give input=FILE without folds and training.per_subject, or run a study for each subject",
         )
     if not config.training.val_ratio:
-        raise ConfigError(
-            "training.val_ratio=0 leaves no rows to choose trials by",
-            fix="leave it out, or set training.val_ratio=0.15",
-        )
+        fix = "leave it out, or set training.val_ratio=0.15"
+        raise ConfigError("training.val_ratio=0 leaves no rows to choose trials by", fix=fix)
     from lorica.commands.train_plan import plan_jobs  # imports torch, too
 
     read_log = reading_log(config)
@@ -175,11 +173,9 @@ def _validation(config: Config, task: Task, search: Sequence[Row], source: str, 
     job = TrainJob(task.name, search, source, Path())
     validation = train_val_split(job, task, val_ratio=config.training.val_ratio, seed=seed).validation
     if not validation:
-        raise DataError(
-            f"{len(search)} rows are too few to hold some out and choose trials by them",
-            path=source,
-            fix="give more rows, or lower tune.compare_ratio",
-        )
+        problem = f"{len(search)} rows are too few to hold some out and choose trials by them"
+        fix = "give more rows, or lower tune.compare_ratio"
+        raise DataError(problem, path=source, fix=fix)
     return list(validation)
 
 

@@ -56,6 +56,11 @@ class TuneResult:
     commands: Mapping[str, str]
 
     @property
+    def defaults(self) -> Trial | None:
+        """The trial of the settings as they are."""
+        return self.trials[0] if self.trials else None
+
+    @property
     def is_better(self) -> bool:
         """Whether the best settings beat the defaults on rows that no trial saw, by more than chance."""
         return self.comparison is not None and self.comparison.better == self.comparison.first
@@ -97,20 +102,17 @@ class TuneResult:
                 "training.resume=true go on."
             )
         if self.best.number == 0:
+            is_perfect = self.higher_is_better and defaults.value == 1.0
+            ceiling = " No settings can do better than 1: give more validation rows, or harder ones."
             return (
                 f"No settings did better than {DEFAULTS} on the {self.validation_rows:,} validation rows "
-                f"({self.metric} {value_text(defaults)}): stay with {DEFAULTS}.{self._ceiling()}"
+                f"({self.metric} {value_text(defaults)}): stay with {DEFAULTS}.{ceiling if is_perfect else ''}"
             )
         chosen = (
             f"On the {self.validation_rows:,} validation rows {trial_name(self.best.number)} has {self.metric} "
             f"{value_text(self.best)}, {DEFAULTS} {value_text(defaults)}; it was chosen on them, which favours it."
         )
         return f"{chosen} {self._compared()}"
-
-    def _ceiling(self) -> str:
-        """What to do where the metric cannot show that anything is better."""
-        is_perfect = self.higher_is_better and self.trials[0].value == 1.0
-        return " No settings can do better than 1: give more validation rows, or harder ones." if is_perfect else ""
 
     def _compared(self) -> str:
         if self.comparison is None:
@@ -151,19 +153,9 @@ def tune_dict(result: TuneResult) -> dict[str, Any]:
 
 
 def _trial_dict(trial: Trial) -> dict[str, Any]:
-    return {
-        "trial": trial.number,
-        "state": trial.state,
-        "origin": trial.origin,
-        "settings": trial.settings,
-        "value": trial.value,
-        "low": trial.low,
-        "high": trial.high,
-        "curve": trial.curve,
-        "share": trial.share,
-        "seconds": round(trial.seconds, 3),
-        "problem": trial.problem,
-    }
+    names = ("state", "origin", "settings", "value", "low", "high", "curve", "share")
+    values = {"trial": trial.number, **{name: getattr(trial, name) for name in names}}
+    return {**values, "seconds": round(trial.seconds, 3), "problem": trial.problem}
 
 
 def tune_text(result: TuneResult) -> str:

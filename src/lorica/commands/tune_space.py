@@ -35,9 +35,7 @@ _SUITABLE = {
 }
 # Section of the configuration, or SCALE -> the engines whose training reads it.
 _READ_BY = {
-    "training": ("native", "encoder"),
-    "lora": ("native", "encoder"),
-    SCALE: ("native", "encoder"),
+    **dict.fromkeys(("training", "lora", SCALE), ("native", "encoder")),
     "tfidf": ("tfidf",),
     "centroids": ("centroids",),
 }
@@ -69,8 +67,9 @@ def study_dimensions(resolved: Resolved, task: Task) -> list[Dimension]:
     alone. Raises ConfigError for entries that cannot be, or that decide nothing, and where nothing is left."""
     tune = resolved.config.tune
     named = {key: parse_dimension(key, text) for key, text in tune.space.items()}
-    usual = {dimension.key: dimension for dimension in _usual_dimensions(resolved, task)}
-    usual |= named
+    suitable = [_usual_dimension(resolved, task, key) for key in _SUITABLE.get(resolved.config.engine.name, ())]
+    # A single value is no choice; a range has none.
+    usual = {dimension.key: dimension for dimension in suitable if len(dimension.values) != 1} | named
     if SCALE not in named and ("lora.alpha" in named or resolved.is_set("lora.alpha")):
         usual.pop(SCALE, None)  # both say how strong the update is
     for key in tune.vary:
@@ -82,7 +81,10 @@ def study_dimensions(resolved: Resolved, task: Task) -> list[Dimension]:
     if _METHOD in keys and _RATE not in keys and not tune.vary and _METHOD not in named:
         keys.remove(_METHOD)  # no learning rate suits both methods
     for key in keys:
-        _check_values(usual[key])
+        if len(usual[key].values) == 1:
+            value = show(usual[key].values[0])
+            fix = f"{key}={value} sets it for all trials"
+            raise ConfigError(f"tune.space.{key} has one value, {value}", fix=fix)
     dimensions = [_completed(resolved, usual[key], keys) for key in keys]
     _check_read(resolved, [dimension for dimension in dimensions if dimension.key in {*named, *tune.vary}])
     dimensions = [dimension for dimension in dimensions if _decides(resolved, dimension, keys)]
@@ -105,13 +107,8 @@ def configured(resolved: Resolved, key: str) -> Any:
     return value
 
 
-def _usual_dimensions(resolved: Resolved, task: Task) -> list[Dimension]:
-    """Values around the configured ones; those with a single value are left out."""
-    dimensions = [_usual_dimension(resolved, task, key) for key in _SUITABLE.get(resolved.config.engine.name, ())]
-    return [dimension for dimension in dimensions if len(dimension.values) > 1 or not dimension.values]
-
-
 def _usual_dimension(resolved: Resolved, task: Task, key: str) -> Dimension:
+    """Values around the configured one."""
     value = configured(resolved, key)
     if key == "task.style":
         return choices(key, styles_for(resolved.config.engine.name, task.styles))
@@ -125,7 +122,9 @@ def _usual_dimension(resolved: Resolved, task: Task, key: str) -> Dimension:
         return choices(key, (*_VALUES[key], value))
     if isinstance(value, bool):
         return choices(key, (False, True))
-    return choices(key, _around(value)) if isinstance(value, int) else number_range(key, *_decades(value))
+    if isinstance(value, int):
+        return choices(key, (max(1, value // 2), value, 2 * value))
+    return number_range(key, *_decades(value))
 
 
 def _completed(resolved: Resolved, dimension: Dimension, keys: Sequence[str]) -> Dimension:
@@ -163,14 +162,6 @@ def _decides(resolved: Resolved, dimension: Dimension, keys: Sequence[str]) -> b
     return needed_key in ("", *keys) or configured(resolved, needed_key) in needed_values
 
 
-def _check_values(dimension: Dimension) -> None:
-    if len(dimension.values) == 1:
-        value = show(dimension.values[0])
-        raise ConfigError(
-            f"tune.space.{dimension.key} has one value, {value}", fix=f"{dimension.key}={value} sets it for all trials"
-        )
-
-
 def _check_read(resolved: Resolved, dimensions: Sequence[Dimension]) -> None:
     """Raises ConfigError for what was named and makes no difference, where model and engine are the same in all
     trials."""
@@ -206,10 +197,6 @@ def _nothing_left(resolved: Resolved) -> ConfigError:
     return ConfigError(
         f"there is nothing to tune: {reason}", fix="leave some keys out, or name values: tune.space.KEY=[VALUE,VALUE]"
     )
-
-
-def _around(number: int) -> tuple[int, int, int]:
-    return max(1, number // 2), number, 2 * number
 
 
 def _decades(number: float, *, highest: float = math.inf) -> tuple[float, float]:

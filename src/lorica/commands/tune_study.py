@@ -16,14 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorica.commands.tune_plan import StudyPlan
-from lorica.commands.tune_trial import (
-    Answering,
-    Runner,
-    answer_within,
-    blamed_on_settings,
-    measure,
-    trial_folder,
-)
+from lorica.commands.tune_trial import Answering, Runner, answer_within, blamed_on_settings, measure, trial_folder
 from lorica.data.write import atomic_file, read_answers, write_answers
 from lorica.errors import DataError
 from lorica.pipeline.compare import PairComparison, compare
@@ -62,12 +55,10 @@ class Study:
 
     @property
     def maximize(self) -> bool:
-        """Whether a higher value is better."""
         return self.plan.metric.higher_is_better
 
     @property
     def best(self) -> Trial | None:
-        """The best trial so far."""
         return best_of(self.store.all, maximize=self.maximize)
 
     def search(self) -> Ending:
@@ -136,7 +127,16 @@ class Study:
 
     def _try(self, number: int, settings: Settings, origin: Origin) -> Trial:
         began = self.clock.used
-        listener = self._listener(number, settings, origin)
+        former_curves = comparable_curves(self.store.ended, settings)
+        prunes = self.plan.config.tune.prune and origin == "suggested"
+        listener = TrialListener(
+            make_brief_listener(),
+            trial_name(number),
+            trial_folder(self.plan, number),
+            self.clock,
+            reserve=self._reserve,
+            is_hopeless=partial(is_hopeless, former_curves=former_curves) if prunes else lambda curve: False,
+        )
         outcome: dict[str, Any]
         try:
             applied = settings if number else {}
@@ -167,18 +167,6 @@ class Study:
             **outcome,
         )
 
-    def _listener(self, number: int, settings: Settings, origin: Origin) -> TrialListener:
-        former_curves = comparable_curves(self.store.ended, settings)
-        prunes = self.plan.config.tune.prune and origin == "suggested"
-        return TrialListener(
-            make_brief_listener(),
-            trial_name(number),
-            trial_folder(self.plan, number),
-            self.clock,
-            reserve=self._reserve,
-            is_hopeless=partial(is_hopeless, former_curves=former_curves) if prunes else lambda curve: False,
-        )
-
     def _value(self, number: int, pipeline: Answering, listener: TrialListener, opening: float) -> dict[str, Any]:
         """The outcome of a trial that was trained: its value, or that the time did not suffice for it. opening: seconds
         that loading what was trained took."""
@@ -193,16 +181,11 @@ class Study:
                 return {"state": "failed", "problem": problem}
             fix = "give more rows, with every label among them"
             raise DataError(problem, path=self.plan.rows.source, fix=fix)
+        low, high = (None if math.isnan(bound) else bound for bound in (value.low, value.high))
         tail = self.clock.used - listener.last_told
         comparing = 0.0 if number else opening + self._time_comparing(pipeline)
-        return {
-            "state": "finished",
-            "value": value.value,
-            "low": None if math.isnan(value.low) else value.low,
-            "high": None if math.isnan(value.high) else value.high,
-            "tail": tail,
-            "comparing": comparing,
-        }
+        timing = {"tail": tail, "comparing": comparing}
+        return {"state": "finished", "value": value.value, "low": low, "high": high, **timing}
 
     def _time_comparing(self, pipeline: Answering) -> float:
         """Answer the rows of the last comparison by the defaults, beforehand: nobody looks at the answers yet, but the

@@ -73,7 +73,6 @@ class TrialRunner:
         self._trained_config: Config | None = None
 
     def train(self, number: int, settings: Settings, listener: Listener) -> Path:
-        """See `Runner`."""
         from lorica.commands.train_jobs import train_jobs  # imports torch
         from lorica.commands.trainers import load_trainer
         from lorica.pipeline.train import TrainJob
@@ -93,13 +92,14 @@ class TrialRunner:
         return folder
 
     def open(self, folder: Path, settings: Settings) -> Pipeline:
-        """See `Runner`."""
         config = self._plan.trial_config(settings)
         only_one = replace(config.adapters, dir="", paths={}, use=folder.name, calibration="off")
         engine = self._shared_engine(config)
-        if engine is None and not _fits_twice(config):
-            self._trainer = None
-            self._base.drop()
+        if engine is None:
+            needed = _BYTES_OF_BOTH * count_parameters(build.base_folder(config))
+            if needed > _MEMORY_SHARE * (memory_limit() or 0):
+                self._trainer = None
+                self._base.drop()
         return self._opener.open(replace(config, adapters=only_one), {folder.name: folder}, engine)
 
     def _shared_engine(self, config: Config) -> Engine | None:
@@ -109,12 +109,6 @@ class TrialRunner:
             return None
         is_same = (trained.model, trained.engine, trained.inference) == (config.model, config.engine, config.inference)
         return self._trainer.engine() if is_same else None
-
-
-def _fits_twice(config: Config) -> bool:
-    """Whether the memory holds the base both to train and to answer."""
-    needed = _BYTES_OF_BOTH * count_parameters(build.base_folder(config))
-    return needed <= _MEMORY_SHARE * (memory_limit() or 0)
 
 
 def trial_folder(plan: StudyPlan, number: int) -> Path:

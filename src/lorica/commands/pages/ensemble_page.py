@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lorica.commands.ensemble_report import EnsembleResult, correlation_table
-from lorica.commands.evaluated_file import EvaluatedFile
-from lorica.commands.pages.eval_page_rows import Describe, rows_section
-from lorica.commands.pages.eval_page_scores import ranking_section, scores_section
+from lorica.commands.evaluated_file import EvaluatedFile, shown_names
+from lorica.commands.pages.eval_page_answers import ranking_section, scores_section
+from lorica.commands.pages.eval_page_rows import rows_section
 from lorica.commands.pages.page_parts import (
     PAIRS_NOTE,
     difference_text,
@@ -21,22 +21,20 @@ from lorica.commands.pages.page_parts import (
 from lorica.names import count_of
 from lorica.reports.page import Cell, Report, ReportTable, Section
 from lorica.reports.short_names import short_paths
+from lorica.tasks.base import Task
 
 
 def ensemble_page(
-    result: EnsembleResult,
-    files: Sequence[EvaluatedFile],
-    describe: Describe | None,
-    facts: Sequence[tuple[str, Cell]],
+    result: EnsembleResult, files: Sequence[EvaluatedFile], task: Task | None, facts: Sequence[tuple[str, Cell]]
 ) -> Report:
-    """The whole page. files: with gold the blend, the best member, and the others, measured; () without. describe: what
-    is shown of a row, and of its gold answer; None without. facts: for the end."""
-    names = short_paths([*(file.name for file in files[:1]), *result.members])
+    """The whole page. files: with gold the blend, the best member, and the others, measured; () without, and no task.
+    facts: for the end."""
+    names = shown_names(files) or short_paths(result.members)
     sections = [_members(result, names), _added(result, names), _correlations(result, names)]
     if files and files[0].evaluation.health is not None:
-        sections += [ranking_section(files, names), scores_section(files, names)]
-    if describe is not None:
-        sections.append(rows_section(files[:2], names, describe, {}))
+        sections += [ranking_section(files), scores_section(files)]
+    if task is not None:
+        sections.append(rows_section(files[:2], task, {}))
     sections.append(facts_section([("method", result.method), *facts]))
     left_out = [f"Left out: {name}: {reason}." for name, reason in result.left_out.items()]
     title = f"A blend of {count_of(len(result.members), 'file')} of answers"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -21,19 +21,14 @@ _SURE_MISTAKES, _UNCERTAIN, _SLOWEST = 800, 300, 100
 # Files whose answers stand in columns of their own.
 _FEW_FILES = 3
 
-Describe = Callable[[Row], tuple[str, str]]
 
-
-def rows_section(
-    files: Sequence[EvaluatedFile],
-    names: Mapping[str, str],
-    describe: Describe,
-    by: Mapping[str, Mapping[str, str]],
-) -> Section:
+def rows_section(files: Sequence[EvaluatedFile], task: Task, by: Mapping[str, Mapping[str, str]]) -> Section:
     """The rows that are worth reading first: wrong with the surest answer, then the most uncertain, then others."""
-    uncertain, slowest = _uncertain(files), _slowest(files)
+    uncertain = _uncertain(files)
+    seconds = [max(file.seconds.get(judged.row.id, 0.0) for file in files) for judged in files[0].judged]
+    slowest = {index for index in np.argsort(seconds, kind="stable")[::-1][:_SLOWEST].tolist() if seconds[index] > 0}
     order = _listed(files, uncertain, slowest)
-    columns = _row_columns(files, describe, by, order) | _answer_columns(files, names, order)
+    columns = _row_columns(files, task, by, order) | _answer_columns(files, order)
     columns = {head: cells for head, cells in columns.items() if any(cell not in ("", None) for cell in cells)}
     always = ("id", "row", "gold", "outcome")
     constant = {
@@ -63,31 +58,28 @@ def rows_section(
 
 
 def _row_columns(
-    files: Sequence[EvaluatedFile], describe: Describe, by: Mapping[str, Mapping[str, str]], order: Sequence[int]
+    files: Sequence[EvaluatedFile], task: Task, by: Mapping[str, Mapping[str, str]], order: Sequence[int]
 ) -> dict[str, list[Cell]]:
     rows = [files[0].judged[index].row for index in order]
-    texts = [describe(row) for row in rows]
     columns: dict[str, list[Cell]] = {
         "id": [shorten(row.id, MAX_TEXT) for row in rows],
-        "row": [shorten(text, MAX_TEXT) for text, _ in texts],
-        "gold": [shorten(gold, MAX_TEXT) for _, gold in texts],
+        "row": [shorten(row_text(task, row), MAX_TEXT) for row in rows],
+        "gold": [shorten(gold_text(task, row), MAX_TEXT) for row in rows],
         "group": [row.group or row.subject for row in rows],
     }
     return columns | {column: [values[row.id] for row in rows] for column, values in by.items()}
 
 
-def _answer_columns(
-    files: Sequence[EvaluatedFile], names: Mapping[str, str], order: Sequence[int]
-) -> dict[str, list[Cell]]:
+def _answer_columns(files: Sequence[EvaluatedFile], order: Sequence[int]) -> dict[str, list[Cell]]:
     """Of few files each one's answers with all that is known of them, of many each answer in one cell."""
     columns: dict[str, list[Cell]] = {}
     for file in files:
-        name, judged_rows = names[file.name], [file.judged[index] for index in order]
+        judged_rows = [file.judged[index] for index in order]
         answers = [judged.answer for judged in judged_rows]
         texts = [shorten(answer.answer or "", MAX_TEXT) for answer in answers]
         scores = [None if answer.score is None else round(answer.score, 4) for answer in answers]
         if len(files) > _FEW_FILES:
-            columns[name] = [
+            columns[file.shown] = [
                 " ".join(filter(None, (text, f"{score}" if score is not None else "")))
                 for text, score in zip(texts, scores, strict=True)
             ]
@@ -107,23 +99,23 @@ def _answer_columns(
             "tokens cut": [answer.dropped_tokens or None for answer in answers],
             "the model's words": [shorten(answer.raw or "", MAX_TEXT) for answer in answers],
         }
-        columns |= {f"{name}: {head}" if len(files) > 1 else head: cells for head, cells in own.items()}
+        columns |= {f"{file.shown}: {head}" if len(files) > 1 else head: cells for head, cells in own.items()}
     if len(files) > _FEW_FILES:
         kinds = [{kind for file in files for kind in row_kinds(file.judged[index])} for index in order]
         columns["flags"] = [VALUE_SEPARATOR.join(sorted(row)) for row in kinds]
-    shown = [names[file.name] for file in files]
-    columns["outcome"] = [_outcome([file.right[index] for file in files], shown) for index in order]
+    columns["outcome"] = [_outcome(files, index) for index in order]
     return columns
 
 
-def _outcome(right: Sequence[bool], names: Sequence[str]) -> str:
+def _outcome(files: Sequence[EvaluatedFile], index: int) -> str:
+    right = [file.right[index] for file in files]
     if len(right) == 1:
         return "right" if right[0] else "wrong"
     if all(right) or not any(right):
         return "all right" if all(right) else "all wrong"
     if len(right) > _FEW_FILES:
         return f"wrong in {len(right) - sum(right)} of {len(right)}"
-    return "wrong: " + ", ".join(name for name, is_right in zip(names, right, strict=True) if not is_right)
+    return "wrong: " + ", ".join(file.shown for file in files if not file.right[index])
 
 
 def _marks(files: Sequence[EvaluatedFile], index: int, uncertain: set[int], slowest: set[int]) -> tuple[str, ...]:
@@ -145,11 +137,6 @@ def _uncertain(files: Sequence[EvaluatedFile]) -> set[int]:
     ]
     lowest = np.argsort(certainties, kind="stable")[:_UNCERTAIN].tolist()
     return {index for index in lowest if np.isfinite(certainties[index]) and certainties[index] < 1}
-
-
-def _slowest(files: Sequence[EvaluatedFile]) -> set[int]:
-    seconds = [max(file.seconds.get(judged.row.id, 0.0) for file in files) for judged in files[0].judged]
-    return {index for index in np.argsort(seconds, kind="stable")[::-1][:_SLOWEST].tolist() if seconds[index] > 0}
 
 
 def _listed(files: Sequence[EvaluatedFile], uncertain: set[int], slowest: set[int]) -> list[int]:
@@ -193,13 +180,13 @@ def gold_text(task: Task, row: Row) -> str:
     return "Yes" if row.gold == 1 else "No"
 
 
-def write_rows(path: Path, files: Sequence[EvaluatedFile], describe: Describe) -> None:
+def write_rows(files: Sequence[EvaluatedFile], task: Task, path: Path) -> None:
     """All rows, with every file's answer, score, stage, flags and whether it is right, as CSV. Raises DataError."""
     own = ("answer", "score", "adapter", "stage", "flags", "seconds", "right")
     heads = [f"{file.name}: {column}" for file in files for column in own]
 
     def cells(index: int, row: Row) -> Iterator[Cell]:
-        yield from (row.id, *describe(row))
+        yield from (row.id, row_text(task, row), gold_text(task, row))
         for file in files:
             answer = file.judged[index].answer
             kinds = VALUE_SEPARATOR.join(row_kinds(file.judged[index])[1:])

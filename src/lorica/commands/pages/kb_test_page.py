@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.commands.pages.eval_page import evaluation_sections
-from lorica.commands.pages.eval_page_rows import Describe
 from lorica.commands.pages.page_parts import difference_text, estimates_plot, facts_section, p_text, whole_page
 from lorica.names import count_of
 from lorica.pipeline.retrieval_gain import RetrievalGain, SubjectGain
 from lorica.reports.page import Cell, Report, ReportTable, Section
 from lorica.reports.short_names import short_names
+from lorica.tasks.base import Task
 
 _FEW_SUBJECTS = 40
 
@@ -19,13 +19,13 @@ _FEW_SUBJECTS = 40
 def kb_test_page(
     gain: RetrievalGain,
     files: Sequence[EvaluatedFile],
-    describe: Describe,
+    task: Task,
     words: Sequence[str],
     facts: Sequence[tuple[str, Cell]],
 ) -> Report:
-    """The whole page. files: the answers with passages and without. describe: as `evaluation_page` takes it. words:
-    that switch on what is proposed. facts: for the end."""
-    sections = [_subjects(gain), *evaluation_sections(files, describe, {}, None), facts_section(facts)]
+    """The whole page. files: the answers with passages and without. words: that switch on what is proposed. facts: for
+    the end."""
+    sections = [_subjects(gain), *evaluation_sections(files, task, {}, None), facts_section(facts)]
     return whole_page("Do passages of the knowledge base help?", _verdict(gain, words), sections)
 
 

@@ -1,4 +1,4 @@
-"""Where a command's page goes, with the table of all rows beside it; and rows and files as pages show them."""
+"""Where a command's page goes, with the table of all rows beside it; and files as pages name them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorica.commands.arguments import as_report, inform
-from lorica.commands.evaluated_file import EvaluatedFile
-from lorica.commands.gold_file import GoldFile
-from lorica.commands.pages.eval_page_rows import Describe, gold_text, row_text, write_rows
-from lorica.commands.pages.eval_page_runs import answering_run
 from lorica.commands.run_log import run_file
 from lorica.data.digest import file_digest
-from lorica.metrics.normalise import LORICA
-from lorica.pipeline.evaluate import Evaluation
-from lorica.pipeline.judged_answers import JudgedAnswer, correctness_metric, is_right
-from lorica.records import Row
 from lorica.reports.page import Cell, Report
 from lorica.reports.write_report import write_report
 from lorica.runs.run_folder import RunFolder
@@ -56,36 +48,6 @@ def write_pages(
             outputs += [run_file("report", written_path) for written_path in written]
             inform(f"report: {', its rows: '.join(map(str, written))}")
     return outputs
-
-
-def describe_rows(gold: GoldFile) -> Describe:
-    """The text of a row and of its gold answer, as pages show them."""
-
-    def describe(row: Row) -> tuple[str, str]:
-        return row_text(gold.task, row), gold_text(gold.task, row)
-
-    return describe
-
-
-def rows_table(files: Sequence[EvaluatedFile], gold: GoldFile) -> WriteTable:
-    """What writes all rows of these files."""
-
-    def write(path: Path) -> None:
-        write_rows(path, files, describe_rows(gold))
-
-    return write
-
-
-def evaluated_file(
-    gold: GoldFile,
-    name: str,
-    judged: Sequence[JudgedAnswer],
-    evaluation: Evaluation,
-    normalisation: str = LORICA.name,
-) -> EvaluatedFile:
-    """A file of answers with its measures, as pages take it. name: its path, or what it is."""
-    right = is_right(correctness_metric(gold.task, normalisation), judged)
-    return EvaluatedFile(name, judged, right, evaluation, answering_run(Path(name)))
 
 
 def file_facts(paths: Sequence[Path]) -> list[tuple[str, Cell]]:

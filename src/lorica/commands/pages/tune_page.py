@@ -48,8 +48,8 @@ def tune_page(result: TuneResult) -> Report:
 
 def _best(result: TuneResult) -> Section:
     points = [
-        IntervalPoint(label, trial.value, _number(trial.low), _number(trial.high))
-        for label, trial in ((DEFAULTS, _first(result)), ("best", result.best))
+        IntervalPoint(label, trial.value, *(math.nan if bound is None else bound for bound in (trial.low, trial.high)))
+        for label, trial in ((DEFAULTS, result.defaults), ("best", result.best))
         if trial is not None and trial.value is not None
     ]
     charts = (IntervalPlot(f"{result.metric} on {result.validation_rows:,} validation rows", tuple(points)),)
@@ -167,14 +167,6 @@ def _facts(result: TuneResult) -> Section:
         ("with the defaults", result.commands["defaults"]),
     ]
     return facts_section(facts)
-
-
-def _first(result: TuneResult) -> Trial | None:
-    return result.trials[0] if result.trials else None
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def attempts_page(decision: AttemptsResult) -> Report:

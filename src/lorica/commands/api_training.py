@@ -1,4 +1,4 @@
-"""The Python API of the search for training settings.
+"""The Python API of what trains by itself: adaptation at test time, and the search for training settings.
 
 Arguments, settings and errors are as in `lorica.commands.api`.
 """
@@ -9,14 +9,53 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lorica.commands import arguments_of_api as argument
-from lorica.commands.api_settings import PathLike, Settings, all_settings
+from lorica.commands.arguments import resolve
+from lorica.commands.arguments_of_api import PathLike, Settings, all_settings
 
 if TYPE_CHECKING:
+    from lorica.commands.adapt_result import AdaptResult
+    from lorica.commands.tune import StudyCall
     from lorica.commands.tune_result import AttemptsResult, TuneResult
-    from lorica.commands.tune_session import StudyCall
 
 Space = Mapping[str, Sequence[object] | str] | None
 """Key -> values to try, or two ends as text: {"lora.r": [8, 16], "training.learning_rate": "1e-5..1e-3"}."""
+
+
+def adapt(
+    rows: PathLike,
+    run_dir: PathLike,
+    *,
+    task: str,
+    train: PathLike | None = None,
+    output: PathLike | None = None,
+    base: PathLike | None = None,
+    resume: bool = False,
+    settings: Settings = None,
+) -> AdaptResult:
+    """Train on the labelled examples that the rows bring along, then on confident scores in guarded rounds.
+
+    rows: the file to answer; its own labels are never trained on. run_dir: takes the model, in a folder named after the
+    task, and the run. train: a file of labelled rows to train with beside the examples; the gain is estimated on it.
+    output: a file for the adapted model's answers. base, resume: as `train` takes them. settings: further
+    configuration, such as {"adapt.rounds": 0}.
+
+    Raises DataError for rows that teach nothing, TrainingError where "adapt.estimate" is "require" and no gain is
+    expected, ResumeError for another run in `run_dir`, ConfigError for settings.
+
+        result = lorica.adapt("test.csv", "runs/adapt", task="rules", train="train.csv", output="answers.csv")
+        result.estimate.verdict, result.adapter
+    """
+    from lorica.commands.adapt import adapt_rows
+
+    named = {
+        "task": argument.task_name(task),
+        "input": argument.rows_text(rows),
+        "run_dir": argument.path_text(run_dir, "run_dir"),
+        "train": argument.optional_text(train, "train"),
+        "output": argument.optional_text(output, "output"),
+        "training.resume": argument.switch(resume, "resume") or None,
+    }
+    return adapt_rows(resolve(all_settings(named, base, settings)), resume_command=argument.RESUMED)
 
 
 def tune(
@@ -93,7 +132,7 @@ def _call(
     resume: bool,
     settings: Settings,
 ) -> StudyCall:
-    from lorica.commands.tune_session import StudyCall
+    from lorica.commands.tune import StudyCall
 
     arguments = {
         "task": argument.task_name(task),
@@ -101,10 +140,8 @@ def _call(
         "run_dir": argument.path_text(run_dir, "run_dir"),
         "training.resume": argument.switch(resume, "resume") or None,
         **limits,
-        "tune.space": None if space is None else {key: _values(values) for key, values in space.items()},
+        "tune.space": None
+        if space is None
+        else {key: values if isinstance(values, str) else list(values) for key, values in space.items()},
     }
-    return StudyCall(all_settings(arguments, base, settings), resume_command="the same call with resume=True")
-
-
-def _values(values: Sequence[object] | str) -> object:
-    return values if isinstance(values, str) else list(values)
+    return StudyCall(all_settings(arguments, base, settings), resume_command=argument.RESUMED)
