@@ -25,7 +25,7 @@ from lorica.calibration.fitting import (
     fit_temperature,
 )
 from lorica.errors import TrainingError
-from lorica.metrics.score_metrics import brier, ece, log_loss, roc_auc
+from lorica.metrics.metric_table import METRICS
 
 CASES = 1_000
 
@@ -135,10 +135,10 @@ def test_the_temperature_over_choices_of_different_number_is_the_likeliest() -> 
 def test_platt_and_temperature_keep_ranks_and_isotonic_makes_ties() -> None:
     for seed in range(100):
         scores, labels = _case(seed)
-        before = roc_auc(labels, scores)
+        before = METRICS["roc_auc"](labels, scores)
         platt = fit_platt(scores, labels)
         if platt.slope > 0:
-            assert roc_auc(labels, platt.predict(scores)) == before
+            assert METRICS["roc_auc"](labels, platt.predict(scores)) == before
         steps = fit_isotonic(scores, labels).predict(scores)
         assert np.all(np.diff(steps[np.argsort(scores, kind="stable")]) >= 0)
         assert len(np.unique(steps)) <= len(np.unique(scores))
@@ -157,9 +157,9 @@ def test_figures_are_of_rows_that_the_fit_has_not_seen(grouped: bool) -> None:
     assert cross_fit("platt", rows)[:, 1] == pytest.approx(expected)
     fit = fit_calibration("platt", rows)
     assert (fit.after.log_loss, fit.after.brier, fit.after.ece) == pytest.approx(
-        (log_loss(labels, expected), brier(labels, expected), ece(labels, expected))
+        (METRICS["log_loss"](labels, expected), METRICS["brier"](labels, expected), METRICS["ece"](labels, expected))
     )
-    assert fit.before.log_loss == pytest.approx(log_loss(labels, scores))
+    assert fit.before.log_loss == pytest.approx(METRICS["log_loss"](labels, scores))
     assert fit.change.value == pytest.approx(fit.after.log_loss - fit.before.log_loss)
     assert fit.change.low < fit.change.value < fit.change.high
 

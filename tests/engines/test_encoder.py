@@ -25,6 +25,7 @@ from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.encoder_engine import EncoderEngine  # noqa: E402
 from lorica.errors import AdapterError, EngineError, ModelError  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
+from lorica.models.classifiers import NewClassifier, new_classifier  # noqa: E402
 from lorica.prompts.encoder import Encoder  # noqa: E402
 from lorica.records import Generate, Message, Output, Request, ScoreChoices  # noqa: E402
 
@@ -104,6 +105,30 @@ def test_adapters_with_heads_of_their_own_give_the_logits_of_peft(kind: str, tmp
     assert logprobs(engine.run(requests_for(base, "second"))) == before
     with pytest.raises(EngineError, match="this engine has: second, third"):
         engine.run(requests_for(base, "first"))
+
+
+def test_adapters_one_after_another_share_one_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[int] = []
+
+    def load(base: BaseFolder, labels: Sequence[str], dtype: Any, seed: int) -> NewClassifier:
+        loads.append(len(labels))
+        return new_classifier(base, labels, dtype, seed)
+
+    base = save_base("bert", tmp_path / "base")
+    for number, logits in enumerate((1, 1, 2)):
+        save_lora(base, tmp_path / str(number), logits=logits, seed=number)
+    save_classifier("bert", tmp_path / "whole", base=base)
+    names = ("0", "1", "whole", "1", "2", "0")
+    alone = [engine_of(base, {name: tmp_path / name}).run(requests_for(base, name)) for name in names]
+    monkeypatch.setattr("lorica.engines.encoder_engine.new_classifier", load)
+    engine = engine_of(base)
+    assert engine.info.restores_base
+    for name, outputs in zip(names, alone, strict=True):
+        engine.add_adapter(name, open_member(tmp_path / name))
+        assert engine.run(requests_for(base, name)) == outputs, name
+        engine.remove_adapter(name)
+    # The second adapter has the head of the first; what needs another model frees it, so that two are never in memory.
+    assert loads == [1, 1, 2, 1]
 
 
 @pytest.mark.parametrize("kind", ["bert", "deberta-v3"])

@@ -12,7 +12,7 @@ from lorica.ensemble.blends import blend_scores, unit_ranks, vote
 from lorica.ensemble.members import EnsembleMember, Scores, average_ranks, degenerate_reasons, rank_correlations
 from lorica.ensemble.stacking import cross_fitted, fit_logistic
 from lorica.errors import TrainingError
-from lorica.metrics.score_metrics import roc_auc
+from lorica.metrics.metric_table import METRICS
 from lorica.records import Answer
 
 
@@ -66,10 +66,10 @@ def test_ranks_within_rules_restore_what_a_shift_of_one_rule_destroyed() -> None
     (_, first, second), labels = _columns(600)
     rules = [f"rule {index % 3}" for index in range(600)]
     shift = np.array([0.8 if rule == "rule 1" else 0.0 for rule in rules])
-    plain = roc_auc(labels, blend_scores([first, second], (0.5, 0.5), "rank", groups=rules))
+    plain = METRICS["roc_auc"](labels, blend_scores([first, second], (0.5, 0.5), "rank", groups=rules))
     shifted = [first + shift, second + shift]
-    destroyed = roc_auc(labels, blend_scores(shifted, (0.5, 0.5), "rank"))
-    restored = roc_auc(labels, blend_scores(shifted, (0.5, 0.5), "rank", groups=rules))
+    destroyed = METRICS["roc_auc"](labels, blend_scores(shifted, (0.5, 0.5), "rank"))
+    restored = METRICS["roc_auc"](labels, blend_scores(shifted, (0.5, 0.5), "rank", groups=rules))
     assert destroyed < plain - 0.1
     assert restored == pytest.approx(plain, abs=1e-12)
 

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from lorica.metrics import label_metrics, score_metrics
 from lorica.metrics.base import Floats
 from lorica.metrics.metric_table import METRICS
 
@@ -86,34 +85,34 @@ def test_many_resamples_at_once_equal_each_alone(
 
 
 def test_one_class_is_undefined_not_an_error() -> None:
-    assert math.isnan(score_metrics.roc_auc([1, 1], [0.2, 0.3]))
-    assert math.isnan(score_metrics.roc_auc([], []))
-    assert math.isnan(score_metrics.average_precision([0, 0], [0.2, 0.3]))
-    assert math.isnan(label_metrics.f1([0, 0], [0, 0]))
-    assert math.isnan(label_metrics.accuracy([], []))
+    assert math.isnan(METRICS["roc_auc"]([1, 1], [0.2, 0.3]))
+    assert math.isnan(METRICS["roc_auc"]([], []))
+    assert math.isnan(METRICS["average_precision"]([0, 0], [0.2, 0.3]))
+    assert math.isnan(METRICS["f1"]([0, 0], [0, 0]))
+    assert math.isnan(METRICS["accuracy"]([], []))
 
 
 def test_infinite_probabilities_of_the_wrong_label_stay_finite() -> None:
-    assert score_metrics.log_loss([1, 0], [0.0, 1.0]) == pytest.approx(theirs.log_loss([1, 0], [0.0, 1.0]))
+    assert METRICS["log_loss"]([1, 0], [0.0, 1.0]) == pytest.approx(theirs.log_loss([1, 0], [0.0, 1.0]))
 
 
 def test_an_unread_answer_is_wrong() -> None:
-    assert label_metrics.accuracy([0, 1, 1, 0], [0, 1, None, None]) == 0.5
-    assert label_metrics.accuracy(["A", "B"], ["A", None]) == 0.5
-    assert label_metrics.balanced_accuracy([0, 0, 1], [0, None, 1]) == 0.75
-    assert label_metrics.f1([1, 1, 0], [1, None, 0]) == pytest.approx(2 / 3)
+    assert METRICS["accuracy"]([0, 1, 1, 0], [0, 1, None, None]) == 0.5
+    assert METRICS["accuracy"](["A", "B"], ["A", None]) == 0.5
+    assert METRICS["balanced_accuracy"]([0, 0, 1], [0, None, 1]) == 0.75
+    assert METRICS["f1"]([1, 1, 0], [1, None, 0]) == pytest.approx(2 / 3)
 
 
 BAD: dict[str, tuple[Callable[[], object], str]] = {
-    "lengths": (lambda: score_metrics.roc_auc([0, 1], [0.5]), "2 gold values and 1 predictions"),
-    "gold 2": (lambda: score_metrics.roc_auc([0, 2], [0.5, 0.5]), "must be 0 or 1, got 2"),
-    "gold text": (lambda: score_metrics.brier(["Yes", "No"], [0.5, 0.5]), "must be 0 or 1, got 'No', 'Yes'"),
-    "nan": (lambda: score_metrics.roc_auc([0, 1], [0.5, math.nan]), "1 of 2 scores are missing"),
-    "percent": (lambda: score_metrics.brier([0, 1], [0.5, 70]), "must lie in 0 to 1, got 0.5 to 70"),
-    "log-probability": (lambda: score_metrics.log_loss([0, 1], [-0.5, -0.1]), "must lie in 0 to 1"),
-    "scores for labels": (lambda: label_metrics.accuracy([0, 1], [0.3, 0.7]), "turn scores into labels"),
-    "three labels": (lambda: label_metrics.f1([0, 1], [0, 2]), "labels 0, 1 or None"),
-    "label lengths": (lambda: label_metrics.accuracy([0, 1], [0]), "2 gold values and 1 predictions"),
+    "lengths": (lambda: METRICS["roc_auc"]([0, 1], [0.5]), "2 gold values and 1 predictions"),
+    "gold 2": (lambda: METRICS["roc_auc"]([0, 2], [0.5, 0.5]), "must be 0 or 1, got 2"),
+    "gold text": (lambda: METRICS["brier"](["Yes", "No"], [0.5, 0.5]), "must be 0 or 1, got 'No', 'Yes'"),
+    "nan": (lambda: METRICS["roc_auc"]([0, 1], [0.5, math.nan]), "1 of 2 scores are missing"),
+    "percent": (lambda: METRICS["brier"]([0, 1], [0.5, 70]), "must lie in 0 to 1, got 0.5 to 70"),
+    "log-probability": (lambda: METRICS["log_loss"]([0, 1], [-0.5, -0.1]), "must lie in 0 to 1"),
+    "scores for labels": (lambda: METRICS["accuracy"]([0, 1], [0.3, 0.7]), "turn scores into labels"),
+    "three labels": (lambda: METRICS["f1"]([0, 1], [0, 2]), "labels 0, 1 or None"),
+    "label lengths": (lambda: METRICS["accuracy"]([0, 1], [0]), "2 gold values and 1 predictions"),
 }
 
 

@@ -92,15 +92,10 @@ def test_drawing_whole_groups_widens_the_interval_of_repeated_rows() -> None:
     assert (grouped.low, grouped.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
 
 
-def test_stratified_resamples_keep_each_class() -> None:
+def test_resamples_without_a_class_are_told() -> None:
     gold = np.array([1] + [0] * 40)
     score = np.concatenate([[0.5], np.linspace(0, 1, 40)])
-    plain = estimate(AUC, gold, score, resamples=300)
-    stratified = estimate(AUC, gold, score, resamples=300, stratified=True)
-    assert "resamples had no value" in plain.note
-    assert stratified.note == ""
-    with pytest.raises(ValueError, match="cannot both"):
-        estimate(AUC, gold, score, groups=gold, stratified=True)
+    assert "resamples had no value" in estimate(AUC, gold, score, resamples=300).note
 
 
 def test_undefined_values_say_why() -> None:

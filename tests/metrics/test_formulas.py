@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from lorica.metrics.metric_table import METRICS
 from lorica.metrics.normalise import LORICA
-from lorica.metrics.text_metrics import exact_match
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
 
 
 def equal(gold: str, answer: str) -> bool:
-    return exact_match([(gold,)], [answer]) == 1.0
+    return METRICS["exact_match"]([(gold,)], [answer]) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lorica.metrics.normalise import LORICA, NORMALISATIONS, SQUAD, is_answer
-from lorica.metrics.text_metrics import exact_match, token_f1
+from lorica.metrics.base import Column
+from lorica.metrics.metric_table import find_metric
+from lorica.metrics.normalise import LORICA, NORMALISATIONS, SQUAD, Normalisation, is_answer
+
+
+def exact_match(gold: Column, answers: Column, normalisation: Normalisation = LORICA) -> float:
+    return find_metric("exact_match", normalisation.name)(gold, answers)
+
+
+def token_f1(gold: Column, answers: Column, normalisation: Normalisation = LORICA) -> float:
+    return find_metric("token_f1", normalisation.name)(gold, answers)
 
 
 def squad_normalise(text: str) -> str:

@@ -129,14 +129,6 @@ def test_a_packed_batch_of_several_adapters_equals_peft_one_at_a_time(
         assert gap(got, reference_logits(models[which], tokens)) < TOLERANCE
 
 
-def test_chosen_vocabulary_rows_equal_the_full_head(tiny: Any, tokens_of: Callable[..., Any]) -> None:
-    made, rows = tiny("qwen2"), torch.tensor([5, 60, 2])
-    hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
-    full = made.decoder.logits(hidden)
-    assert full.shape == (4, 67)
-    assert gap(made.decoder.logits(hidden, rows), full[:, rows]) < 1e-5
-
-
 def _peft_gradients(model: Any, sequences: Sequence[Any]) -> dict[str, Any]:
     for parameter in model.parameters():
         parameter.grad = None

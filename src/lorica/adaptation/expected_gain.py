@@ -13,7 +13,7 @@ import numpy as np
 
 from lorica.adaptation.harvest import LabelledText
 from lorica.metrics.base import Floats
-from lorica.metrics.bootstrap import CONFIDENCE, Estimate, MetricResamples, metric_resamples, percentile_interval
+from lorica.metrics.bootstrap import Estimate, MetricResamples, metric_resamples, percentile_interval
 from lorica.metrics.metric_table import find_metric
 from lorica.names import count_of
 
@@ -207,8 +207,8 @@ def _mean_of_draws(shuffled: Floats, seed: int) -> Floats:
 
 def _estimate(drawn: Sequence[MetricResamples], n: int) -> Estimate:
     """The mean over rules, which are drawn apart."""
-    resampled = np.mean([rule.resampled for rule in drawn], axis=0)
-    return percentile_interval(find_metric("roc_auc"), mean(rule.value for rule in drawn), resampled, n, CONFIDENCE)
+    averaged = MetricResamples(mean(rule.value for rule in drawn), np.mean([rule.resampled for rule in drawn], axis=0))
+    return percentile_interval(find_metric("roc_auc"), averaged, n)
 
 
 def _permutation_p(values_of_rules: Sequence[Sequence[float]]) -> float:

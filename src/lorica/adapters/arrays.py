@@ -49,8 +49,7 @@ def _byte_table(dtype: str) -> Floats:
     if dtype == "F8_E8M0":
         byte_floats = np.ldexp(1.0, byte_values - 127)
         byte_floats[255] = np.nan
-        scales: Floats = byte_floats.astype(np.float32)
-        return scales
+        return np.asarray(byte_floats, np.float32)
     exponent_bits, mantissa_bits, bias, fnuz = _EIGHT_BIT[dtype]
     exponent = (byte_values >> mantissa_bits) & (2**exponent_bits - 1)
     mantissa = byte_values & (2**mantissa_bits - 1)
@@ -66,8 +65,7 @@ def _byte_table(dtype: str) -> Floats:
         byte_floats[special] = np.where(
             mantissa[special] > 0, np.nan, np.where(byte_values[special] >= 128, -np.inf, np.inf)
         )
-    value_table: Floats = byte_floats.astype(np.float32)
-    return value_table
+    return np.asarray(byte_floats, np.float32)
 
 
 def decode_floats(raw_bytes: Bytes, dtype: str) -> Floats:
@@ -85,8 +83,7 @@ def decode_floats(raw_bytes: Bytes, dtype: str) -> Floats:
         with np.errstate(over="ignore"):  # infinite is what float32 makes of it, and the checks say so
             return raw_bytes.view("<f2" if dtype == "F16" else "<f8").astype(np.float32)
     if dtype in READABLE:
-        looked_up: Floats = _byte_table(dtype)[raw_bytes]
-        return looked_up
+        return np.asarray(_byte_table(dtype)[raw_bytes])
     raise AdapterError(f"values of type {dtype} are not floating point", fix="save the adapter as F32, BF16 or F16")
 
 

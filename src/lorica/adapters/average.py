@@ -146,12 +146,7 @@ def _cut(a: Floats, b: Floats, rank: int) -> tuple[Floats, Floats, float, float]
     share = np.sqrt(singular_values[:rank])
     cut_b, cut_a = q_b @ left[:, :rank] * share, share[:, None] * (right[:rank] @ q_a.T)
     squares = singular_values**2
-    return (
-        cut_a.astype(np.float32),
-        cut_b.astype(np.float32),
-        float(squares[rank:].sum()),
-        float(squares.sum()),
-    )
+    return cut_a.astype(np.float32), cut_b.astype(np.float32), float(squares[rank:].sum()), float(squares.sum())
 
 
 def _config(config: AdapterConfig, ranks: dict[str, int]) -> AdapterConfig:

@@ -15,8 +15,8 @@ import msgspec
 from lorica.adapters.module_roles import SCHEMES, Scheme, module_role, scheme_of
 
 TABLE = Path(__file__).with_name("bases.csv")
-COLUMNS = ("name", "family", "hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocabulary", "tied",
-           "experts", "more", "aliases")  # fmt: skip
+_NUMBERS = ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocabulary")
+COLUMNS = ("name", "family", *_NUMBERS, "tied", "experts", "more", "aliases")
 
 
 class BaseShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,12 +79,8 @@ class BaseShape(msgspec.Struct, frozen=True, kw_only=True):
 
     def widths(self, slot_name: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """((name, elements) in, (name, elements) out) of a place in its layers; None when it has no such layer."""
-        width_names = module_role(self.scheme, slot_name)
-        return (
-            None
-            if width_names is None
-            else ((width_names[0], self.width(width_names[0])), (width_names[1], self.width(width_names[1])))
-        )
+        names = module_role(self.scheme, slot_name)
+        return None if names is None else ((names[0], self.width(names[0])), (names[1], self.width(names[1])))
 
 
 @functools.cache
@@ -97,25 +93,16 @@ def all_bases() -> tuple[BaseShape, ...]:
 
 
 def _parse_row(row: list[str]) -> BaseShape:
-    base_name, family, *numbers, tied_embeddings, expert_count, extra_widths, alias_text = row
-    hidden_size, layer_count, head_count, kv_heads, head_dim, ffn_width, vocabulary = (
-        int(number or 0) for number in numbers
-    )
-    extra_pairs = (number.partition("=") for number in extra_widths.split())
+    cells = dict(zip(COLUMNS, row, strict=True))
+    numbers = {name: int(cells[name] or 0) for name in (*_NUMBERS, "experts")}
+    extra_pairs = (pair.partition("=") for pair in cells["more"].split())
     return BaseShape(
-        name=base_name,
-        family=family,
-        hidden=hidden_size,
-        layers=layer_count,
-        heads=head_count,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        ffn=ffn_width,
-        vocabulary=vocabulary,
-        tied={"yes": True, "no": False}.get(tied_embeddings),
-        experts=int(expert_count or 0),
-        more=tuple((extra_key, int(extra_value)) for extra_key, _, extra_value in extra_pairs),
-        aliases=tuple(alias_text.split()),
+        name=cells["name"],
+        family=cells["family"],
+        tied={"yes": True, "no": False}.get(cells["tied"]),
+        more=tuple((key, int(value)) for key, _, value in extra_pairs),
+        aliases=tuple(cells["aliases"].split()),
+        **numbers,
     )
 
 
@@ -159,11 +146,9 @@ _SIZE = re.compile(r"(?:^|-)\d+(?:-\d+)?[bm](?:-|$)")
 def _bases_by_name() -> dict[str, tuple[BaseShape, ...]]:
     bases_by_name: dict[str, list[BaseShape]] = {}
     for base_shape in all_bases():
-        for spelled_name in dict.fromkeys(
-            normalise_base_id(spelling) for spelling in (base_shape.name, *base_shape.aliases)
-        ):
-            bases_by_name.setdefault(spelled_name, []).append(base_shape)
-    return {spelled_name: tuple(base_shapes) for spelled_name, base_shapes in bases_by_name.items()}
+        for name in dict.fromkeys(normalise_base_id(spelling) for spelling in (base_shape.name, *base_shape.aliases)):
+            bases_by_name.setdefault(name, []).append(base_shape)
+    return {name: tuple(base_shapes) for name, base_shapes in bases_by_name.items()}
 
 
 @functools.cache
@@ -171,9 +156,7 @@ def _loose_index() -> dict[str, tuple[BaseShape, ...]]:
     """Names without their tuning -> every row that has such a name, tuned or not."""
     bases_by_name: dict[str, dict[str, BaseShape]] = {}
     for exact_name, base_shapes in _bases_by_name().items():
-        bases_by_name.setdefault(_strip_tuning(exact_name), {}).update(
-            {base_shape.name: base_shape for base_shape in base_shapes}
-        )
+        bases_by_name.setdefault(_strip_tuning(exact_name), {}).update({shape.name: shape for shape in base_shapes})
     return {exact_name: tuple(base_shapes.values()) for exact_name, base_shapes in bases_by_name.items()}
 
 

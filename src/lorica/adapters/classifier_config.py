@@ -17,11 +17,9 @@ _MAX_CONFIG_BYTES = 4 * 1024 * 1024
 def claims_head(config: Mapping[str, Any]) -> bool:
     """Whether a `config.json` is of an encoder that classifies, and not of a base alone."""
     architectures = config.get("architectures")
-    return (
-        encoder_family(config.get("model_type")) is not None
-        and isinstance(architectures, list)
-        and any(isinstance(name, str) and name.endswith("ForSequenceClassification") for name in architectures)
-    )
+    names = architectures if isinstance(architectures, list) else []
+    classifies = any(isinstance(name, str) and name.endswith("ForSequenceClassification") for name in names)
+    return classifies and encoder_family(config.get("model_type")) is not None
 
 
 def is_classifier(folder: Path) -> bool:

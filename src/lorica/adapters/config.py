@@ -23,9 +23,8 @@ from lorica.errors import AdapterError
 CONFIG_NAME = "adapter_config.json"
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
-# Keys PEFT 0.21 writes beside the fields of AdapterConfig. A value other than None, False or empty switches a
-# feature on, and what it does to the result is the reason it cannot be ignored. "" marks keys without an
-# effect on inference.
+# Keys PEFT 0.21 writes beside the fields of AdapterConfig. A value other than None, False or empty switches a feature
+# on, and what it does to the result is the reason it cannot be ignored. "" marks keys without an effect on inference.
 OTHER_KEYS = {
     "alora_invocation_tokens": "Activated LoRA applies the adapter to a part of the prompt only",
     "arrow_config": "Arrow mixes several adapters",
@@ -155,10 +154,8 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
             refusal_reason = OTHER_KEYS.get(option_key, "unknown to Lorica (written by another version of PEFT?)")
             if refusal_reason and option_key not in applied and option_value not in (None, False, "", [], {}):
                 reasons.append(f"{option_key}: {refusal_reason}")
-        for pattern_name, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
-            reasons += [
-                f"{pattern_name}: {pattern!r} is a regular expression" for pattern in patterns if not is_plain(pattern)
-            ]
+        for name, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            reasons += [f"{name}: {pattern!r} is a regular expression" for pattern in patterns if not is_plain(pattern)]
         return reasons
 
     def to_json(self) -> bytes:
@@ -166,16 +163,8 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
         Patterns keep their order: in PEFT the first that matches wins.
         """
-        option_values = {
-            option_name: getattr(self, option_name) for option_name in self.__struct_fields__ if option_name != "other"
-        }
-        option_values |= self.other
-        json_text = json.dumps(
-            {field_name: option_values[field_name] for field_name in sorted(option_values)},
-            indent=2,
-            ensure_ascii=False,
-        )
-        return json_text.encode("utf-8") + b"\n"
+        option_values = {name: getattr(self, name) for name in self.__struct_fields__ if name != "other"} | self.other
+        return json.dumps(dict(sorted(option_values.items())), indent=2, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def read_adapter_config(adapter_path: Path) -> AdapterConfig:
@@ -210,28 +199,25 @@ def config_from(option_values: Mapping[str, Any]) -> AdapterConfig:
     "method"), and for a value of a wrong type ("type") or out of range ("range")."""
     peft_type = option_values.get("peft_type")
     if peft_type != "LORA":
-        adapter_description = (
-            f"is a {short_text(peft_type)} adapter" if isinstance(peft_type, str) and peft_type else ""
+        is_named = isinstance(peft_type, str) and peft_type
+        description = (
+            f"is a {short_text(peft_type)} adapter" if is_named else "does not say which kind of adapter it is"
         )
         claimed = method_of_config(option_values)
         other_format = FORMATS.get(claimed[0]) if claimed is not None else None
-        adapter_description = f"is of {other_format.title}" if other_format else adapter_description
+        description = f"is of {other_format.title}" if other_format else description
         raise DocumentError(
             "method",
-            f"{adapter_description or 'does not say which kind of adapter it is'}; Lorica reads LORA",
+            f"{description}; Lorica reads LORA",
             fix=other_format.reader if other_format else "use a LoRA adapter saved by PEFT (peft_type LORA)",
         )
     fields = set(AdapterConfig.__struct_fields__) - {"other"}
-    fields_given = {
-        option_key: option_value for option_key, option_value in option_values.items() if option_key in fields
-    }
+    fields_given = {key: value for key, value in option_values.items() if key in fields}
     for option_key in ("rank_pattern", "alpha_pattern"):
         if fields_given.get(option_key, {}) is None:
             del fields_given[option_key]  # older versions of PEFT write null for "none"
     fields_given.setdefault("task_type", None)
-    fields_given["other"] = {
-        option_key: option_value for option_key, option_value in option_values.items() if option_key not in fields
-    }
+    fields_given["other"] = {key: value for key, value in option_values.items() if key not in fields}
     try:
         config = msgspec.convert(fields_given, AdapterConfig)
     except msgspec.ValidationError as error:
@@ -246,12 +232,11 @@ def _check_numbers(config: AdapterConfig) -> None:
             raise DocumentError(
                 "range", f"rank {short_text(rank_value, max_chars=24)} ({short_text(pattern_key)}); allowed: 1 to 65536"
             )
-    for pattern_key, alpha_value in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
-        if not 0 < alpha_value < 1e9:
+    for pattern_key, value in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
+        if not 0 < value < 1e9:
             raise DocumentError(
                 "range",
-                f"alpha {short_text(alpha_value, max_chars=24)} ({short_text(pattern_key)}); "
-                "allowed: above 0, below 1e9",
+                f"alpha {short_text(value, max_chars=24)} ({short_text(pattern_key)}); allowed: above 0, below 1e9",
             )
     if not 0 <= config.lora_dropout < 1:
         raise DocumentError("range", f"lora_dropout {config.lora_dropout}; allowed: 0 to below 1")

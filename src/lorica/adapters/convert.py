@@ -97,15 +97,9 @@ def read_foreign(weights: Path, config: bytes | None) -> Conversion:
 def _tool_of(weights: Path, tensors: Mapping[str, StoredTensor], config: Mapping[str, Any] | None) -> str:
     """The key of the tool whose format this is: tensors tell, or the config, or the file's name; "" for PEFT's."""
     method_by_names, method_by_config = method_of_names(tensors), method_of_config(config or {})
-    method_by_files = (
-        None if any(tensor_name.startswith(PREFIX) for tensor_name in tensors) else method_of_files([weights.name])
-    )
-    format_names = [
-        detected_method[0]
-        for detected_method in (method_by_names, method_by_config, method_by_files)
-        if detected_method is not None and detected_method[0] in FORMATS
-    ]
-    return format_names[0] if format_names else ""
+    method_by_files = None if any(name.startswith(PREFIX) for name in tensors) else method_of_files([weights.name])
+    methods = (method_by_names, method_by_config, method_by_files)
+    return next((method[0] for method in methods if method is not None and method[0] in FORMATS), "")
 
 
 def _read_tensors(weights: Path) -> tuple[str, dict[str, StoredTensor], list[str]]:
@@ -130,11 +124,7 @@ def _read_tensors(weights: Path) -> tuple[str, dict[str, StoredTensor], list[str
     if content is not None and (foreign := foreign_format(header_prefix)) is not None:
         raise AdapterError(f"is {foreign[0]}", fix=foreign[1])
     header = read_header(weights)
-    return (
-        "safetensors",
-        {tensor_name: of_header(tensor_info) for tensor_name, tensor_info in header.tensors.items()},
-        [],
-    )
+    return "safetensors", {name: of_header(info) for name, info in header.tensors.items()}, []
 
 
 def _of_mlx(
@@ -167,15 +157,13 @@ def write_converted(conversion: Conversion, output: Path, extra_files: Mapping[s
     """
     weights, tensors = conversion.weights, conversion.tensors
     try:
-        header_prefix, tensor_order = header_bytes(
+        prefix, tensor_order = header_bytes(
             {tensor_name: (tensor.dtype, tensor.shape) for tensor_name, tensor in tensors.items()}, {"format": "pt"}
         )
     except ValueError as error:
         raise AdapterError(f"{weights}: {error}", fix="save the adapter again with PEFT") from None
-    if len(header_prefix) > MAX_HEADER_BYTES:
-        raise AdapterError(
-            f"{weights}: the names of its tensors take {len(header_prefix)} bytes; allowed: {MAX_HEADER_BYTES}"
-        )
+    if len(prefix) > MAX_HEADER_BYTES:
+        raise AdapterError(f"{weights}: the names of its tensors take {len(prefix)} bytes; allowed: {MAX_HEADER_BYTES}")
     file_contents: dict[str, Any] = {file_name: [content] for file_name, content in sorted(extra_files.items())}
     weights_name, config_name = (MODEL_WEIGHTS, MODEL_CONFIG) if conversion.of_model else (WEIGHTS_NAME, CONFIG_NAME)
     if conversion.config is not None:
@@ -189,7 +177,7 @@ def write_converted(conversion: Conversion, output: Path, extra_files: Mapping[s
             write_files(
                 output,
                 {
-                    weights_name: itertools.chain([header_prefix], _values(conversion, weights_file, tensor_order)),
+                    weights_name: itertools.chain([prefix], _values(conversion, weights_file, tensor_order)),
                     **file_contents,
                 },
             )
@@ -197,7 +185,7 @@ def write_converted(conversion: Conversion, output: Path, extra_files: Mapping[s
             raise AdapterError(
                 f"{output}: cannot be written ({error.strerror})", fix="name a folder that can be, with room for it"
             ) from error
-    return len(header_prefix) + sum(tensor.count * tensor.itemsize for tensor in tensors.values())
+    return len(prefix) + sum(tensor.count * tensor.itemsize for tensor in tensors.values())
 
 
 def _values(conversion: Conversion, weights_file: BinaryIO, tensor_order: Sequence[str]) -> Iterator[bytes]:

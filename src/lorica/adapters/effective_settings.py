@@ -14,15 +14,9 @@ _BASE_NAME = "base_model_name_or_path"
 def effective_settings(raw_config: Mapping[str, Any]) -> dict[str, Any]:
     """A config's values as a passport keeps them: PEFT's defaults filled in, nothing that is null, false or empty,
     lists of names sorted, and of a path of the base model the last part."""
-    defaults = {
-        field_name: getattr(AdapterConfig(), field_name)
-        for field_name in AdapterConfig.__struct_fields__
-        if field_name != "other"
-    }
+    defaults = {name: getattr(AdapterConfig(), name) for name in AdapterConfig.__struct_fields__ if name != "other"}
     settings = {
-        option_key: option_value
-        for option_key, option_value in {**defaults, **raw_config}.items()
-        if option_value not in (None, False, "", [], {})
+        key: value for key, value in {**defaults, **raw_config}.items() if value not in (None, False, "", [], {})
     }
     for option_key in ("target_modules", "exclude_modules", "modules_to_save"):
         option_value = settings.get(option_key)

@@ -137,12 +137,8 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> AdapterShapes:
             first_module.setdefault(slot, module.path)
         layers = max(layers, 0 if location.layer is None else location.layer + 1)
         if "experts" in path_parts:
-            numbers = [
-                int(name_part)
-                for name_part in path_parts[path_parts.index("experts") + 1 :][:1]
-                if _is_number(name_part)
-            ]
-            experts = max(experts, *(number + 1 for number in numbers), 0)
+            behind = path_parts[path_parts.index("experts") + 1 :][:1]
+            experts = max(experts, *(int(number) + 1 for number in behind if _is_number(number)), 0)
     slots = tuple(
         Slot(name, tuple(sorted(pairs)), sum(pairs.values()), first_module[name])
         for name, pairs in sorted(widths.items())
@@ -157,7 +153,7 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> AdapterShapes:
         vocabulary=_vocabulary_rows(layout, slots),
         decided=decided,
         contradictions=contradictions,
-        unknown=tuple(slot.name for slot in slots if not _is_known_slot(slot.name)),
+        unknown=tuple(slot.name for slot in slots if not known_to_any(slot.name)),
         modality_modules=modality_modules,
     )
 
@@ -173,15 +169,14 @@ def misfit_reasons(shapes: AdapterShapes, base: BaseShape) -> list[str]:
     if "query" in reasons and "context" in reasons:
         del reasons["context"]  # the same number twice in nearly all families
     order = ["hidden", "layers", "names", "query", "kv", "context", "qkv", "ffn"]
-    return [
-        reasons[name] for name in sorted(reasons, key=lambda name: order.index(name) if name in order else len(order))
-    ]
+    order += [name for name in reasons if name not in order]
+    return [reasons[name] for name in order if name in reasons]
 
 
 @functools.lru_cache(maxsize=64)
 def match_bases(shapes: AdapterShapes) -> BaseMatch:
     """The bases of the table that shapes fit. An adapter for an unknown base fits none, which is legal."""
-    if not any(_is_known_slot(slot.name) for slot in shapes.slots):
+    if not any(known_to_any(slot.name) for slot in shapes.slots):
         return BaseMatch(shapes=0, nothing_decided=True)
     fitting = [
         base
@@ -226,10 +221,9 @@ def pair_widths(layout: TensorMap, module: LoraModule, config: AdapterConfig | N
     shape_a, shape_b = layout.shape(module.a), layout.shape(module.b)
     # QALoRA pools the inputs, and BD-LoRA's factors are blocks of the whole.
     pooled = config is not None and bool(config.other.get("use_qalora") or config.other.get("use_bdlora"))
+    in_blocks = pooled and config is not None and bool(config.other.get("use_bdlora"))
     input_width = shape_a[1] if len(shape_a) in (2, 4) and not pooled else 0
-    return input_width, (
-        shape_b[0] if len(shape_b) in (2, 4) and not (pooled and config and config.other.get("use_bdlora")) else 0
-    )
+    return input_width, shape_b[0] if len(shape_b) in (2, 4) and not in_blocks else 0
 
 
 @functools.lru_cache(maxsize=32_768)
@@ -237,16 +231,14 @@ def locate_module(path: str) -> ModuleLocation:
     """Where a module stands: in which layer, at which place in it, and whether in the language model at all."""
     path_parts = [name for name in path.split(".") if name != "base_layer"]
     in_modality_tower = not _OTHER_PARTS.isdisjoint(path_parts)
-    for part_index in range(1, len(path_parts)):
-        if path_parts[part_index - 1] in _CONTAINERS and _is_number(path_parts[part_index]):
-            inside = [name for name in path_parts[part_index + 1 :] if not _is_number(name)] or [
-                path_parts[part_index - 1]
-            ]
+    for index in range(1, len(path_parts)):
+        if path_parts[index - 1] in _CONTAINERS and _is_number(path_parts[index]):
+            inside = [name for name in path_parts[index + 1 :] if not _is_number(name)] or [path_parts[index - 1]]
             return ModuleLocation(
-                int(path_parts[part_index]),
+                int(path_parts[index]),
                 ".".join(inside),
                 in_modality_tower,
-                ".".join((str(int(path_parts[part_index])), *path_parts[part_index + 1 :])),
+                ".".join((str(int(path_parts[index])), *path_parts[index + 1 :])),
             )
     inside = [name for name in path_parts if not _is_number(name)][-2:] or path_parts[-1:] or [""]
     return ModuleLocation(None, ".".join(inside), in_modality_tower, inside[-1])
@@ -254,11 +246,6 @@ def locate_module(path: str) -> ModuleLocation:
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit() and len(name) <= 4
-
-
-@functools.cache
-def _is_known_slot(slot: str) -> bool:
-    return known_to_any(slot)
 
 
 def leaves_no_layer_out(config: AdapterConfig | None) -> bool:
@@ -278,14 +265,8 @@ def _vocabulary_rows(layout: TensorMap, slots: tuple[Slot, ...]) -> int | None:
             rows += [layout.shape(name)[0] for name in names if len(layout.shape(name)) == 2]
     for slot in slots:
         roles = {module_role(scheme, slot.name) for scheme in SCHEMES.values()} - {None}
-        for widths in slot.widths:
-            rows += [
-                widths[side]
-                for width_names in roles
-                if width_names
-                for side in (0, 1)
-                if width_names[side] == "vocabulary"
-            ]
+        sides = [side for names in roles if names for side in (0, 1) if names[side] == "vocabulary"]
+        rows += [widths[side] for widths in slot.widths for side in sides]
     return max((row for row in rows if row), default=None)
 
 
@@ -334,7 +315,7 @@ def _shape_differences(shapes: AdapterShapes, base: BaseShape) -> Iterator[tuple
     for slot in shapes.slots:
         expected = base.widths(slot.name)
         if expected is None:
-            if _is_known_slot(slot.name):
+            if known_to_any(slot.name):
                 yield "names", f"no {slot.name.rsplit('.', 1)[-1]} in {base.family} models"
             continue
         for pair in slot.widths:

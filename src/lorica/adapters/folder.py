@@ -98,9 +98,7 @@ class AdapterFolder(msgspec.Struct, frozen=True):
         AdapterError.
         """
         _refuse_unsupported(self.path, self.config, applied)
-        tensors = {
-            tensor_name: (tensor_info.dtype, tensor_info.shape) for tensor_name, tensor_info in self.tensors.items()
-        }
+        tensors = {name: (info.dtype, info.shape) for name, info in self.tensors.items()}
         _check_pairs(self.config, tensors, applied, location_text=str(self.weights))
 
 
@@ -117,17 +115,10 @@ def snapshot(folder: Path) -> Snapshot:
     """Equal before and after reading an adapter when what was read is of one moment; {} for what cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            file_stats = {
-                folder_entry.name: folder_entry.stat()
-                for folder_entry in entries
-                if folder_entry.name in _PUBLISHED and folder_entry.is_file()
-            }
+            file_stats = {entry.name: entry.stat() for entry in entries if entry.name in _PUBLISHED and entry.is_file()}
     except OSError:
         return {}
-    return {
-        file_name: (file_stat.st_ino, file_stat.st_size, file_stat.st_mtime_ns)
-        for file_name, file_stat in file_stats.items()
-    }
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in file_stats.items()}
 
 
 def open_adapter(adapter_path: Path, *, applied: Collection[str] = ()) -> AdapterFolder:
@@ -135,9 +126,8 @@ def open_adapter(adapter_path: Path, *, applied: Collection[str] = ()) -> Adapte
 
     applied: keys of MORE_THAN_PAIRS that the caller applies; their tensors are let through unchecked.
 
-    Raises AdapterError when the folder or a file is missing, a file is broken or something else than its name
-    says, the method is not LoRA, a feature is used that Lorica does not apply, or tensors and config
-    contradict each other.
+    Raises AdapterError when the folder or a file is missing, a file is broken or something else than its name says, the
+    method is not LoRA, a feature is used that Lorica does not apply, or tensors and config contradict each other.
     """
     adapter_path = Path(adapter_path)
     before = snapshot(adapter_path)
@@ -172,10 +162,8 @@ def _check_files(adapter_path: Path) -> None:
             f"{adapter_path}: is a file, not an adapter's folder", fix=f"name its folder: {adapter_path.parent}"
         )
     if not (adapter_path / CONFIG_NAME).exists():
-        if current_owner := lock_owner(adapter_path):
-            raise AdapterError(
-                f"{adapter_path}: is being written now: {describe(current_owner)}", fix="wait until it ends"
-            )
+        if owner := lock_owner(adapter_path):
+            raise AdapterError(f"{adapter_path}: is being written now: {describe(owner)}", fix="wait until it ends")
         of_member = {SHALLOW_CONFIG: "a shallow model", MODEL_CONFIG: "a model of its own"}
         for config_name, description in of_member.items():
             if (adapter_path / config_name).is_file():
@@ -321,16 +309,12 @@ def save_adapter(
     for file_name in extra_contents:
         if file_name != Path(file_name).name or file_name in ("", ".", "..", CONFIG_NAME, WEIGHTS_NAME):
             raise ValueError(f"extra file {file_name!r}: a plain file name other than {CONFIG_NAME} and {WEIGHTS_NAME}")
-    shapes = {
-        tensor_name: (element_type, tuple(tensor_shape))
-        for tensor_name, (element_type, tensor_shape, _) in tensors.items()
-    }
+    shapes = {name: (element_type, tuple(shape)) for name, (element_type, shape, _) in tensors.items()}
     _check_pairs(config, shapes, applied, location_text=str(adapter_path))
-    for tensor_name, (element_type, tensor_shape, raw_bytes) in tensors.items():
-        if len(raw_bytes) != byte_count(element_type, tuple(tensor_shape)):
+    for tensor_name, (element_type, shape, raw_bytes) in tensors.items():
+        if len(raw_bytes) != byte_count(element_type, tuple(shape)):
             raise AdapterError(
-                f"{adapter_path}: tensor {tensor_name!r}: {len(raw_bytes)} bytes are not "
-                f"{element_type} {list(tensor_shape)}"
+                f"{adapter_path}: tensor {tensor_name!r}: {len(raw_bytes)} bytes are not {element_type} {list(shape)}"
             )
     header_prefix, tensor_order = header_bytes(shapes, {"format": "pt"})
     file_contents = {WEIGHTS_NAME: [header_prefix, *(tensors[tensor_name][2] for tensor_name in tensor_order)]}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import os
 import stat
 import struct
@@ -223,22 +224,16 @@ def _no_number(digits: str) -> Any:
 
 def _check_entries(parsed: dict[str, Any], *, data_start: int, file_size: int) -> Header:
     metadata = parsed.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(metadata_value, str) for metadata_value in metadata.values()
-    ):
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise HeaderError("metadata", "header's __metadata__ is not an object of texts")
-    metadata_bytes = sum(
-        _encoded_bytes(metadata_text) for metadata_item in metadata.items() for metadata_text in metadata_item
-    )
+    metadata_bytes = sum(_encoded_bytes(text) for metadata_item in metadata.items() for text in metadata_item)
     if metadata_bytes > MAX_METADATA_BYTES:
         raise HeaderError(
             "oversized metadata", f"header's __metadata__ holds {metadata_bytes} bytes; allowed: {MAX_METADATA_BYTES}"
         )
     if len(parsed) > MAX_TENSORS:
         raise HeaderError("too many", f"header lists {len(parsed)} tensors; allowed: {MAX_TENSORS}")
-    tensors = [
-        (tensor_name, _parse_entry(tensor_name, entry_value, data_start)) for tensor_name, entry_value in parsed.items()
-    ]
+    tensors = [(name, _parse_entry(name, value, data_start)) for name, value in parsed.items()]
     tensors.sort(key=lambda named_tensor: (named_tensor[1].start, named_tensor[1].stop, named_tensor[0]))
     position = data_start
     for tensor_name, tensor_info in tensors:
@@ -263,32 +258,31 @@ def _parse_entry(tensor_name: str, entry_value: Any, data_start: int) -> TensorI
         raise HeaderError("name", f"tensor name {shown_name} is empty, too long or holds control characters or '..'")
     if not isinstance(entry_value, dict) or set(entry_value) != {"dtype", "shape", "data_offsets"}:
         raise HeaderError("entry", f"tensor {shown_name} is not described by exactly dtype, shape and data_offsets")
-    element_type, tensor_shape, offsets = entry_value["dtype"], entry_value["shape"], entry_value["data_offsets"]
+    element_type, shape, offsets = entry_value["dtype"], entry_value["shape"], entry_value["data_offsets"]
     if not isinstance(element_type, str) or element_type not in DTYPE_BITS:
         raise HeaderError("dtype", f"tensor {shown_name} has the unknown dtype {_short(element_type)}")
-    for field_label, numbers in (("shape", tensor_shape), ("data_offsets", offsets)):
+    for field_label, numbers in (("shape", shape), ("data_offsets", offsets)):
         # `type(...) is int`: True is an int to Python and not to the format.
         if not isinstance(numbers, list) or not set(map(type, numbers)) <= {int}:
             raise HeaderError("entry", f"tensor {shown_name}: {field_label} is not a list of whole numbers")
-    if len(tensor_shape) > MAX_DIMENSIONS:
-        raise HeaderError("shape", f"tensor {shown_name} has {len(tensor_shape)} dimensions; allowed: {MAX_DIMENSIONS}")
+    if len(shape) > MAX_DIMENSIONS:
+        raise HeaderError("shape", f"tensor {shown_name} has {len(shape)} dimensions; allowed: {MAX_DIMENSIONS}")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise HeaderError("entry", f"tensor {shown_name}: data_offsets {_short(offsets)} is not [start, stop]")
     element_bits = DTYPE_BITS[element_type]
-    for dimension in tensor_shape:
+    for dimension in shape:
         # A dimension of 0 must not hide an overflow in the others.
         element_bits *= max(dimension, 1)
         if element_bits > MAX_INTEGER:
-            raise HeaderError("shape", f"tensor {shown_name}: shape {_short(tensor_shape)} is too large")
-    element_bits = 0 if 0 in tensor_shape else element_bits
+            raise HeaderError("shape", f"tensor {shown_name}: shape {_short(shape)} is too large")
+    element_bits = 0 if 0 in shape else element_bits
     if element_bits % 8 or element_bits // 8 != offsets[1] - offsets[0]:
         entry_bytes = offsets[1] - offsets[0]
         raise HeaderError(
             "size",
-            f"tensor {shown_name}: {element_type} {_short(tensor_shape)} takes {element_bits / 8:g} bytes, "
-            f"not {entry_bytes}",
+            f"tensor {shown_name}: {element_type} {_short(shape)} takes {element_bits / 8:g} bytes, not {entry_bytes}",
         )
-    return TensorInfo(element_type, tuple(tensor_shape), data_start + offsets[0], data_start + offsets[1])
+    return TensorInfo(element_type, tuple(shape), data_start + offsets[0], data_start + offsets[1])
 
 
 def _is_sound(tensor_name: str) -> bool:
@@ -349,9 +343,7 @@ def header_bytes(
 
 def byte_count(element_type: str, tensor_shape: tuple[int, ...]) -> int:
     """How many bytes a tensor takes. Raises ValueError when it would end within a byte."""
-    element_bits = DTYPE_BITS[element_type]
-    for dimension in tensor_shape:
-        element_bits *= dimension
+    element_bits = DTYPE_BITS[element_type] * math.prod(tensor_shape)
     if element_bits % 8:
         raise ValueError(f"a tensor {element_type} {list(tensor_shape)} does not end at a byte boundary")
     return element_bits // 8

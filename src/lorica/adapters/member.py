@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,12 +45,8 @@ class Member(Protocol):
         ...
 
 
-def _open_lora(folder: Path) -> Member:
-    return open_adapter(folder, applied=MORE_THAN_PAIRS)
-
-
 MEMBER_READERS: dict[str, Callable[[Path], Member]] = {
-    CONFIG_NAME: _open_lora,
+    CONFIG_NAME: functools.partial(open_adapter, applied=MORE_THAN_PAIRS),
     MODEL_CONFIG: open_classifier,
     SHALLOW_CONFIG: open_shallow_folder,
 }

@@ -167,22 +167,16 @@ def method_of_names(tensor_names: Iterable[str]) -> tuple[str, Method, int] | No
     counts: dict[str, int] = {}
     pattern, key_by_mark = _mark_patterns()
     tool_patterns = _tool_names()
-    for tensor_name in tensor_names:
+    for name in tensor_names:
         # Nearly all names are LoRA's own; a search through 60 marks is spared them.
-        if (
-            tensor_name.startswith(PREFIX)
-            and tensor_name.endswith((".lora_A.weight", ".lora_B.weight"))
-            and ".loras." not in tensor_name
-        ):
+        if name.startswith(PREFIX) and name.endswith((".lora_A.weight", ".lora_B.weight")) and ".loras." not in name:
             continue
         # With a dot on both sides, marks mean whole parts: PEFT's lora_A is not MLX's lora_a, nor "x.lora_around".
-        mark_match = pattern.search(f".{tensor_name}.")
+        mark_match = pattern.search(f".{name}.")
         method_key = (
             key_by_mark[mark_match[0]]
             if mark_match is not None
-            else next(
-                (method_key for method_key, name_pattern in tool_patterns if name_pattern.search(tensor_name)), ""
-            )
+            else next((method_key for method_key, name_pattern in tool_patterns if name_pattern.search(name)), "")
         )
         if method_key:
             counts[method_key] = counts.get(method_key, 0) + 1

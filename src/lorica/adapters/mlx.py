@@ -45,24 +45,22 @@ def read_npz(npz_path: Path) -> dict[str, StoredTensor]:
     """The arrays of an `adapters.npz`, whose values are not read. Raises AdapterError; nothing is unpickled."""
     tensors = {}
     with npz_path.open("rb") as npz_file:
-        for tensor_name, member in stored_members(npz_path).items():
-            if not tensor_name.endswith(".npy"):
-                raise AdapterError(
-                    f"holds {short_text(tensor_name)}, which is no array of numpy", fix="name the right file"
-                )
+        for name, member in stored_members(npz_path).items():
+            if not name.endswith(".npy"):
+                raise AdapterError(f"holds {short_text(name)}, which is no array of numpy", fix="name the right file")
             npz_file.seek(member.start)
             array_shape, fortran_order, element_type, header_length = _array_header(
-                npz_file.read(min(member.size, _MAX_NUMPY_HEADER)), tensor_name
+                npz_file.read(min(member.size, _MAX_NUMPY_HEADER)), name
             )
             strides = contiguous_strides(array_shape[::-1])[::-1] if fortran_order else contiguous_strides(array_shape)
             tensor = StoredTensor(element_type, array_shape, member.start + header_length, strides)
             if header_length + tensor.count * tensor.itemsize != member.size:
-                raise AdapterError(f"its array {short_text(tensor_name)} has another size than its shape says")
-            tensors[tensor_name.removesuffix(".npy")] = tensor
+                raise AdapterError(f"its array {short_text(name)} has another size than its shape says")
+            tensors[name.removesuffix(".npy")] = tensor
     return tensors
 
 
-def _array_header(header_bytes: bytes, tensor_name: str) -> tuple[tuple[int, ...], bool, str, int]:
+def _array_header(header_bytes: bytes, name: str) -> tuple[tuple[int, ...], bool, str, int]:
     """(shape, whether the first dimension runs fastest, dtype, bytes of the header)."""
     header_stream = io.BytesIO(header_bytes)
     try:
@@ -70,14 +68,13 @@ def _array_header(header_bytes: bytes, tensor_name: str) -> tuple[tuple[int, ...
         header_readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         array_shape, fortran_order, array_type = header_readers(header_stream)
     except _HEADER_FAULTS as error:
-        raise AdapterError(f"its array {short_text(tensor_name)} is damaged ({short_text(error)})") from None
+        raise AdapterError(f"its array {short_text(name)} is damaged ({short_text(error)})") from None
     element_type = (
         _NUMPY_DTYPES.get(array_type.str) if array_type.fields is None and array_type.subdtype is None else None
     )
     if element_type is None or any(dimension < 0 for dimension in array_shape):
         raise AdapterError(
-            f"its array {short_text(tensor_name)} is of type {short_text(array_type)}; "
-            "allowed: float16, bfloat16, float32"
+            f"its array {short_text(name)} is of type {short_text(array_type)}; allowed: float16, bfloat16, float32"
         )
     return tuple(int(dimension) for dimension in array_shape), bool(fortran_order), element_type, header_stream.tell()
 
@@ -97,7 +94,7 @@ def to_peft(
     common_rank = _common_rank(modules, settings)
     uses_dora = _uses_dora(modules, config or {})
     conversion_notes: list[str] = []
-    update_scale = _update_scale(settings, config or {}, common_rank, conversion_notes)
+    scale = _update_scale(settings, config or {}, common_rank, conversion_notes)
     chosen, layers = _target_settings(modules)
     base_model = (config or {}).get("model")
     peft_config = config_from(
@@ -106,9 +103,7 @@ def to_peft(
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": base_model if isinstance(base_model, str) and base_model else None,
             "r": common_rank,
-            "lora_alpha": int(update_scale * common_rank)
-            if float(update_scale * common_rank).is_integer()
-            else update_scale * common_rank,
+            "lora_alpha": int(scale * common_rank) if float(scale * common_rank).is_integer() else scale * common_rank,
             "lora_dropout": settings.get("dropout") or 0.0,
             "target_modules": chosen,
             "layers_to_transform": layers,
@@ -132,12 +127,8 @@ def _lora_parameters(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
             f'{{"scale": 20.0}}}} (20.0 is what the trainer used before it wrote {CONFIG_NAME})',
         )
     settings = config.get("lora_parameters")
-    update_scale = settings.get("scale") if isinstance(settings, dict) else None
-    invalid_scale = (
-        isinstance(update_scale, bool)
-        or not isinstance(update_scale, int | float)
-        or not 0 < update_scale <= _MAX_SCALE
-    )
+    scale = settings.get("scale") if isinstance(settings, dict) else None
+    invalid_scale = isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= _MAX_SCALE
     if not isinstance(settings, dict) or invalid_scale:
         raise AdapterError(
             f"{CONFIG_NAME} gives no scale above 0, up to {_MAX_SCALE}, under lora_parameters: {short_text(settings)}",
@@ -152,17 +143,16 @@ def _lora_parameters(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
 def _group_modules(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredTensor]]:
     """Path -> its `lora_a`, `lora_b` and, of DoRA, `m`."""
     modules: dict[str, dict[str, StoredTensor]] = {}
-    for tensor_name, tensor in tensors.items():
-        module_path, _, parameter = tensor_name.rpartition(".")
+    for name, tensor in tensors.items():
+        module_path, _, parameter = name.rpartition(".")
         if parameter not in ("lora_a", "lora_b", "m") or not module_path:
             raise AdapterError(
-                f"tensor {short_text(tensor_name)} is no factor of LoRA: parts of the base model were trained as well",
+                f"tensor {short_text(name)} is no factor of LoRA: parts of the base model were trained as well",
                 fix=_FUSE,
             )
         if "embed" in module_path.rpartition(".")[2] or module_path.endswith((".wte", ".wpe")):
             raise AdapterError(
-                f"tensor {short_text(tensor_name)} adapts the embedding, "
-                "and in mlx_lm a tied head with it, in PEFT not",
+                f"tensor {short_text(name)} adapts the embedding, and in mlx_lm a tied head with it, in PEFT not",
                 fix=_FUSE,
             )
         if module_path != "lm_head" and _LAYER.fullmatch(module_path) is None:
@@ -173,7 +163,7 @@ def _group_modules(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, S
             )
         if len(tensor.shape) != (1 if parameter == "m" else 2) or 0 in tensor.shape:
             experts = " (experts, which PEFT keeps otherwise)" if len(tensor.shape) == 3 else ""
-            raise AdapterError(f"tensor {short_text(tensor_name)} has shape {list(tensor.shape)}{experts}", fix=_FUSE)
+            raise AdapterError(f"tensor {short_text(name)} has shape {list(tensor.shape)}{experts}", fix=_FUSE)
         modules.setdefault(module_path, {})[parameter] = tensor
     if not modules:
         raise AdapterError("holds no tensors", fix="copy or save the adapter again")
@@ -219,23 +209,21 @@ def _uses_dora(modules: Mapping[str, Mapping[str, StoredTensor]], config: Mappin
     return claimed
 
 
-def _update_scale(
-    settings: Mapping[str, Any], config: Mapping[str, Any], common_rank: int, conversion_notes: list[str]
-) -> float:
+def _update_scale(settings: Mapping[str, Any], config: Mapping[str, Any], common_rank: int, notes: list[str]) -> float:
     """The factor of the update. Before June 2024 mlx_lm multiplied by alpha / rank, too, and until April 2025 it wrote
     an alpha that did nothing; since October 2024 its configs hold fine_tune_type."""
-    update_scale, lora_alpha = float(settings["scale"]), settings.get("alpha")
+    scale, lora_alpha = float(settings["scale"]), settings.get("alpha")
     if lora_alpha is None or lora_alpha == common_rank:
-        return update_scale
+        return scale
     if "fine_tune_type" in config or "num_layers" in config:
-        conversion_notes.append(
+        notes.append(
             f"alpha {short_text(lora_alpha)} in {CONFIG_NAME} has no effect in the mlx_lm that wrote it; scale has"
         )
-        return update_scale
+        return scale
     number = isinstance(lora_alpha, int | float) and not isinstance(lora_alpha, bool)
-    product = f"{update_scale * lora_alpha / common_rank:g}" if number else "scale * alpha / rank"
+    product = f"{scale * lora_alpha / common_rank:g}" if number else "scale * alpha / rank"
     raise AdapterError(
-        f"{CONFIG_NAME} holds alpha {short_text(lora_alpha)} beside scale {update_scale:g}: mlx_lm multiplied both "
+        f"{CONFIG_NAME} holds alpha {short_text(lora_alpha)} beside scale {scale:g}: mlx_lm multiplied both "
         "before June 2024 and not since, and nothing tells which one trained this",
         fix=f"remove alpha from lora_parameters, and set scale to {product} if it was trained before June 2024",
     )

@@ -7,7 +7,8 @@ tests/adapters/test_module_roles.py holds them against the real ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Mapping
 
 Scheme = Mapping[str, tuple[str, str]]
 
@@ -262,6 +263,7 @@ def module_role(scheme: Scheme, module_slot: str) -> tuple[str, str] | None:
     return None
 
 
-def known_to_any(module_slot: str, schemes: Iterable[Scheme] | None = None) -> bool:
+@functools.cache
+def known_to_any(module_slot: str) -> bool:
     """Whether any family has a linear layer of this name."""
-    return any(module_role(scheme, module_slot) is not None for scheme in schemes or SCHEMES.values())
+    return any(module_role(scheme, module_slot) is not None for scheme in SCHEMES.values())

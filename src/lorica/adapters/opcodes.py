@@ -164,11 +164,9 @@ class _Machine:
         self._copied += len(key_value_pairs)  # one list may be named again and again
         if self._copied > MAX_OPCODES:
             raise refuse_pickle(f"fills OrderedDicts with more than {MAX_OPCODES} pairs")
-        if any(
-            type(key_value_pair) not in (list, tuple) or len(key_value_pair) != 2 for key_value_pair in key_value_pairs
-        ):
+        if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in key_value_pairs):
             raise refuse_pickle("makes an OrderedDict of something else than pairs")
-        _put(ordered, [pair_item for key_value_pair in key_value_pairs for pair_item in key_value_pair])
+        _put(ordered, [pair_item for pair in key_value_pairs for pair_item in pair])
         return ordered
 
     def _build(self) -> None:

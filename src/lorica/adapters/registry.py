@@ -39,25 +39,24 @@ def find_adapters(base_dir: Path | None, adapter_paths: Mapping[str, str]) -> di
     if base_dir is not None:
         own_subjects = set(map(subject_key, map(visible, adapter_paths)))
         adapters |= {
-            adapter_name: adapter_folder
-            for adapter_name, adapter_folder in _search_folder(Path(base_dir)).items()
-            if subject_key(adapter_name) not in own_subjects
+            name: adapter_folder
+            for name, adapter_folder in _search_folder(Path(base_dir)).items()
+            if subject_key(name) not in own_subjects
         }
-    for adapter_name, adapter_path in adapter_paths.items():
+    for name, adapter_path in adapter_paths.items():
         adapter_folder = _adapter_in(Path(adapter_path))
         if adapter_folder is None:
             _refuse_unfinished(Path(adapter_path))
             refuse_no_classifier(Path(adapter_path))
             raise AdapterError(
-                f"adapter {adapter_name!r}: no {CONFIG_NAME} in {adapter_path} nor in {Path(adapter_path) / BEST}",
-                fix=f"correct adapters.paths.{adapter_name}, or train the adapter",
+                f"adapter {name!r}: no {CONFIG_NAME} in {adapter_path} nor in {Path(adapter_path) / BEST}",
+                fix=f"correct adapters.paths.{name}, or train the adapter",
             )
-        adapters[visible(adapter_name)] = adapter_folder
-    for adapter_name, adapter_folder in adapters.items():
-        if subject_key(adapter_name) == BASE:
+        adapters[visible(name)] = adapter_folder
+    for name, adapter_folder in adapters.items():
+        if subject_key(name) == BASE:
             raise AdapterError(
-                f"the adapter in {adapter_folder} is called {adapter_name!r}, "
-                "as answers of the base model alone are marked",
+                f"the adapter in {adapter_folder} is called {name!r}, as answers of the base model alone are marked",
                 fix="give it another name: rename its folder, or adapters.paths.NAME=FOLDER",
             )
     return dict(sorted(adapters.items()))
@@ -143,10 +142,8 @@ def _is_unfinished(adapter_folder: Path) -> bool:
 
 
 def _refuse_unfinished(adapter_folder: Path) -> None:
-    if current_owner := training_owner(adapter_folder):
-        raise AdapterError(
-            f"{adapter_folder} is being trained now: {describe(current_owner)}", fix="wait until it ends"
-        )
+    if owner := training_owner(adapter_folder):
+        raise AdapterError(f"{adapter_folder} is being trained now: {describe(owner)}", fix="wait until it ends")
     if _is_unfinished(adapter_folder):
         raise AdapterError(
             f"training of {adapter_folder.name} did not finish: no {CONFIG_NAME} in {adapter_folder}",

@@ -29,9 +29,7 @@ def scaled_config(config: AdapterConfig, scale_multiplier: float) -> AdapterConf
     return msgspec.structs.replace(
         config,
         lora_alpha=config.lora_alpha * scale_factor,
-        alpha_pattern={
-            pattern_key: module_alpha * scale_factor for pattern_key, module_alpha in config.alpha_pattern.items()
-        },
+        alpha_pattern={key: module_alpha * scale_factor for key, module_alpha in config.alpha_pattern.items()},
     )
 
 

@@ -7,6 +7,7 @@ So a transposition is a change of two tuples, and no more than one tensor is in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -39,10 +40,7 @@ class StoredTensor(msgspec.Struct, frozen=True, gc=False):
     @property
     def count(self) -> int:
         """How many values it has."""
-        value_count = 1
-        for dimension in self.shape:
-            value_count *= dimension
-        return value_count
+        return math.prod(self.shape)
 
     @property
     def extent(self) -> int:

@@ -60,9 +60,7 @@ class TensorMap(msgspec.Struct, frozen=True):
 
     def factors(self) -> dict[str, TensorInfo]:
         """The tensors of lora_A and lora_B, by name."""
-        tensor_names = (
-            tensor_name for module in self.modules.values() for tensor_name in (module.a, module.b) if tensor_name
-        )
+        tensor_names = (name for module in self.modules.values() for name in (module.a, module.b) if name)
         return {tensor_name: self.tensors[tensor_name] for tensor_name in tensor_names}
 
     @property
@@ -164,11 +162,6 @@ def _lora_module(path: str, tensors: dict[str, list[str]]) -> LoraModule:
         a=chosen.get(pair_prefix + "A", ""),
         b=chosen.get(pair_prefix + "B", ""),
         magnitude=chosen.get("lora_magnitude_vector", ""),
-        more=tuple(
-            tensor_name
-            for tensor_names in tensors.values()
-            for tensor_name in tensor_names
-            if tensor_name not in chosen.values()
-        ),
+        more=tuple(name for tensor_names in tensors.values() for name in tensor_names if name not in chosen.values()),
         embedding=embedding,
     )

@@ -40,9 +40,8 @@ _OTHER_FORMATS = (
 
 class TensorName(msgspec.Struct, frozen=True):
     """module: dotted path in the base model. parameter: `lora_A`, `lora_B`, `lora_A.bias`, `lora_B.bias`,
-    `lora_embedding_A`, `lora_embedding_B`, `lora_magnitude_vector` or `saved` (a whole parameter kept beside
-    the LoRA pairs; `leaf` names it). adapter: the adapter's own name where the tensor's name holds it, else
-    "".
+    `lora_embedding_A`, `lora_embedding_B`, `lora_magnitude_vector` or `saved` (a whole parameter kept beside the LoRA
+    pairs; `leaf` names it). adapter: the adapter's own name where the tensor's name holds it, else "".
     """
 
     module: str
@@ -52,8 +51,7 @@ class TensorName(msgspec.Struct, frozen=True):
 
 
 def parse_tensor_name(name: str) -> TensorName:
-    """Split a tensor's name. Raises AdapterError for a name that PEFT's LoRA does not write, naming its
-    format."""
+    """Split a tensor's name. Raises AdapterError for a name that PEFT's LoRA does not write, naming its format."""
     if not name.startswith(PREFIX):
         other_tool = foreign_tool(name)
         raise AdapterError(
@@ -61,15 +59,13 @@ def parse_tensor_name(name: str) -> TensorName:
             fix="save or convert the adapter with PEFT",
         )
     module_path = name.removeprefix(PREFIX)
-    if name_match := _WEIGHT.fullmatch(module_path):
-        parameter = name_match["part"] if name_match["leaf"] == "weight" else f"{name_match['part']}.bias"
-        return TensorName(
-            _strip_base_layer(name_match["module"]), parameter, name_match["adapter"] or "", name_match["leaf"]
-        )
-    if name_match := _EMBEDDING.fullmatch(module_path):
-        return TensorName(_strip_base_layer(name_match["module"]), name_match["part"], name_match["adapter"] or "", "")
-    if name_match := _SAVED.fullmatch(module_path):
-        return TensorName(_strip_base_layer(name_match["module"]), "saved", name_match["adapter"], name_match["leaf"])
+    if match := _WEIGHT.fullmatch(module_path):
+        parameter = match["part"] if match["leaf"] == "weight" else f"{match['part']}.bias"
+        return TensorName(_strip_base_layer(match["module"]), parameter, match["adapter"] or "", match["leaf"])
+    if match := _EMBEDDING.fullmatch(module_path):
+        return TensorName(_strip_base_layer(match["module"]), match["part"], match["adapter"] or "", "")
+    if match := _SAVED.fullmatch(module_path):
+        return TensorName(_strip_base_layer(match["module"]), "saved", match["adapter"], match["leaf"])
     other_tool = foreign_tool(name)
     if other_tool or "." not in module_path:
         raise AdapterError(

@@ -96,13 +96,11 @@ def read_torch_file(torch_path: Path) -> TorchFile:
         zipped = torch_file.read(4) == b"PK\x03\x04"
     pickled_value, starts, big_endian = _read_zip(torch_path, builder) if zipped else _read_old(torch_path, builder)
     state_dict, nested, left_out = _state_dict(pickled_value)
-    tensors = {tensor_name: _stored(tensor, starts, big_endian) for tensor_name, tensor in state_dict.items()}
+    tensors = {}
+    for name, tensor in state_dict.items():
+        data_start = starts[tensor.storage.key] + tensor.offset * (DTYPE_BITS[tensor.dtype] // 8)
+        tensors[name] = StoredTensor(tensor.dtype, tensor.shape, data_start, tensor.strides, big_endian)
     return TorchFile(tensors, "zip" if zipped else "old", nested, left_out)
-
-
-def _stored(tensor: _Tensor, starts: dict[str, int], big_endian: bool) -> StoredTensor:
-    data_start = starts[tensor.storage.key] + tensor.offset * (DTYPE_BITS[tensor.dtype] // 8)
-    return StoredTensor(tensor.dtype, tensor.shape, data_start, tensor.strides, big_endian)
 
 
 class _Builder:
@@ -159,31 +157,25 @@ class _Builder:
         return storage
 
 
-def _tensor(
-    storage: Any, element_type: str, offset: Any, tensor_shape: tuple[int, ...], strides: tuple[int, ...]
-) -> _Tensor:
+def _tensor(storage: Any, element_type: str, offset: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> _Tensor:
     if not isinstance(storage, _Storage) or not element_type or (storage.dtype and storage.dtype != element_type):
         raise refuse_pickle("makes a tensor of what is no storage of a known type")
-    if not _is_size(offset) or len(tensor_shape) != len(strides):
-        raise refuse_pickle(f"makes a tensor of shape {short_text(tensor_shape)} with strides {short_text(strides)}")
-    needed_extent = strided_extent(tensor_shape, strides)
+    if not _is_size(offset) or len(shape) != len(strides):
+        raise refuse_pickle(f"makes a tensor of shape {short_text(shape)} with strides {short_text(strides)}")
+    needed_extent = strided_extent(shape, strides)
     if needed_extent and (offset + needed_extent) * (DTYPE_BITS[element_type] // 8) > storage.size:
-        raise refuse_pickle(f"makes a tensor that reaches beyond its storage (shape {short_text(tensor_shape)})")
-    return _Tensor(storage, element_type, offset if needed_extent else 0, tensor_shape, strides)
+        raise refuse_pickle(f"makes a tensor that reaches beyond its storage (shape {short_text(shape)})")
+    return _Tensor(storage, element_type, offset if needed_extent else 0, shape, strides)
 
 
 def _is_size(size_value: Any) -> bool:
     return type(size_value) is int and 0 <= size_value < 2**48
 
 
-def _checked_sizes(size_values: Any, value_name: str) -> tuple[int, ...]:
-    if (
-        type(size_values) not in (tuple, list)
-        or len(size_values) > MAX_DIMENSIONS
-        or not all(map(_is_size, size_values))
-    ):
+def _checked_sizes(values: Any, value_name: str) -> tuple[int, ...]:
+    if type(values) not in (tuple, list) or len(values) > MAX_DIMENSIONS or not all(map(_is_size, values)):
         raise refuse_pickle(f"makes a tensor with {value_name} that is none")
-    return tuple(size_values)
+    return tuple(values)
 
 
 def _no_more(extra_arguments: Any) -> None:
@@ -195,18 +187,9 @@ def _state_dict(state_value: Any) -> tuple[dict[str, _Tensor], str, tuple[str, .
     """(tensors by name, the key they stood under, the keys beside it). Raises PickleError where there are none."""
     if not isinstance(state_value, dict):
         raise PickleError(f"holds a {type(state_value).__name__}, not tensors by name", fix=_STATE_DICT)
-    if any(isinstance(nested_value, _Tensor) for nested_value in state_value.values()):
+    if _holds_tensors(state_value):
         return _all_tensors(state_value), "", ()
-    nested_keys = [
-        nested_key
-        for nested_key in _NESTED
-        if isinstance(state_value.get(nested_key), dict) and state_value[nested_key]
-    ]
-    nested_keys = [
-        nested_key
-        for nested_key in nested_keys
-        if any(isinstance(nested_value, _Tensor) for nested_value in state_value[nested_key].values())
-    ]
+    nested_keys = [key for key in _NESTED if _holds_tensors(state_value.get(key))]
     if len(nested_keys) != 1:
         shown_keys = ", ".join(short_text(nested_key) for nested_key in list(state_value)[:5]) or "nothing"
         raise PickleError(f"holds no tensors by name; there is {shown_keys}", fix=_STATE_DICT)
@@ -214,12 +197,15 @@ def _state_dict(state_value: Any) -> tuple[dict[str, _Tensor], str, tuple[str, .
     return _all_tensors(state_value[nested_keys[0]]), nested_keys[0], beside
 
 
+def _holds_tensors(container: Any) -> bool:
+    return isinstance(container, dict) and any(isinstance(value, _Tensor) for value in container.values())
+
+
 def _all_tensors(container: dict[Any, Any]) -> dict[str, _Tensor]:
-    for tensor_key, nested_value in container.items():
-        if type(tensor_key) is not str or not isinstance(nested_value, _Tensor):
+    for tensor_key, value in container.items():
+        if type(tensor_key) is not str or not isinstance(value, _Tensor):
             raise PickleError(
-                f"holds a {type(nested_value).__name__} under {short_text(tensor_key, quoted=True)}, "
-                "between its tensors",
+                f"holds a {type(value).__name__} under {short_text(tensor_key, quoted=True)}, between its tensors",
                 fix=_STATE_DICT,
             )
     return container
@@ -227,9 +213,7 @@ def _all_tensors(container: dict[Any, Any]) -> dict[str, _Tensor]:
 
 def _read_zip(torch_path: Path, builder: _Builder) -> tuple[Any, dict[str, int], bool]:
     members = stored_members(torch_path)
-    pickles = [
-        member_name for member_name in members if member_name.endswith("/data.pkl") and member_name.count("/") == 1
-    ]
+    pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise AdapterError(
             "is a zip archive, and not one that torch.save wrote (no data.pkl)", fix="unpack it, and name its folder"

@@ -68,26 +68,23 @@ def stored_members(archive_path: Path) -> dict[str, ZipMember]:
 def _check(member_infos: list[zipfile.ZipInfo], file_size: int) -> None:
     member_names: set[str] = set()
     previous_end = 0
-    for member_info in member_infos:
-        shown_name = ascii(member_info.filename)[:100]
-        if member_info.flag_bits & 1:
+    for info in member_infos:
+        shown_name = ascii(info.filename)[:100]
+        if info.flag_bits & 1:
             raise AdapterError(f"its member {shown_name} is encrypted", fix="save the file again without a password")
-        if member_info.compress_type != zipfile.ZIP_STORED or member_info.compress_size != member_info.file_size:
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise AdapterError(
                 f"its member {shown_name} is compressed, which torch.save and numpy.savez do not do",
                 fix="save the file again with the tool that made it",
             )
-        if member_info.filename in member_names:
+        if info.filename in member_names:
             raise AdapterError(f"holds the member {shown_name} twice", fix="get the file from somebody you trust")
-        member_names.add(member_info.filename)
-        if (
-            member_info.header_offset < previous_end
-            or member_info.header_offset + _LOCAL_HEADER + member_info.file_size > file_size
-        ):
+        member_names.add(info.filename)
+        if info.header_offset < previous_end or info.header_offset + _LOCAL_HEADER + info.file_size > file_size:
             raise AdapterError(
                 f"its member {shown_name} overlaps another one, or the end", fix="get the file from somebody you trust"
             )
-        previous_end = member_info.header_offset + _LOCAL_HEADER + member_info.file_size
+        previous_end = info.header_offset + _LOCAL_HEADER + info.file_size
 
 
 def _locate(archive: zipfile.ZipFile, member_info: zipfile.ZipInfo) -> ZipMember:

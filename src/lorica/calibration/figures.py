@@ -10,9 +10,9 @@ import numpy as np
 from lorica.calibration.calibration_maps import PROBABILITY_FLOOR, CalibrationMap, PlattScaling, Probabilities
 from lorica.calibration.fitting import MIN_ROWS, CalibrationRows, allowed_methods, cross_fit, fit_method
 from lorica.errors import TrainingError
-from lorica.metrics.bootstrap import RESAMPLES, Estimate, draw_weights, percentile_interval
-from lorica.metrics.metric_table import find_metric
-from lorica.metrics.score_metrics import LOG_LOSS_EPSILON, brier, ece, log_loss
+from lorica.metrics.bootstrap import RESAMPLES, Estimate, MetricResamples, draw_weights, percentile_interval
+from lorica.metrics.metric_table import METRICS
+from lorica.metrics.score_metrics import LOG_LOSS_EPSILON
 
 
 class CalibrationFigures(msgspec.Struct, frozen=True):
@@ -43,13 +43,13 @@ def figures_of(probabilities: Probabilities, rows: CalibrationRows) -> Calibrati
     """Figures of probabilities [n, k] for these rows."""
     if rows.binary:
         scores = probabilities[:, 1]
-        return CalibrationFigures(log_loss(rows.gold, scores), brier(rows.gold, scores), ece(rows.gold, scores))
+        return CalibrationFigures(*(METRICS[name](rows.gold, scores) for name in ("log_loss", "brier", "ece")))
     is_gold = np.arange(probabilities.shape[1])[None, :] == rows.gold[:, None]
     is_right = (np.nanargmax(probabilities, axis=1) == rows.gold).astype(np.int64)
     return CalibrationFigures(
         float(_row_losses(probabilities, rows).mean()),
         float(np.nansum((probabilities - is_gold) ** 2, axis=1).mean()),
-        ece(is_right, np.minimum(np.nanmax(probabilities, axis=1), 1.0)),
+        METRICS["ece"](is_right, np.minimum(np.nanmax(probabilities, axis=1), 1.0)),
     )
 
 
@@ -113,6 +113,7 @@ def _row_losses(probabilities: Probabilities, rows: CalibrationRows) -> Probabil
 def _loss_change(rows: CalibrationRows, calibrated: Probabilities, seed: int) -> Estimate:
     """The mean difference of the rows' losses, with its bootstrap interval; whole groups are drawn."""
     differences = _row_losses(calibrated, rows) - _row_losses(rows.probabilities, rows)
-    blocks = draw_weights(rows.gold, RESAMPLES, seed, rows.groups)
+    blocks = draw_weights(len(differences), RESAMPLES, seed, rows.groups)
     resampled = np.concatenate([counts @ differences / counts.sum(axis=1) for counts in blocks])
-    return percentile_interval(find_metric("log_loss"), float(differences.mean()), resampled, len(differences), 0.95)
+    drawn = MetricResamples(float(differences.mean()), resampled)
+    return percentile_interval(METRICS["log_loss"], drawn, len(differences))

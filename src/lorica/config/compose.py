@@ -1,5 +1,4 @@
-"""Composition: schema defaults, presets, a configuration file, the environment and the command line, in this
-order.
+"""Composition: schema defaults, presets, a configuration file, the environment and the command line, in this order.
 
 Each value is kept with who set it until the last one is known; only then is it checked, so that a message can
 say where a bad value came from."""
@@ -80,12 +79,11 @@ def compose(
     environment = read_environment(environ)
     presets = _choose_presets(command_line, config_files, environment)
 
-    chosen: Chosen = {}
-    for key_spec in key_specs().values():
-        if key_spec.value_type != "table":
-            chosen[key_spec.key] = Setting(
-                key_spec, "", key_spec.default, Precedence.SCHEMA, "schema default", literal=True
-            )
+    chosen: Chosen = {
+        spec.key: Setting(spec, "", spec.default, Precedence.SCHEMA, "schema default", literal=True)
+        for spec in key_specs().values()
+        if spec.value_type != "table"
+    }
     _lay(chosen, _preset_settings(presets, command_line, environment))
     for config_source in (*config_files, environment, command_line):
         _lay(chosen, config_source.settings)
@@ -114,15 +112,13 @@ def _choose_presets(command_line: ConfigSource, files: Sequence[ConfigSource], e
 
 def _preset_settings(presets: Presets, command_line: ConfigSource, environment: ConfigSource) -> list[Setting]:
     settings: list[Setting] = []
-    for group_name, preset_tree in presets.values_by_group.items():
-        precedence, origin = Precedence.PRESET, f"preset {group_name}/{presets.chosen[group_name]}"
-        if group_name in command_line.presets:
+    for group, preset_tree in presets.values_by_group.items():
+        precedence, origin = Precedence.PRESET, f"preset {group}/{presets.chosen[group]}"
+        if group in command_line.presets:
             precedence = Precedence.CHOSEN_PRESET
-        elif group_name in environment.presets:
+        elif group in environment.presets:
             precedence, origin = Precedence.ENVIRONMENT, "environment MODEL_NAME"
-        settings.extend(
-            flatten({group_name: preset_tree}, precedence=precedence, origin=origin, location=f"{origin}: ")
-        )
+        settings.extend(flatten({group: preset_tree}, precedence=precedence, origin=origin, location=f"{origin}: "))
     return settings
 
 
@@ -214,14 +210,9 @@ def _interpolate(chosen: Chosen) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    value_tree = _nest(
-        {
-            key: escape(setting_of_key.value) if setting_of_key.literal else setting_of_key.value
-            for key, setting_of_key in chosen.items()
-        }
-    )
+    tree = _nest({key: escape(setting.value) if setting.literal else setting.value for key, setting in chosen.items()})
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(value_tree), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
         key = re.sub(r"\[\d+\]$", "", str(error.full_key or ""))  # an item of a list: the list
         reason = str(error).splitlines()[0]
@@ -244,8 +235,8 @@ def escape(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", lambda dollar_match: dollar_match[1] * 2 + "\\${", value)
 
 
-def _pick(value_tree: Mapping[Any, Any], setting: Setting) -> Any:
-    tree_node: Any = value_tree
+def _pick(tree: Mapping[Any, Any], setting: Setting) -> Any:
+    tree_node: Any = tree
     for segment in setting.key_spec.key.split("."):
         tree_node = tree_node[segment]
     return tree_node[setting.entry_name] if setting.entry_name else tree_node
@@ -253,12 +244,12 @@ def _pick(value_tree: Mapping[Any, Any], setting: Setting) -> Any:
 
 def _nest(values_by_key: Mapping[str, Any]) -> dict[str, Any]:
     """Full keys as nested dictionaries; every table is there, if only empty."""
-    value_tree: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     full_keys = [(full_key, *find(full_key)) for full_key in values_by_key]
     full_keys += [(key_spec.key, key_spec, "") for key_spec in key_specs().values() if key_spec.value_type == "table"]
     for full_key, key_spec, entry_name in full_keys:
         *parent_segments, last_segment = key_spec.key.split(".")
-        tree_node = value_tree
+        tree_node = tree
         for segment in parent_segments:
             tree_node = tree_node.setdefault(segment, {})
         if key_spec.value_type == "table":
@@ -267,7 +258,7 @@ def _nest(values_by_key: Mapping[str, Any]) -> dict[str, Any]:
                 table_entries[entry_name] = values_by_key[full_key]
         else:
             tree_node[last_segment] = values_by_key[full_key]
-    return value_tree
+    return tree
 
 
 def _origins(chosen: Chosen) -> dict[str, str]:
@@ -279,16 +270,13 @@ def _origins(chosen: Chosen) -> dict[str, str]:
     return origins
 
 
-def _build(template: Any, value_tree: Mapping[str, Any], prefix: str = "") -> Any:
-    """A configuration dataclass like `template` with the values of `value_tree`."""
+def _build(template: Any, tree: Mapping[str, Any], prefix: str = "") -> Any:
+    """A configuration dataclass like `template` with the values of `tree`."""
     field_values = {}
     for spec in fields(template):
-        default, value, shared = (
-            getattr(template, spec.name),
-            value_tree[key_name(spec)],
-            own_keys(prefix + spec.name),
-        )
+        default, value = getattr(template, spec.name), tree[key_name(spec)]
         if isinstance(default, dict):  # a table's own keys are fields elsewhere
-            value = {name: item for name, item in value.items() if name not in shared}
+            own_names = own_keys(prefix + spec.name)
+            value = {name: item for name, item in value.items() if name not in own_names}
         field_values[spec.name] = _build(default, value, f"{prefix}{spec.name}.") if is_dataclass(default) else value
     return type(template)(**field_values)

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from lorica.config import (
-    adapt_section,
-    adapters_section,
-    folds_section,
-    reading_section,
-    retrieval_section,
-    schema,
-    shallow_section,
-    tune_section,
-)
+from lorica.config import schema
 from lorica.config.fields import key_name, key_specs
 from lorica.config.render import yaml_value
 
@@ -33,10 +25,10 @@ class KeyDoc(NamedTuple):
 
 def describe_keys() -> list[KeyDoc]:
     """Every key with its type and range, its default and its meaning, in the order of the schema."""
-    docs_by_key = _field_docs()
+    docs_by_key: dict[str, str] = {}
+    _collect(schema.Config(), "", _classes(), docs_by_key)
     return [
-        KeyDoc(key_spec.key, key_spec.takes(), yaml_value(key_spec.default), docs_by_key[key_spec.key])
-        for key_spec in key_specs().values()
+        KeyDoc(spec.key, spec.takes(), yaml_value(spec.default), docs_by_key[spec.key]) for spec in key_specs().values()
     ]
 
 
@@ -57,27 +49,11 @@ def section_docs() -> dict[str, str]:
     }
 
 
-def _field_docs() -> dict[str, str]:
-    docs_by_key: dict[str, str] = {}
-    _collect(schema.Config(), "", _classes(), docs_by_key)
-    return docs_by_key
-
-
 def _classes() -> dict[str, ast.ClassDef]:
-    sources = map(
-        inspect.getsource,
-        (
-            schema,
-            adapt_section,
-            adapters_section,
-            folds_section,
-            shallow_section,
-            reading_section,
-            retrieval_section,
-            tune_section,
-        ),
-    )
-    nodes = [node for source in sources for node in ast.parse(source).body]
+    """The dataclasses of the schema by name, from the files of its sections."""
+    sections = filter(is_dataclass, vars(schema.Config()).values())
+    modules = {schema.__name__, *(type(section).__module__ for section in sections)}
+    nodes = [node for module in modules for node in ast.parse(inspect.getsource(sys.modules[module])).body]
     return {class_node.name: class_node for class_node in nodes if isinstance(class_node, ast.ClassDef)}
 
 

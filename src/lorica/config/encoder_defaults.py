@@ -14,10 +14,8 @@ _TRAINING_PRESETS = {"full": "classifier", "lora": "classifier_lora"}
 def encoder_defaults(method: str) -> list[Setting]:
     """How an encoder is trained by a `training.method`: the presets of training and LoRA, as weak as default ones."""
     settings: list[Setting] = []
-    for group_name, preset_name in (("training", _TRAINING_PRESETS[method]), ("lora", "all_linear")):
-        preset_values = compose_presets({group_name: preset_name}).values_by_group[group_name]
-        origin = f"preset {group_name}/{preset_name}, follows engine.name"
-        settings += flatten(
-            {group_name: preset_values}, precedence=Precedence.PRESET, origin=origin, location=f"{origin}: "
-        )
+    for group, preset_name in (("training", _TRAINING_PRESETS[method]), ("lora", "all_linear")):
+        preset_values = compose_presets({group: preset_name}).values_by_group[group]
+        origin = f"preset {group}/{preset_name}, follows engine.name"
+        settings += flatten({group: preset_values}, precedence=Precedence.PRESET, origin=origin, location=f"{origin}: ")
     return settings

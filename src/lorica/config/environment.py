@@ -66,14 +66,8 @@ ENVIRONMENT = (
 )
 
 _SWITCH = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
 }
 
 
@@ -128,20 +122,10 @@ def _enabled_subjects(config_key: str, value_text: str, location: str) -> Iterat
 def _setting(config_key: str, text: str, variable_name: str) -> Setting:
     location = f"environment variable {variable_name}: "
     key_spec, entry_name = find(config_key)
-    parsed_value: Any = (
-        parse(key_spec, entry_name, text, location=location)
-        if key_spec.value_type != "bool"
-        else _switch(config_key, text, location)
-    )
-    return Setting(
-        key_spec,
-        entry_name,
-        parsed_value,
-        Precedence.ENVIRONMENT,
-        f"environment {variable_name}",
-        location,
-        literal=True,
-    )
+    is_switch = key_spec.value_type == "bool"
+    value = _switch(config_key, text, location) if is_switch else parse(key_spec, entry_name, text, location=location)
+    origin = f"environment {variable_name}"
+    return Setting(key_spec, entry_name, value, Precedence.ENVIRONMENT, origin, location, literal=True)
 
 
 def _switch(config_key: str, value_text: str, location: str) -> bool:

@@ -119,16 +119,12 @@ def own_keys(table_key: str) -> list[str]:
 
 
 def _key_spec(config_key: str, type_hint: Any, default_value: Any) -> KeySpec:
-    limits: Meta | None = None
-    if typing.get_origin(type_hint) is Annotated:
-        type_hint, limits = typing.get_args(type_hint)
+    type_hint, limits = _bare_type(type_hint)
     generic_type, arguments = typing.get_origin(type_hint), typing.get_args(type_hint)
     if generic_type is Literal:
         return KeySpec(config_key, "text", default_value, allowed_words=arguments)
     if generic_type is dict:
-        entry_hint, entry_limits = arguments[1], None
-        if typing.get_origin(entry_hint) is Annotated:
-            entry_hint, entry_limits = typing.get_args(entry_hint)
+        entry_hint, entry_limits = _bare_type(arguments[1])
         item_types: dict[type, Literal["text", "int", "bool"]] = {int: "int", bool: "bool"}
         item_type = item_types.get(entry_hint, "text")
         return KeySpec(
@@ -158,6 +154,14 @@ def _key_spec(config_key: str, type_hint: Any, default_value: Any) -> KeySpec:
     )
 
 
+def _bare_type(type_hint: Any) -> tuple[Any, Meta | None]:
+    """A type without its annotation, and that."""
+    if typing.get_origin(type_hint) is not Annotated:
+        return type_hint, None
+    bare_type, limits = typing.get_args(type_hint)
+    return bare_type, limits
+
+
 def _is_marked(limits: Meta | None, mark: str) -> bool:
     return limits is not None and mark in (limits.extra or ())
 
@@ -173,13 +177,9 @@ def find(dotted_key: str, *, location: str = "") -> tuple[KeySpec, str]:
     dotted_key = SHORT_KEYS.get(dotted_key, dotted_key)
     if dotted_key in specs_by_key:
         return specs_by_key[dotted_key], ""
-    for key_spec in specs_by_key.values():
-        if (
-            key_spec.value_type == "table"
-            and dotted_key.startswith(key_spec.key + ".")
-            and len(dotted_key) > len(key_spec.key) + 1
-        ):
-            return key_spec, dotted_key[len(key_spec.key) + 1 :]
+    for spec in specs_by_key.values():
+        if spec.value_type == "table" and dotted_key.startswith(spec.key + ".") and len(dotted_key) > len(spec.key) + 1:
+            return spec, dotted_key[len(spec.key) + 1 :]
     if dotted_key in sections():
         section_keys = ", ".join(config_key for config_key in specs_by_key if config_key.startswith(dotted_key + "."))
         raise ConfigError(f"{location}{dotted_key} is a section, not a key", fix=f"set one of its keys: {section_keys}")
@@ -187,20 +187,18 @@ def find(dotted_key: str, *, location: str = "") -> tuple[KeySpec, str]:
 
 
 def _closest_keys(unknown_key: str) -> str:
-    all_keys = list(key_specs())
+    keys = list(key_specs())
     last_segment = unknown_key.rpartition(".")[2]
     candidates = [
         *_closest_entries(unknown_key),
-        *(config_key for config_key in all_keys if config_key.rpartition(".")[2] == last_segment),
+        *(key for key in keys if key.rpartition(".")[2] == last_segment),
     ]
     if not candidates:
         # config=FILE is no key, but a word
-        candidates = list(filter(None, [closest(unknown_key, [*all_keys, "config"], least_ratio=0.75)]))
+        candidates = list(filter(None, [closest(unknown_key, [*keys, "config"], least_ratio=0.75)]))
     if not candidates:
-        closest_segment = closest(
-            last_segment, {config_key.rpartition(".")[2] for config_key in all_keys}, least_ratio=0.75
-        )
-        candidates = [config_key for config_key in all_keys if config_key.rpartition(".")[2] == closest_segment]
+        closest_segment = closest(last_segment, {key.rpartition(".")[2] for key in keys}, least_ratio=0.75)
+        candidates = [key for key in keys if key.rpartition(".")[2] == closest_segment]
     if candidates:
         return f"did you mean {' or '.join(list(dict.fromkeys(candidates))[:3])}?"
     section = unknown_key.partition(".")[0]
@@ -211,9 +209,7 @@ def _closest_keys(unknown_key: str) -> str:
     if section and "." not in unknown_key:
         return suggestion.strip()
     if section:
-        return f"{suggestion}the keys of {section}: " + ", ".join(
-            config_key for config_key in all_keys if config_key.startswith(section + ".")
-        )
+        return f"{suggestion}the keys of {section}: " + ", ".join(key for key in keys if key.startswith(section + "."))
     return "`lorica config` lists all keys"
 
 

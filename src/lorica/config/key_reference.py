@@ -92,30 +92,25 @@ run_dir: runs/${model.name}
 
 def document() -> str:
     """The whole page as Markdown."""
-    sections = [_HEAD, _environment(), _presets(), "## Keys\n", *_keys()]
-    return "\n".join(sections)
+    return "\n".join([_HEAD, _environment(), _presets(), "## Keys\n", *_keys()])
 
 
 def _environment() -> str:
-    table_rows = [(f"`{variable.name}`", f"`{variable.key}`", variable.description) for variable in ENVIRONMENT]
+    rows = [(f"`{variable.name}`", f"`{variable.key}`", variable.description) for variable in ENVIRONMENT]
     introduction = "An empty variable counts as not set. An error about a wrong value names its variable.\n"
-    return "\n".join(
-        ["## Environment variables\n", introduction, _table(("variable", "sets", "value"), table_rows), ""]
-    )
+    return "\n".join(["## Environment variables\n", introduction, _table(("variable", "sets", "value"), rows), ""])
 
 
 def _presets() -> str:
     defaults = compose_presets({}).chosen
-    table_rows = []
-    for group_name in GROUPS:
-        for preset_name in preset_names(group_name):
-            comment, *preset_lines = (
-                (FOLDER / group_name / f"{preset_name}.yaml").read_text(encoding="utf-8").splitlines()
-            )
-            preset_keys = "<br>".join(f"`{group_name}.{preset_line}`" for preset_line in preset_lines)
-            override = f"`{group_name}={preset_name}`" + (" (default)" if defaults[group_name] == preset_name else "")
-            table_rows.append((override, comment.removeprefix("# "), preset_keys))
-    return "\n".join(["## Presets\n", _table(("write", "for", "sets"), table_rows), ""])
+    rows = []
+    for group in GROUPS:
+        for preset_name in preset_names(group):
+            comment, *preset_lines = (FOLDER / group / f"{preset_name}.yaml").read_text(encoding="utf-8").splitlines()
+            preset_keys = "<br>".join(f"`{group}.{preset_line}`" for preset_line in preset_lines)
+            override = f"`{group}={preset_name}`" + (" (default)" if defaults[group] == preset_name else "")
+            rows.append((override, comment.removeprefix("# "), preset_keys))
+    return "\n".join(["## Presets\n", _table(("write", "for", "sets"), rows), ""])
 
 
 def _keys() -> Iterable[str]:
@@ -127,27 +122,17 @@ def _keys() -> Iterable[str]:
 
 
 def _key_table(key_docs: Sequence[KeyDoc]) -> str:
-    table_rows = []
+    rows = []
     for key_doc in key_docs:
-        meaning, unit_name = split_unit(key_doc.docstring)
-        table_rows.append(
-            (
-                f"`{key_doc.key}`",
-                f"`{key_doc.default}`",
-                key_doc.type,
-                "" if unit_name == "none" else unit_name,
-                meaning,
-            )
-        )
-    return _table(("key", "default", "takes", "unit", "meaning"), table_rows)
+        meaning, unit = split_unit(key_doc.docstring)
+        unit = "" if unit == "none" else unit
+        rows.append((f"`{key_doc.key}`", f"`{key_doc.default}`", key_doc.type, unit, meaning))
+    return _table(("key", "default", "takes", "unit", "meaning"), rows)
 
 
-def _table(column_names: Sequence[str], table_rows: Iterable[Sequence[str]]) -> str:
-    table_lines = [column_names, ["---"] * len(column_names), *table_rows]
-    return "\n".join(
-        "| " + " | ".join(cell_text.replace("|", "\\|") for cell_text in table_line) + " |"
-        for table_line in table_lines
-    )
+def _table(column_names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    table_lines = [column_names, ["---"] * len(column_names), *rows]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in table_lines)
 
 
 if __name__ == "__main__":

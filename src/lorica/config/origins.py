@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import PurePath
@@ -66,43 +66,38 @@ def read_command_line(overrides: Sequence[str]) -> CommandLine:
 
     The last of two values for one key counts. Raises ConfigError for text that is no override and for unknown
     keys and presets."""
-    command_line = CommandLine()
-    for override in overrides:
-        config_key, value_text = _halves(override)
-        if config_key == "config":
-            command_line.config_files.append(unquote(value_text))
-        elif config_key in GROUPS:
-            command_line.presets[config_key] = check_preset(config_key, unquote(value_text))
-        else:
-            key_spec, entry_name = find(config_key)
-            parsed_value = parse(key_spec, entry_name, value_text)
-            command_line.settings.extend(
-                spread(key_spec, entry_name, parsed_value, precedence=Precedence.COMMAND_LINE, origin="command line")
-            )
-    return command_line
+    return _command_line(map(_halves, overrides), unquote, parse, origin="command line")
 
 
 def read_arguments(arguments: Mapping[str, object]) -> CommandLine:
     """The same from Python, with values as they are: {"training": "tiny", "lora.r": 8, "data": {"algebra": path}}.
 
     Raises ConfigError for unknown keys and presets."""
+    return _command_line(
+        arguments.items(), str, lambda spec, name, value: _plain(value), origin="argument", literal=True
+    )
+
+
+def _command_line(
+    given_values: Iterable[tuple[str, Any]],
+    to_text: Callable[[Any], str],
+    to_plain: Callable[[KeySpec, str, Any], Any],
+    *,
+    origin: str,
+    literal: bool = False,
+) -> CommandLine:
     command_line = CommandLine()
-    for config_key, argument in arguments.items():
+    for config_key, value in given_values:
         if config_key == "config":
-            command_line.config_files.append(str(argument))
+            command_line.config_files.append(to_text(value))
         elif config_key in GROUPS:
-            command_line.presets[config_key] = check_preset(config_key, str(argument))
+            command_line.presets[config_key] = check_preset(config_key, to_text(value))
         else:
             key_spec, entry_name = find(config_key)
-            settings = spread(
-                key_spec,
-                entry_name,
-                _plain(argument),
-                precedence=Precedence.COMMAND_LINE,
-                origin="argument",
-                literal=True,
+            plain_value = to_plain(key_spec, entry_name, value)
+            command_line.settings += spread(
+                key_spec, entry_name, plain_value, precedence=Precedence.COMMAND_LINE, origin=origin, literal=literal
             )
-            command_line.settings.extend(settings)
     return command_line
 
 
@@ -121,13 +116,10 @@ def _halves(override: str) -> tuple[str, str]:
     if config_key.startswith("~"):
         raise ConfigError(f"{override!r} would delete a key", fix="leave the key out, or set it to its default")
     if config_key.startswith("-") or not equals_sign or not config_key:
-        suggestion = (
-            f"an option is written {config_key.lstrip('-')}={value_text or 'VALUE'}"
-            if config_key.startswith("-")
-            else ""
-        )
+        fix = f"an option is written {config_key.lstrip('-')}={value_text or 'VALUE'}"
         raise ConfigError(
-            f"{override!r} is not an override of the form KEY=VALUE", fix=suggestion or _example(config_key)
+            f"{override!r} is not an override of the form KEY=VALUE",
+            fix=fix if config_key.startswith("-") else _example(config_key),
         )
     return config_key, value_text
 

@@ -103,24 +103,22 @@ def _items(config_key: str, value_text: str, location: str) -> list[str]:
 def _split(value_text: str, separator: str, at_most: int = -1) -> Iterator[str]:
     """Pieces between the separators that stand outside quotes and brackets and are not escaped."""
     piece_start, open_quote, closing_brackets, escaped = 0, "", [""], False
-    for letter_index, letter in enumerate(value_text):
+    for index, letter in enumerate(value_text):
         if escaped:
             escaped = False
         elif letter == "\\":
             escaped = True
         elif open_quote:
             open_quote = "" if letter == open_quote else open_quote
-        elif (
-            letter in "'\"" and not value_text[piece_start:letter_index].strip()
-        ):  # an apostrophe inside a word is a letter
+        elif letter in "'\"" and not value_text[piece_start:index].strip():  # an apostrophe inside a word is a letter
             open_quote = letter
         elif letter in _CLOSING:
             closing_brackets.append(_CLOSING[letter])
         elif letter == closing_brackets[-1]:
             closing_brackets.pop()
         elif letter == separator and len(closing_brackets) == 1 and at_most:
-            yield value_text[piece_start:letter_index]
-            piece_start, at_most = letter_index + 1, at_most - 1
+            yield value_text[piece_start:index]
+            piece_start, at_most = index + 1, at_most - 1
     yield value_text[piece_start:]
 
 
@@ -219,14 +217,9 @@ def _hint(value_text: str, allowed_words: Collection[str]) -> str:
 
 def _scalar(key_spec: KeySpec, value_type: str, value: Any) -> Any:
     """The value as `value_type`, or None where it is not one."""
-    if value_type == "text":
-        return (
-            value
-            if isinstance(value, str) and (not key_spec.allowed_words or value in key_spec.allowed_words)
-            else None
-        )
-    if value_type == "list":  # a word that stands for one
-        return value if isinstance(value, str) and value in key_spec.allowed_words else None
+    if value_type in ("text", "list"):  # for a list: a word that stands for one
+        is_free = value_type == "text" and not key_spec.allowed_words
+        return value if isinstance(value, str) and (is_free or value in key_spec.allowed_words) else None
     if value_type == "bool":
         return value if isinstance(value, bool) else None
     if isinstance(value, bool) or not isinstance(value, int | float):

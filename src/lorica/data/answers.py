@@ -39,8 +39,7 @@ _MAY_BE_GUARDED = re.compile(r"\Z|\"|\s*[-+=@\t]|[^\0\r]*[\0\r]")
 
 
 def check_answer(answer: Answer) -> None:
-    """Raise ValueError for an answer that no format could carry: a score that is not finite, a flag that is
-    no word."""
+    """Raise ValueError for an answer that no format could carry: a score that is not finite, a flag that is no word."""
     numbers = [number for column_name in _NUMBERS if (number := getattr(answer, column_name)) is not None]
     for column_name in _MAPPINGS:
         numbers += (getattr(answer, column_name) or {}).values()
@@ -101,8 +100,7 @@ def _mapping_cell(mapping: Mapping[str, float] | None) -> str:
 
 
 def from_cells(cells_by_column: Mapping[str, str]) -> dict[str, Any]:
-    """The values of CSV cells by column, ready for `to_answer`. Raises ValueError for a cell that cannot be
-    read."""
+    """The values of CSV cells by column, ready for `to_answer`. Raises ValueError for a cell that cannot be read."""
     values: dict[str, Any] = {}
     for column_name, cell_text in cells_by_column.items():
         if column_name in _TEXTS:
@@ -137,12 +135,10 @@ def to_values(answer: Answer) -> dict[str, Any]:
 def from_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a Parquet row, ready for `to_answer`: columns that hold null, or NaN as pandas has it, stand at
     their default."""
-    present = from_record(
-        {column_name: value for column_name, value in values.items() if value is not None and value == value}
-    )
-    for column_name in _MAPPINGS:
-        if isinstance(present.get(column_name), list):
-            present[column_name] = dict(present[column_name])
+    present = from_record({name: value for name, value in values.items() if value is not None and value == value})
+    for name in _MAPPINGS:
+        if isinstance(present.get(name), list):
+            present[name] = dict(present[name])
     return present
 
 
@@ -165,8 +161,7 @@ def to_answer(values: Mapping[str, Any]) -> Answer:
 
 
 def _guarded(text: str | None, *, formulas: bool) -> str:
-    """None is an empty cell. A text that a cell cannot hold as it is, is written as JSON, so it begins with a
-    quote.
+    """None is an empty cell. A text that a cell cannot hold as it is, is written as JSON, so it begins with a quote.
 
     These are: the empty text, one with a NUL or a carriage return (which CSV readers take for a line end), one that
     would be read back as the JSON of such a text, and (`formulas`) one that a spreadsheet would run to some harm.

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lorica.data.column_names import (
-    ID_NAMES,
-    find_column,
-    fold_name,
-    mapping_setting,
-    quoted_names,
-)
-from lorica.errors import ConfigError, DataError, NoTableError, RowError
+from lorica.data.column_names import ID_NAMES, find_column, fold_name, mapping_setting, quoted_names
+from lorica.data.table import Table
+from lorica.errors import CellError, ConfigError, DataError, NoTableError, RowError
 from lorica.names import closest, did_you_mean, visible
 from lorica.records import BuildRow, Row, RowSchema
 
@@ -62,31 +56,25 @@ def check_mapping(schemas: Sequence[RowSchema], columns: Mapping[str, str], cons
 
 
 def map_columns(
-    table_path: Path,
-    line_number: int,
-    column_names: Sequence[str],
-    schemas: Sequence[RowSchema],
-    columns: Mapping[str, str],
-    constants: Mapping[str, str],
+    table: Table, schemas: Sequence[RowSchema], columns: Mapping[str, str], constants: Mapping[str, str]
 ) -> ColumnMapping:
-    """The first schema whose required names are all in `column_names` (the header, or the first record's keys).
+    """The first schema whose required names are all in the table (in its header, or the first record's keys).
 
-    Columns stand under their own name or the mapped one; constants stand in for columns. Raises DataError
-    that tells what each schema lacks, for a mapped column that is not there, and for a name that is only
-    nearly right.
+    Columns stand under their own name or the mapped one; constants stand in for columns. Raises DataError that tells
+    what each schema lacks, for a mapped column that is not there, and for a name that is only nearly right.
     """
     check_mapping(schemas, columns, constants)
-    columns = {name: _mapped(table_path, line_number, column_names, name, column) for name, column in columns.items()}
+    columns = {name: _mapped(table, name, column) for name, column in columns.items()}
     explicit = {*columns, *constants}
     missing_by_schema: dict[str, list[str]] = {}
     for general in schemas:
-        schema = _with_names(general, column_names)
+        schema = _with_names(general, table.names)
         available = {
-            name: columns.get(name) or column_of(schema, name, column_names)
+            name: columns.get(name) or column_of(schema, name, table.names)
             for name in (*schema.required, *schema.optional)
             if name not in constants
         }
-        present = {name: column for name, column in available.items() if column in column_names}
+        present = {name: column for name, column in available.items() if column in table.names}
         missing = [name for name in schema.required if name not in present and name not in constants]
         foreign = sorted(explicit.difference(schema.required, schema.optional))
         if missing or foreign:
@@ -100,46 +88,41 @@ def map_columns(
         mapping = ColumnMapping(
             schema, present, dict(constants), numbered, spellings, _sources(schema, present, constants)
         )
-        _refuse_lookalikes(table_path, line_number, column_names, mapping)
+        _refuse_lookalikes(table, mapping)
         missed = [
             sibling
             for sibling in schemas
             if sibling.name in missing_by_schema and explicit <= {*sibling.required, *sibling.optional}
         ]
-        _refuse_narrower(table_path, line_number, column_names, mapping, missed, columns.values())
+        _refuse_narrower(table, mapping, missed, columns.values())
         return mapping
-    raise _no_schema(table_path, line_number, column_names, schemas, missing_by_schema, explicit)
+    raise _no_schema(table, schemas, missing_by_schema, explicit)
 
 
 def build_row(
-    mapping: ColumnMapping, record: Mapping[str, Any], *, table_path: Path, line_number: int, number: int, memory: bool
+    mapping: ColumnMapping, record: Mapping[str, Any], table: Table, line_number: int, row_number: int
 ) -> Row:
-    """The row of one record. `number` counts rows from 1; `memory` rows carry line 0.
+    """The row of one record. row_number: from 1. Rows from memory carry line 0.
 
     Raises RowError for a record that no row can be made of.
     """
     schema = mapping.schema
-    row_id = f"row-{number}" if mapping.numbered else _row_id(mapping, record, table_path, line_number)
-    if mapping.numbered and record.get(schema.id_column) is not None:
-        raise DataError(
-            f"this record has a value for {schema.id_column!r}, the first one had none",
-            path=table_path,
-            line=line_number,
-            fix="give every record an id, or none",
-        )
-    values = row_values(mapping, record)
-    for value_name in schema.required:
-        if value_name not in values and value_name != schema.id_column:
-            raise _missing_value(
-                mapping, record, value_name, table_path=table_path, line_number=line_number, row_id=row_id
-            )
-    if schema.id_column:
-        values[schema.id_column] = row_id
+    row_id: str | None = None
     try:
-        return schema.build(values, row_id, 0 if memory else line_number)
+        row_id = f"row-{row_number}" if mapping.numbered else _row_id(mapping, record)
+        if mapping.numbered and record.get(schema.id_column) is not None:
+            message = f"this record has a value for {schema.id_column!r}, the first one had none"
+            raise DataError(message, path=table.path, line=line_number, fix="give every record an id, or none")
+        values = row_values(mapping, record)
+        for name in schema.required:
+            if name not in values and name != schema.id_column:
+                raise _missing_value(mapping, record, name)
+        if schema.id_column:
+            values[schema.id_column] = row_id
+        return schema.build(values, row_id, 0 if table.in_memory else line_number)
     except (ValueError, msgspec.ValidationError) as error:
         fix = getattr(error, "fix", "mend this row")
-        raise RowError(str(error), path=table_path, line=line_number, row_id=row_id, fix=fix) from error
+        raise RowError(str(error), path=table.path, line=line_number, row_id=row_id, fix=fix) from error
 
 
 def row_values(mapping: ColumnMapping, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,24 +209,16 @@ def id_text(cell_value: Any) -> str:
     raise ValueError(f"the id {cell_value!r} is a {type(cell_value).__name__}; ids are text or whole numbers")
 
 
-def _row_id(mapping: ColumnMapping, record: Mapping[str, Any], table_path: Path, line_number: int) -> str:
+def _row_id(mapping: ColumnMapping, record: Mapping[str, Any]) -> str:
     column = mapping.columns[mapping.schema.id_column]
     try:
         return id_text(record.get(column))
     except ValueError as error:
         fix = "write ids as text or whole numbers" if record.get(column) is not None else "give every row an id"
-        raise RowError(f"{error} (column {column!r})", path=table_path, line=line_number, fix=fix) from error
+        raise CellError(f"{error} (column {column!r})", fix=fix) from error
 
 
-def _missing_value(
-    mapping: ColumnMapping,
-    record: Mapping[str, Any],
-    value_name: str,
-    *,
-    table_path: Path,
-    line_number: int,
-    row_id: str,
-) -> RowError:
+def _missing_value(mapping: ColumnMapping, record: Mapping[str, Any], value_name: str) -> CellError:
     column = mapping.columns[value_name]
     if column in record:
         message = f"the column {column!r} is empty, and every row of a {mapping.schema.name} table needs it"
@@ -251,20 +226,16 @@ def _missing_value(
     else:
         message = f"the key {column!r} is missing, which the first record had"
         fix = did_you_mean(column, record, key=fold_name, then=f"this record's keys are: {quoted_names(record)}")
-    return RowError(message, path=table_path, line=line_number, row_id=row_id, fix=fix)
+    return CellError(message, fix=fix)
 
 
-def _mapped(table_path: Path, line_number: int, column_names: Sequence[str], value_name: str, column_name: str) -> str:
+def _mapped(table: Table, value_name: str, column_name: str) -> str:
     """The column that `task.columns` names, be it in another spelling. Raises DataError for one that is not there."""
-    if (matching_column := find_column(column_name, column_names)) is not None:
+    if (matching_column := find_column(column_name, table.names)) is not None:
         return matching_column
-    raise DataError(
+    raise table.error(
         f"task.columns.{value_name}={column_name}: the file has no column {column_name!r}",
-        path=table_path,
-        line=line_number,
-        fix=did_you_mean(
-            column_name, column_names, key=fold_name, then=f"its columns are: {quoted_names(column_names)}"
-        ),
+        fix=did_you_mean(column_name, table.names, key=fold_name, then=f"its columns are: {quoted_names(table.names)}"),
     )
 
 
@@ -279,37 +250,28 @@ def _spellings(schema: RowSchema, siblings: Sequence[RowSchema]) -> dict[str, st
     return stand_ins | aliases | {fold_name(name): name for name in value_names}
 
 
-def _refuse_lookalikes(table_path: Path, line_number: int, column_names: Sequence[str], mapping: ColumnMapping) -> None:
+def _refuse_lookalikes(table: Table, mapping: ColumnMapping) -> None:
     """A column ' rule', 'Rule' or 'Row_ID' would be passed over without a word where 'rule' or 'row_id' need not be
     there: refuse it."""
     mapped_columns = set(mapping.columns.values())
-    for column_name in column_names:
+    for column_name in table.names:
         wanted = mapping.intended_name(column_name)
         if column_name in mapped_columns or wanted is None or wanted in mapping.columns or wanted in mapping.constants:
             continue
-        raise DataError(
+        raise table.error(
             f"the column {column_name!r} is not {wanted!r}, but looks meant to be",
-            path=table_path,
-            line=line_number,
             fix=f"rename it to {wanted!r}, or say so: {mapping_setting(wanted, column_name)}",
         )
 
 
 def _refuse_narrower(
-    table_path: Path,
-    line_number: int,
-    column_names: Sequence[str],
-    mapping: ColumnMapping,
-    missed: Sequence[RowSchema],
-    mapped: Collection[str],
+    table: Table, mapping: ColumnMapping, missed: Sequence[RowSchema], mapped: Collection[str]
 ) -> None:
     """A table that only a spelling keeps from a schema which reads more of its columns is refused: with 'id' for 'ID'
     the annotations beside it would not be read. mapped: columns of which somebody said what they are."""
     for schema in missed:
         value_names = (*schema.required, *schema.optional)
-        columns_by_name = {
-            name: find_column(column_of(schema, name, column_names), column_names) for name in value_names
-        }
+        columns_by_name = {name: find_column(column_of(schema, name, table.names), table.names) for name in value_names}
         unread_columns = [
             name for name in columns_by_name.values() if name is not None and name not in mapping.columns.values()
         ]
@@ -321,11 +283,9 @@ def _refuse_narrower(
         ):
             continue
         wanted, column = misspelt[0], columns_by_name[misspelt[0]]
-        raise DataError(
+        raise table.error(
             f"the column {column!r} is not {wanted!r}, but looks meant to be: with it this is a {schema.name} "
             f"table, and {quoted_names(unread_columns)} would be read, too",
-            path=table_path,
-            line=line_number,
             fix=f"rename it to {wanted!r}, or say so: {mapping_setting(wanted, str(column))}",
         )
 
@@ -350,15 +310,13 @@ def _lacking(schema: RowSchema, column_names: Collection[str]) -> list[str]:
 
 
 def _no_schema(
-    table_path: Path,
-    line_number: int,
-    column_names: Sequence[str],
+    table: Table,
     schemas: Sequence[RowSchema],
     missing_by_schema: Mapping[str, Sequence[str]],
     explicit: Collection[str],
 ) -> DataError:
-    available = [*column_names, *explicit]
-    schemas = [_with_names(schema, column_names) for schema in schemas]
+    available = [*table.names, *explicit]
+    schemas = [_with_names(schema, table.names) for schema in schemas]
 
     def nearness(schema: RowSchema) -> tuple[int, int, bool]:
         # The schema of which most is there; of two, the one whose rows may be numbered.
@@ -374,26 +332,20 @@ def _no_schema(
         for schema in likely[:_NEAREST]
     )
     nearest = likely[0]
-    mapping_hints = []
+    hints = []
     absent_names = _lacking(nearest, available)
     for value_name in absent_names:
-        other_spellings = filter(
-            None, (find_column(column, column_names) for column in nearest.columns_for(value_name))
-        )
-        nearest_column = next(other_spellings, "") or closest(value_name, column_names, key=fold_name)
+        other_spellings = filter(None, (find_column(column, table.names) for column in nearest.columns_for(value_name)))
+        nearest_column = next(other_spellings, "") or closest(value_name, table.names, key=fold_name)
         setting = f"task.columns.{value_name}={nearest_column or '<your column>'}"
         hint = (
             mapping_setting(value_name, nearest_column)
             if nearest_column and not nearest_column.isidentifier()
             else setting
         )
-        mapping_hints.append(hint + (" (did you mean it?)" if nearest_column else ""))
-    fix = (
-        "rename your columns or map them: " + ", ".join(mapping_hints)
-        if mapping_hints
-        else "remove the mappings that do not fit"
-    )
+        hints.append(hint + (" (did you mean it?)" if nearest_column else ""))
+    fix = "rename your columns or map them: " + ", ".join(hints) if hints else "remove the mappings that do not fit"
     if any(value_name != nearest.id_column for value_name in absent_names):
         fix += "; a value that is the same for every row: task.constants.NAME=..."
-    message = f"the columns {quoted_names(column_names)} fit no table of this task:{lacks_text}"
-    return NoTableError(message, path=table_path, line=line_number, fix=fix, columns=() if explicit else column_names)
+    message = f"the columns {quoted_names(table.names)} fit no table of this task:{lacks_text}"
+    return NoTableError(message, path=table.path, line=table.line, fix=fix, columns=() if explicit else table.names)

@@ -61,111 +61,99 @@ class FileFormat(msgspec.Struct, frozen=True):
     gzipped: bool
 
 
-def file_format(table_path: Path) -> FileFormat:
-    """The format that the suffix of `table_path` stands for. Raises DataError for any other suffix."""
-    file_name = table_path.name.lower()
+def file_format(path: Path) -> FileFormat:
+    """The format that the suffix of `path` stands for. Raises DataError for any other suffix."""
+    file_name = path.name.lower()
     gzipped = file_name.endswith(".gz")
     suffix = Path(file_name.removesuffix(".gz")).suffix
     table_format = SUFFIXES.get(suffix)
     if table_format is None or (gzipped and table_format in ("parquet", "xlsx")):
         suffix_text = f"the suffix {suffix + ('.gz' if gzipped else '')!r}" if suffix or gzipped else "no suffix"
-        raise DataError(
-            f"cannot tell the format of this file: {suffix_text}", path=table_path, fix=f"use one of {_ALLOWED}"
-        )
+        raise DataError(f"cannot tell the format of this file: {suffix_text}", path=path, fix=f"use one of {_ALLOWED}")
     return FileFormat(table_format, gzipped)
 
 
-def open_checked(table_path: Path, table_format: FileFormat) -> BinaryIO:
-    """Open `table_path` for reading bytes (decompressed), after its first bytes were seen to agree with `table_format`.
+def open_checked(path: Path, table_format: FileFormat) -> BinaryIO:
+    """Open `path` for reading bytes (decompressed), after its first bytes were seen to agree with `table_format`.
 
-    Raises DataError for a missing or empty file, a folder, and content of another kind than the suffix
-    promises.
+    Raises DataError for a missing or empty file, a folder, and content of another kind than the suffix promises.
     """
-    _require_file(table_path)
+    _require_file(path)
     try:
-        with table_path.open("rb") as raw_file:
+        with path.open("rb") as raw_file:
             head_bytes = raw_file.read(HEAD_BYTES)
         if not head_bytes:
-            raise DataError("the file is empty", path=table_path, line=1, fix="check how it was made")
+            raise DataError("the file is empty", path=path, line=1, fix="check how it was made")
         if not table_format.gzipped:
-            _refuse_other_kinds(table_path, table_format, head_bytes)
-            return table_path.open("rb")
+            _refuse_other_kinds(path, table_format, head_bytes)
+            return path.open("rb")
         if not head_bytes.startswith(b"\x1f\x8b"):
             fix = "remove .gz from its name, or compress it"
-            _refuse_other_kinds(table_path, table_format, head_bytes)
-            raise DataError("the suffix says gzip, the content is not gzip", path=table_path, line=1, fix=fix)
-        with gzip.open(table_path, "rb") as decompressed:
-            _refuse_other_kinds(table_path, table_format, decompressed.read(HEAD_BYTES))
-        return cast(BinaryIO, gzip.open(table_path, "rb"))
+            _refuse_other_kinds(path, table_format, head_bytes)
+            raise DataError("the suffix says gzip, the content is not gzip", path=path, line=1, fix=fix)
+        with gzip.open(path, "rb") as decompressed:
+            _refuse_other_kinds(path, table_format, decompressed.read(HEAD_BYTES))
+        return cast(BinaryIO, gzip.open(path, "rb"))
     except READ_ERRORS as error:
-        raise unreadable(table_path, 1, error) from error
+        raise unreadable(path, 1, error) from error
 
 
-def unreadable(table_path: Path, line_number: int, read_error: Exception) -> DataError:
+def unreadable(path: Path, line_number: int, read_error: Exception) -> DataError:
     """The DataError for a read that failed at about `line_number`."""
     if isinstance(read_error, EOFError):
         return DataError(
-            "the gzip stream is cut off", path=table_path, line=line_number, fix="copy or download the file again"
+            "the gzip stream is cut off", path=path, line=line_number, fix="copy or download the file again"
         )
     if isinstance(read_error, zlib.error | gzip.BadGzipFile):
-        return DataError(
-            f"the gzip stream is damaged ({read_error})",
-            path=table_path,
-            line=line_number,
-            fix="copy or download the file again",
-        )
+        fix = "copy or download the file again"
+        return DataError(f"the gzip stream is damaged ({read_error})", path=path, line=line_number, fix=fix)
     reason = getattr(read_error, "strerror", None) or read_error
-    return DataError(f"the file cannot be read ({reason})", path=table_path, line=line_number)
+    return DataError(f"the file cannot be read ({reason})", path=path, line=line_number)
 
 
-def text_lines(table_path: Path, table_format: FileFormat) -> Iterator[str]:
+def text_lines(path: Path, table_format: FileFormat) -> Iterator[str]:
     """The physical lines of a UTF-8 file, each with its line end, which is "\\n".
 
     Byte order marks at the file's beginning are dropped.
 
-    A lone carriage return ends no line. Raises DataError with line and byte offset for anything but UTF-8
-    text.
+    A lone carriage return ends no line. Raises DataError with line and byte offset for anything but UTF-8 text.
     """
     byte_offset, line_number = 0, 0
-    with open_checked(table_path, table_format) as byte_stream:
+    with open_checked(path, table_format) as byte_stream:
         while True:
             line_number += 1
             try:
                 line_bytes = byte_stream.readline(MAX_TEXT + 1)
             except READ_ERRORS as error:
-                raise unreadable(table_path, line_number, error) from error
+                raise unreadable(path, line_number, error) from error
             if not line_bytes:
                 return
             if len(line_bytes) > MAX_TEXT:
-                raise DataError(
-                    f"a line longer than {MAX_TEXT // 2**20} MiB",
-                    path=table_path,
-                    line=line_number,
-                    fix="check the line ends",
-                )
+                message = f"a line longer than {MAX_TEXT // 2**20} MiB"
+                raise DataError(message, path=path, line=line_number, fix="check the line ends")
             if line_number == 1:
                 line_bytes, byte_offset = _without_marks(line_bytes)
             try:
                 line_text = line_bytes.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise _bad_byte(table_path, line_number, byte_offset + error.start, line_bytes[error.start]) from error
+                raise _bad_byte(path, line_number, byte_offset + error.start, line_bytes[error.start]) from error
             if "\0" in line_text:
-                raise _bad_byte(table_path, line_number, byte_offset + line_bytes.index(0), 0)
+                raise _bad_byte(path, line_number, byte_offset + line_bytes.index(0), 0)
             byte_offset += len(line_bytes)
             yield line_text
 
 
-def text_chunks(table_path: Path, table_format: FileFormat, chunk_size: int = 1 << 16) -> Iterator[str]:
+def text_chunks(path: Path, table_format: FileFormat, chunk_size: int = 1 << 16) -> Iterator[str]:
     """The text of a UTF-8 file in pieces of about `chunk_size` characters, for formats whose lines may be of any
     length."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    byte_offset, line_number, is_first_chunk = 0, 1, True
-    with open_checked(table_path, table_format) as byte_stream:
+    byte_offset, line, is_first_chunk = 0, 1, True
+    with open_checked(path, table_format) as byte_stream:
         while True:
             try:
                 chunk = byte_stream.read(chunk_size)
             except READ_ERRORS as error:
-                raise unreadable(table_path, line_number, error) from error
+                raise unreadable(path, line, error) from error
             if is_first_chunk:
                 chunk, byte_offset = _without_marks(chunk)
             is_first_chunk = False
@@ -175,18 +163,14 @@ def text_chunks(table_path: Path, table_format: FileFormat, chunk_size: int = 1 
             except UnicodeDecodeError as error:
                 before = error.object[: error.start]
                 error_offset = byte_offset - pending + error.start
-                raise _bad_byte(
-                    table_path, line_number + before.count(b"\n"), error_offset, error.object[error.start]
-                ) from error
+                raise _bad_byte(path, line + before.count(b"\n"), error_offset, error.object[error.start]) from error
             if "\0" in chunk_text:
                 error_offset = byte_offset - pending + len(chunk_text[: chunk_text.index("\0")].encode())
-                raise _bad_byte(
-                    table_path, line_number + chunk_text.count("\n", 0, chunk_text.index("\0")), error_offset, 0
-                )
+                raise _bad_byte(path, line + chunk_text.count("\n", 0, chunk_text.index("\0")), error_offset, 0)
             if not chunk:
                 return
             byte_offset += len(chunk)
-            line_number += chunk_text.count("\n")
+            line += chunk_text.count("\n")
             yield chunk_text
 
 
@@ -199,31 +183,27 @@ def _without_marks(raw_bytes: bytes) -> tuple[bytes, int]:
     return content, len(raw_bytes) - len(content)
 
 
-def _require_file(table_path: Path) -> None:
-    if table_path.is_file():
+def _require_file(path: Path) -> None:
+    if path.is_file():
         return
-    if table_path.is_dir():
+    if path.is_dir():
         file_names = sorted(
-            byte_stream.name
-            for byte_stream in table_path.iterdir()
-            if Path(byte_stream.name.lower().removesuffix(".gz")).suffix in SUFFIXES
+            stream.name for stream in path.iterdir() if Path(stream.name.lower().removesuffix(".gz")).suffix in SUFFIXES
         )
         fix = f"name a file in it, such as {file_names[0]!r}" if file_names else "name a file"
-        raise DataError("this is a folder, not a file", path=table_path, fix=fix)
-    if table_path.exists():
-        raise DataError(
-            "this is not a regular file (rows may have to be read twice)", path=table_path, fix="save it first"
-        )
-    closest_name = closest_file(table_path)
-    folder_note = "" if table_path.parent.is_dir() else f"; the folder {str(table_path.parent)!r} does not exist either"
+        raise DataError("this is a folder, not a file", path=path, fix=fix)
+    if path.exists():
+        raise DataError("this is not a regular file (rows may have to be read twice)", path=path, fix="save it first")
+    closest_name = closest_file(path)
+    folder_note = "" if path.parent.is_dir() else f"; the folder {str(path.parent)!r} does not exist either"
     raise DataError(
         f"there is no such file{folder_note}",
-        path=table_path,
+        path=path,
         fix=f"did you mean {closest_name!r}?" if closest_name else "check the path",
     )
 
 
-def _refuse_other_kinds(table_path: Path, table_format: FileFormat, head_bytes: bytes) -> None:
+def _refuse_other_kinds(path: Path, table_format: FileFormat, head_bytes: bytes) -> None:
     if table_format.format == "parquet" and head_bytes.startswith(b"PAR1"):
         return
     content = recognise(head_bytes)
@@ -231,30 +211,23 @@ def _refuse_other_kinds(table_path: Path, table_format: FileFormat, head_bytes: 
         return
     if content is not None:
         fix = _FIXES.get(content, _OTHER_FIX)
-        raise DataError(
-            f"the suffix says {table_format.format}, the content is {content}", path=table_path, line=1, fix=fix
-        )
+        raise DataError(f"the suffix says {table_format.format}, the content is {content}", path=path, line=1, fix=fix)
     if table_format.format in ("parquet", "xlsx"):
         format_name = "Parquet" if table_format.format == "parquet" else "a workbook"
-        raise DataError(
-            f"the content is not {format_name}", path=table_path, line=1, fix="give it the suffix of what it is"
-        )
+        raise DataError(f"the content is not {format_name}", path=path, line=1, fix="give it the suffix of what it is")
     if head_bytes.count(0) > max(4, len(head_bytes) // 4):
         fix = "convert it to UTF-8: iconv -f UTF-16LE -t UTF-8"
-        raise DataError("the content looks like UTF-16 without its mark, or binary", path=table_path, line=1, fix=fix)
+        raise DataError("the content looks like UTF-16 without its mark, or binary", path=path, line=1, fix=fix)
 
 
-def _bad_byte(table_path: Path, line_number: int, byte_offset: int, byte_value: int) -> DataError:
+def _bad_byte(path: Path, line_number: int, byte_offset: int, byte_value: int) -> DataError:
     if byte_value == 0:
         return DataError(
             f"a NUL byte at byte {byte_offset}",
-            path=table_path,
+            path=path,
             line=line_number,
             fix="text must hold no NUL; check how it was made",
         )
-    return DataError(
-        f"byte 0x{byte_value:02X} at byte {byte_offset} of the file is not UTF-8",
-        path=table_path,
-        line=line_number,
-        fix="save the file as UTF-8, or convert it, e.g.: iconv -f WINDOWS-1252 -t UTF-8",
-    )
+    message = f"byte 0x{byte_value:02X} at byte {byte_offset} of the file is not UTF-8"
+    fix = "save the file as UTF-8, or convert it, e.g.: iconv -f WINDOWS-1252 -t UTF-8"
+    return DataError(message, path=path, line=line_number, fix=fix)

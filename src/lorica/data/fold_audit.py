@@ -33,12 +33,11 @@ class Leak:
 
 @dataclass(frozen=True)
 class FoldAudit:
-    """rows: in all; groups: named ones. labels: label -> rows. strata: different rules or subjects.
-    exact_duplicates: rows with the text of an earlier one; near_duplicates: further rows whose text is nearly that of
-    an earlier one (see `near_duplicates`). components: sets of rows that stay together; largest: rows in the largest.
-    contradictions: ids of rows with one text under one stratum and different labels. leaks: what crosses folds. shown:
-    ids of rows whose text stands, with a label, among the examples of a row in another fold. folds: for each, label ->
-    rows held out."""
+    """rows: in all; groups: named ones. labels: label -> rows. strata: different rules or subjects. exact_duplicates:
+    rows with the text of an earlier one; near_duplicates: further rows whose text is nearly that of an earlier one (see
+    `near_duplicates`). components: sets of rows that stay together; largest: rows in the largest. contradictions: ids
+    of rows with one text under one stratum and different labels. leaks: what crosses folds. shown: ids of rows whose
+    text stands, with a label, among the examples of a row in another fold. folds: for each, label -> rows held out."""
 
     rows: int
     labels: Mapping[str, int]

@@ -20,10 +20,6 @@ from lorica.records import Row
 TextOf = Callable[[Row], str]
 
 
-def _no_stratum(_row: Row) -> str:
-    return ""
-
-
 @dataclass(frozen=True)
 class FoldPlan:
     """In which fold each row is held out. Every sequence is [n], in the order of the rows.
@@ -71,7 +67,7 @@ def plan_folds(
     *,
     seed: int,
     text: TextOf,
-    stratum: TextOf = _no_stratum,
+    stratum: TextOf = lambda row: "",
     source: str = "<rows>",
     need_labels: bool = False,
     join_texts: bool = True,
@@ -122,13 +118,9 @@ def plan_by_column(
     """
     for row in rows:
         if not values.get(row.id):
-            raise DataError(
-                f"the column {column!r} is empty, and says in which fold the row is held out",
-                path=source,
-                line=row.line or None,
-                row_id=row.id,
-                fix="fill it in every row, or let folds=5 divide them",
-            )
+            message = f"the column {column!r} is empty, and says in which fold the row is held out"
+            fix = "fill it in every row, or let folds=5 divide them"
+            raise DataError(message, path=source, line=row.line or None, row_id=row.id, fix=fix)
     names = sorted({values[row.id] for row in rows}, key=_numbers_first)
     if len(names) < 2:
         raise DataError(

@@ -46,15 +46,13 @@ class GroupColumns:
 
     def check(self, table_path: Path, options: TableOptions | None = None) -> None:
         """Once all rows were read. Raises DataError for a column in which no row has a value."""
-        for column_name, texts_by_row in self.values.items():
+        for name, texts_by_row in self.values.items():
             if any(cell_text != EMPTY for cell_text in texts_by_row.values()):
                 continue
             column_names = open_table(table_path, options).names
-            problem = "is empty in every row" if column_name in column_names else "is not in the file"
-            fix = did_you_mean(
-                column_name, column_names, key=fold_name, then=f"its columns are: {quoted_names(column_names)}"
-            )
-            raise DataError(f"the column {column_name!r} {problem}", path=table_path, fix=fix)
+            problem = "is empty in every row" if name in column_names else "is not in the file"
+            fix = did_you_mean(name, column_names, key=fold_name, then=f"its columns are: {quoted_names(column_names)}")
+            raise DataError(f"the column {name!r} {problem}", path=table_path, fix=fix)
 
 
 def _text(cell_value: object) -> str:

@@ -13,11 +13,9 @@ T = TypeVar("T")
 
 
 class HashedIds:
-    """64-bit hashes of texts, in an open-addressing table: 8 bytes a slot, filled between a half and three
-    quarters.
+    """64-bit hashes of texts, in an open-addressing table: 8 bytes a slot, filled between a half and three quarters.
 
-    A text whose hash is already there was *perhaps* seen before; a text whose hash is not there certainly was
-    not.
+    A text whose hash is already there was *perhaps* seen before; a text whose hash is not there certainly was not.
     """
 
     def __init__(self) -> None:
@@ -79,17 +77,10 @@ def refuse_duplicates(
     for item in items:
         row_id, line_number = key(item)
         if not used_ids.add(row_id):
-            first_line = next(
-                (earlier_line for earlier_id, earlier_line in map(key, again()) if earlier_id == row_id), line_number
-            )
+            first_line = next((line for earlier_id, line in map(key, again()) if earlier_id == row_id), line_number)
             if first_line != line_number:
-                raise DataError(
-                    f"the id was already used {unit} {first_line}",
-                    path=path,
-                    line=line_number,
-                    row_id=row_id,
-                    fix=ID_FIX,
-                )
+                message = f"the id was already used {unit} {first_line}"
+                raise DataError(message, path=path, line=line_number, row_id=row_id, fix=ID_FIX)
         yield item
 
 

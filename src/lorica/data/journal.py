@@ -96,14 +96,17 @@ class OutputLog:
 
 
 class Journal:
-    """An open journal; only one process has it open at a time. Use it as a context manager, or `close` it."""
+    """An open journal; only one process has it open at a time. Use it as a context manager, or `close` it.
+
+    folder: that holds the database. part: the number of this process among those that the run took, from 1.
+    """
 
     def __init__(self, folder: Path, database: sqlite3.Connection, folder_lock: FolderLock) -> None:
         """For `open` only."""
-        self._folder, self._database, self._lock = folder, database, folder_lock
+        self.folder, self._database, self._lock = folder, database, folder_lock
         self._path = folder / _DATABASE
         self._done = _verified_rows(database, self._path)
-        self._part = 1
+        self.part = 1
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -141,7 +144,8 @@ class Journal:
                 )
             else:
                 check_same_run(database_path.parent, earlier, manifest, otherwise=_start_anew(database_path))
-            journal._start_part()
+            with transaction(database, database_path):
+                journal.part = database.execute("INSERT INTO parts DEFAULT VALUES").lastrowid or 1
         except BaseException as error:
             if database is not None:
                 database.close()
@@ -152,14 +156,8 @@ class Journal:
         return journal
 
     @property
-    def folder(self) -> Path:
-        """The folder that holds the database."""
-        return self._folder
-
-    @property
     def done(self) -> int:
-        """Rows committed; rows are committed in the order of the input, so the next one is row number
-        `done`."""
+        """Rows committed; rows are committed in the order of the input, so the next one is row number `done`."""
         return self._done
 
     @property
@@ -169,16 +167,7 @@ class Journal:
 
     def outputs(self) -> OutputLog:
         """The log of what an engine has finished of the rows that are to be committed next."""
-        return OutputLog(self._database, self._path, self._part)
-
-    def _start_part(self) -> None:
-        with transaction(self._database, self._path):
-            self._part = self._database.execute("INSERT INTO parts DEFAULT VALUES").lastrowid or 1
-
-    @property
-    def part(self) -> int:
-        """The number of this process among those that the run took, from 1."""
-        return self._part
+        return OutputLog(self._database, self._path, self.part)
 
     def log_timings(self, timings: Sequence[RowTiming]) -> None:
         """Add timings that belong to no window: those of a warm-up. Raises DataError when the disk refuses."""
@@ -227,7 +216,7 @@ class Journal:
             self._path.with_name(_DATABASE + suffix).unlink(missing_ok=True)
         self._lock.release()
         with contextlib.suppress(OSError):  # other files of the run may lie there
-            self._folder.rmdir()
+            self.folder.rmdir()
 
     def close(self) -> None:
         """Let another process have the journal. May be called twice."""
@@ -242,7 +231,7 @@ class Journal:
 
     def _require_folder(self) -> None:
         if reason := self._lock.lost():
-            raise DataError(f"the journal is gone: {reason}", path=self._folder, fix="answer the file again")
+            raise DataError(f"the journal is gone: {reason}", path=self.folder, fix="answer the file again")
 
 
 def check_same_run(folder: Path, stored: Mapping[str, str], manifest: Mapping[str, str], *, otherwise: str) -> None:

@@ -1,5 +1,4 @@
-"""JSON Lines, and JSON arrays of objects, both streamed; duplicate keys, NaN and broken surrogates are
-refused."""
+"""JSON Lines, and JSON arrays of objects, both streamed; duplicate keys, NaN and broken surrogates are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from typing import Any, NoReturn
 from lorica.data.files import MAX_TEXT, FileFormat, text_chunks, text_lines
 from lorica.data.squad import flatten_squad
 from lorica.data.table import Record, Table
-from lorica.errors import DataError, RowError
+from lorica.errors import CellError, DataError, RowError
 
 _Record = tuple[int, dict[str, Any] | RowError]
 _MOST_BAD = 1000  # so many records without one that can be read are no file of rows
@@ -47,7 +46,7 @@ def read_json(table_path: Path, table_format: FileFormat) -> Table:
     def records(columns: Sequence[str]) -> Iterator[Record]:
         return chain(head_records, numbered_records)
 
-    return Table(column_names, head_records[-1][0], True, records, tuple(reading_notes))
+    return Table(table_path, column_names, head_records[-1][0], True, records, tuple(reading_notes))
 
 
 def _unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -77,14 +76,13 @@ def _line_records(table_path: Path, table_format: FileFormat) -> Iterator[_Recor
 def _line_record(table_path: Path, line_number: int, line_text: str) -> dict[str, Any] | RowError:
     """The object of one line, or why there is none: lines are independent of each other."""
     try:
-        return _checked(table_path, line_number, _DECODER.decode(line_text), line_text, _line_fix(line_text))
+        return _checked(_DECODER.decode(line_text), line_text, _line_fix(line_text))
     except json.JSONDecodeError as error:
         position = f"{error.msg} at column {error.colno}"
         return RowError(f"not a JSON object: {position}", path=table_path, line=line_number, fix=_line_fix(line_text))
-    except RowError as error:
-        return error
     except ValueError as error:
-        return RowError(str(error), path=table_path, line=line_number, fix="mend the line")
+        fix = getattr(error, "fix", "mend the line")
+        return RowError(str(error), path=table_path, line=line_number, fix=fix)
     except RecursionError:
         return RowError("JSON nested too deeply", path=table_path, line=line_number, fix="flatten the object")
 
@@ -99,22 +97,16 @@ def _line_fix(line_text: str) -> str:
     return "each line of a .jsonl file must hold one whole JSON object"
 
 
-def _checked(table_path: Path, line_number: int, json_value: Any, source_text: str, fix: str) -> dict[str, Any]:
+def _checked(json_value: Any, source_text: str, fix: str) -> dict[str, Any]:
+    """An object whose texts can be written. Raises CellError for anything else."""
     if not isinstance(json_value, dict):
-        raise RowError(
-            f"a JSON {_kind(json_value)} where an object {{...}} is expected",
-            path=table_path,
-            line=line_number,
-            fix=fix,
-        )
+        raise CellError(f"a JSON {_kind(json_value)} where an object {{...}} is expected", fix=fix)
     if _SURROGATE.search(source_text):
         try:
             json.dumps(json_value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise RowError(
+            raise CellError(
                 "half of a surrogate pair (\\uD800-\\uDFFF alone) is no character",
-                path=table_path,
-                line=line_number,
                 fix="write the whole pair, or the character itself",
             ) from error
     return json_value
@@ -141,8 +133,7 @@ class _Cursor:
         self._at = new_position
 
     def _more(self, needed_characters: int) -> bool:
-        """Read on until at least `needed_characters` lie ahead; False when the file ended before anything
-        came."""
+        """Read on until at least `needed_characters` lie ahead; False when the file ended before anything came."""
         chunks_ahead = [self._text[self._at :]]
         characters_ahead = len(chunks_ahead[0])
         while characters_ahead < needed_characters:
@@ -174,12 +165,8 @@ class _Cursor:
         next_character = self.peek()
         if next_character not in marks or not next_character:
             found_text = repr(next_character) if next_character else "the end of the file"
-            raise DataError(
-                f"{found_text} where {' or '.join(map(repr, marks))} is expected",
-                path=self.path,
-                line=self.line,
-                fix="is the file cut off?",
-            )
+            message = f"{found_text} where {' or '.join(map(repr, marks))} is expected"
+            raise DataError(message, path=self.path, line=self.line, fix="is the file cut off?")
         self.skip()
         return next_character
 
@@ -195,12 +182,9 @@ class _Cursor:
                 if characters_ahead <= MAX_TEXT and self._more(2 * characters_ahead):
                     continue  # perhaps only cut by the chunk's end
                 length_hint = f" (or it is longer than {MAX_TEXT // 2**20} MiB)" if characters_ahead > MAX_TEXT else ""
-                raise DataError(
-                    f"broken JSON in the element that starts on line {start_line}: {error.msg}{length_hint}",
-                    path=self.path,
-                    line=error_line,
-                    fix="the file must be one whole JSON array of objects (one object per line: .jsonl)",
-                ) from error
+                message = f"broken JSON in the element that starts on line {start_line}: {error.msg}{length_hint}"
+                fix = "the file must be one whole JSON array of objects (one object per line: .jsonl)"
+                raise DataError(message, path=self.path, line=error_line, fix=fix) from error
             except ValueError as error:
                 raise DataError(str(error), path=self.path, line=start_line, fix="mend the object") from error
             except RecursionError as error:
@@ -210,24 +194,19 @@ class _Cursor:
             return json_value, source_text
 
 
-def _array_records(table_path: Path, table_format: FileFormat, reading_notes: list[str]) -> Iterator[_Record]:
-    """The records of an array, or of the one list of objects inside an object, which is told in `reading_notes`."""
+def _array_records(table_path: Path, table_format: FileFormat, notes: list[str]) -> Iterator[_Record]:
+    """The records of an array, or of the one list of objects inside an object, which is told in `notes`."""
     cursor = _Cursor(table_path, text_chunks(table_path, table_format))
     first_character = cursor.peek()
     if first_character == "":
         raise DataError("the file is empty", path=table_path, line=1, fix="check how it was made")
     list_name = _to_list(cursor) if first_character == "{" else ""
     if first_character != "[" and not list_name:
-        raise DataError(
-            f"a .json file of rows must be one array [{{...}}, ...]; this one begins with {first_character!r}",
-            path=table_path,
-            line=cursor.line,
-            fix="one object per line: give it the suffix .jsonl; an array in an object: save it alone, or under 'data'",
-        )
+        message = f"a .json file of rows must be one array [{{...}}, ...]; this one begins with {first_character!r}"
+        fix = "one object per line: give it the suffix .jsonl; an array in an object: save it alone, or under 'data'"
+        raise DataError(message, path=table_path, line=cursor.line, fix=fix)
     if list_name:
-        reading_notes.append(
-            f"{table_path}: its rows are the list {list_name!r}, and what stands beside it is not read"
-        )
+        notes.append(f"{table_path}: its rows are the list {list_name!r}, and what stands beside it is not read")
     yield from _elements(cursor)
     if list_name:
         _close_object(cursor, list_name)
@@ -249,12 +228,10 @@ def _elements(cursor: _Cursor) -> Iterator[_Record]:
         line_number = cursor.line
         json_value, source_text = cursor.element()
         try:
-            record = _checked(
-                cursor.path, line_number, json_value, source_text, "every element of the array must be an object"
-            )
+            record = _checked(json_value, source_text, "every element of the array must be an object")
             yield from ((line_number, flat_record) for flat_record in flatten_squad(record))
-        except RowError as error:
-            yield line_number, error
+        except CellError as error:
+            yield line_number, RowError(str(error), path=cursor.path, line=line_number, fix=error.fix)
         if cursor.expect(",", "]") == "]":
             return
 
@@ -300,9 +277,5 @@ def _skip_value(cursor: _Cursor) -> bool:
 
 
 def _several_lists(cursor: _Cursor) -> DataError:
-    return DataError(
-        "the object holds several lists of objects",
-        path=cursor.path,
-        line=cursor.line,
-        fix="save the one with the rows alone, as [{...}, ...]",
-    )
+    fix = "save the one with the rows alone, as [{...}, ...]"
+    return DataError("the object holds several lists of objects", path=cursor.path, line=cursor.line, fix=fix)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from lorica.data.column_mapping import ColumnMapping, column_of, is_blank
+from lorica.data.table import Table
 from lorica.errors import RowError
 
 
@@ -16,12 +16,10 @@ class LateKeys:
     names: all keys so far that no record is read by, in the order of the file.
     """
 
-    def __init__(self, mapping: ColumnMapping, first_keys: Collection[str]) -> None:
-        self._mapping = mapping
+    def __init__(self, mapping: ColumnMapping, table: Table) -> None:
+        self._mapping, self._path = mapping, table.path
         unmapped_names = (
-            value_name
-            for value_name in mapping.schema.optional
-            if value_name not in {**mapping.columns, **mapping.constants}
+            name for name in mapping.schema.optional if name not in {**mapping.columns, **mapping.constants}
         )
         self._read = {
             column for value_name in unmapped_names for column in mapping.schema.columns_for(value_name)
@@ -29,7 +27,7 @@ class LateKeys:
         self._all_keys: set[str] = set()
         self._suspects: dict[str, str] = {}
         self.names: list[str] = []
-        self._learn(first_keys)
+        self._learn(table.names)
 
     def _learn(self, record_keys: Collection[str]) -> None:
         for record_key in record_keys:
@@ -41,21 +39,13 @@ class LateKeys:
             if record_key not in self._read:
                 self.names.append(record_key)
 
-    def check(self, record: Mapping[str, Any], *, table_path: Path, line_number: int) -> None:
+    def check(self, record: Mapping[str, Any], line_number: int) -> None:
         """Raises RowError for a record that has a value under another spelling of a name, and none under the name."""
         if not record.keys() <= self._all_keys:
             self._learn(record.keys())
-        for record_key, value_name in self._suspects.items():
+        for key, value_name in self._suspects.items():
             column = self._mapping.columns.get(value_name) or column_of(self._mapping.schema, value_name, record)
-            if (
-                value_name in self._mapping.constants
-                or is_blank(record.get(record_key))
-                or not is_blank(record.get(column))
-            ):
+            if value_name in self._mapping.constants or is_blank(record.get(key)) or not is_blank(record.get(column)):
                 continue
-            raise RowError(
-                f"the key {record_key!r} is not {column!r}, but looks meant to be",
-                path=table_path,
-                line=line_number,
-                fix=f"spell it {column!r} in every record",
-            )
+            message = f"the key {key!r} is not {column!r}, but looks meant to be"
+            raise RowError(message, path=self._path, line=line_number, fix=f"spell it {column!r} in every record")

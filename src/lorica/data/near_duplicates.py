@@ -36,9 +36,8 @@ _ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 
 def normalise_text(text: str) -> str:
-    """Letters, marks and digits in compatibility form and lower case, with one space for anything between
-    them; characters that nobody sees (soft hyphens, zero-width marks, variation selectors) are left out, and part no
-    word.
+    """Letters, marks and digits in compatibility form and lower case, with one space for anything between them;
+    characters that nobody sees (soft hyphens, zero-width marks, variation selectors) are left out, and part no word.
 
     A text without any of these (emoji alone, say) stays as it is, without the white space around it.
     """
@@ -69,8 +68,7 @@ def _digest(normalised: str) -> bytes:
 
 
 def shingles(text: str) -> _Hashes:
-    """Sorted distinct hashes [n] of the 5-character pieces of a normalised text (of the whole when it is
-    shorter)."""
+    """Sorted distinct hashes [n] of the 5-character pieces of a normalised text (of the whole when it is shorter)."""
     code_points = np.frombuffer(text[:MAX_CHARACTERS].encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     code_points = code_points.astype(np.uint64)
     length = min(SHINGLE, len(code_points))
@@ -168,33 +166,29 @@ def _estimated_jaccard(
 
 
 def _signatures(shingle_sets: Sequence[_Hashes]) -> _Hashes:
-    """MinHash signatures [texts, bands x band rows]: per hash function the smallest value over a text's
-    shingles."""
+    """MinHash signatures [texts, bands x band rows]: per hash function the smallest value over a text's shingles."""
     functions = np.random.default_rng(0).integers(0, 2**32, size=(2, _BANDS * _BAND_ROWS), dtype=np.uint32)
     result = np.empty((len(shingle_sets), _BANDS * _BAND_ROWS), dtype=np.uint32)
     first_text = 0
     while first_text < len(shingle_sets):
-        stop_text, shingle_count = first_text, 0
-        while stop_text < len(shingle_sets) and (
-            shingle_count == 0 or shingle_count + len(shingle_sets[stop_text]) <= _CHUNK
-        ):
-            shingle_count += len(shingle_sets[stop_text])
-            stop_text += 1
-        joined_hashes = np.concatenate(shingle_sets[first_text:stop_text])
-        starts = np.cumsum([0] + [len(shingle_set) for shingle_set in shingle_sets[first_text : stop_text - 1]])
+        stop, shingle_count = first_text, 0
+        while stop < len(shingle_sets) and (shingle_count == 0 or shingle_count + len(shingle_sets[stop]) <= _CHUNK):
+            shingle_count += len(shingle_sets[stop])
+            stop += 1
+        joined_hashes = np.concatenate(shingle_sets[first_text:stop])
+        starts = np.cumsum([0] + [len(shingle_set) for shingle_set in shingle_sets[first_text : stop - 1]])
         for function_index, (hash_mask, factor) in enumerate(functions.T):
             mixed_hashes = (joined_hashes ^ hash_mask) * (factor | np.uint32(1))
             mixed_hashes ^= mixed_hashes >> np.uint32(15)
             mixed_hashes *= np.uint32(0x2C1B3C6D)
             mixed_hashes ^= mixed_hashes >> np.uint32(13)
-            result[first_text:stop_text, function_index] = np.minimum.reduceat(mixed_hashes, starts)
-        first_text = stop_text
+            result[first_text:stop, function_index] = np.minimum.reduceat(mixed_hashes, starts)
+        first_text = stop
     return result
 
 
 def _buckets(band: _Hashes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """(texts in an order that puts those with equal rows of `band` [texts, band rows] side by side, bucket of
-    each)."""
+    """(texts in an order that puts those with equal rows of `band` [texts, band rows] side by side, bucket of each)."""
     bucket_keys = np.zeros(len(band), dtype=np.uint64)
     for hash_column in band.T:
         bucket_keys = (bucket_keys ^ hash_column) * np.uint64(0x9E3779B97F4A7C15)

@@ -10,11 +10,7 @@ def range_indexes(metadata: Mapping[bytes, bytes] | None) -> dict[str, range]:
     """Name -> values of each index with a name that the metadata of an Arrow or Parquet schema hold as a range."""
     try:
         entries = json.loads((metadata or {})[b"pandas"])["index_columns"]
-        range_entries = [
-            index_entry
-            for index_entry in entries
-            if isinstance(index_entry, dict) and index_entry.get("kind") == "range"
-        ]
+        range_entries = [entry for entry in entries if isinstance(entry, dict) and entry.get("kind") == "range"]
         return {
             str(index_entry["name"]): range(index_entry["start"], index_entry["stop"], index_entry["step"])
             for index_entry in range_entries

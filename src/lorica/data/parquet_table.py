@@ -17,8 +17,7 @@ _DAMAGED = "the Parquet file is damaged or cut off"
 
 
 def load_pyarrow(table_path: Path, doing: str) -> tuple[Any, Any]:
-    """The modules (pyarrow, pyarrow.parquet). Raises MissingExtraError naming the extra when not
-    installed."""
+    """The modules (pyarrow, pyarrow.parquet). Raises MissingExtraError naming the extra when not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -65,4 +64,4 @@ def read_parquet(table_path: Path) -> Table:
     notes = tuple(
         f"{table_path}: the column {name!r} is an index that pandas stored as a range" for name in range_index
     )
-    return Table((*stored_names, *range_index), 1, False, records, notes)
+    return Table(table_path, (*stored_names, *range_index), 1, False, records, notes)

@@ -50,10 +50,7 @@ def plain_records(records: Any, source_path: Path) -> list[dict[str, Any]]:
 
     Raises DataError naming the record (from 1) that is none, and a table whose columns share a name.
     """
-    return [
-        _record(record, source_path, record_number)
-        for record_number, record in enumerate(_records(records, source_path), 1)
-    ]
+    return [_record(record, source_path, number) for number, record in enumerate(_records(records, source_path), 1)]
 
 
 def _records(records: Any, source_path: Path) -> Iterator[Any]:
@@ -90,7 +87,7 @@ def _records(records: Any, source_path: Path) -> Iterator[Any]:
     return iter(records)
 
 
-def _record(record: Any, source_path: Path, record_number: int) -> dict[str, Any]:
+def _record(record: Any, source_path: Path, number: int) -> dict[str, Any]:
     """A mapping, or what can be made one: a row of a frame as a series or a named tuple."""
     type_name = type(record).__name__
     for method in ("to_dict", "_asdict"):
@@ -99,14 +96,10 @@ def _record(record: Any, source_path: Path, record_number: int) -> dict[str, Any
     if not isinstance(record, Mapping) and callable(getattr(record, "keys", None)):
         record = dict(record)  # a row of a database
     if not isinstance(record, Mapping):
-        raise DataError(
-            f"a {type_name} where a dictionary is expected", path=source_path, line=record_number, fix=_NOT_ROWS
-        )
+        raise DataError(f"a {type_name} where a dictionary is expected", path=source_path, line=number, fix=_NOT_ROWS)
     plain_record = {_key(key): to_plain_value(value) for key, value in record.items()}
     if len(plain_record) != len(record):
-        raise DataError(
-            "two keys of this record are written alike", path=source_path, line=record_number, fix="rename one"
-        )
+        raise DataError("two keys of this record are written alike", path=source_path, line=number, fix="rename one")
     return plain_record
 
 

@@ -142,21 +142,18 @@ class AmbiguityFinder:
         all_rows = (row_like[0] and row_like[-1]) or (len(inner_rows) > 2 and len(self._context) >= _ENOUGH)
         return _merged(line_number, len(record_lines)) if all_rows else None
 
-    def _row_likeness(self, line_rows: list[list[str]]) -> list[bool]:
+    def _row_likeness(self, rows: list[list[str]]) -> list[bool]:
         """Whether each line is as wide as the header and, between commas, its cells are such as the columns hold."""
-        full_width = [len(row) == self._width for row in line_rows]
+        full_width = [len(row) == self._width for row in rows]
         if self._delimiter == "\t":  # texts hold no tabs
             return full_width
-        samples = self._context or [row for row, fits_width in zip(line_rows, full_width, strict=True) if fits_width]
+        samples = self._context or [row for row, fits_width in zip(rows, full_width, strict=True) if fits_width]
         columns = [[row[column_index] for row in samples] for column_index in range(self._width)]
         spaced = [sum(cell_text.startswith(" ") for cell_text in column) > len(column) / 2 for column in columns]
         number_shares = [_share_of_numbers(column) for column in columns]
         if not self._context and any(1 - _MOSTLY < number_share < _MOSTLY for number_share in number_shares):
-            return [False] * len(line_rows)
-        return [
-            fits_width and self._alike(row, spaced, number_shares)
-            for row, fits_width in zip(line_rows, full_width, strict=True)
-        ]
+            return [False] * len(rows)
+        return [width and self._alike(row, spaced, number_shares) for row, width in zip(rows, full_width, strict=True)]
 
     def _alike(self, row: list[str], spaced: list[bool], number_shares: list[float]) -> bool:
         for cell_text, is_spaced, number_share in zip(row, spaced, number_shares, strict=True):
@@ -202,21 +199,18 @@ class _LineCounter:
         self.marked = False  # quoted texts hold what only a quoting writer writes
 
     def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line_text = next(self._lines)
-        self.number += 1
-        if line_text.strip("\r\n"):
-            cell_count = line_text.count(self._delimiter) + 1
-            self.width = self.width or cell_count
-            if cell_count != self.width:
-                self.ragged += 1
-                self.first_ragged = self.first_ragged if self.ragged > 1 else (self.number, cell_count)
-            if '"' in line_text and opens_quote(line_text, self._delimiter):
-                self.first_quoted = self.first_quoted or self.number
-                self.marked = self.marked or self.number == 1 or _doubled(line_text, self._delimiter)
-        return line_text
+        for line_text in self._lines:
+            self.number += 1
+            if line_text.strip("\r\n"):
+                cell_count = line_text.count(self._delimiter) + 1
+                self.width = self.width or cell_count
+                if cell_count != self.width:
+                    self.ragged += 1
+                    self.first_ragged = self.first_ragged if self.ragged > 1 else (self.number, cell_count)
+                if '"' in line_text and opens_quote(line_text, self._delimiter):
+                    self.first_quoted = self.first_quoted or self.number
+                    self.marked = self.marked or self.number == 1 or _doubled(line_text, self._delimiter)
+            yield line_text
 
 
 def _doubled(line_text: str, delimiter: str) -> bool:

@@ -39,19 +39,15 @@ def read_rows(
     """The rows of a CSV, TSV, JSONL, JSON or Parquet file or a workbook, in its order, with memory that does not
     grow with it.
 
-    columns: name a schema expects -> name in the file. constants: name a schema expects -> one value for every
-    row. The header (JSON: the first record) decides the schema: the first whose required names are all there.
-    options: how the file is laid out, where that is to be said.
-    log: learns what is not read, and with `log.skip` takes the rows that cannot be used instead of an error.
-    check: raises ValueError for a row that the caller cannot use.
-    The file's head is read, and mistakes in it raised, by this call; the other rows are checked as they are
-    taken. Raises DataError, ConfigError (a mapping that no schema knows) and MissingExtraError (Parquet
-    without pyarrow).
+    columns: name a schema expects -> name in the file. constants: name a schema expects -> one value for every row. The
+    header (JSON: the first record) decides the schema: the first whose required names are all there. options: how the
+    file is laid out, where that is to be said. log: learns what is not read, and with `log.skip` takes the rows that
+    cannot be used instead of an error. check: raises ValueError for a row that the caller cannot use. The file's head
+    is read, and mistakes in it raised, by this call; the other rows are checked as they are taken. Raises DataError,
+    ConfigError (a mapping that no schema knows) and MissingExtraError (Parquet without pyarrow).
     """
     table_path = Path(path)
-    return _checked_rows(
-        table_path, lambda: open_table(table_path, options), schemas, columns, constants, log or ReadLog(), check
-    )
+    return _checked_rows(lambda: open_table(table_path, options), schemas, columns, constants, log or ReadLog(), check)
 
 
 def rows_from_memory(
@@ -74,15 +70,12 @@ def rows_from_memory(
         return []
 
     def reopen() -> Table:
-        return Table(
-            tuple(plain_rows[0]), 1, open_names=True, records=lambda _: enumerate(plain_rows, 1), in_memory=True
-        )
+        return Table(_MEMORY, tuple(plain_rows[0]), 1, True, records=lambda _: enumerate(plain_rows, 1), in_memory=True)
 
-    return list(_checked_rows(_MEMORY, reopen, schemas, columns, constants, log or ReadLog(), None))
+    return list(_checked_rows(reopen, schemas, columns, constants, log or ReadLog(), None))
 
 
 def _checked_rows(
-    table_path: Path,
     reopen: Callable[[], Table],
     schemas: Sequence[RowSchema],
     columns: Mapping[str, str],
@@ -93,43 +86,33 @@ def _checked_rows(
     """The rows of a table; `reopen` starts another pass over it."""
     skipped_before = len(read_log.skipped)  # of other files
     table = reopen()
-    columns = _columns_to_find(table_path, table.names, schemas, columns, read_log)
+    columns = _columns_to_find(table, schemas, columns, read_log)
     with _perhaps_no_header(table, schemas):
-        mapping = map_columns(table_path, table.line, table.names, schemas, columns, constants)
+        mapping = map_columns(table, schemas, columns, constants)
     mapping = bind_table(mapping, lambda: _records(reopen(), mapping))
     read_log.remarks += table.notes
-    late_keys = read_log.start_file(table_path, mapping, table.names)
+    late_keys = read_log.start_file(mapping, table)
     numbered_rows = refuse_duplicates(
-        _rows(table_path, table, mapping, late_keys, check_row, read_log.skip_or_raise),
+        _rows(table, mapping, late_keys, check_row, read_log.skip_or_raise),
         key=lambda numbered_row: (numbered_row[1].id, numbered_row[0]),
-        again=lambda: _rows(table_path, reopen(), mapping, late_keys, check_row, _drop),
-        path=table_path,
+        again=lambda: _rows(reopen(), mapping, late_keys, check_row, _drop),
+        path=table.path,
         unit="by record" if table.in_memory else "on line",
     )
-    rows = _noted((row for _, row in numbered_rows), table_path, read_log)
+    rows = _noted((row for _, row in numbered_rows), table.path, read_log)
     first_row = next(rows, None)
     if first_row is None and len(read_log.skipped) > skipped_before:
         first_skipped = read_log.skipped[skipped_before]
-        raise DataError(
-            f"every row was left out (data.bad_rows=skip); the first because: {first_skipped.reason}",
-            path=table_path,
-            line=first_skipped.line,
-            row_id=first_skipped.id,
-            fix="mend the rows, or how they are read (task.columns, task.positive_labels, ...)",
-        )
+        message = f"every row was left out (data.bad_rows=skip); the first because: {first_skipped.reason}"
+        fix = "mend the rows, or how they are read (task.columns, task.positive_labels, ...)"
+        raise DataError(message, path=table.path, line=first_skipped.line, row_id=first_skipped.id, fix=fix)
     if first_row is None:
-        raise DataError(
-            "the file has a header and no rows", path=table_path, line=table.line, fix="check how it was made"
-        )
+        raise table.error("the file has a header and no rows", fix="check how it was made")
     return chain([first_row], rows)
 
 
 def _columns_to_find(
-    table_path: Path,
-    column_names: Sequence[str],
-    schemas: Sequence[RowSchema],
-    columns: Mapping[str, str],
-    read_log: ReadLog,
+    table: Table, schemas: Sequence[RowSchema], columns: Mapping[str, str], read_log: ReadLog
 ) -> dict[str, str]:
     """The mapping without the column of right answers where a table has neither it nor one like it, and no schema
     requires it: what maps training rows maps rows to come as well. That is told."""
@@ -137,10 +120,10 @@ def _columns_to_find(
     gold_names = {schema.gold for schema in schemas} - required_names
     columns_to_find = dict(columns)
     for name, column in columns.items():
-        if name in gold_names and not closest(column, column_names, key=fold_name):
+        if name in gold_names and not closest(column, table.names, key=fold_name):
             del columns_to_find[name]
             read_log.remarks.append(
-                f"{table_path}: no column {column!r} (task.columns.{name}): read as rows without right answers"
+                f"{table.path}: no column {column!r} (task.columns.{name}): read as rows without right answers"
             )
     return columns_to_find
 
@@ -176,7 +159,6 @@ def _drop(error: RowError) -> None:
 
 
 def _rows(
-    table_path: Path,
     table: Table,
     mapping: ColumnMapping,
     late_keys: LateKeys,
@@ -190,17 +172,10 @@ def _rows(
             if isinstance(record, RowError):
                 raise record
             if table.open_names:
-                late_keys.check(record, table_path=table_path, line_number=line_number)
-            row = build_row(
-                mapping,
-                record,
-                table_path=table_path,
-                line_number=line_number,
-                number=row_number,
-                memory=table.in_memory,
-            )
+                late_keys.check(record, line_number)
+            row = build_row(mapping, record, table, line_number, row_number)
             if check_row is not None:
-                _checked(check_row, row, table_path, partial(_gold_elsewhere, mapping, late_keys, row_number))
+                _checked(check_row, row, table.path, partial(_gold_elsewhere, mapping, late_keys, row_number))
         except RowError as error:
             handle_error(error)
         else:
@@ -217,15 +192,13 @@ def _checked(check_row: Callable[[Row], object], row: Row, table_path: Path, unr
         raise RowError(str(error), path=table_path, line=row.line, row_id=row.id, fix=fix) from error
 
 
-def _gold_elsewhere(mapping: ColumnMapping, late_keys: LateKeys, row_number: int) -> str:
+def _gold_elsewhere(mapping: ColumnMapping, keys: LateKeys, row_number: int) -> str:
     """What else helps against a row without an answer, where a column that is not read may hold the answers: no column
     is known for them, or it is empty from the first row on."""
     gold_name = mapping.schema.gold
-    if not gold_name or not late_keys.names or (gold_name in mapping.columns and row_number > 1):
+    if not gold_name or not keys.names or (gold_name in mapping.columns and row_number > 1):
         return ""
     gold_setting = (
-        mapping_setting(gold_name, late_keys.names[0])
-        if len(late_keys.names) == 1
-        else f"task.columns.{gold_name}=<your column>"
+        mapping_setting(gold_name, keys.names[0]) if len(keys.names) == 1 else f"task.columns.{gold_name}=<your column>"
     )
-    return f", or say which column holds the answers: {gold_setting} (not read: {quoted_names(late_keys.names)})"
+    return f", or say which column holds the answers: {gold_setting} (not read: {quoted_names(keys.names)})"

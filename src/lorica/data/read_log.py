@@ -12,6 +12,7 @@ import msgspec
 from lorica.data.column_mapping import ColumnMapping
 from lorica.data.column_names import looks_like_id, quoted_names
 from lorica.data.late_columns import LateKeys
+from lorica.data.table import Table
 from lorica.data.write import atomic_file
 from lorica.errors import RowError
 from lorica.names import listed, visible_values
@@ -42,10 +43,10 @@ class ReadLog:
         self._noted: dict[tuple[str, str], tuple[str, int]] = {}
         self._returned: set[object] = set()
 
-    def start_file(self, table_path: Path, mapping: ColumnMapping, column_names: Sequence[str]) -> LateKeys:
+    def start_file(self, mapping: ColumnMapping, table: Table) -> LateKeys:
         """Begin with a file."""
-        late_keys = LateKeys(mapping, column_names)
-        self._files[str(table_path)] = (mapping, late_keys)
+        late_keys = LateKeys(mapping, table)
+        self._files[str(table.path)] = (mapping, late_keys)
         return late_keys
 
     def add_notes(self, table_path: Path, row: Row) -> None:
@@ -65,9 +66,7 @@ class ReadLog:
 
     def unused(self) -> dict[str, list[str]]:
         """File -> its columns that nothing reads, of files that have some."""
-        return {
-            file_name: list(late_keys.names) for file_name, (_, late_keys) in self._files.items() if late_keys.names
-        }
+        return {name: list(late_keys.names) for name, (_, late_keys) in self._files.items() if late_keys.names}
 
     def new_notes(self) -> list[str]:
         """The notes that no earlier call returned; one whose count of rows has grown is not new."""

@@ -42,20 +42,18 @@ def split(
     require_components(
         rows, len(components), 2, split_sides, source=source, otherwise="training.val_ratio=0 trains on all rows"
     )
-    targets = {class_name: ratio * class_count for class_name, class_count in _classes(components).items()}
-    held_out_counts = Counter[str]()
+    targets = {class_name: ratio * class_count for class_name, class_count in Counter(map(label_text, rows)).items()}
+    counts = Counter[str]()
     chosen: list[_Component] = []
     remaining: list[_Component] = []
     for component in components:
-        if _gain(component, held_out_counts, targets) > 0:
-            held_out_counts.update(component.classes)
+        if _gain(component, counts, targets) > 0:
+            counts.update(component.classes)
             chosen.append(component)
         else:
             remaining.append(component)
     if not chosen:  # every component overshoots: take the one that does so least
-        chosen.append(
-            max(remaining, key=lambda candidate: (_gain(candidate, held_out_counts, targets), -candidate.members[0]))
-        )
+        chosen.append(max(remaining, key=lambda candidate: (_gain(candidate, counts, targets), -candidate.members[0])))
         remaining.remove(chosen[0])
     elif not remaining:
         remaining.append(chosen.pop())
@@ -86,8 +84,7 @@ def join_groups(rows: Sequence[Row], union_find: UnionFind) -> None:
 
 
 def _shuffled(rows: Sequence[Row], text_of_row: Callable[[Row], str], seed: int) -> list[_Component]:
-    """Components in an order that only the rows and the seed decide; single rows last, for they even the rest
-    out."""
+    """Components in an order that only the rows and the seed decide; single rows last, for they even the rest out."""
     components = [
         _Component(members, dict(Counter(label_text(rows[row_index]) for row_index in members)))
         for members in components_of(rows, text_of_row)
@@ -101,18 +98,11 @@ def label_text(row: Row) -> str:
     return str(row.gold) if isinstance(row.gold, int) else ""
 
 
-def _classes(components: Sequence[_Component]) -> Counter[str]:
-    class_totals = Counter[str]()
-    for component in components:
-        class_totals.update(component.classes)
-    return class_totals
-
-
-def _gain(component: _Component, held_out_counts: Counter[str], targets: dict[str, float]) -> float:
+def _gain(component: _Component, counts: Counter[str], targets: dict[str, float]) -> float:
     """How much nearer the held-out counts come to their targets, squared and relative to the class's size."""
     total_gain = 0.0
     for class_name, class_count in component.classes.items():
-        missing_count = targets[class_name] - held_out_counts[class_name]
+        missing_count = targets[class_name] - counts[class_name]
         total_gain += (missing_count**2 - (missing_count - class_count) ** 2) / targets[class_name]
     return total_gain
 

@@ -15,9 +15,7 @@ def flatten_squad(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         return
     article = {member_name: member_value for member_name, member_value in record.items() if member_name != "paragraphs"}
     for paragraph in paragraphs:
-        paragraph_members = {
-            member_name: member_value for member_name, member_value in paragraph.items() if member_name != "qas"
-        }
+        paragraph_members = {name: value for name, value in paragraph.items() if name != "qas"}
         for question in paragraph["qas"]:
             yield {**article, **paragraph_members, **question}
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from lorica.data.answers import ANSWER_COLUMNS
-from lorica.data.write import atomic_file
+from lorica.data.write import atomic_file, csv_writer
 from lorica.records import Answer
 
 SUFFIX = ".submission.csv"
@@ -54,9 +52,7 @@ def write_submission(
     place that cannot be written.
     """
     missing: dict[str, list[str]] = {}
-    with atomic_file(path) as binary_file:
-        text_stream = io.TextIOWrapper(binary_file, encoding="utf-8", newline="")
-        writer = csv.writer(text_stream, lineterminator="\n")
+    with atomic_file(path) as binary_file, csv_writer(binary_file) as writer:
         writer.writerow([column.name for column in columns])
         for answer in answers:
             cell_texts = [_cell(answer, column.field) for column in columns]
@@ -64,8 +60,6 @@ def write_submission(
                 if cell_text is None:
                     missing.setdefault(column.field, []).append(answer.id)
             writer.writerow(["" if cell_text is None else cell_text for cell_text in cell_texts])
-        text_stream.flush()
-        text_stream.detach()  # the file belongs to its context
     return missing
 
 

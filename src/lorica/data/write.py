@@ -1,5 +1,4 @@
-"""Answers to files and back. A result file is either whole or not there: it is written aside, synced, then
-renamed."""
+"""Answers to files and back. A result file is either whole or not there: it is written aside, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -52,9 +51,19 @@ _OWN = TableOptions(quoting="standard")  # what this module writes is quoted by 
 
 
 @contextlib.contextmanager
+def csv_writer(binary_file: BinaryIO) -> Iterator[Any]:
+    """The writer of `csv` for rows of a file in UTF-8, which stays open: it belongs to the caller."""
+    text_stream = io.TextIOWrapper(binary_file, encoding="utf-8", newline="")
+    try:
+        yield csv.writer(text_stream, lineterminator="\n")
+        text_stream.flush()
+    finally:
+        text_stream.detach()
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
-    """A binary file to write to, which becomes `path` when the block ends, and is removed when the block
-    fails.
+    """A binary file to write to, which becomes `path` when the block ends, and is removed when the block fails.
 
     It lies in the folder of `path` (made if missing), is fsynced, then renamed over `path`; a link is
     followed. Raises DataError when the place cannot be written, is no file's, or the disk is full.
@@ -204,50 +213,33 @@ def _read(answers_path: Path, id_spellings: Collection[str]) -> Iterator[tuple[i
             values["id"] = id_text(values.get("id"))
             yield line_number, to_answer(values)
         except ValueError as error:
-            raise DataError(
-                str(error),
-                path=answers_path,
-                line=line_number,
-                row_id=_known_id(values),
-                fix="docs/rows.md lists the columns of a result file and what they hold",
-            ) from error
-
-
-def _known_id(values: Mapping[str, Any]) -> str | None:
-    row_id = values.get("id")
-    return str(row_id) if row_id else None
+            row_id = str(values["id"]) if values.get("id") else None
+            fix = "docs/rows.md lists the columns of a result file and what they hold"
+            raise DataError(str(error), path=answers_path, line=line_number, row_id=row_id, fix=fix) from error
 
 
 def _answer_columns(
-    answers_path: Path, line_number: int, column_names: Sequence[str], id_spellings: Collection[str]
+    answers_path: Path, number: int, column_names: Sequence[str], id_spellings: Collection[str]
 ) -> dict[str, str]:
     """The file's name of a column -> the result file's."""
-    columns = {
-        column_name: "id" if fold_name(column_name) in id_spellings else column_name for column_name in column_names
-    }
+    columns = {name: "id" if fold_name(name) in id_spellings else name for name in column_names}
     for column_name, column in columns.items():
         if column not in ANSWER_COLUMNS:
             raise DataError(
                 f"{column_name!r} is no column of a result file",
                 path=answers_path,
-                line=line_number,
+                line=number,
                 fix=did_you_mean(
                     column_name, ANSWER_COLUMNS, key=fold_name, then=f"they are: {', '.join(ANSWER_COLUMNS)}"
                 ),
             )
     id_columns = [column_name for column_name, column in columns.items() if column == "id"]
     if not id_columns:
-        raise DataError(
-            "no column 'id'", path=answers_path, line=line_number, fix="every answer carries the id of its row"
-        )
+        raise DataError("no column 'id'", path=answers_path, line=number, fix="every answer carries the id of its row")
     if len(id_columns) > 1:
         listed = " and ".join(map(repr, id_columns))
-        raise DataError(
-            f"{listed} may both hold the ids",
-            path=answers_path,
-            line=line_number,
-            fix="keep the one that the rows have",
-        )
+        fix = "keep the one that the rows have"
+        raise DataError(f"{listed} may both hold the ids", path=answers_path, line=number, fix=fix)
     return columns
 
 
@@ -271,9 +263,7 @@ def _write_csv(
 ) -> int:
     answer_count = 0
     written_cells = itemgetter(*map(ANSWER_COLUMNS.index, columns))
-    text_stream = io.TextIOWrapper(binary_file, encoding="utf-8", newline="", write_through=False)
-    try:
-        writer = csv.writer(text_stream, lineterminator="\n")
+    with csv_writer(binary_file) as writer:
         writer.writerow(columns)
         for answer in answers:
             try:
@@ -281,9 +271,6 @@ def _write_csv(
             except ValueError as error:
                 raise _unwritable(output_path, answer, error) from error
             answer_count += 1
-        text_stream.flush()
-    finally:
-        text_stream.detach()  # the file belongs to the caller
     return answer_count
 
 

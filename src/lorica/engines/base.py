@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -14,6 +15,8 @@ from lorica.errors import AdapterError, EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.names import did_you_mean
 from lorica.records import Generate, Output, Request, ScoreChoices
+
+NOT_A_NUMBER = "the model's output is not a number (NaN): weights or precision are broken"
 
 OnDone = Callable[[int], None]
 OnOutputs = Callable[[Sequence[tuple[int, Output]]], None]
@@ -289,6 +292,13 @@ def output_without_model(request: Request, *, vocab_size: int, max_positions: in
 def failed(request: Request, problem: str) -> Output:
     """The output of a request that could not be answered."""
     return Output(id=request.id, finish="error", error=problem)
+
+
+def scored(request: ScoreChoices, logprobs: Sequence[float]) -> Output:
+    """The output of a request whose choices have these log-probabilities."""
+    if any(map(math.isnan, logprobs)):
+        return failed(request, NOT_A_NUMBER)
+    return Output(id=request.id, logprobs=tuple(logprobs))
 
 
 def max_new_tokens_for(request: Generate, max_positions: int) -> int:

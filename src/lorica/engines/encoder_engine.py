@@ -69,12 +69,12 @@ class EncoderEngine:
         self._dtype_name = _dtype_name(self._family, settings)
         self._device = resolve_device(settings.device)
         self._separator = _separator(base)
-        self._own = self._load(base) if base.has_head else None
         # Logits of the head and its modules that adapters bring -> the base with such adapters: what one brings whole
-        # another may change by LoRA, which PEFT does not do to one module.
+        # another may change by LoRA, which PEFT does not do to one module. It stays for the next such adapter.
         self._under_heads: dict[tuple[int, tuple[str, ...]], PeftAdapters] = {}
         self._adapters: dict[str, PeftAdapters] = {}
-        self._classifiers: dict[str, Any] = {}
+        # By name; None: the base's own, where it has a head.
+        self._classifiers: dict[str | None, Any] = {None: self._load(base)} if base.has_head else {}
         self._digests: dict[str, str] = {}
         self._timer = BatchTimer()
         # Alone, a row is multiplied the same whatever else is asked; a GPU is made for batches.
@@ -90,6 +90,7 @@ class EncoderEngine:
             return
         if isinstance(adapter, ClassifierFolder):
             self._check_same_tokens(adapter)
+            self._free_unused()
             self._classifiers[name] = self._load(BaseFolder(adapter.path))
         else:
             self._add_lora(name, as_lora(adapter))
@@ -100,18 +101,19 @@ class EncoderEngine:
         shapes, location_text = _saved_shapes(adapter), str(adapter.path)
         logits = head_rows(self._family, shapes, location_text)
         brought = tuple(module for module in self._family.head if any(is_of_module(path, module) for path in shapes))
-        if (logits, brought) not in self._under_heads:
+        adapted = self._under_heads.get((logits, brought))
+        if adapted is None or (adapted.damage and not self._is_used(adapted)):
+            self._free_unused()
             dtype = getattr(torch, self._dtype_name)
             classifier = new_classifier(self._base, [str(number) for number in range(logits)], dtype, seed=0)
             # Random numbers are never used. By default PEFT saves the logits alone, and leaves the pooler to the base.
             head_rows(self._family, shapes, location_text, needed=classifier.random)
-            self._under_heads[logits, brought] = PeftAdapters(classifier.model.to(self._device).eval())
+            adapted = self._under_heads[logits, brought] = PeftAdapters(classifier.model.to(self._device).eval())
         if adapter.config.task_type not in ("SEQ_CLS", None):
             raise AdapterError(
                 f"{adapter.path}: its task_type is {adapter.config.task_type!r}, and an encoder classifies",
                 fix='write "task_type": "SEQ_CLS" into adapter_config.json, or use the base that it was trained on',
             )
-        adapted = self._under_heads[logits, brought]
         adapted.add(name, adapter)
         try:
             check_finite(adapted.parameters(name), str(adapter.path))
@@ -119,6 +121,13 @@ class EncoderEngine:
             adapted.remove(name)
             raise
         self._adapters[name] = adapted
+
+    def _free_unused(self) -> None:
+        """Before another model is loaded, free those that no adapter is on any more."""
+        self._under_heads = {head: adapted for head, adapted in self._under_heads.items() if self._is_used(adapted)}
+
+    def _is_used(self, adapted: PeftAdapters) -> bool:
+        return adapted in self._adapters.values()
 
     def _load(self, folder: BaseFolder) -> Any:
         return load_classifier(folder, getattr(torch, self._dtype_name)).to(self._device)
@@ -173,7 +182,6 @@ class EncoderEngine:
             deterministic=self._alone,
             versions={"torch": str(torch.__version__), "transformers": str(transformers.__version__)},
             batch_invariant=(ScoreChoices,) if self._alone else (),
-            restores_base=False,
         )
 
     def set_timer(self, timer: BatchTimer) -> None:
@@ -207,15 +215,12 @@ class EncoderEngine:
         for adapter_name, members in groups.items():
             adapted = self._adapters.get(adapter_name or "")
             with nullcontext() if adapted is None else adapted.using(adapter_name):
-                model = self._model(adapter_name) if adapted is None else adapted.model
+                model = self._classifiers[adapter_name] if adapted is None else adapted.model
                 for batch in self._batches(requests, members):
                     with self._timer.batch({requests[index].id: len(requests[index].prompt) for index in batch}):
                         batch_outputs = self._score(model, [requests[index] for index in batch])
                     finish(dict(zip(batch, batch_outputs, strict=True)))
         return [outputs[index] for index in range(len(requests))]
-
-    def _model(self, adapter_name: str | None) -> Any:
-        return self._own if adapter_name is None else self._classifiers[adapter_name]
 
     def _without_model(self, request: Request) -> Output | None:
         """The output of a request that needs no forward pass."""
@@ -230,7 +235,7 @@ class EncoderEngine:
         )
         if problem:
             return failed(request, problem)
-        if request.adapter is None and self._own is None:
+        if request.adapter is None and None not in self._classifiers:
             return Output(id=request.id, logprobs=(_UNKNOWN, _UNKNOWN))
         return None
 

@@ -1,6 +1,4 @@
-"""An engine without a model, for tests of everything above the engines: deterministic and free of
-dependencies.
-"""
+"""An engine without a model, for tests of everything above the engines: deterministic and free of dependencies."""
 
 from __future__ import annotations
 

@@ -47,13 +47,9 @@ def attach_adapter(model: Any, opened: AdapterFolder, peft_name: str) -> tuple[A
     except (ValueError, RuntimeError, KeyError) as error:
         raise misfit(opened, f"PEFT refuses it: {error}") from error
     # PEFT passes over what does not match with a warning at most.
-    applied_names = {
-        _plain(tensor_name, peft_name) for tensor_name, _ in model.named_parameters() if f".{peft_name}" in tensor_name
-    }
-    unmatched_names = sorted(
-        applied_names ^ {_plain(tensor_name, peft_name) for tensor_name in opened.tensors if not _of_base(tensor_name)}
-    )
-    return model.eval(), unmatched_names
+    applied_names = {_plain(name, peft_name) for name, _ in model.named_parameters() if f".{peft_name}" in name}
+    stored_names = {_plain(name, peft_name) for name in opened.tensors if not _of_base(name)}
+    return model.eval(), sorted(applied_names ^ stored_names)
 
 
 class PeftAdapters:
@@ -155,30 +151,26 @@ def _check_fit(model: Any, opened: AdapterFolder) -> None:
     base_model = model.get_base_model() if hasattr(model, "get_base_model") else model
     # PEFT keeps a module that an earlier adapter brings its own of as `original_module`.
     base_modules = {name.replace(".original_module", ""): module for name, module in base_model.named_modules()}
-    for tensor_name, tensor_info in opened.tensors.items():
-        module_path, factor_name = module_of(tensor_name)
-        if module_path not in base_modules:
-            raise misfit(opened, f"it adapts {module_path}, which the base model does not have")
-        base_module = base_modules[module_path]
+    for tensor_name, info in opened.tensors.items():
+        path, factor_name = module_of(tensor_name)
+        if path not in base_modules:
+            raise misfit(opened, f"it adapts {path}, which the base model does not have")
+        base_module = base_modules[path]
         if factor_name not in ("lora_A", "lora_B"):
             parameter = getattr(base_module, tensor_name.rsplit(".", 1)[1], None) if factor_name == "saved" else None
-            if factor_name == "saved" and tuple(getattr(parameter, "shape", ())) != tensor_info.shape:
-                raise misfit(opened, f"it replaces {module_path} by one of another shape, {list(tensor_info.shape)}")
+            if factor_name == "saved" and tuple(getattr(parameter, "shape", ())) != info.shape:
+                raise misfit(opened, f"it replaces {path} by one of another shape, {list(info.shape)}")
             if _of_base(tensor_name) and not torch.equal(
                 _read(opened, tensor_name).to(parameter), cast(Tensor, parameter)
             ):
-                raise misfit(opened, f"it brings its own {module_path}, which would replace the base model's")
+                raise misfit(opened, f"it brings its own {path}, which would replace the base model's")
             continue
         if not (hasattr(base_module, "in_features") and hasattr(base_module, "out_features")):
-            raise misfit(opened, f"it adapts {module_path}, which is no linear layer of the base model")
+            raise misfit(opened, f"it adapts {path}, which is no linear layer of the base model")
         wide_in, wide_out = base_module.in_features, base_module.out_features
-        width, expected_width = (
-            (tensor_info.shape[1], wide_in) if factor_name == "lora_A" else (tensor_info.shape[0], wide_out)
-        )
+        width, expected_width = (info.shape[1], wide_in) if factor_name == "lora_A" else (info.shape[0], wide_out)
         if width != expected_width:
-            raise misfit(
-                opened, f"{module_path}.{factor_name} is made for width {width}, the base model has {expected_width}"
-            )
+            raise misfit(opened, f"{path}.{factor_name} is made for width {width}, the base model has {expected_width}")
 
 
 def misfit(opened: AdapterFolder, reason: str) -> AdapterError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,11 +21,11 @@ from lorica.engines.base import (
     OnOutputs,
     as_lora,
     check_adapters,
-    failed,
     is_new,
     max_new_tokens_for,
     output_without_model,
     resolve_device,
+    scored,
     unknown_adapter,
 )
 from lorica.engines.batch_timer import BatchTimer
@@ -38,8 +37,6 @@ from lorica.models.offline import import_bitsandbytes_offline, offline
 from lorica.models.transformers_models import load_causal
 from lorica.precision import precision_of
 from lorica.records import Generate, Output, Request, ScoreChoices
-
-_BROKEN = "the model's output is not a number (NaN): weights or precision are broken"
 
 
 class TransformersEngine:
@@ -182,9 +179,7 @@ class TransformersEngine:
                 choice_scores = scores[sequences[row_index, choice[:-1]], -len(choice) :]
                 picked = choice_scores.gather(1, torch.tensor(choice, device=choice_scores.device)[:, None])
                 logprobs.append(float(picked.double().sum()))
-            has_nan = any(math.isnan(value) for value in logprobs)
-            output = failed(request, _BROKEN) if has_nan else Output(id=request.id, logprobs=tuple(logprobs))
-            outputs.append(output)
+            outputs.append(scored(request, logprobs))
         return outputs
 
     def _generate(self, requests: Sequence[Generate]) -> list[Output]:
@@ -202,11 +197,7 @@ class TransformersEngine:
         if settings["eos_token_id"] and sampling.min_new_tokens:
             settings["min_new_tokens"] = min(sampling.min_new_tokens, settings["max_new_tokens"])
         if _is_sampled(first_request):
-            settings |= {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k,
-            }
+            settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
         token_ids, attention_mask = self._pad([request.prompt for request in requests])
         devices = [token_ids.device] if token_ids.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -221,12 +212,8 @@ class TransformersEngine:
         """Left-padded tokens and their mask, both [B, L]."""
         longest = max(map(len, sequences))
         device = self._model.device
-        token_ids = torch.tensor(
-            [(0,) * (longest - len(token_row)) + token_row for token_row in sequences], device=device
-        )
-        attention_mask = torch.tensor(
-            [[0] * (longest - len(token_row)) + [1] * len(token_row) for token_row in sequences], device=device
-        )
+        token_ids = torch.tensor([(0,) * (longest - len(row)) + row for row in sequences], device=device)
+        attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in sequences], device=device)
         return token_ids, attention_mask
 
 

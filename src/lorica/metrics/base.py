@@ -43,14 +43,8 @@ class Metric(msgspec.Struct, frozen=True):
         return self.takes in ("score", "probability")
 
     def __call__(self, gold_values: Column, predictions: Column) -> float:
-        """The value over all rows; nan where it is undefined (`needs` says when). ValueError for bad
-        input."""
-        return evaluate(self.prepare, gold_values, predictions)
-
-
-def evaluate(prepare: Callable[[Column, Column], Evaluator], gold_values: Column, predictions: Column) -> float:
-    """The metric with every row counted once."""
-    return float(prepare(gold_values, predictions)(np.ones((1, len(gold_values))))[0])
+        """The value over all rows; nan where it is undefined (`needs` says when). ValueError for bad input."""
+        return float(self.prepare(gold_values, predictions)(np.ones((1, len(gold_values))))[0])
 
 
 def check_lengths(gold_values: Column, predictions: Column) -> None:
@@ -63,10 +57,8 @@ def check_lengths(gold_values: Column, predictions: Column) -> None:
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
     """numerator / denominator, nan where the denominator is 0."""
-    quotient: Floats = np.divide(
-        numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator != 0
-    )
-    return quotient
+    undefined = np.full(np.shape(denominator), np.nan)
+    return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator != 0))
 
 
 def mean_of(values: Floats) -> Evaluator:

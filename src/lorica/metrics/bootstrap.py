@@ -1,5 +1,4 @@
-"""Confidence intervals by the percentile bootstrap: the metric on rows drawn again and again with
-replacement."""
+"""Confidence intervals by the percentile bootstrap: the metric on rows drawn again and again with replacement."""
 
 from __future__ import annotations
 
@@ -45,27 +44,18 @@ def estimate(
     seed: int = 0,
     confidence: float = CONFIDENCE,
     groups: Column | None = None,
-    stratified: bool = False,
     weights: Floats | None = None,
 ) -> Estimate:
     """The metric with its percentile interval. Equal input and seed give an equal result.
 
     gold_values, predictions: [n]. groups: [n] names; whole groups are drawn, for rows that are not independent (one
-    user, one question). stratified: each gold value keeps its number of rows. weights: [n] from 0 on, how much each row
-    counts wherever it is drawn. ValueError for groups and stratified at once and for bad input.
+    user, one question). weights: [n] from 0 on, how much each row counts wherever it is drawn. ValueError for bad
+    input.
     """
     (drawn,) = metric_resamples(
-        metric,
-        gold_values,
-        predictions,
-        resamples=resamples,
-        seed=seed,
-        groups=groups,
-        stratified=stratified,
-        weights=weights,
+        metric, gold_values, predictions, resamples=resamples, seed=seed, groups=groups, weights=weights
     )
-    interval = percentile_interval(metric, drawn.value, drawn.resampled, len(gold_values), confidence)
-    return with_groups(interval, groups)
+    return percentile_interval(metric, drawn, len(gold_values), confidence, groups)
 
 
 class MetricResamples(msgspec.Struct, frozen=True):
@@ -87,7 +77,6 @@ def metric_resamples(
     resamples: int = RESAMPLES,
     seed: int = 0,
     groups: Column | None = None,
-    stratified: bool = False,
     weights: Floats | None = None,
 ) -> list[MetricResamples]:
     """The metric of each prediction [n] on all rows and on the same rows drawn again; see `estimate`. For the same
@@ -99,17 +88,12 @@ def metric_resamples(
     values = [float(evaluator(np.ones((1, len(gold_values))))[0]) for evaluator in evaluators]
     if any(map(math.isnan, values)):
         return [MetricResamples(value, np.empty(0)) for value in values]
-    weight_blocks = draw_weights(gold_values, resamples, seed, groups, stratified)
+    weight_blocks = draw_weights(len(gold_values), resamples, seed, groups)
     blocks = [[evaluator(counts) for evaluator in evaluators] for counts in weight_blocks]
     return [
         MetricResamples(value, np.concatenate(resampled))
         for value, resampled in zip(values, zip(*blocks, strict=True), strict=True)
     ]
-
-
-def with_groups(interval: Estimate, groups: Column | None) -> Estimate:
-    """The estimate with the number of groups that its resamples draw."""
-    return interval if groups is None else msgspec.structs.replace(interval, groups=len(set(groups)))
 
 
 def weighted_evaluator(evaluator: Evaluator, weights: Floats | None, row_count: int) -> Evaluator:
@@ -135,7 +119,6 @@ def paired_difference(
     seed: int = 0,
     confidence: float = CONFIDENCE,
     groups: Column | None = None,
-    stratified: bool = False,
     weights: Floats | None = None,
 ) -> Estimate:
     """metric(gold_values, a) - metric(gold_values, b) with its interval, both on the same drawn rows; see `estimate`.
@@ -143,19 +126,9 @@ def paired_difference(
     An interval that excludes 0 means that the two differ by more than the choice of rows explains.
     """
     first, second = metric_resamples(
-        metric,
-        gold_values,
-        a,
-        b,
-        resamples=resamples,
-        seed=seed,
-        groups=groups,
-        stratified=stratified,
-        weights=weights,
+        metric, gold_values, a, b, resamples=resamples, seed=seed, groups=groups, weights=weights
     )
-    difference = first.minus(second)
-    interval = percentile_interval(metric, difference.value, difference.resampled, len(gold_values), confidence)
-    return with_groups(interval, groups)
+    return percentile_interval(metric, first.minus(second), len(gold_values), confidence, groups)
 
 
 def by_group(
@@ -166,7 +139,6 @@ def by_group(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    confidence: float = CONFIDENCE,
     weights: Floats | None = None,
 ) -> dict[str, Estimate]:
     """The estimate within each group, by name in sorted order; groups: [n]."""
@@ -182,7 +154,6 @@ def by_group(
             [predictions[row_index] for row_index in row_indices],
             resamples=resamples,
             seed=seed,
-            confidence=confidence,
             weights=None if weights is None else np.asarray(weights)[row_indices],
         )
         for group_name, row_indices in sorted(members.items())
@@ -221,57 +192,51 @@ def averaged_over(metric: Metric, groups: Column) -> Metric:
 
 
 def percentile_interval(
-    metric: Metric, metric_value: float, resampled_values: Floats, row_count: int, confidence: float
+    metric: Metric,
+    drawn: MetricResamples,
+    row_count: int,
+    confidence: float = CONFIDENCE,
+    groups: Column | None = None,
 ) -> Estimate:
-    """The value with the interval of its resampled values; undefined, with the reason, where the value is nan."""
-    if math.isnan(metric_value):
-        return Estimate(metric_value, math.nan, math.nan, row_count, f"{metric.name} needs {metric.needs}")
+    """The value with the interval of its resampled values; undefined, with the reason, where the value is nan. groups:
+    [row_count], what was drawn together."""
+    group_count = 0 if groups is None else len(set(groups))
+    undefined = Estimate(drawn.value, math.nan, math.nan, row_count, groups=group_count)
+    if math.isnan(drawn.value):
+        return msgspec.structs.replace(undefined, note=f"{metric.name} needs {metric.needs}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence}; allowed: between 0 and 1")
-    defined_values = resampled_values[~np.isnan(resampled_values)]
+    defined_values = drawn.resampled[~np.isnan(drawn.resampled)]
     if not len(defined_values):
-        return Estimate(metric_value, math.nan, math.nan, row_count, "no resample had a value")
+        return msgspec.structs.replace(undefined, note="no resample had a value")
     lower_bound, upper_bound = np.quantile(defined_values, [(1 - confidence) / 2, (1 + confidence) / 2])
     notes = []
-    if len(defined_values) < len(resampled_values):
-        notes.append(f"{len(resampled_values) - len(defined_values)} of {len(resampled_values)} resamples had no value")
+    if len(defined_values) < len(drawn.resampled):
+        notes.append(f"{len(drawn.resampled) - len(defined_values)} of {len(drawn.resampled)} resamples had no value")
     if lower_bound == upper_bound:
         notes.append("all resamples agree: the interval says nothing about rows not seen")
-    return Estimate(metric_value, float(lower_bound), float(upper_bound), row_count, "; ".join(notes))
+    return Estimate(drawn.value, float(lower_bound), float(upper_bound), row_count, "; ".join(notes), group_count)
 
 
-def draw_weights(
-    gold_values: Column, resamples: int, seed: int, groups: Column | None, stratified: bool = False
-) -> Iterator[Floats]:
-    """Blocks [b, n] of how often each row was drawn; `resamples` rows of them in all."""
+def draw_weights(row_count: int, resamples: int, seed: int, groups: Column | None) -> Iterator[Floats]:
+    """Blocks [b, row_count] of how often each row was drawn; `resamples` rows of them in all."""
     if resamples < 1:
         raise ValueError(f"resamples {resamples}; allowed: 1 or more")
-    if groups is not None and stratified:
-        raise ValueError("groups and stratified cannot both be used: a group may hold several gold values")
-    row_count = len(gold_values)
     generator = np.random.default_rng(seed)
     block_size = max(1, min(resamples, _CELLS // max(row_count, 1)))
     group_codes = None if groups is None else _codes(groups, row_count)
-    strata = [np.arange(row_count)]
-    if stratified:
-        gold_codes = _codes(gold_values, row_count)
-        strata = [np.flatnonzero(gold_codes == gold_code) for gold_code in range(int(gold_codes.max(initial=-1)) + 1)]
     for first_resample in range(0, resamples, block_size):
         resample_count = min(block_size, resamples - first_resample)
-        if group_codes is not None:
+        if group_codes is None:
+            yield _counts(generator, resample_count, row_count)
+        else:
             yield _counts(generator, resample_count, int(group_codes.max(initial=-1)) + 1)[:, group_codes]
-            continue
-        counts = np.empty((resample_count, row_count))
-        for stratum in strata:
-            counts[:, stratum] = _counts(generator, resample_count, len(stratum))
-        yield counts
 
 
 def _counts(generator: np.random.Generator, size: int, n: int) -> Floats:
     """[size, n]: how often each of n things comes up in n draws."""
     drawn_items = generator.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
-    counts: Floats = np.bincount(drawn_items.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
-    return counts
+    return np.bincount(drawn_items.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
 def _codes(group_names: Column, row_count: int) -> NDArray[np.intp]:

@@ -1,5 +1,4 @@
-"""What a column of scores looks like: signs that a model collapsed, or that its result is too good to be
-true."""
+"""What a column of scores looks like: signs that a model collapsed, or that its result is too good to be true."""
 
 from __future__ import annotations
 
@@ -8,9 +7,10 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from lorica.metrics.base import Column
-from lorica.metrics.score_metrics import roc_auc
+from lorica.metrics.base import Column, Floats
+from lorica.metrics.metric_table import METRICS
 
 # Below this spread the scores hold nothing that a ranking could use.
 COLLAPSED_STD = 1e-4
@@ -154,7 +154,7 @@ def score_health(
     )
     auc = math.nan
     if gold is not None and score_count:
-        auc = roc_auc(np.asarray(gold)[is_present], present_scores)
+        auc = METRICS["roc_auc"](np.asarray(gold)[is_present], present_scores)
     reasons = _reasons(health, auc, lower_bound, upper_bound)
     mass_summary = mass_health(masses)
     if mass_summary is not None and mass_summary.low:
@@ -162,13 +162,11 @@ def score_health(
     return msgspec.structs.replace(health, flags=tuple(sorted(reasons)), reasons=reasons)
 
 
-def _share(hits: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+def _share(hits: NDArray[np.bool_]) -> float:
     return float(hits.mean()) if hits.size else 0.0
 
 
-def _entropy(
-    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], lower_bound: float, upper_bound: float
-) -> float:
+def _entropy(values: Floats, lower_bound: float, upper_bound: float) -> float:
     """Of the histogram, in units of the entropy of an even one; values outside the bounds count at them."""
     bin_counts, _ = np.histogram(np.clip(values, lower_bound, upper_bound), bins=BINS, range=(lower_bound, upper_bound))
     bin_shares = bin_counts[bin_counts > 0] / max(bin_counts.sum(), 1)

@@ -4,49 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, evaluate, mean_of, ratio
+from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, mean_of, ratio
 from lorica.metrics.score_metrics import binary
 
 
-def accuracy(gold_labels: Column, predicted_labels: Column) -> float:
+def prepare_accuracy(gold_labels: Column, predicted_labels: Column) -> Evaluator:
     """Share of rows whose label is the gold one.
 
     gold_labels, predicted_labels: [n] of any comparable values; None is wrong.
     """
-    return evaluate(prepare_accuracy, gold_labels, predicted_labels)
-
-
-def balanced_accuracy(gold_labels: Column, predicted_labels: Column) -> float:
-    """Mean over the gold classes of the share of their rows that were labelled right.
-
-    gold_labels, predicted_labels: [n] of any comparable values; None is wrong.
-    """
-    return evaluate(prepare_balanced_accuracy, gold_labels, predicted_labels)
-
-
-def f1(gold_labels: Column, predicted_labels: Column) -> float:
-    """Harmonic mean of precision and recall of class 1. nan when neither gold nor prediction has a 1.
-
-    gold_labels: [n] of 0 and 1. predicted_labels: [n] of 0, 1 or None.
-    """
-    return evaluate(prepare_f1, gold_labels, predicted_labels)
-
-
-def mcc(gold_labels: Column, predicted_labels: Column) -> float:
-    """Matthews' correlation coefficient of two classes; 0 where all gold or all predicted labels are one class.
-
-    gold_labels: [n] of 0 and 1. predicted_labels: [n] of 0, 1 or None; None is wrong: the class that gold is not.
-    """
-    return evaluate(prepare_mcc, gold_labels, predicted_labels)
-
-
-def prepare_accuracy(gold_labels: Column, predicted_labels: Column) -> Evaluator:
-    """See `accuracy`."""
     return mean_of(_is_correct(gold_labels, predicted_labels))
 
 
 def prepare_balanced_accuracy(gold_labels: Column, predicted_labels: Column) -> Evaluator:
-    """See `balanced_accuracy`."""
+    """Mean over the gold classes of the share of their rows that were labelled right.
+
+    gold_labels, predicted_labels: [n] of any comparable values; None is wrong.
+    """
     is_correct = _is_correct(gold_labels, predicted_labels)
     class_indices = {gold_class: index for index, gold_class in enumerate(dict.fromkeys(_values(gold_labels)))}
     is_member = np.zeros((len(gold_labels), len(class_indices)))
@@ -62,7 +36,10 @@ def prepare_balanced_accuracy(gold_labels: Column, predicted_labels: Column) -> 
 
 
 def prepare_f1(gold_labels: Column, predicted_labels: Column) -> Evaluator:
-    """See `f1`."""
+    """Harmonic mean of precision and recall of class 1. nan when neither gold nor prediction has a 1.
+
+    gold_labels: [n] of 0 and 1. predicted_labels: [n] of 0, 1 or None.
+    """
     is_positive = binary(gold_labels)
     _is_correct(gold_labels, predicted_labels)
     is_predicted = np.array([value is not None and value == 1 for value in _values(predicted_labels)], dtype=np.float64)
@@ -76,7 +53,10 @@ def prepare_f1(gold_labels: Column, predicted_labels: Column) -> Evaluator:
 
 
 def prepare_mcc(gold_labels: Column, predicted_labels: Column) -> Evaluator:
-    """See `mcc`."""
+    """Matthews' correlation coefficient of two classes; 0 where all gold or all predicted labels are one class.
+
+    gold_labels: [n] of 0 and 1. predicted_labels: [n] of 0, 1 or None; None is wrong: the class that gold is not.
+    """
     is_positive, is_correct = binary(gold_labels), _is_correct(gold_labels, predicted_labels)
     _check_binary_predictions("mcc", predicted_labels)
     is_predicted = np.where(is_correct == 1, is_positive, 1 - is_positive)

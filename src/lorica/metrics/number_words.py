@@ -10,44 +10,18 @@ import functools
 import re
 from collections.abc import Sequence
 
-_ONES = {
-    word: number
-    for number, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"), start=1)
-}
-_TEENS = {
-    "ten": 10,
-    "eleven": 11,
-    "twelve": 12,
-    "thirteen": 13,
-    "fourteen": 14,
-    "fifteen": 15,
-    "sixteen": 16,
-    "seventeen": 17,
-    "eighteen": 18,
-    "nineteen": 19,
-}
-_TENS = {
-    "twenty": 20,
-    "thirty": 30,
-    "forty": 40,
-    "fourty": 40,
-    "fifty": 50,
-    "sixty": 60,
-    "seventy": 70,
-    "eighty": 80,
-    "ninety": 90,
-}
+
+def _counted(words: str, first: int, step: int = 1) -> dict[str, int]:
+    return {word: first + step * index for index, word in enumerate(words.split())}
+
+
+_ONES = _counted("one two three four five six seven eight nine", 1)
+_TEENS = _counted("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen", 10)
+_TENS = _counted("twenty thirty forty fifty sixty seventy eighty ninety", 20, 10) | {"fourty": 40}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_POWERS = {"hundred": 100, **_SCALES}
 _ORDINALS = {
-    "first": 1,
-    "second": 2,
-    "third": 3,
-    "fourth": 4,
-    "fifth": 5,
-    "sixth": 6,
-    "seventh": 7,
-    "eighth": 8,
-    "ninth": 9,
+    **_counted("first second third fourth fifth sixth seventh eighth ninth", 1),
     **{f"{word}th": number for word, number in _TEENS.items() if word != "twelve"},
     "twelfth": 12,
     **{f"{word[:-1]}ieth": number for word, number in _TENS.items()},
@@ -82,13 +56,14 @@ _HAN_DIGITS = {
 }
 _HAN_UNITS = {"十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1000, "仟": 1000}
 _HAN_SCALES = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
-_HAN = "".join((*_HAN_DIGITS, *_HAN_UNITS, *_HAN_SCALES))
+_HAN_POWERS = {**_HAN_UNITS, **_HAN_SCALES}
+_HAN = "".join((*_HAN_DIGITS, *_HAN_POWERS))
 _HAN_NUMBER = rf"[{_HAN}]+(?:[点點][{''.join(_HAN_DIGITS)}]+)?"
 _HAN_RUN = re.compile(
     rf"(?P<sign>[负負])?(?:(?P<percent>百分之)(?P<of_hundred>{_HAN_NUMBER})"
     rf"|(?P<denominator>{_HAN_NUMBER})分之(?P<numerator>{_HAN_NUMBER})|(?P<half>一半)|(?P<number>{_HAN_NUMBER}))"
 )
-_MIXED_HAN = re.compile(rf"(?<![\d.])(\d+(?:\.\d+)?)\s?([{''.join((*_HAN_UNITS, *_HAN_SCALES))}]{{1,2}})")
+_MIXED_HAN = re.compile(rf"(?<![\d.])(\d+(?:\.\d+)?)\s?([{''.join(_HAN_POWERS)}]{{1,2}})")
 
 
 @functools.lru_cache(maxsize=1 << 14)  # several metrics, and each group, ask for the same texts
@@ -144,8 +119,7 @@ def _fraction(words: Sequence[str]) -> str:
 def _ordinal(words: Sequence[str]) -> str:
     value = _ORDINALS[words[-1]]
     if len(words) > 1:
-        values = {**_VALUES, "hundred": 100, **_SCALES}
-        stem = next(word for word, word_value in values.items() if word_value == value)
+        stem = next(word for word, word_value in {**_VALUES, **_POWERS}.items() if word_value == value)
         cardinal = _cardinal([*words[:-1], stem])
         if not cardinal.isdigit():
             return ""
@@ -189,9 +163,9 @@ def _cardinal(words: Sequence[str]) -> str:
 def _scaled_digits(words: Sequence[str]) -> str:
     if len(words) == 2 and words[1] == "dozen" and words[0].isdigit():
         return str(12 * int(words[0]))
-    if len(words) != 2 or words[1] not in {**_SCALES, "hundred": 100}:
+    if len(words) != 2 or words[1] not in _POWERS:
         return ""
-    return _times(words[0].replace(",", ""), {**_SCALES, "hundred": 100}[words[1]])
+    return _times(words[0].replace(",", ""), _POWERS[words[1]])
 
 
 def _times(digits: str, factor: int) -> str:
@@ -266,18 +240,14 @@ def _han_integer(numeral: str) -> str:
         else:
             total, section = total + section * scale, 0
         digit, last_unit, last_scale = None, 10**4, scale
-    if numeral[-1] in _HAN_DIGITS and numeral[-2] in {**_HAN_UNITS, **_HAN_SCALES} and last_unit > 10:
-        return str(total + section + (digit or 0) * _last_value(numeral[-2]) // 10)  # 三百五 is 350, 一万五 15000
+    if numeral[-1] in _HAN_DIGITS and numeral[-2] in _HAN_POWERS and last_unit > 10:
+        return str(total + section + (digit or 0) * _HAN_POWERS[numeral[-2]] // 10)  # 三百五 is 350, 一万五 15000
     return str(total + section + (digit or 0))
-
-
-def _last_value(unit: str) -> int:
-    return {**_HAN_UNITS, **_HAN_SCALES}[unit]
 
 
 def _mixed_han(mixed_match: re.Match[str]) -> str:
     """3万, 1.5亿, 3百万."""
     digits = mixed_match[1]
     for character in mixed_match[2]:
-        digits = _times(digits, {**_HAN_UNITS, **_HAN_SCALES}[character])
+        digits = _times(digits, _HAN_POWERS[character])
     return digits

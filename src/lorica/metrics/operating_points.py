@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from lorica.metrics.base import Column, Floats, check_lengths
-from lorica.metrics.score_metrics import RELIABILITY_BINS, binary, reliability_bins, sort_by_score
+from lorica.metrics.base import Column, Floats
+from lorica.metrics.score_metrics import RELIABILITY_BINS, labelled_probabilities, reliability_bins, sort_by_score
 
 
 class OperatingPoint(msgspec.Struct, frozen=True):
@@ -76,8 +76,7 @@ def reliability_curve(
 ) -> tuple[ReliabilityBin, ...]:
     """The bins of `ece` that hold rows, from low to high. gold_labels: [n] of 0 and 1. probability: [n], 0 to 1.
     weights: [n] of rows; rows without any are left out."""
-    labels, probabilities = binary(gold_labels), np.asarray(probability, dtype=np.float64)
-    check_lengths(labels, probabilities)
+    labels, probabilities = labelled_probabilities(gold_labels, probability)
     row_weights = np.ones(len(labels)) if weights is None else np.asarray(weights)
     bins = np.where(row_weights > 0, reliability_bins(probabilities), -1)
     return tuple(

@@ -13,14 +13,7 @@ import msgspec
 import numpy as np
 
 from lorica.metrics.base import Column, Floats, Metric
-from lorica.metrics.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    Estimate,
-    MetricResamples,
-    percentile_interval,
-    with_groups,
-)
+from lorica.metrics.bootstrap import RESAMPLES, Estimate, MetricResamples, percentile_interval
 
 SIGNIFICANCE = 0.05
 # Standard errors that a difference must have to be shown at 5% in 80% of all samples: 1.960 + 0.842.
@@ -47,8 +40,7 @@ class McNemar(msgspec.Struct, frozen=True):
 def paired_test(metric: Metric, drawn: MetricResamples, row_count: int, groups: Column | None) -> PairedTest:
     """The paired bootstrap test of a difference of two predictions on the same drawn rows (`MetricResamples.minus`).
     groups: [row_count], what was drawn together."""
-    interval = percentile_interval(metric, drawn.value, drawn.resampled, row_count, CONFIDENCE)
-    difference = with_groups(interval, groups)
+    difference = percentile_interval(metric, drawn, row_count, groups=groups)
     defined = drawn.resampled[~np.isnan(drawn.resampled)]
     if math.isnan(drawn.value) or not len(defined):
         return PairedTest(difference, math.nan, math.nan)

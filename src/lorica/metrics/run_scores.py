@@ -133,7 +133,7 @@ def _resample(
         np.stack([getattr(run_columns, name) for run_columns in columns]) for name in ("correct", "seconds", "units")
     )
     row_count = correct.shape[1]
-    blocks = [np.ones((1, row_count)), *draw_weights(correct[0], RESAMPLES, seed, groups)]
+    blocks = [np.ones((1, row_count)), *draw_weights(row_count, RESAMPLES, seed, groups)]
     accuracies = np.concatenate([counts @ correct.T / counts.sum(axis=1, keepdims=True) for counts in blocks]).T
     with np.errstate(divide="ignore", invalid="ignore"):  # drawn rows may have generated nothing: nan is left out
         latencies = np.concatenate([(counts @ seconds.T) / (counts @ units.T) for counts in blocks]).T
@@ -150,13 +150,9 @@ def _estimate(values: Floats, row_count: int) -> Estimate:
     return Estimate(float(values[0]), float(low), float(high), row_count)
 
 
-def _compare(
-    names: Sequence[str], scores: Floats, is_ranked: NDArray[np.bool_], row_count: int
-) -> tuple[ScorePair, ...]:
+def _compare(names: Sequence[str], scores: Floats, ranked: NDArray[np.bool_], row_count: int) -> tuple[ScorePair, ...]:
     """Every two ranked runs."""
-    indices = [
-        (first, second) for first, second in combinations(range(len(names)), 2) if is_ranked[[first, second]].all()
-    ]
+    indices = [(first, second) for first, second in combinations(range(len(names)), 2) if ranked[[first, second]].all()]
     differences = [scores[first] - scores[second] for first, second in indices]
     corrected = holm([bootstrap_p_value(difference[1:][np.isfinite(difference[1:])]) for difference in differences])
     return tuple(

@@ -82,7 +82,7 @@ def _curve(
     band = np.stack(
         [
             measure(ranked.counts(drawn * row_weights), grid)
-            for block in draw_weights(gold_labels, BAND_RESAMPLES, seed, groups)
+            for block in draw_weights(len(labels), BAND_RESAMPLES, seed, groups)
             for drawn in block
         ]
     )

@@ -3,55 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, evaluate, mean_of, ratio
+from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, mean_of, ratio
 
 # A probability of exactly 0 or 1 is moved by this much, so that one row cannot make the mean infinite.
 LOG_LOSS_EPSILON = float(np.finfo(np.float64).eps)
 # Of equal width over 0 to 1, for the calibration error and the reliability curve.
 RELIABILITY_BINS = 10
-
-
-def roc_auc(gold_labels: Column, scores: Column) -> float:
-    """Area under the ROC curve: P(score of a 1 > score of a 0), ties counted half. nan with a single class.
-
-    gold_labels: [n] of 0 and 1. scores: [n], any scale. ValueError for other gold values and for nan scores.
-    """
-    return evaluate(prepare_roc_auc, gold_labels, scores)
-
-
-def average_precision(gold_labels: Column, scores: Column) -> float:
-    """Precision averaged over the steps of recall, tied scores taken together. nan without any 1.
-
-    gold_labels: [n] of 0 and 1. scores: [n], any scale. ValueError for other gold values and for nan scores.
-    """
-    return evaluate(prepare_average_precision, gold_labels, scores)
-
-
-def log_loss(gold_labels: Column, probability: Column) -> float:
-    """Mean negative natural logarithm of the probability given to the gold label; lower is better.
-
-    gold_labels: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
-    """
-    return evaluate(prepare_log_loss, gold_labels, probability)
-
-
-def brier(gold_labels: Column, probability: Column) -> float:
-    """Mean squared difference between probability and gold label; lower is better.
-
-    gold_labels: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
-    """
-    return evaluate(prepare_brier, gold_labels, probability)
-
-
-def ece(gold_labels: Column, probability: Column) -> float:
-    """Expected calibration error: the mean distance between probability and share of class 1 over `RELIABILITY_BINS`
-    bins of equal width, each weighted by its rows; lower is better.
-
-    gold_labels: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1. Source: Guo et al. 2017,
-    arXiv:1706.04599, with the probability of class 1 in place of the confidence.
-    """
-    return evaluate(prepare_ece, gold_labels, probability)
 
 
 def binary(gold_labels: Column) -> Floats:
@@ -69,7 +28,10 @@ def outside_probability(scores: Column) -> float | None:
 
 
 def prepare_roc_auc(gold_labels: Column, scores: Column) -> Evaluator:
-    """See `roc_auc`."""
+    """Area under the ROC curve: P(score of a 1 > score of a 0), ties counted half. nan with a single class.
+
+    gold_labels: [n] of 0 and 1. scores: [n], any scale. ValueError for other gold values and for nan scores.
+    """
     labels, starts, score_order = sort_by_score(gold_labels, scores, descending=False)
 
     def weighted(counts: Floats) -> Floats:
@@ -84,7 +46,10 @@ def prepare_roc_auc(gold_labels: Column, scores: Column) -> Evaluator:
 
 
 def prepare_average_precision(gold_labels: Column, scores: Column) -> Evaluator:
-    """See `average_precision`."""
+    """Precision averaged over the steps of recall, tied scores taken together. nan without any 1.
+
+    gold_labels: [n] of 0 and 1. scores: [n], any scale. ValueError for other gold values and for nan scores.
+    """
     labels, starts, score_order = sort_by_score(gold_labels, scores, descending=True)
 
     def weighted(counts: Floats) -> Floats:
@@ -98,24 +63,32 @@ def prepare_average_precision(gold_labels: Column, scores: Column) -> Evaluator:
 
 
 def prepare_log_loss(gold_labels: Column, probability: Column) -> Evaluator:
-    """See `log_loss`."""
-    labels = binary(gold_labels)
-    probabilities = np.clip(_probabilities(probability), LOG_LOSS_EPSILON, 1 - LOG_LOSS_EPSILON)
-    check_lengths(labels, probabilities)
+    """Mean negative natural logarithm of the probability given to the gold label; lower is better.
+
+    gold_labels: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
+    """
+    labels, unclipped = labelled_probabilities(gold_labels, probability)
+    probabilities = np.clip(unclipped, LOG_LOSS_EPSILON, 1 - LOG_LOSS_EPSILON)
     return mean_of(-np.log(np.where(labels == 1, probabilities, 1 - probabilities)))
 
 
 def prepare_brier(gold_labels: Column, probability: Column) -> Evaluator:
-    """See `brier`."""
-    labels, probabilities = binary(gold_labels), _probabilities(probability)
-    check_lengths(labels, probabilities)
+    """Mean squared difference between probability and gold label; lower is better.
+
+    gold_labels: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
+    """
+    labels, probabilities = labelled_probabilities(gold_labels, probability)
     return mean_of((probabilities - labels) ** 2)
 
 
 def prepare_ece(gold_labels: Column, probability: Column) -> Evaluator:
-    """See `ece`."""
-    labels, probabilities = binary(gold_labels), _probabilities(probability)
-    check_lengths(labels, probabilities)
+    """Expected calibration error: the mean distance between probability and share of class 1 over `RELIABILITY_BINS`
+    bins of equal width, each weighted by its rows; lower is better.
+
+    gold_labels: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1. Source: Guo et al. 2017,
+    arXiv:1706.04599, with the probability of class 1 in place of the confidence.
+    """
+    labels, probabilities = labelled_probabilities(gold_labels, probability)
     bins = reliability_bins(probabilities)
     is_member = np.zeros((len(labels), RELIABILITY_BINS))
     is_member[np.arange(len(labels)), bins] = 1.0
@@ -127,17 +100,14 @@ def prepare_ece(gold_labels: Column, probability: Column) -> Evaluator:
     return weighted
 
 
-def reliability_bins(probabilities: Floats) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def reliability_bins(probabilities: Floats) -> NDArray[np.intp]:
     """The bin of each probability [n]: 0 holds those below 1 / RELIABILITY_BINS, the last one also 1."""
-    bins: np.ndarray[tuple[int], np.dtype[np.intp]] = np.minimum(
-        (probabilities * RELIABILITY_BINS).astype(np.intp), RELIABILITY_BINS - 1
-    )
-    return bins
+    return np.asarray(np.minimum((probabilities * RELIABILITY_BINS).astype(np.intp), RELIABILITY_BINS - 1))
 
 
 def sort_by_score(
     gold_labels: Column, scores: Column, *, descending: bool
-) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.intp]], np.ndarray[tuple[int], np.dtype[np.intp]]]:
+) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
     """(labels in score order [n], first position of each group of equal scores [g], the order itself [n]).
 
     gold_labels: [n] of 0 and 1. scores: [n]. ValueError for other gold values and for nan scores.
@@ -150,12 +120,11 @@ def sort_by_score(
     return labels[score_order], starts, score_order
 
 
-def _per_group(values: Floats, starts: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Floats:
+def _per_group(values: Floats, starts: NDArray[np.intp]) -> Floats:
     """Sums over groups of columns: [B, n] -> [B, g]."""
     if len(starts) == values.shape[1]:
         return values
-    group_sums: Floats = np.add.reduceat(values, starts, axis=1)
-    return group_sums
+    return np.asarray(np.add.reduceat(values, starts, axis=1))
 
 
 def _numbers(scores: Column) -> Floats:
@@ -165,8 +134,10 @@ def _numbers(scores: Column) -> Floats:
     return numbers
 
 
-def _probabilities(probability: Column) -> Floats:
-    numbers = _numbers(probability)
+def labelled_probabilities(gold_labels: Column, probability: Column) -> tuple[Floats, Floats]:
+    """Gold labels of 0 and 1, and as many probabilities in 0 to 1, as floats [n]. ValueError for others."""
+    labels, numbers = binary(gold_labels), _numbers(probability)
     if ((numbers < 0) | (numbers > 1)).any():
         raise ValueError(f"probabilities must lie in 0 to 1, got {numbers.min():g} to {numbers.max():g}")
-    return numbers
+    check_lengths(labels, numbers)
+    return labels, numbers

@@ -11,59 +11,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lorica.metrics.abstention import abstains
-from lorica.metrics.base import Column, Evaluator, check_lengths, evaluate, mean_of
-from lorica.metrics.normalise import LORICA, Normalisation, is_answer
+from lorica.metrics.base import Column, Evaluator, check_lengths, mean_of
+from lorica.metrics.normalise import Normalisation, is_answer
 from lorica.metrics.number_words import with_numerals
 from lorica.metrics.stated_answer import gold_quantity, stated_answers, stated_quantity
 
 Prepare = Callable[[Column, Column], Evaluator]
 
 
-def exact_match(
-    gold_answers: Sequence[Sequence[str]], answers: Sequence[str | None], normalisation: Normalisation = LORICA
-) -> float:
-    """Share of rows whose normalised answer equals a normalised accepted one.
-
-    gold_answers: [n] of one or more accepted answers. answers: [n]; no answer is wrong.
-    ValueError for a row without gold.
-    """
-    return evaluate(prepare_exact_match(normalisation), gold_answers, answers)
-
-
-def token_f1(
-    gold_answers: Sequence[Sequence[str]], answers: Sequence[str | None], normalisation: Normalisation = LORICA
-) -> float:
-    """Mean over rows of the best F1 of the answer's words against those of an accepted answer.
-
-    gold_answers: [n] of one or more accepted answers. answers: [n]; no answer scores 0.
-    ValueError for a row without gold.
-    """
-    return evaluate(prepare_token_f1(normalisation), gold_answers, answers)
-
-
-def answer_match(
-    gold_answers: Sequence[Sequence[str]], answers: Sequence[str | None], normalisation: Normalisation = LORICA
-) -> float:
-    """Share of rows whose answer, or the final answer that it states, equals an accepted one: as normalised text with
-    numbers in words read as digits, or as a number. An abstention answers what gold calls not answerable, and no more.
-
-    gold_answers: [n] of one or more accepted answers. answers: [n]; no answer is wrong.
-    ValueError for a row without gold.
-    """
-    return evaluate(prepare_answer_match(normalisation), gold_answers, answers)
-
-
-def numeric_equality(gold_answers: Sequence[Sequence[str]], answers: Sequence[str | None]) -> float:
-    """Share of rows whose answer states the accepted number, within `stated_answer.TOLERANCE` and with its unit.
-
-    gold_answers: [n] of one or more accepted answers, of which one is a number. answers: [n]; no answer is wrong.
-    ValueError for a row without gold.
-    """
-    return evaluate(prepare_numeric_equality, gold_answers, answers)
-
-
 def prepare_exact_match(normalisation: Normalisation) -> Prepare:
-    """See `exact_match`."""
+    """Share of rows whose normalised answer equals a normalised accepted one. Each metric of texts takes gold answers,
+    [n] of one or more accepted ones, and answers [n]; no answer is wrong. ValueError for a row without gold."""
 
     def matches(accepted: str, answer: str) -> float:
         return float(normalisation.text(accepted) == normalisation.text(answer))
@@ -72,7 +30,7 @@ def prepare_exact_match(normalisation: Normalisation) -> Prepare:
 
 
 def prepare_token_f1(normalisation: Normalisation) -> Prepare:
-    """See `token_f1`."""
+    """Mean over rows of the best F1 of the answer's words against those of an accepted answer."""
 
     def overlap(accepted: str, answer: str) -> float:
         return _f1(normalisation.tokens(accepted), normalisation.tokens(answer))
@@ -81,7 +39,9 @@ def prepare_token_f1(normalisation: Normalisation) -> Prepare:
 
 
 def prepare_answer_match(normalisation: Normalisation) -> Prepare:
-    """See `answer_match`."""
+    """Share of rows whose answer, or the final answer that it states, equals an accepted one: as normalised text with
+    numbers in words read as digits, or as a number. An abstention answers what gold calls not answerable, and no more.
+    """
 
     def comparable(text: str) -> str:
         return normalisation.text(with_numerals(text))
@@ -109,7 +69,7 @@ def has_number(accepted: Sequence[str]) -> bool:
 
 
 def prepare_numeric_equality(gold_answers: Column, answers: Column) -> Evaluator:
-    """See `numeric_equality`."""
+    """Share of rows whose answer states the accepted number; of the accepted answers one is a number."""
     return _best_of(equal_numbers)(gold_answers, answers)
 
 

@@ -56,9 +56,7 @@ def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
             fix=f"name some of these, or {ALL_LINEAR}",
         )
     for module_name in requested:
-        if not any(
-            module_path == module_name or module_path.endswith(f".{module_name}") for module_path in module_paths
-        ):
+        if not any(path == module_name or path.endswith(f".{module_name}") for path in module_paths):
             closest_name = closest(module_name, module_names, least_ratio=0.5)
             hint = f"did you mean {closest_name}? Otherwise " if closest_name else ""
             raise ConfigError(
@@ -77,9 +75,7 @@ def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
 def check_patterns(adapter: AdapterConfig, targets: list[str]) -> None:
     """Raises ConfigError for a pattern without an adapted module: it would change nothing, silently."""
     split_paths = [module_path.split(".") for module_path in targets]
-    endings = sorted(
-        {".".join(names_in_path[start:]) for names_in_path in split_paths for start in range(len(names_in_path))}
-    )
+    endings = sorted({".".join(path[start:]) for path in split_paths for start in range(len(path))})
     for config_key, patterns in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):
         for pattern in patterns:
             if any(names_module(pattern, module_path) for module_path in targets):
@@ -111,31 +107,28 @@ def load_lora(
     """
     folder.check_applied()
     linear_shapes = config.linear_shapes()
-    factors_by_module: dict[str, dict[str, Tensor]] = {}
+    by_module: dict[str, dict[str, Tensor]] = {}
     for tensor_name, tensor_info in folder.tensors.items():
-        module_path, factor_name = module_of(tensor_name)
-        if module_path not in linear_shapes:
+        path, factor_name = module_of(tensor_name)
+        if path not in linear_shapes:
             raise AdapterError(
-                f"{folder.path}: adapts {module_path}, which the base model does not have "
+                f"{folder.path}: adapts {path}, which the base model does not have "
                 f"({config.family}, {config.layers} layers)",
                 fix="use the base model the adapter was trained on",
             )
-        out_features, in_features = linear_shapes[module_path]
+        out_features, in_features = linear_shapes[path]
         width, expected_width = (
             (tensor_info.shape[1], in_features) if factor_name == "lora_A" else (tensor_info.shape[0], out_features)
         )
         if width != expected_width:
             raise AdapterError(
-                f"{folder.path}: {module_path}.{factor_name} is made for width {width}, the base model has "
-                f"{expected_width}",
+                f"{folder.path}: {path}.{factor_name} is made for width {width}, the base model has {expected_width}",
                 fix="use the base model the adapter was trained on",
             )
-        factors_by_module.setdefault(module_path, {})[factor_name] = _to_torch(
-            folder, tensor_name, device, dtype, keep_narrow
-        )
+        by_module.setdefault(path, {})[factor_name] = _to_torch(folder, tensor_name, device, dtype, keep_narrow)
     pairs = {
-        module_path: LoraPair(factors["lora_A"], factors["lora_B"], folder.config.scaling(module_path))
-        for module_path, factors in factors_by_module.items()
+        path: LoraPair(factors["lora_A"], factors["lora_B"], folder.config.scaling(path))
+        for path, factors in by_module.items()
     }
     return LoraWeights(name, pairs)
 
@@ -149,11 +142,7 @@ def _to_torch(
             f"{folder.path}: {tensor_name} is stored as {tensor_info.dtype}; allowed: {', '.join(_TORCH_DTYPES)}",
             fix="save the adapter again in one of these",
         )
-    tensor_bytes = bytearray(read_tensor(folder, tensor_name))  # torch wants memory it may write to
+    content = bytearray(read_tensor(folder, tensor_name))  # torch wants memory it may write to
     # Copied into memory that torch aligns alike in every process: the last bits of a product depend on it.
-    stored_tensor = (
-        torch.frombuffer(tensor_bytes, dtype=_TORCH_DTYPES[tensor_info.dtype]).reshape(tensor_info.shape).clone()
-    )
-    return stored_tensor.to(
-        device, stored_tensor.dtype if keep_narrow and stored_tensor.itemsize < dtype.itemsize else dtype
-    )
+    stored = torch.frombuffer(content, dtype=_TORCH_DTYPES[tensor_info.dtype]).reshape(tensor_info.shape).clone()
+    return stored.to(device, stored.dtype if keep_narrow and stored.itemsize < dtype.itemsize else dtype)

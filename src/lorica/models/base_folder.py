@@ -15,13 +15,7 @@ from lorica.adapters.classifier_config import claims_head
 from lorica.encoder_families import EncoderFamily, encoder_family
 from lorica.gguf.file_header import is_gguf, read_header
 from lorica.gguf.metadata import metadata_notes, read_config
-from lorica.models.families import (
-    DecoderConfig,
-    config_notes,
-    parse_decoder_config,
-    parse_json_object,
-    read_model_file,
-)
+from lorica.models.families import DecoderConfig, config_notes, parse_decoder_config, parse_json_object, read_model_file
 from lorica.models.weight_files import weight_files
 
 _EDGE = 1 << 20  # bytes

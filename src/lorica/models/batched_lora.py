@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorica.models.compiled import bindings
-from lorica.models.lora import LoraPair, LoraSpan, LoraWeights
+from lorica.models.lora import LoraPair, LoraSpan
 
 # A group grows while its tokens times the ranks of its adapters stay within this: beyond, what is computed only to be
 # masked costs more than the calls that are saved.
@@ -68,14 +68,14 @@ class StackedFactorCache:
         ] = {}
 
     def get_or_stack(
-        self, adapter_group: AdapterGroup, module_paths: tuple[str, ...], dtype: torch.dtype | None
+        self, adapter_group: AdapterGroup, paths: tuple[str, ...], dtype: torch.dtype | None
     ) -> StackedFactors | None:
         """Stacked once for the adapters of a group, and held until `retain` drops them."""
         # The spans are held beside their factors, so that no other adapter gets the same id.
         _, factors_by_paths = self._stacks.setdefault(adapter_group.key, (adapter_group.spans, {}))
-        if module_paths not in factors_by_paths:
-            factors_by_paths[module_paths] = _stack_factors(adapter_group, module_paths, dtype)
-        return factors_by_paths[module_paths]
+        if paths not in factors_by_paths:
+            factors_by_paths[paths] = _stack_factors(adapter_group, paths, dtype)
+        return factors_by_paths[paths]
 
     def retain(self, adapter_groups: Sequence[AdapterGroup]) -> None:
         """Forget the adapters of all other groups."""
@@ -107,9 +107,7 @@ class BatchedLora:
         if cache is not None:
             cache.retain(self._groups if self._cache is not None else ())
 
-    def add(
-        self, module_paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0
-    ) -> None:
+    def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0) -> None:
         """Add to y, in place, what the adapters of x's tokens give for it.
 
         x [N, in]: the tokens first_token.. of the pass. y [N, sum of widths]: the outputs of the modules `paths` side
@@ -120,33 +118,29 @@ class BatchedLora:
             if start >= stop:
                 continue
             factors = (
-                _stack_factors(adapter_group, module_paths, self._dtype)
+                _stack_factors(adapter_group, paths, self._dtype)
                 if self._cache is None
-                else self._cache.get_or_stack(adapter_group, module_paths, self._dtype)
+                else self._cache.get_or_stack(adapter_group, paths, self._dtype)
             )
             if factors is None:
                 continue
             rows = slice(start - first_token, stop - first_token)
             low_rank = F.linear(x[rows].to(factors.a.dtype), factors.a)
             low_rank *= self._mask(group_index, factors)[start - adapter_group.start : stop - adapter_group.start]
-            for module_index, column_slice, stacked_b in factors.outputs:
-                first_column = sum(widths[:module_index])
-                _add_product(
-                    y[rows, first_column : first_column + widths[module_index]], low_rank[:, column_slice], stacked_b
-                )
+            for index, column_slice, stacked_b in factors.outputs:
+                first_column = sum(widths[:index])
+                _add_product(y[rows, first_column : first_column + widths[index]], low_rank[:, column_slice], stacked_b)
 
     def _mask(self, group_index: int, factors: StackedFactors) -> Tensor:
         """[tokens of the group, R]: the scaling of each token's own adapter, 0 in the columns of others."""
         key = (group_index, factors.blocks)
         if key not in self._masks:
-            adapter_group, a = self._groups[group_index], factors.a
-            mask = a.new_zeros(adapter_group.stop - adapter_group.start, len(a))
+            group, a = self._groups[group_index], factors.a
+            mask = a.new_zeros(group.stop - group.start, len(a))
             column = 0
             for rank, span_index, scaling in factors.blocks:
-                lora_span = adapter_group.spans[span_index]
-                mask[
-                    lora_span.start - adapter_group.start : lora_span.stop - adapter_group.start, column : column + rank
-                ] = scaling
+                lora_span = group.spans[span_index]
+                mask[lora_span.start - group.start : lora_span.stop - group.start, column : column + rank] = scaling
                 column += rank
             self._masks[key] = mask
         return self._masks[key]
@@ -165,7 +159,7 @@ def _group_spans(spans: Sequence[LoraSpan]) -> list[AdapterGroup]:
     group_spans: list[LoraSpan] = []
     group_rank = 0
     for lora_span in spans:
-        rank = _max_rank(lora_span.adapter)
+        rank = max((len(lora_pair.a) for lora_pair in lora_span.adapter.pairs.values()), default=0)
         if group_spans and (lora_span.stop - group_spans[0].start) * (group_rank + rank) > _GROUP_ELEMENTS:
             adapter_groups.append(AdapterGroup(tuple(group_spans)))
             group_spans, group_rank = [], 0
@@ -174,25 +168,17 @@ def _group_spans(spans: Sequence[LoraSpan]) -> list[AdapterGroup]:
     return [*adapter_groups, AdapterGroup(tuple(group_spans))] if group_spans else adapter_groups
 
 
-def _max_rank(adapter: LoraWeights) -> int:
-    return max((len(lora_pair.a) for lora_pair in adapter.pairs.values()), default=0)
-
-
-def _stack_factors(
-    adapter_group: AdapterGroup, module_paths: tuple[str, ...], dtype: torch.dtype | None
-) -> StackedFactors | None:
+def _stack_factors(group: AdapterGroup, paths: tuple[str, ...], dtype: torch.dtype | None) -> StackedFactors | None:
     """None when no adapter of the group changes any of these modules."""
     a_matrices: list[Tensor] = []
     blocks: list[tuple[int, int, float]] = []
     outputs: list[tuple[int, slice, Tensor]] = []
     column = 0
-    for module_index, module_path in enumerate(module_paths):
-        pairs_or_none = [
-            (span_index, lora_span.adapter.pairs.get(module_path))
-            for span_index, lora_span in enumerate(adapter_group.spans)
-        ]
-        lora_pairs: list[tuple[int, LoraPair]] = [
-            (span_index, lora_pair) for span_index, lora_pair in pairs_or_none if lora_pair is not None
+    for module_index, module_path in enumerate(paths):
+        lora_pairs = [
+            (index, span.adapter.pairs[module_path])
+            for index, span in enumerate(group.spans)
+            if module_path in span.adapter.pairs
         ]
         if not lora_pairs:
             continue
@@ -224,36 +210,30 @@ class CompiledLora:
         self._tables: dict[tuple[str, ...], bindings.Integers | None] = {}
         self._converted: list[Tensor] = []  # what the tables point to, where an adapter has another dtype
 
-    def add(
-        self, module_paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0
-    ) -> None:
+    def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0) -> None:
         """See `BatchedLora.add`; y is contiguous."""
-        lora_pairs = self._pointer_table(module_paths)
+        lora_pairs = self._pointer_table(paths)
         if lora_pairs is not None:
             layout = bindings.lora_layout(widths, x.shape[1])
             bindings.add_lora(x.to(self._dtype), y, first_token, self._spans, lora_pairs, layout)
 
-    def adapts(self, module_paths: tuple[str, ...]) -> bool:
+    def adapts(self, paths: tuple[str, ...]) -> bool:
         """Whether any adapter changes any of these modules."""
-        return self._pointer_table(module_paths) is not None
+        return self._pointer_table(paths) is not None
 
-    def _pointer_table(self, module_paths: tuple[str, ...]) -> bindings.Integers | None:
-        if module_paths not in self._tables:
-            pairs_or_none = [
-                adapter.pairs.get(module_path) for adapter in self._adapters for module_path in module_paths
-            ]
+    def _pointer_table(self, paths: tuple[str, ...]) -> bindings.Integers | None:
+        if paths not in self._tables:
+            pairs_or_none = [adapter.pairs.get(path) for adapter in self._adapters for path in paths]
             factors = [None if lora_pair is None else self._converted_factors(lora_pair) for lora_pair in pairs_or_none]
-            self._tables[module_paths] = bindings.lora_pointers(factors) if any(pairs_or_none) else None
-        return self._tables[module_paths]
+            self._tables[paths] = bindings.lora_pointers(factors) if any(pairs_or_none) else None
+        return self._tables[paths]
 
-    def _converted_factors(self, lora_pair: LoraPair) -> tuple[Tensor, Tensor, float]:
-        any_dtype = self._dtype == torch.float32 and lora_pair.a.dtype == lora_pair.b.dtype
-        dtype = lora_pair.a.dtype if any_dtype else self._dtype
-        a, b = (tensor.to(dtype).contiguous() for tensor in (lora_pair.a, lora_pair.b))
-        self._converted += [
-            tensor for tensor, original in ((a, lora_pair.a), (b, lora_pair.b)) if tensor is not original
-        ]
-        return a, b, lora_pair.scaling
+    def _converted_factors(self, pair: LoraPair) -> tuple[Tensor, Tensor, float]:
+        any_dtype = self._dtype == torch.float32 and pair.a.dtype == pair.b.dtype
+        dtype = pair.a.dtype if any_dtype else self._dtype
+        a, b = (tensor.to(dtype).contiguous() for tensor in (pair.a, pair.b))
+        self._converted += [tensor for tensor, original in ((a, pair.a), (b, pair.b)) if tensor is not original]
+        return a, b, pair.scaling
 
 
 AnyBatchedLora = BatchedLora | CompiledLora

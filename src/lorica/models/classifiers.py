@@ -53,9 +53,9 @@ def new_classifier(base: BaseFolder, labels: Sequence[str], dtype: torch.dtype, 
     names: dict[str, Any] = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: number for number, label in enumerate(labels)},
+        # By it transformers takes the loss that a classifier was trained on where it is trained further there.
+        "problem_type": "multi_label_classification" if len(labels) == 1 else "single_label_classification",
     }
-    # By it transformers takes the loss that a classifier was trained on where it is trained further there.
-    names["problem_type"] = "multi_label_classification" if len(labels) == 1 else "single_label_classification"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, loaded = _load(base, dtype, {"num_labels": len(labels), **names})
@@ -122,11 +122,10 @@ def _load(base: BaseFolder, dtype: torch.dtype, options: dict[str, Any]) -> tupl
 
 def _refuse_other_shapes(base: BaseFolder, loaded: Mapping[str, Any], replaced: EncoderFamily | None = None) -> None:
     """replaced: the family whose head is made anew, whatever shape the stored one has."""
-    for tensor_name, stored_shape, shape in sorted(loaded["mismatched_keys"]):
-        if replaced is None or not _is_head(replaced, tensor_name):
+    for name, stored_shape, shape in sorted(loaded["mismatched_keys"]):
+        if replaced is None or not _is_head(replaced, name):
             raise ModelError(
-                f"{base.path}: {tensor_name} has the shape {tuple(stored_shape)}, and config.json makes it "
-                f"{tuple(shape)}",
+                f"{base.path}: {name} has the shape {tuple(stored_shape)}, and config.json makes it {tuple(shape)}",
                 fix="give weights and config.json of one model",
             )
 

@@ -170,9 +170,7 @@ def key_notes(model_type: str, raw_config: Raw, family_keys: frozenset[str]) -> 
         *(config_key for group in IRRELEVANT.values() for config_key in group),
     }
     notes = rope_notes(raw_config)
-    if unknown_keys := sorted(
-        config_key for config_key in raw_config.keys() - known_keys if raw_config[config_key] not in (None, False)
-    ):
+    if unknown_keys := sorted(key for key in raw_config.keys() - known_keys if raw_config[key] not in (None, False)):
         hinted_names = ", ".join(_with_hint(config_key, read_keys - raw_config.keys()) for config_key in unknown_keys)
         notes.append(f"not heeded in a {model_type} model, by transformers neither: {hinted_names}")
     if raw_config.get("auto_map"):
@@ -189,12 +187,9 @@ def _with_hint(config_key: str, names: frozenset[str]) -> str:
     return f"{config_key} ({hint})" if hint else config_key
 
 
-def _among(config_value: Any, allowed_values: tuple[Any, ...]) -> bool:
+def _among(value: Any, values: tuple[Any, ...]) -> bool:
     # 1 == True and 0 == False, but not here.
-    return any(
-        config_value == choice and isinstance(config_value, bool) == isinstance(choice, bool)
-        for choice in allowed_values
-    )
+    return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in values)
 
 
 def _stated(raw_config: Raw, config_key: str, allowed_values: tuple[Any, ...]) -> str:

@@ -174,9 +174,8 @@ class Decoder(nn.Module):
 
         tokens, positions: [T] integers. lora: disjoint spans of the packed tokens, or the adapter of each. output_rows:
         the R tokens whose states are wanted, ascending, on the device of the tokens; of the others the last layer
-        computes keys and values alone. checkpoint: recompute each layer in the backward pass to save
-        memory.
-        Returns [T, hidden], or [R, hidden] with output_rows.
+        computes keys and values alone. checkpoint: recompute each layer in the backward pass to save memory. Returns
+        [T, hidden], or [R, hidden] with output_rows.
         """
         x = self.model.embed_tokens(tokens)
         if self._inv_freq.device != tokens.device:
@@ -193,8 +192,9 @@ class Decoder(nn.Module):
             x = recompute(layer, *inputs, use_reentrant=False) if checkpoint else layer(*inputs)
         return cast(Tensor, x)
 
-    def logits(self, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:
-        """hidden [N, hidden] -> final norm and head -> [N, vocab_size], or [N, R] for R `vocabulary` rows."""
-        normed = self.model.norm(hidden)
-        weight = self.lm_head.weight if vocabulary is None else self.lm_head.weight[vocabulary]
-        return F.linear(normed.to(weight.dtype), weight)  # training keeps states in float32 on a base in bfloat16
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [N, hidden] -> final norm and head -> [N, vocab_size]."""
+        weight = self.lm_head.weight
+        return F.linear(
+            self.model.norm(hidden).to(weight.dtype), weight
+        )  # training keeps states in float32 on a base in bfloat16

@@ -81,9 +81,7 @@ _AGAIN = "download the model's config.json again"
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The shape of a decoder. Sizes are in elements, `windows[i]` is layer i's sliding window in tokens or
-    None.
-    """
+    """The shape of a decoder. Sizes are in elements, `windows[i]` is layer i's sliding window in tokens or None."""
 
     family: str
     hidden_size: int
@@ -105,9 +103,7 @@ class DecoderConfig:
     windows: tuple[int | None, ...]
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Module path -> (out_features, in_features) of every linear layer an adapter can target (not the
-        head).
-        """
+        """Module path -> (out_features, in_features) of every linear layer an adapter can target (not the head)."""
         hidden, intermediate = self.hidden_size, self.intermediate_size
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         per_layer = {
@@ -120,9 +116,7 @@ class DecoderConfig:
             "mlp.down_proj": (hidden, intermediate),
         }
         return {
-            f"model.layers.{layer}.{module_name}": shape
-            for layer in range(self.layers)
-            for module_name, shape in per_layer.items()
+            f"model.layers.{layer}.{name}": shape for layer in range(self.layers) for name, shape in per_layer.items()
         }
 
 
@@ -140,10 +134,10 @@ def parse_decoder_config(raw_config: Raw, config_path: Path) -> DecoderConfig:
     """
     model_type = raw_config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ModelError(
-            f"{config_path}: model_type {model_type!r} is not one of {', '.join(FAMILIES)}",
-            fix=_other_architecture(model_type),
-        )
+        fix = "use engine=transformers for other architectures"
+        if encoder_family(model_type) is not None:
+            fix = "it is an encoder, which classifies and writes nothing: engine=encoder"
+        raise ModelError(f"{config_path}: model_type {model_type!r} is not one of {', '.join(FAMILIES)}", fix=fix)
     read_packed_format(raw_config, config_path)  # refuses other formats
     try:
         check_keys(model_type, raw_config, {"rms_norm_eps": _EPS, "hidden_act": _ACTIVATION})
@@ -156,12 +150,6 @@ def parse_decoder_config(raw_config: Raw, config_path: Path) -> DecoderConfig:
         raise ModelConfigError(f"{config_path}: the key {error} is missing", fix=_AGAIN) from None
     except (AttributeError, ArithmeticError, TypeError, ValueError) as error:
         raise ModelConfigError(f"{config_path}: unusable value: {error}", fix=_AGAIN) from error
-
-
-def _other_architecture(model_type: object) -> str:
-    if encoder_family(model_type) is not None:
-        return "it is an encoder, which classifies and writes nothing: engine=encoder"
-    return "use engine=transformers for other architectures"
 
 
 def config_notes(raw_config: Raw, config_path: Path) -> tuple[str, ...]:
@@ -184,9 +172,7 @@ def config_notes(raw_config: Raw, config_path: Path) -> tuple[str, ...]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file of a model folder. Raises ModelError when it is absent, a Git LFS pointer, or no JSON
-    object.
-    """
+    """A JSON file of a model folder. Raises ModelError when it is absent, a Git LFS pointer, or no JSON object."""
     return parse_json_object(read_model_file(path), path)
 
 

@@ -26,13 +26,9 @@ def dequantize_layer(
     per_word = _WORD_BITS // packed_format.bits
     group_size = in_features if packed_format.group_size == -1 else packed_format.group_size
     group_count = -(-in_features // group_size)
-    qweight_shape = (
-        (in_features // per_word, out_features)
-        if packed_format.method == "gptq"
-        else (in_features, out_features // per_word)
-    )
+    by_rows = packed_format.method == "gptq"  # else by columns
     expected_shapes = {
-        "qweight": qweight_shape,
+        "qweight": (in_features // per_word, out_features) if by_rows else (in_features, out_features // per_word),
         "qzeros": (group_count, out_features // per_word),
         "scales": (group_count, out_features),
         "g_idx": (in_features,),
@@ -50,7 +46,7 @@ def dequantize_layer(
             f"{layer_name}.g_idx names groups beyond the {group_count} there are", fix="download the file again"
         )
     zero_points = _unpack_columns(tensors["qzeros"], packed_format)
-    if packed_format.method == "gptq":
+    if by_rows:
         codes = _unpack_bits(tensors["qweight"], packed_format.bits).permute(0, 2, 1).reshape(in_features, out_features)
     else:
         codes = _unpack_columns(tensors["qweight"], packed_format)

@@ -33,11 +33,7 @@ class LoraWeights:
 
     def parameters(self) -> list[Tensor]:
         """All A and B matrices, in a stable order."""
-        return [
-            tensor
-            for module_path in sorted(self.pairs)
-            for tensor in (self.pairs[module_path].a, self.pairs[module_path].b)
-        ]
+        return [tensor for path in sorted(self.pairs) for tensor in (self.pairs[path].a, self.pairs[path].b)]
 
     def to_tensors(self) -> dict[str, Tensor]:
         """PEFT's tensor names -> tensors."""
@@ -128,16 +124,14 @@ def linear_with_lora(x: Tensor, linear: torch.nn.Module, module_path: str, lora:
         return y
     if torch.is_autocast_enabled(x.device.type):
         y = y.float()
-    for lora_span in lora:
-        lora_pair = lora_span.adapter.pairs.get(module_path)
+    for span in lora:
+        lora_pair = span.adapter.pairs.get(module_path)
         if lora_pair is None:
             continue
-        covers_all = lora_span.start == 0 and lora_span.stop == x.shape[0]
-        span_input, span_output = (
-            (x, y) if covers_all else (x[lora_span.start : lora_span.stop], y[lora_span.start : lora_span.stop])
-        )
+        covers_all = span.start == 0 and span.stop == x.shape[0]
+        span_input, span_output = (x, y) if covers_all else (x[span.start : span.stop], y[span.start : span.stop])
         # Scaling the low-rank [N, r] rather than the result [N, out] saves a pass over the larger one.
-        low_rank = _project_down(span_input, lora_pair, lora_span.adapter) * lora_pair.scaling
+        low_rank = _project_down(span_input, lora_pair, span.adapter) * lora_pair.scaling
         b = lora_pair.b if torch.is_autocast_enabled(x.device.type) else lora_pair.b.to(low_rank.dtype)
         if low_rank.dtype == b.dtype == span_output.dtype:
             span_output.addmm_(low_rank, b.t())

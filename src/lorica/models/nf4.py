@@ -46,8 +46,7 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 class Nf4Linear(nn.Module):
-    """A frozen linear layer: y = x W^T + bias with W in 4 bits. Gradients flow to x, so adapters train
-    through it.
+    """A frozen linear layer: y = x W^T + bias with W in 4 bits. Gradients flow to x, so adapters train through it.
 
     About 4.5 bits a weight. W is dequantized to the dtype of x for each product and never kept.
     """

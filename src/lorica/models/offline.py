@@ -21,11 +21,8 @@ def offline() -> Iterator[None]:
     from transformers.utils import logging
 
     # The libraries ask the constant; PEFT reads the variable as well.
-    constant, variable, progress_bar = (
-        constants.HF_HUB_OFFLINE,
-        os.environ.get(_OFFLINE_VARIABLE),
-        logging.is_progress_bar_enabled(),
-    )
+    constant, variable = constants.HF_HUB_OFFLINE, os.environ.get(_OFFLINE_VARIABLE)
+    progress_bar = logging.is_progress_bar_enabled()
     constants.HF_HUB_OFFLINE = True
     os.environ[_OFFLINE_VARIABLE] = "1"
     try:

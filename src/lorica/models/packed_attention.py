@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
@@ -42,20 +42,19 @@ class PackedAttention:
         starts = [0, *accumulate(lengths)][:-1]
         self._batches: list[_Batch] = []
         while longest_first:
-            longest_length = lengths[longest_first[0]]
-            similar_count = sum(lengths[index] >= _SIMILAR * longest_length for index in longest_first)
-            members, longest_first = sorted(longest_first[:similar_count]), longest_first[similar_count:]
+            similar = sum(lengths[index] >= _SIMILAR * lengths[longest_first[0]] for index in longest_first)
+            members, longest_first = sorted(longest_first[:similar]), longest_first[similar:]
             self._batches.append(
                 _Batch([starts[i] for i in members], [lengths[i] for i in members], config.windows, device)
             )
         self._order: Tensor | None = None
         if len(self._batches) > 1:
-            self._order = torch.argsort(torch.cat([padded_batch.tokens for padded_batch in self._batches]))
+            self._order = torch.argsort(torch.cat([batch.tokens for batch in self._batches]))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, H, Dh], key and value [T, Hkv, Dh] -> [T, H, Dh]."""
         window_size = self._windows[layer]
-        outputs = [padded_batch.attend(query, key, value, window_size) for padded_batch in self._batches]
+        outputs = [batch.attend(query, key, value, window_size) for batch in self._batches]
         return outputs[0] if self._order is None else torch.cat(outputs).index_select(0, self._order)
 
 
@@ -70,22 +69,17 @@ class _Batch:
         device: torch.device | str | None,
     ) -> None:
         self._shape = (len(lengths), max(lengths))
-        sequence_starts, sequence_lengths = torch.tensor(starts, device=device), torch.tensor(lengths, device=device)
-        column_indices = torch.arange(self._shape[1], device=device)
-        is_token = column_indices < sequence_lengths[:, None]  # [B, L]
-        token_indices = torch.where(
-            is_token, sequence_starts[:, None] + column_indices, sequence_starts[:, None]
-        ).reshape(-1)
+        columns = torch.arange(self._shape[1], device=device)
+        first_tokens = torch.tensor(starts, device=device)[:, None]
+        is_token = columns < torch.tensor(lengths, device=device)[:, None]  # [B, L]
+        token_indices = torch.where(is_token, first_tokens + columns, first_tokens).reshape(-1)
         self._inside = None if len(set(lengths)) == 1 else is_token.reshape(-1).nonzero().squeeze(1)
         # Where each of the results stood among the packed tokens.
         self.tokens = token_indices if self._inside is None else token_indices[self._inside]
-        adjacent = all(
-            end == sequence_starts
-            for end, sequence_starts in zip((s + self._shape[1] for s in starts), starts[1:], strict=False)
-        )
+        adjacent = all(start + self._shape[1] == following for start, following in pairwise(starts))
         self._slice = slice(starts[0], starts[-1] + self._shape[1])
         self._cells = None if self._inside is None and adjacent else token_indices
-        distance = column_indices[:, None] - column_indices[None, :]
+        distance = columns[:, None] - columns[None, :]
         self._masks = {
             window_size: (distance >= 0) & (distance < window_size)
             for window_size in {*windows}

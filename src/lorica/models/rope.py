@@ -1,6 +1,4 @@
-"""Rotary position embedding (https://arxiv.org/abs/2104.09864) with the scalings of the supported
-families.
-"""
+"""Rotary position embedding (https://arxiv.org/abs/2104.09864) with the scalings of the supported families."""
 
 from __future__ import annotations
 
@@ -46,17 +44,13 @@ def _llama3(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
 def _yarn(inv_freq: Tensor, config: DecoderConfig) -> Tensor:
     # Fast dimensions are kept, slow ones slowed by `factor`; a ramp over the dimensions lies between.
     scaling, head_dim = config.rope_scaling, config.head_dim
-    low_dimension, high_dimension = (
-        _dimension(rotations, config) for rotations in (scaling.beta_fast, scaling.beta_slow)
-    )
+    low, high = (_dimension(rotations, config) for rotations in (scaling.beta_fast, scaling.beta_slow))
     if scaling.truncate:
-        low_dimension, high_dimension = math.floor(low_dimension), math.ceil(high_dimension)
-    low_dimension, high_dimension = max(low_dimension, 0), min(high_dimension, head_dim - 1)
-    if low_dimension == high_dimension:
-        high_dimension += 0.001
-    dimension_ramp = (torch.arange(head_dim // 2, dtype=torch.float32, device="cpu") - low_dimension) / (
-        high_dimension - low_dimension
-    )
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    if low == high:
+        high += 0.001
+    dimension_ramp = (torch.arange(head_dim // 2, dtype=torch.float32, device="cpu") - low) / (high - low)
     extrapolated = 1 - dimension_ramp.clamp(0, 1)
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
     interpolated = 1.0 / (scaling.factor * config.rope_theta**exponents)
@@ -82,9 +76,7 @@ def cos_sin_table(positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, scale
 
 
 def apply_rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """x [T, H, head_dim] turned by its position; pairs are (i, i + head_dim / 2), as in the published
-    weights.
-    """
+    """x [T, H, head_dim] turned by its position; pairs are (i, i + head_dim / 2), as in the published weights."""
     half_dim = x.shape[-1] // 2
     rotated_half = torch.cat((-x[..., half_dim:], x[..., :half_dim]), dim=-1)
     return x * cosine + rotated_half * sine

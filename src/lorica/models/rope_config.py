@@ -121,11 +121,7 @@ def _check_replaced(
     """Of two objects one is used; what the other says must not be lost without a word."""
     heeded = {"partial_rotary_factor": 1.0, **values, "rope_theta": rope_theta}
     named = {"type", "rope_type"}
-    lost = {
-        config_key: value
-        for config_key, value in stated_values.items()
-        if config_key not in named and heeded.get(config_key) != value
-    }
+    lost = {key: value for key, value in stated_values.items() if key not in named and heeded.get(key) != value}
     if _rope_type(stated_values) not in ("default", rope_type):
         lost["rope_type"] = _rope_type(stated_values)
     if lost:
@@ -144,19 +140,17 @@ def _llama3(values: Mapping[str, Any], scaling_factor: float, original_max_posit
     return RopeScaling("llama3", scaling_factor, low_freq_factor, high_freq_factor, original_max_positions)
 
 
-def _yarn(values: Mapping[str, Any], scaling_factor: float, original_max_positions: float) -> RopeScaling:
+def _yarn(values: Mapping[str, Any], factor: float, original_max_positions: float) -> RopeScaling:
     optional = {config_key: value for config_key, value in values.items() if value}  # null and 0 stand for the default
     if values.get("attention_factor") is not None:
         attention_factor = number(values, "attention_factor")
     elif "mscale" in optional and "mscale_all_dim" in optional:
-        attention_factor = _mscale(scaling_factor, number(values, "mscale")) / _mscale(
-            scaling_factor, number(values, "mscale_all_dim")
-        )
+        attention_factor = _mscale(factor, number(values, "mscale")) / _mscale(factor, number(values, "mscale_all_dim"))
     else:
-        attention_factor = _mscale(scaling_factor, 1)
+        attention_factor = _mscale(factor, 1)
     return RopeScaling(
         "yarn",
-        scaling_factor,
+        factor,
         original_max_positions=original_max_positions,
         beta_fast=number(optional, "beta_fast", 32),
         beta_slow=number(optional, "beta_slow", 1),

@@ -63,10 +63,10 @@ def weight_headers(folder: Path) -> dict[Path, Header]:
     Of a GGUF file with the names of the published checkpoints, and ggml's names of element types.
     """
     if is_gguf(folder):
-        tensors = {tensor_name: stored.tensor for tensor_name, stored in stored_tensors(folder).items()}
+        tensors = {name: stored.tensor for name, stored in stored_tensors(folder).items()}
         entries = {
-            tensor_name: TensorInfo(tensor.block_type.name, tensor.shape, tensor.start, tensor.stop)
-            for tensor_name, tensor in tensors.items()
+            name: TensorInfo(tensor.block_type.name, tensor.shape, tensor.start, tensor.stop)
+            for name, tensor in tensors.items()
         }
         return {folder: Header(entries, {})}
     return _headers(weight_stamps(folder))
@@ -74,7 +74,7 @@ def weight_headers(folder: Path) -> dict[Path, Header]:
 
 @lru_cache(maxsize=4)
 def _headers(stamps: Stamps) -> dict[Path, Header]:
-    return {file_path: read_header(file_path) for file_path, *_ in stamps}
+    return {path: read_header(path) for path, *_ in stamps}
 
 
 def _indexed(index_path: Path) -> list[Path]:

@@ -43,13 +43,12 @@ def load_decoder(
 ) -> Decoder:
     """Load a base model for inference or as the frozen part of training.
 
-    dtype: None keeps the precision of the file. In float32, bfloat16 or float16 weights that need no
-    conversion are mapped from the file, not copied. load_in_4bit: the linear layers of all decoder blocks are
-    held as NF4 and computed in `dtype`; each is quantized as it is read, so the full weights never exist at
-    once. as_stored: every weight keeps the dtype of the file, also where they differ; for `CpuDecoder`, which
-    converts them one layer after the other. GPTQ and AWQ checkpoints are dequantized exactly, then in `dtype`, or
-    that of their scales; quantized weights of a GGUF file likewise, in `dtype` or float32; as_stored its matrices stay
-    in the file's blocks (`GgufLinear`).
+    dtype: None keeps the precision of the file. In float32, bfloat16 or float16 weights that need no conversion are
+    mapped from the file, not copied. load_in_4bit: the linear layers of all decoder blocks are held as NF4 and computed
+    in `dtype`; each is quantized as it is read, so the full weights never exist at once. as_stored: every weight keeps
+    the dtype of the file, also where they differ; for `CpuDecoder`, which converts them one layer after the other. GPTQ
+    and AWQ checkpoints are dequantized exactly, then in `dtype`, or that of their scales; quantized weights of a GGUF
+    file likewise, in `dtype` or float32; as_stored its matrices stay in the file's blocks (`GgufLinear`).
 
     Raises ModelError for missing, truncated or unexpected weights and for a device that is not there,
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
@@ -114,10 +113,8 @@ class _WeightLoader:
                 ):
                     for weight_name in open_shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
                         if self._is_packed(weight_name):
-                            layer_path, _, tensor_name = weight_name.rpartition(".")
-                            self._packed_layers.setdefault(layer_path, {})[tensor_name] = open_shard.get_tensor(
-                                weight_name
-                            )
+                            path, _, tensor_name = weight_name.rpartition(".")
+                            self._packed_layers.setdefault(path, {})[tensor_name] = open_shard.get_tensor(weight_name)
                         elif weight_name == _HEAD and self._config.tied_embeddings:
                             self._head = shard_path, open_shard.get_tensor(weight_name)
                         elif self._expects(shard_path, weight_name, open_shard):
@@ -174,10 +171,8 @@ class _WeightLoader:
             )
 
     def _is_packed(self, weight_name: str) -> bool:
-        layer_path, _, tensor_name = weight_name.rpartition(".")
-        return (
-            self._packed_format is not None and tensor_name in PACKED_TENSORS and f"{layer_path}.weight" in self._shapes
-        )
+        path, _, tensor_name = weight_name.rpartition(".")
+        return self._packed_format is not None and tensor_name in PACKED_TENSORS and f"{path}.weight" in self._shapes
 
     def _dequantize_packed(self, dtype: torch.dtype | None) -> None:
         """Dequantize the packed layers exactly, then convert them to `dtype` or that of their scales."""
@@ -194,23 +189,18 @@ class _WeightLoader:
             self._assign(self._folder, weight_name, weight.to(self._device), dtype or tensors["scales"].dtype)
             tensors.clear()
 
-    def _expects(self, shard_path: Path, weight_name: str, open_shard: Any) -> bool:
-        if weight_name in self._shapes:
+    def _expects(self, shard_path: Path, name: str, open_shard: Any) -> bool:
+        if name in self._shapes:
             return True
         # Packed checkpoints give a bias to layers that have none: zeros.
-        if (
-            self._packed_format is not None
-            and weight_name.endswith(".bias")
-            and not bool(open_shard.get_tensor(weight_name).any())
-        ):
+        if self._packed_format is not None and name.endswith(".bias") and not bool(open_shard.get_tensor(name).any()):
             return False
         # Old checkpoints carry rotary tables, which follow from the config.
-        if weight_name.endswith("rotary_emb.inv_freq"):
+        if name.endswith("rotary_emb.inv_freq"):
             return False
-        has_adapter = ".lora_" in weight_name or ".base_layer." in weight_name
+        has_adapter = ".lora_" in name or ".base_layer." in name
         raise ModelError(
-            f"{shard_path}: holds {weight_name}; by its config.json this {self._config.family} model has no such "
-            "weight",
+            f"{shard_path}: holds {name}; by its config.json this {self._config.family} model has no such weight",
             fix="merge the adapter into the model (merge_and_unload of PEFT) and save it again"
             if has_adapter
             else "download config.json and weights of the same revision; engine=transformers leaves out what it has no "

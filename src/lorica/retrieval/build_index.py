@@ -6,11 +6,11 @@ The index that results depends on the documents and settings alone: an update ha
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Sequence
 from contextlib import nullcontext
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -159,23 +159,36 @@ class _IndexBuilder:
         files = reader.read(documents, current.files if current else (), self._progress)
         named = {file.name for file in files}
         if current is not None and add:
-            files = sorted([*files, *(file for file in current.files if file.name not in named)], key=_by_name)
+            files = sorted(
+                [*files, *(file for file in current.files if file.name not in named)], key=attrgetter("name")
+            )
             named = {file.name for file in files}
         removed = tuple(file.name for file in current.files if file.name not in named) if current else ()
         if current is not None and current.manifest.documents == _documents_digest(files):
             if options.encoder:
                 self._encoder(current.manifest.encoder)  # another one is refused, whatever there is to encode
-            return self._result(current.manifest, reader, removed, encoded=0, unchanged=True)
-        with self._progress(None, "passages compared"):
-            distinct = deduplicate(files, keep_near=options.near_duplicates)
-        if not distinct.passages:
-            raise RetrievalError(
-                f"{self._index_path}: no document is left to build an index of",
-                fix=f"name documents that can be used; to remove the index, delete the folder {self._index_path}",
-            )
-        stamp, vectors, encoded = self._encode(distinct.passages)
-        manifest = self._write(files, distinct, settings, stamp, vectors)
-        return self._result(manifest, reader, removed, encoded=encoded)
+            manifest, encoded, unchanged = current.manifest, 0, True
+        else:
+            with self._progress(None, "passages compared"):
+                distinct = deduplicate(files, keep_near=options.near_duplicates)
+            if not distinct.passages:
+                raise RetrievalError(
+                    f"{self._index_path}: no document is left to build an index of",
+                    fix=f"name documents that can be used; to remove the index, delete the folder {self._index_path}",
+                )
+            stamp, vectors, encoded = self._encode(distinct.passages)
+            manifest, unchanged = self._write(files, distinct, settings, stamp, vectors), False
+        return BuildResult(
+            manifest,
+            self._index_path,
+            reader.read_count,
+            reader.reused_count,
+            removed,
+            encoded,
+            tuple(reader.bad),
+            tuple(reader.notes),
+            unchanged,
+        )
 
     def _encode(self, passages: Sequence[IndexedPassage]) -> tuple[EncoderStamp | None, Vectors | None, int]:
         """The encoder's stamp, the vectors [passages, dimension], and how many of them are new."""
@@ -256,31 +269,6 @@ class _IndexBuilder:
             _remove_unnamed(self._index_path)
         return manifest
 
-    def _result(
-        self,
-        manifest: IndexManifest,
-        reader: SourceReader,
-        removed: tuple[str, ...],
-        *,
-        encoded: int,
-        unchanged: bool = False,
-    ) -> BuildResult:
-        return BuildResult(
-            manifest,
-            self._index_path,
-            reader.read_count,
-            reader.reused_count,
-            removed,
-            encoded,
-            tuple(reader.bad),
-            tuple(reader.notes),
-            unchanged,
-        )
-
-
-def _by_name(file: SourceFile) -> str:
-    return file.name
-
 
 def _documents_digest(files: Sequence[SourceFile]) -> str:
     values = [[file.name, file.format, file.digest, file.tags, file.skipped] for file in files]
@@ -317,11 +305,7 @@ def _named_by_content(draft: Path, stem: str) -> FileStamp:
     """The draft, a file or a folder, on the disk and renamed after its digest."""
     files = sorted(draft.rglob("*")) if draft.is_dir() else [draft]
     for path in [*files, *([draft] if draft.is_dir() else [])]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path)  # a file is synced alike
     digest = data_digest(draft)
     name = f"{stem}-{digest.removeprefix('sha256:')[:_NAME_DIGITS]}{draft.suffix}"
     draft.replace(draft.with_name(name))

@@ -73,7 +73,9 @@ class IndexManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def stamped(self) -> IndexManifest:
         """The same with its digest."""
-        return msgspec.structs.replace(self, digest=self._own_digest())
+        unstamped = msgspec.structs.replace(self, digest="")
+        digest = bytes_digest(msgspec.json.encode(unstamped, order="sorted"))
+        return msgspec.structs.replace(self, digest=digest)
 
     def encoded(self) -> bytes:
         """The bytes of the file."""
@@ -88,9 +90,6 @@ class IndexManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def data_files(self) -> list[FileStamp]:
         """The files beside the manifest."""
         return [self.passages_file] + ([self.vectors_file] if self.vectors_file else [])
-
-    def _own_digest(self) -> str:
-        return bytes_digest(msgspec.json.encode(msgspec.structs.replace(self, digest=""), order="sorted"))
 
 
 def index_folder(folder: Path, subject: str) -> Path:

@@ -51,25 +51,25 @@ def write_passages(
     lancedb, pa = _packages()
     from lancedb.index import FTS, BTree
 
-    counts = _TermCounts()
+    holders: Counter[str] = Counter()  # term -> passages that hold it
+    occurrences: Counter[str] = Counter()  # term -> how often it stands in all of them
     try:
         database = lancedb.connect(folder)
         schema = _passage_schema(pa)
-        batches = _passage_batches(pa, schema, passages, counts, advance)
+        batches = _passage_batches(pa, schema, passages, holders, occurrences, advance)
         table = database.create_table("passages", pa.RecordBatchReader.from_batches(schema, batches))
         table.create_index("terms", config=FTS(**_PLAIN_TERMS))
         table.create_index("number", config=BTree())
-        database.create_table("terms", counts.table(pa)).create_index("term", config=BTree())
+        terms = sorted(holders)
+        columns = {"term": pa.array(terms, pa.string())}
+        for name, counts in (("passages", holders), ("occurrences", occurrences)):
+            columns[name] = pa.array([counts[term] for term in terms], pa.int64())
+        database.create_table("terms", pa.table(columns)).create_index("term", config=BTree())
         database.create_table("files", pa.Table.from_pylist(_file_rows(files), _file_schema(pa)))
         schema, batches = _chunk_schema(pa), _chunk_batches(pa, files, passages)
         database.create_table("chunks", pa.RecordBatchReader.from_batches(schema, batches))
     except _LANCE_ERRORS as error:
         raise RetrievalError(f"{folder}: cannot be written ({error})", fix="free some space") from error
-
-
-def open_passages(path: Path, passage_count: int, vectors: Vectors | None) -> LanceStore:
-    """See `passage_store.open_store`."""
-    return LanceStore(path, passage_count, vectors)
 
 
 class LanceStore:
@@ -239,47 +239,25 @@ def _chunk_schema(pa: Any) -> Any:
     return pa.schema([*numbers, *texts, pa.field("tags", pa.list_(pa.string()))])
 
 
-class _TermCounts:
-    """Of each term how many passages hold it, and how often it stands in all of them."""
-
-    def __init__(self) -> None:
-        self._passages: Counter[str] = Counter()
-        self._occurrences: Counter[str] = Counter()
-
-    def add(self, terms: Sequence[str]) -> None:
-        """Count the terms of a passage."""
-        self._passages.update(set(terms))
-        self._occurrences.update(terms)
-
-    def table(self, pa: Any) -> Any:
-        """The counts, by term."""
-        terms = sorted(self._passages)
-        columns = {"term": pa.array(terms, pa.string())}
-        for name, counts in (("passages", self._passages), ("occurrences", self._occurrences)):
-            columns[name] = pa.array([counts[term] for term in terms], pa.int64())
-        return pa.table(columns)
-
-
 def _passage_batches(
     pa: Any,
     schema: Any,
     passages: Sequence[IndexedPassage],
-    counts: _TermCounts,
+    holders: Counter[str],
+    occurrences: Counter[str],
     advance: Callable[[int], None],
 ) -> Iterator[Any]:
-    """The passages in batches, numbered from 1. counts: is given their terms."""
+    """The passages in batches, numbered from 1. holders, occurrences: their terms are counted there."""
     for start in range(0, len(passages), _BATCH):
         rows = passages[start : start + _BATCH]
         terms = [lexical_tokens(passage.text) for passage in rows]
         for passage_terms in terms:
-            counts.add(passage_terms)
-        columns = {
-            "number": list(range(start + 1, start + 1 + len(rows))),
-            **{
-                name: [getattr(passage, name) for passage in rows] for name in ("id", "text", "source", "title", "tags")
-            },
-            "terms": [" ".join(passage_terms) for passage_terms in terms],
-        }
+            holders.update(set(passage_terms))
+            occurrences.update(passage_terms)
+        names = ("id", "text", "source", "title", "tags")
+        columns = {name: [getattr(passage, name) for passage in rows] for name in names}
+        columns["number"] = list(range(start + 1, start + 1 + len(rows)))
+        columns["terms"] = [" ".join(passage_terms) for passage_terms in terms]
         arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
         yield pa.record_batch([arrays[name] for name in schema.names], schema=schema)
         advance(len(rows))

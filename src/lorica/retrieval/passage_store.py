@@ -23,17 +23,18 @@ from lorica.retrieval.vectors import open_vectors, write_vectors
 
 @dataclass(frozen=True)
 class StoreEntry:
-    """module: with its `write_passages` and `open_passages`, imported where it is used. suffix: of the file or folder
-    of its passages. extra: the package that it needs, which the extra of that name installs."""
+    """module: with its `write_passages`, and its class that reads them, imported where it is used. suffix: of the file
+    or folder of its passages. extra: the package that it needs, which the extra of that name installs."""
 
     module: str
+    class_name: str
     suffix: str
     extra: str = ""
 
 
 STORES = {
-    "sqlite": StoreEntry("lorica.retrieval.sqlite_store", ".sqlite"),
-    "lancedb": StoreEntry("lorica.retrieval.lance_store", ".lancedb", extra="lancedb"),
+    "sqlite": StoreEntry("lorica.retrieval.sqlite_store", "SqliteStore", ".sqlite"),
+    "lancedb": StoreEntry("lorica.retrieval.lance_store", "LanceStore", ".lancedb", extra="lancedb"),
 }
 DEFAULT_STORE = "sqlite"
 
@@ -120,9 +121,8 @@ def open_store(folder: Path, subject: str, manifest: IndexManifest) -> PassageSt
     check_files(folder, subject, manifest)
     files_folder, stamp = index_folder(folder, subject), manifest.vectors_file
     vectors = None if stamp is None else open_vectors(files_folder / stamp.name, manifest)
-    module = importlib.import_module(STORES[name].module)
-    store = module.open_passages(files_folder / manifest.passages_file.name, manifest.passages, vectors)
-    return cast(PassageStore, store)
+    store_type = getattr(importlib.import_module(STORES[name].module), STORES[name].class_name)
+    return cast(PassageStore, store_type(files_folder / manifest.passages_file.name, manifest.passages, vectors))
 
 
 def store_of(manifest: IndexManifest) -> str:

@@ -36,11 +36,6 @@ BEGIN;
 """
 
 
-def open_passages(path: Path, passage_count: int, vectors: Vectors | None) -> SqliteStore:
-    """See `passage_store.open_store`."""
-    return SqliteStore(path, passage_count, vectors)
-
-
 def write_passages(
     store_path: Path,
     files: Sequence[SourceFile],
@@ -116,7 +111,9 @@ class SqliteStore:
 
     def rank_terms(self, question: str, count: int, tags: Sequence[str] = ()) -> list[tuple[int, float]]:
         """See `PassageStore`."""
-        terms = self._telling_terms(question)
+        words = json.dumps(list(dict.fromkeys(lexical_tokens(question))))
+        sql = "SELECT term, doc FROM json_each(?) JOIN vocabulary ON term = value"
+        terms = telling_terms(dict(self._rows(sql, (words,))), self._passage_count)
         if not terms:
             return []
         match = " OR ".join(f'"{term}"' for term in terms)
@@ -127,11 +124,11 @@ class SqliteStore:
     def rank_vectors(self, question: Vectors, count: int, tags: Sequence[str] = ()) -> list[tuple[int, float]]:
         """See `PassageStore`."""
         assert self.vectors is not None
-        return nearest(self.vectors, question, count, self._tagged(tags) if tags else None)
-
-    def _tagged(self, tags: Sequence[str]) -> list[int]:
-        sql = " INTERSECT ".join("SELECT passage FROM tags WHERE tag = ?" for _ in tags)
-        return [number for (number,) in self._rows(sql + " ORDER BY 1", tuple(tags))]
+        numbers = None
+        if tags:
+            sql = " INTERSECT ".join("SELECT passage FROM tags WHERE tag = ?" for _ in tags)
+            numbers = [number for (number,) in self._rows(sql + " ORDER BY 1", tuple(tags))]
+        return nearest(self.vectors, question, count, numbers)
 
     def passages(self, numbers: Iterable[int]) -> list[IndexedPassage]:
         """See `PassageStore`."""
@@ -164,11 +161,6 @@ class SqliteStore:
             SourceFile(name, form, digest, tuple(json.loads(tags)), tuple(chunks.get(number, ())), skipped)
             for number, name, form, digest, tags, skipped in self._rows(sql, ())
         ]
-
-    def _telling_terms(self, question: str) -> list[str]:
-        terms = json.dumps(list(dict.fromkeys(lexical_tokens(question))))
-        sql = "SELECT term, doc FROM json_each(?) JOIN vocabulary ON term = value"
-        return telling_terms(dict(self._rows(sql, (terms,))), self._passage_count)
 
     def _rows(self, sql: str, values: Sequence[object]) -> list[tuple]:  # type: ignore[type-arg]
         try:

@@ -18,10 +18,9 @@ DEFAULT_NEGATIVE = ("0", "false", "no", "no violation")
 class ParsedAnswer(msgspec.Struct, frozen=True):
     """What was read from one output of a model.
 
-    answer: the text a person reads, None when there is none. stage: how it was read (see `Answer.stage`).
-    valid: False asks for a retry. score: P(Yes), for `rules`. scores: normalised probability of each choice.
-    problem: why it is not valid. choice_mass: see `Answer.choice_mass`; None where the choices' probabilities are not
-    compared as they are.
+    answer: the text a person reads, None when there is none. stage: how it was read (see `Answer.stage`). valid: False
+    asks for a retry. score: P(Yes), for `rules`. scores: normalised probability of each choice. problem: why it is not
+    valid. choice_mass: see `Answer.choice_mass`; None where the choices' probabilities are not compared as they are.
     """
 
     answer: str | None
@@ -197,18 +196,27 @@ class Task(Protocol):
         ...
 
 
-def check_setting(setting_name: str, setting_value: str, allowed_values: Sequence[str], *, task_name: str) -> str:
-    """`setting_value`, or the first of `allowed_values` when it is empty. Raises ConfigError for anything else."""
+def check_setting(setting_name: str, setting_value: str, values: Sequence[str], *, task_name: str) -> str:
+    """`setting_value`, or the first of `values` when it is empty. Raises ConfigError for anything else."""
     if not setting_value:
-        return allowed_values[0]
-    if setting_value not in allowed_values:
+        return values[0]
+    if setting_value not in values:
         raise ConfigError(
             f"task.{setting_name}={setting_value!r} is not known to the task {task_name!r}",
-            fix=f"use {' or '.join(map(repr, allowed_values))}"
-            if any(allowed_values)
-            else f"leave task.{setting_name} empty",
+            fix=f"use {' or '.join(map(repr, values))}" if any(values) else f"leave task.{setting_name} empty",
         )
     return setting_value
+
+
+def choose_defaults(
+    settings: TaskSettings, methods: Sequence[str], styles: Sequence[str], *, task_name: str
+) -> TaskSettings:
+    """The settings with a method and a style of the task. Raises ConfigError for those that it does not have."""
+    return msgspec.structs.replace(
+        settings,
+        method=check_setting("method", settings.method, methods, task_name=task_name),
+        style=check_setting("style", settings.style, styles, task_name=task_name),
+    )
 
 
 def softmax(logits: Sequence[float]) -> list[float] | None:

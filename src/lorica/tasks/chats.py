@@ -54,12 +54,10 @@ def chat_messages(chat_case: ChatCase) -> tuple[Message, ...]:
     """The turns as messages. Truncation may cut all of the turns but the first (a system message) and the last."""
     last_index = len(chat_case.turns) - 1
     messages = []
-    for turn_index, (role, turn_text) in enumerate(chat_case.turns):
+    for turn_index, (role, text) in enumerate(chat_case.turns):
         never_cut = role == "system" or turn_index == last_index
         messages.append(
-            (
-                MessageBuilder().add_protected(turn_text) if never_cut else MessageBuilder().add_truncatable(turn_text)
-            ).build(role)
+            (MessageBuilder().add_protected(text) if never_cut else MessageBuilder().add_truncatable(text)).build(role)
         )
     return tuple(messages)
 
@@ -80,7 +78,13 @@ def chat_schemas(parse_gold: Gold) -> tuple[RowSchema, ...]:
             lambda cell_values: _turns(cell_values["messages"], "messages"),
             parse_gold,
         ),
-        _schema("ShareGPT", ("conversations",), ("system",), _conversation, parse_gold),
+        _schema(
+            "ShareGPT",
+            ("conversations",),
+            ("system",),
+            lambda cells: _with_system(cells, _turns(cells["conversations"], "conversations")),
+            parse_gold,
+        ),
     )
 
 
@@ -90,7 +94,7 @@ def pair_schema(parse_gold: Gold) -> RowSchema:
 
 
 def _schema(
-    schema_name: str,
+    name: str,
     required: tuple[str, ...],
     optional: tuple[str, ...],
     parse_turns: Callable[[Mapping[str, Any]], list[tuple[Role, str]]],
@@ -107,9 +111,7 @@ def _schema(
 
     aliases = {"completion": ("response", "answer", "output"), "conversations": ("conversation",)}
     gold_column = "completion" if "completion" in optional else ""
-    return RowSchema(
-        schema_name, required, (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases, gold=gold_column
-    )
+    return RowSchema(name, required, (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases, gold=gold_column)
 
 
 def _build(
@@ -133,10 +135,6 @@ def _build(
         line=line_number,
         notes=(*((_SEVERAL,) if answer is not None and answers > 1 else ()), *gold_notes),
     )
-
-
-def _conversation(cell_values: Mapping[str, Any]) -> list[tuple[Role, str]]:
-    return _with_system(cell_values, _turns(cell_values["conversations"], "conversations"))
 
 
 def _pair(cell_values: Mapping[str, Any]) -> list[tuple[Role, str]]:
@@ -171,9 +169,7 @@ def _turns(cell_value: object, column_name: str) -> list[tuple[Role, str]]:
         )
     if not isinstance(chat_cell, list) or not chat_cell:
         raise CellError(f"{column_name!r} is no list of turns", fix='write [{"role": "user", "content": "..."}, ...]')
-    chat_turns = [
-        _turn(turn_values, f"{column_name}[{turn_index}]") for turn_index, turn_values in enumerate(chat_cell)
-    ]
+    chat_turns = [_turn(turn_values, f"{column_name}[{index}]") for index, turn_values in enumerate(chat_cell)]
     if any(role == "system" for role, _ in chat_turns[1:]):
         raise CellError(f"{column_name!r} has a system message behind its first turn", fix="put it first")
     return chat_turns
@@ -185,8 +181,7 @@ def _turn(turn_object: object, turn_name: str) -> tuple[Role, str]:
             f"{turn_name} is {turn_object!r:.40}, and must be an object", fix='write {"role": "user", "content": "..."}'
         )
     role_key, text_key = (
-        next((turn_key for turn_key in alternative_keys if turn_key in turn_object), alternative_keys[0])
-        for alternative_keys in (_ROLE_KEYS, _TEXT_KEYS)
+        next((turn_key for turn_key in keys if turn_key in turn_object), keys[0]) for keys in (_ROLE_KEYS, _TEXT_KEYS)
     )
     for turn_key, extra_value in turn_object.items():
         if turn_key not in (role_key, text_key) and not _is_harmless(turn_key, extra_value):
@@ -208,38 +203,25 @@ def _turn(turn_object: object, turn_name: str) -> tuple[Role, str]:
     return _ROLES[role_name.lower()], _content(turn_object.get(text_key), turn_name)
 
 
-def _content(content_value: object, content_name: str) -> str:
+def _content(content: object, content_name: str) -> str:
     """The text of a turn, or of its parts {"type": "text", "text": ...}."""
-    content_blocks = (
-        content_value if isinstance(content_value, Sequence) and not isinstance(content_value, str) else [content_value]
-    )
-    block_texts = []
-    for content_block in content_blocks:
-        if (
-            isinstance(content_block, Mapping)
-            and content_block.get("type") == "text"
-            and isinstance(content_block.get("text"), str)
-        ):
-            content_block = content_block["text"]
-        if not isinstance(content_block, str):
-            block_type = (
-                content_block.get("type", "an object") if isinstance(content_block, Mapping) else repr(content_block)
-            )
-            raise CellError(
-                f"{content_name} holds {block_type}, and only text is read",
-                fix="leave the chat out, or its other parts",
-            )
-        block_texts.append(content_block)
-    joined_text = "\n".join(block_texts)
+    blocks = []
+    for block in content if isinstance(content, Sequence) and not isinstance(content, str) else [content]:
+        if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str):
+            block = block["text"]
+        if not isinstance(block, str):
+            block_type = block.get("type", "an object") if isinstance(block, Mapping) else repr(block)
+            message = f"{content_name} holds {block_type}, and only text is read"
+            raise CellError(message, fix="leave the chat out, or its other parts")
+        blocks.append(block)
+    joined_text = "\n".join(blocks)
     if not joined_text.strip():
         raise CellError(f"{content_name} is empty", fix="give the turn a text, or leave the chat out")
     return joined_text
 
 
-def _is_harmless(column_name: str, cell_value: object) -> bool:
+def _is_harmless(column_name: str, value: object) -> bool:
     """Whether it means the same as if it were not there."""
-    if isinstance(cell_value, str):
-        return cell_value.strip() in _EMPTY_TEXTS
-    return (
-        is_missing(cell_value) or cell_value == [] or cell_value == {} or (column_name == "weight" and cell_value == 1)
-    )
+    if isinstance(value, str):
+        return value.strip() in _EMPTY_TEXTS
+    return is_missing(value) or value == [] or value == {} or (column_name == "weight" and value == 1)

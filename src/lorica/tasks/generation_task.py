@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from lorica.records import Message, Row, RowSchema
-from lorica.tasks.base import AnswerType, ParsedAnswer, ProbeSet, TaskSettings, check_setting, invalid
+from lorica.tasks.base import AnswerType, ParsedAnswer, ProbeSet, TaskSettings, choose_defaults, invalid
 from lorica.tasks.chats import ChatCase, chat_messages, with_chat_of
 from lorica.tasks.message_builder import MessageBuilder
 from lorica.tasks.probe_texts import labelled_records, question_canaries
@@ -49,11 +49,7 @@ class GenerationTask:
         self.name = task_name
         self.schemas = schemas
         self.metric_names = metric_names
-        self.settings = msgspec.structs.replace(
-            settings,
-            method=check_setting("method", settings.method, self.methods, task_name=task_name),
-            style=check_setting("style", settings.style, self.styles, task_name=task_name),
-        )
+        self.settings = choose_defaults(settings, self.methods, self.styles, task_name=task_name)
         self._prompt = prompt
 
     def render(self, row: Row) -> tuple[Message, ...]:

@@ -76,26 +76,20 @@ def _refuse_missing_commas(cell_text: str, column_name: str) -> None:
         )
 
 
-def _word(syntax_node: ast.expr) -> ast.expr:
-    return (
-        ast.Constant(_WORDS[syntax_node.id])
-        if isinstance(syntax_node, ast.Name) and syntax_node.id in _WORDS
-        else syntax_node
-    )
+def _word(node: ast.expr) -> ast.expr:
+    return ast.Constant(_WORDS[node.id]) if isinstance(node, ast.Name) and node.id in _WORDS else node
 
 
-def _check(cell_value: object, column_name: str) -> None:
-    if not isinstance(cell_value, str):
+def _check(value: object, column_name: str) -> None:
+    if not isinstance(value, str):
         raise CellError(
-            f"{column_name!r} is {type(cell_value).__name__}, and must be a list, an object or text that holds one",
+            f"{column_name!r} is {type(value).__name__}, and must be a list, an object or text that holds one",
             fix=_AS_JSON,
         )
-    if len(cell_value) > MAX_CHARS:
-        raise CellError(
-            f"{column_name!r} has {len(cell_value)} characters; at most {MAX_CHARS} are read", fix="shorten it"
-        )
+    if len(value) > MAX_CHARS:
+        raise CellError(f"{column_name!r} has {len(value)} characters; at most {MAX_CHARS} are read", fix="shorten it")
     bracket_depth = 0
-    for character in cell_value:
+    for character in value:
         bracket_depth += (character in "[{(") - (character in "]})")
         if bracket_depth > MAX_DEPTH:
             raise CellError(f"{column_name!r} is nested more than {MAX_DEPTH} deep", fix="flatten it")

@@ -19,8 +19,8 @@ from lorica.tasks.base import (
     ProbeSet,
     TaskSettings,
     check_lengths,
-    check_setting,
     choice_mass,
+    choose_defaults,
     invalid,
     softmax,
 )
@@ -46,11 +46,7 @@ class McqTask:
 
     def __init__(self, settings: TaskSettings) -> None:
         """Raises ConfigError for an unknown method or style."""
-        self.settings = msgspec.structs.replace(
-            settings,
-            method=check_setting("method", settings.method, self.methods, task_name=self.name),
-            style=check_setting("style", settings.style, self.styles, task_name=self.name),
-        )
+        self.settings = choose_defaults(settings, self.methods, self.styles, task_name=self.name)
         self.schemas: tuple[RowSchema, ...] = mcq_schemas(self._numbering)
 
     def _numbering(self, answers: Callable[[], Iterable[NamedAnswer]]) -> Numbering | None:
@@ -110,8 +106,7 @@ class McqTask:
         mean_logprobs = list(logprobs)
         if self.settings.method == "likelihood":
             mean_logprobs = [
-                mean_logprob / max(token_count, 1)
-                for mean_logprob, token_count in zip(logprobs, token_counts, strict=True)
+                logprob / max(token_count, 1) for logprob, token_count in zip(logprobs, token_counts, strict=True)
             ]
         probabilities = softmax(mean_logprobs)
         if probabilities is None:
@@ -184,11 +179,7 @@ def _without_question(row: Row) -> Row:
 def _end_of_question(mcq_case: McqCase) -> int:
     """Where the options begin in a question that lists them: from there on nothing may be cut."""
     search_start = 0
-    option_lines = {
-        option_line
-        for line_pair in zip(mcq_case.letters, mcq_case.options, strict=True)
-        for option_line in listed_as(*line_pair)
-    }
+    option_lines = {line for pair in zip(mcq_case.letters, mcq_case.options, strict=True) for line in listed_as(*pair)}
     for option_line in mcq_case.question.splitlines(keepends=True) if mcq_case.listed else ():
         if option_line.strip() in option_lines:
             return search_start

@@ -85,7 +85,11 @@ def mcq_schemas(find_table_numbering: FindNumbering) -> tuple[RowSchema, ...]:
     return (
         table_schema,
         _schema(
-            "question and options", ("question", "options"), ("id", *_OPTIONAL), _question_row, find_table_numbering
+            "question and options",
+            ("question", "options"),
+            ("id", *_OPTIONAL),
+            lambda cells: _row_of(cells, parse_options(cells["options"], "options")),
+            find_table_numbering,
         ),
         msgspec.structs.replace(
             columns_schema, of_columns=lambda column_names: _option_columns(column_names, find_table_numbering)
@@ -183,7 +187,7 @@ class McqRow(msgspec.Struct, frozen=True):
 
 
 def _build(
-    read_cells: Callable[[Mapping[str, Any]], McqRow],
+    read_cells: Cells,
     numbering: Callable[[], Numbering | None],
     cell_values: Mapping[str, Any],
     row_id: str,
@@ -222,9 +226,7 @@ def _gold(row: McqRow, numbering: Callable[[], Numbering | None]) -> int | None:
     )
 
 
-def _answers(
-    read_cells: Callable[[Mapping[str, Any]], McqRow], record_stream: Iterator[Mapping[str, Any]]
-) -> Iterator[NamedAnswer]:
+def _answers(read_cells: Cells, record_stream: Iterator[Mapping[str, Any]]) -> Iterator[NamedAnswer]:
     """The answers of a table for `find_numbering`. A row that cannot be read is left out: reading it later says why."""
     for cell_values in record_stream:
         try:
@@ -234,18 +236,12 @@ def _answers(
         yield row.answer, row.case.options, row.options.keys, row.options.counted and not row.options.numbering
 
 
-def _table_row(cell_values: Mapping[str, Any]) -> McqRow:
-    option_set = parse_options(cell_values["choices"], "choices")
-    countries = _countries(cell_values.get("choice_countries"), option_set)
-    group_name = text_value(cell_values, "group") or text_value(cell_values, "ID")
-    question = needed_text(cell_values, "prompt")
-    return McqRow(
-        _case_of(cell_values, question, option_set, countries), option_set, cell_values.get("answer_idx"), group_name
-    )
-
-
-def _question_row(cell_values: Mapping[str, Any]) -> McqRow:
-    return _row_of(cell_values, parse_options(cell_values["options"], "options"))
+def _table_row(values: Mapping[str, Any]) -> McqRow:
+    option_set = parse_options(values["choices"], "choices")
+    countries = _countries(values.get("choice_countries"), option_set)
+    group_name = text_value(values, "group") or text_value(values, "ID")
+    question = needed_text(values, "prompt")
+    return McqRow(_case_of(values, question, option_set, countries), option_set, values.get("answer_idx"), group_name)
 
 
 def _columns_row(cell_values: Mapping[str, Any], *, column_names: Sequence[str], option_keys: Sequence[str]) -> McqRow:
@@ -260,14 +256,12 @@ def _row_of(cell_values: Mapping[str, Any], option_set: OptionSet) -> McqRow:
     return McqRow(mcq_case, option_set, cell_values.get("answer"), text_value(cell_values, "group"))
 
 
-def _case_of(
-    cell_values: Mapping[str, Any], question: str, option_set: OptionSet, countries: tuple[str, ...]
-) -> McqCase:
+def _case_of(values: Mapping[str, Any], question: str, option_set: OptionSet, countries: tuple[str, ...]) -> McqCase:
     return McqCase(
         question=question,
         options=option_set.texts,
-        passage=text_value(cell_values, "passage"),
-        country=text_value(cell_values, "country"),
+        passage=text_value(values, "passage"),
+        country=text_value(values, "country"),
         option_countries=countries,
         listed=_lists_options(question, option_set.texts, shown_letters(option_set.keys, len(option_set.texts))),
         keys=UNSET if option_set.keys in ((), tuple(LETTERS[: len(option_set.keys)])) else option_set.keys,
@@ -305,8 +299,7 @@ def _stem_row(cell_values: Mapping[str, Any]) -> McqRow:
 def _lists_options(prompt: str, option_texts: Sequence[str], letters: Sequence[str]) -> bool:
     prompt_lines = {prompt_line.strip() for prompt_line in prompt.splitlines()}
     return all(
-        not prompt_lines.isdisjoint(listed_as(letter, option_text))
-        for letter, option_text in zip(letters, option_texts, strict=True)
+        not prompt_lines.isdisjoint(listed_as(letter, text)) for letter, text in zip(letters, option_texts, strict=True)
     )
 
 

@@ -56,14 +56,12 @@ def _middle(segment_text: str) -> tuple[int, int] | None:
     """The characters that truncation may cut from a text that should stay whole; None for a normal one."""
     if len(segment_text) <= LONG_CHARS and len(segment_text.split()) <= LONG_WORDS:
         return None
-    middle_start, middle_end = _end_length(segment_text), len(segment_text) - _end_length(segment_text[::-1])
-    inner_text = segment_text[middle_start:middle_end]
+    start, middle_end = _end_length(segment_text), len(segment_text) - _end_length(segment_text[::-1])
+    inner_text = segment_text[start:middle_end]
     if not inner_text.strip():
         return None
     # White space stays, so that what is left of the ends never runs together.
-    return middle_start + len(inner_text) - len(inner_text.lstrip()), middle_end - (
-        len(inner_text) - len(inner_text.rstrip())
-    )
+    return start + len(inner_text) - len(inner_text.lstrip()), middle_end - (len(inner_text) - len(inner_text.rstrip()))
 
 
 def _end_length(segment_text: str) -> int:

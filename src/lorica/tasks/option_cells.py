@@ -94,14 +94,10 @@ def _without_letters(options: list[str], *, ordered: bool) -> tuple[list[str], l
     """The letters that label all options ("(A) red", "B. blue") and the texts without them, since the prompt writes
     letters; [] and the texts as they are where not all have one. ordered: only from A on."""
     letter_matches = [_LETTER_LABEL.match(option) for option in options]
-    letters = [letter_match[1] or letter_match[2] if letter_match else "" for letter_match in letter_matches]
+    letters = [match[1] or match[2] if match else "" for match in letter_matches]
     if (letters if ordered else sorted(letters)) != list(LETTERS[: len(options)]):
         return [], options
-    return letters, [
-        option[letter_match.end() :]
-        for letter_match, option in zip(letter_matches, options, strict=True)
-        if letter_match
-    ]
+    return letters, [option[match.end() :] for match, option in zip(letter_matches, options, strict=True) if match]
 
 
 def label_numbering(options: Sequence[str]) -> Numbering | None:
@@ -116,12 +112,8 @@ def label_numbering(options: Sequence[str]) -> Numbering | None:
 
 def _named_lists(parsed_cell: Mapping[Any, Any], column_name: str) -> tuple[list[Any], list[Any]] | None:
     """Keys and texts of {"label": [...], "text": [...]}, as ARC has them; None for another object."""
-    option_keys = next(
-        (parsed_cell[option_key] for option_key in _KEY_NAMES if isinstance(parsed_cell.get(option_key), list)), None
-    )
-    option_texts = next(
-        (parsed_cell[option_key] for option_key in _TEXT_NAMES if isinstance(parsed_cell.get(option_key), list)), None
-    )
+    option_keys = next((parsed_cell[key] for key in _KEY_NAMES if isinstance(parsed_cell.get(key), list)), None)
+    option_texts = next((parsed_cell[key] for key in _TEXT_NAMES if isinstance(parsed_cell.get(key), list)), None)
     if option_keys is None or option_texts is None or len(parsed_cell) != 2:
         return None
     if len(option_keys) != len(option_texts):
@@ -153,7 +145,7 @@ def _without_gaps(option_keys: Sequence[Any], option_texts: Sequence[Any]) -> tu
     return list(option_keys[:option_count]), list(option_texts[:option_count])
 
 
-def _key(raw_key: object, column_name: str) -> str:
+def _key(raw_key: object, name: str) -> str:
     """A key as text; 1.0 is 1."""
     if (
         is_missing(raw_key)
@@ -161,7 +153,5 @@ def _key(raw_key: object, column_name: str) -> str:
         or not isinstance(raw_key, (str, int, float))
         or not str(raw_key).strip()
     ):
-        raise CellError(
-            f"{column_name!r} has an option whose key is {raw_key!r}", fix="name options by text or a number"
-        )
+        raise CellError(f"{name!r} has an option whose key is {raw_key!r}", fix="name options by text or a number")
     return str(int(raw_key)) if isinstance(raw_key, float) and raw_key.is_integer() else str(raw_key).strip()

@@ -62,14 +62,14 @@ def key_letter(option_key: str) -> str:
 
 
 def parse_option(
-    answer_value: object,
+    value: object,
     options: Sequence[str],
     option_keys: Sequence[str] = (),
     *,
     numbering: Callable[[], Numbering | None] = lambda: None,
     counted: bool = True,
 ) -> int | None:
-    """The index of the option that `answer_value` names: by key, letter, text or number; None when empty.
+    """The index of the option that `value` names: by key, letter, text or number; None when empty.
 
     option_keys: the file's own names of the options, which come first. Letters may have any case, brackets and marks
     ("b", "(B)", "B."), stand before their option's text ("B) blue"), or follow "the answer is". Where no text is equal,
@@ -78,7 +78,7 @@ def parse_option(
     numbers. counted: False where the options have no order to count by.
     Raises CellError for a value that names no option, or two; UndecidedNumberError where counting decides.
     """
-    readings = _readings(answer_value, options, option_keys, counted)
+    readings = _readings(value, options, option_keys, counted)
     if readings is None:
         return None
     meant_numbering = None if readings.keys().isdisjoint(NUMBERINGS) else numbering()
@@ -90,20 +90,16 @@ def parse_option(
         return indices[0]
     answer_names = option_names(option_keys, len(options))
     if not indices:
-        names_none = (
-            "names none" if _WHOLE.fullmatch(_text(answer_value)) else _NO_OPTION.get(type(answer_value), "names none")
-        )
+        names_none = "names none" if _WHOLE.fullmatch(_text(value)) else _NO_OPTION.get(type(value), "names none")
         raise CellError(
-            f"the answer {answer_value!r} {names_none} of the {len(options)} options "
+            f"the answer {value!r} {names_none} of the {len(options)} options "
             f"({_allowed(len(options), option_keys, meant_numbering, counted)})",
             fix="write what names the right option, or leave it empty",
         )
     candidate_names = " and ".join(answer_names[option_index] for option_index in indices)
-    ambiguity = f"the answer {answer_value!r} could mean the options {candidate_names}"
+    ambiguity = f"the answer {value!r} could mean the options {candidate_names}"
     if readings.keys() & {"from_0", "from_1"}:
-        reading_list = ", ".join(
-            f"{answer_names[min(indices)]} {_COUNTED[reading_name]}" for reading_name, indices in readings.items()
-        )
+        reading_list = ", ".join(f"{answer_names[min(indices)]} {_COUNTED[name]}" for name, indices in readings.items())
         raise UndecidedNumberError(
             f"{ambiguity} ({reading_list}), and no row decides it",
             fix="say what numbers mean, task.answer_numbers=from_0, from_1 or text; or write letters or keys",
@@ -119,9 +115,9 @@ def find_numbering(answers: Iterable[NamedAnswer]) -> Numbering | None:
     None when several readings are left, or there are no numbers. Reads no further than it must.
     """
     possible = set(NUMBERINGS)
-    for answer_value, options, option_keys, counted in answers:
+    for value, options, option_keys, counted in answers:
         try:
-            possible = possible.intersection(_readings(answer_value, options, option_keys, counted) or ()) or possible
+            possible = possible.intersection(_readings(value, options, option_keys, counted) or ()) or possible
         except CellError:
             continue
         if len(possible) == 1:
@@ -129,50 +125,46 @@ def find_numbering(answers: Iterable[NamedAnswer]) -> Numbering | None:
     return None
 
 
-def _readings(
-    answer_value: object, options: Sequence[str], option_keys: Sequence[str], counted: bool
-) -> dict[str, set[int]] | None:
+def _readings(value: object, options: Sequence[str], keys: Sequence[str], counted: bool) -> dict[str, set[int]] | None:
     """The options that a value may mean, by how it is read; None when it is empty.
 
     A key leaves no other reading. A whole number is read as NUMBERINGS say, anything else not.
     """
-    answer_text = _text(answer_value)
+    answer_text = _text(value)
     if not answer_text:
         return None
     if answer_text not in options and (boxed_match := _BOXED.fullmatch(answer_text)):
         answer_text = boxed_match[1].strip()
     bare_text = _folded(answer_text).strip(_AROUND_A_NAME)
-    bare_keys = [_folded(option_key).strip(_AROUND_A_NAME) or option_key for option_key in option_keys]
-    if key_matches := (_alike(answer_text, option_keys) or (_alike(bare_text, bare_keys) if bare_text else set())):
+    bare_keys = [_folded(option_key).strip(_AROUND_A_NAME) or option_key for option_key in keys]
+    if key_matches := (_alike(answer_text, keys) or (_alike(bare_text, bare_keys) if bare_text else set())):
         return {"key": key_matches}
     text_matches = _alike(answer_text, options)
-    if isinstance(answer_value, bool):
+    if isinstance(value, bool):
         return {"words": text_matches}
     integer_match = _WHOLE.fullmatch(_folded(answer_text))
-    if integer_match and counted and not any(_number(option_key) is not None for option_key in option_keys):
+    if integer_match and counted and not any(_number(option_key) is not None for option_key in keys):
         parsed_number = int(integer_match[1])
         counts = {"text": text_matches, "from_0": {parsed_number}, "from_1": {parsed_number - 1}}
-        possible_readings = {
-            reading_name: indices & set(range(len(options))) for reading_name, indices in counts.items()
-        }
+        possible_readings = {name: indices & set(range(len(options))) for name, indices in counts.items()}
         return {reading_name: indices for reading_name, indices in possible_readings.items() if indices}
-    letter = () if option_keys or len(bare_text) != 1 else {LETTERS.find(bare_text.upper())} & set(range(len(options)))
+    letter = () if keys or len(bare_text) != 1 else {LETTERS.find(bare_text.upper())} & set(range(len(options)))
     return {
         "words": text_matches.union(letter)
-        or _by_label(_loosened(answer_text), options, option_names(option_keys, len(options)))
+        or _by_label(_loosened(answer_text), options, option_names(keys, len(options)))
     }
 
 
-def _text(answer_value: object) -> str:
+def _text(value: object) -> str:
     """An answer as text, "" when it is empty. Raises CellError for what can name no option."""
-    if is_missing(answer_value):
+    if is_missing(value):
         return ""
-    if isinstance(answer_value, float):
-        return str(int(answer_value)) if answer_value.is_integer() else repr(answer_value)
-    if isinstance(answer_value, (str, int)):
-        return str(answer_value).strip()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, (str, int)):
+        return str(value).strip()
     raise CellError(
-        f"the answer {answer_value!r} is no letter, index or text of an option",
+        f"the answer {value!r} is no letter, index or text of an option",
         fix="write one letter, number or text per row",
     )
 
@@ -182,11 +174,7 @@ def _alike(text: str, candidates: Sequence[str]) -> set[int]:
     leaves out, or else as a number."""
     for normalize in (str, _folded, _loosened):
         wanted_text = normalize(text)
-        if matches := {
-            candidate_index
-            for candidate_index, candidate in enumerate(candidates)
-            if normalize(candidate) == wanted_text
-        }:
+        if matches := {index for index, candidate in enumerate(candidates) if normalize(candidate) == wanted_text}:
             return matches
     parsed_number = _number(text)
     return {
@@ -200,17 +188,13 @@ def _by_label(loosened_answer: str, options: Sequence[str], answer_names: Sequen
     answer_text = _loosened(loosened_answer[lead_match.end() :]) if lead_match else loosened_answer
     meanings = set()
     for option_index, (answer_name, option_text) in enumerate(zip(answer_names, options, strict=True)):
-        option_label, wanted_text = (
+        label, wanted_text = (
             _loosened(answer_name).strip(_AROUND_A_NAME) or _loosened(answer_name),
             _loosened(option_text),
         )
         # As one pattern: in "(A)-1" the minus separates only where the option is 1.
-        label_match = re.fullmatch(
-            rf"[(\[]?{re.escape(option_label)}{_SEPARATORS}{re.escape(wanted_text)}", answer_text
-        )
-        if label_match or (
-            lead_match and (answer_text == wanted_text or answer_text.strip(_AROUND_A_NAME) == option_label)
-        ):
+        label_match = re.fullmatch(rf"[(\[]?{re.escape(label)}{_SEPARATORS}{re.escape(wanted_text)}", answer_text)
+        if label_match or (lead_match and (answer_text == wanted_text or answer_text.strip(_AROUND_A_NAME) == label)):
             meanings.add(option_index)
     return meanings
 

@@ -9,6 +9,7 @@ or "is" leads to it and the sentence pauses behind it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -55,7 +56,6 @@ _FORBIDDEN = re.compile(
     re.IGNORECASE,
 )
 _NO = re.compile(r"\bno\b", re.IGNORECASE)
-_READ_CHARS = 20_000
 
 
 class ParsedProbability(msgspec.Struct, frozen=True):
@@ -67,15 +67,16 @@ class ParsedProbability(msgspec.Struct, frozen=True):
 
 def parse_probability(answer_text: str) -> ParsedProbability | None:
     """Read a generated text; None when it holds neither a number nor one clear verdict."""
-    cleaned = strip_markup(answer_text)[:_READ_CHARS]
-    probability = _whole(cleaned)
-    if probability is not None:
-        return ParsedProbability(probability, "whole")
-    probability = _first_number(cleaned)
-    if probability is not None:
-        return ParsedProbability(probability, "first_number")
-    probability = _keyword(cleaned)
-    return None if probability is None else ParsedProbability(probability, "keyword")
+    cleaned = strip_markup(answer_text)
+    stages: dict[Stage, Callable[[str], float | None]] = {
+        "whole": _whole,
+        "first_number": _first_number,
+        "keyword": _keyword,
+    }
+    for stage, read in stages.items():
+        if (probability := read(cleaned)) is not None:
+            return ParsedProbability(probability, stage)
+    return None
 
 
 def _whole(answer_text: str) -> float | None:

@@ -71,18 +71,18 @@ _LONGEST_UNIT = 24  # characters
 _LONGEST_WORD = 32  # characters: "abababababababab" may be asked for
 
 
-def strip_markup(answer_text: str) -> str:
+def strip_markup(text: str) -> str:
     """Without thinking and template markers; a text that starts a second turn ends there."""
-    return _strip_markers(without_thoughts(answer_text[:_MAX_CHARS])).strip()
+    return _strip_markers(without_thoughts(text[:_MAX_CHARS])).strip()
 
 
-def clean_answer(answer_text: str, *, question: str) -> str:
+def clean_answer(text: str, *, question: str) -> str:
     """A generated text reduced to its answer; "" when nothing is left.
 
     Cut are thinking, template markers, an echo of the question, a leading "Answer:", a second turn, repeated
     lines and quotes around the whole.
     """
-    cleaned = _strip_markers(without_thoughts(answer_text[:_MAX_CHARS]), question).strip()
+    cleaned = _strip_markers(without_thoughts(text[:_MAX_CHARS]), question).strip()
     cleaned = _strip_echo(_strip_label(cleaned), question)
     cleaned = _strip_label(cleaned)
     cut_match = (_NEW_EXCHANGE if _LABELLED.match(cleaned) else _NEW_TURN).search(cleaned)
@@ -110,48 +110,46 @@ def find_problem(answer: str, *, raw_text: str, question: str, cut_off: bool = T
     return ""
 
 
-def _strip_markers(answer_text: str, question: str = "") -> str:
+def _strip_markers(text: str, question: str = "") -> str:
     """The first stretch between markers that says anything but a role's name; the marker itself where nothing does and
     it may be what was asked for."""
-    text_pieces = _MARKER.split(answer_text)
+    text_pieces = _MARKER.split(text)
     sign_wanted = bool(_ASKS_FOR_A_SIGN.search(question))
-    if sign_wanted and _SAYABLE.search(answer_text):
-        return answer_text if "<s>" in answer_text else _END.sub("", answer_text)
+    if sign_wanted and _SAYABLE.search(text):
+        return text if "<s>" in text else _END.sub("", text)
     for text_piece in text_pieces:
         opening = _ROLE_LINE.match(text_piece)
         content = text_piece[opening.end() :] if opening else text_piece
         if content.strip() and (len(text_pieces) == 1 or content.strip().casefold() not in _ROLES):
             return content
-    return answer_text if sign_wanted or len(text_pieces) == 1 else ""
+    return text if sign_wanted or len(text_pieces) == 1 else ""
 
 
-def _strip_label(answer_text: str) -> str:
-    label_match = _LABEL.match(answer_text)
+def _strip_label(text: str) -> str:
+    label_match = _LABEL.match(text)
     # "A: (5,1) B: (-2,4)" names points; its A is no label.
-    if not label_match or (
-        label_match.group().strip(" *_#:：").casefold() == "a" and re.search(r"B\s*[:：]", answer_text)
-    ):
-        return answer_text
-    return answer_text[label_match.end() :]
+    if not label_match or (label_match.group().strip(" *_#:：").casefold() == "a" and re.search(r"B\s*[:：]", text)):
+        return text
+    return text[label_match.end() :]
 
 
-def _strip_echo(answer_text: str, question: str) -> str:
+def _strip_echo(text: str, question: str) -> str:
     """Without the question at its start, when something follows it."""
-    unlabelled_text = re.sub(r"^\s*(?:question|q)\s*[:：]\s*", "", answer_text, flags=re.IGNORECASE)
+    unlabelled_text = re.sub(r"^\s*(?:question|q)\s*[:：]\s*", "", text, flags=re.IGNORECASE)
     question = question.strip()
     remainder = unlabelled_text[len(question) :]
     if not question or unlabelled_text[: len(question)].casefold() != question.casefold() or not remainder.strip():
-        return answer_text
+        return text
     # A restatement that goes on, as in "f(x)=2", is an answer.
     ends_there = question[-1] in "?.!:？。！：" or remainder.lstrip(" ?.!:")[:1] == "\n"
-    return remainder.lstrip(" ?.!:").strip() if ends_there else answer_text
+    return remainder.lstrip(" ?.!:").strip() if ends_there else text
 
 
-def _once_per_line(answer_text: str) -> str:
+def _once_per_line(text: str) -> str:
     """Each line once: a line that came before is not said again. One without a letter may be a table's or program's."""
     folded_lines: set[str] = set()
     unique_lines = []
-    for text_line in answer_text.splitlines():
+    for text_line in text.splitlines():
         folded_line = _fold(text_line)
         if folded_line in folded_lines and any(map(str.isalpha, folded_line)):
             continue
@@ -160,19 +158,15 @@ def _once_per_line(answer_text: str) -> str:
     return "\n".join(unique_lines)
 
 
-def _unquote(answer_text: str) -> str:
-    if (
-        len(answer_text) > 2
-        and _QUOTES.get(answer_text[0]) == answer_text[-1]
-        and answer_text[0] not in answer_text[1:-1]
-    ):
-        return answer_text[1:-1].strip()
-    return answer_text
+def _unquote(text: str) -> str:
+    if len(text) > 2 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
+        return text[1:-1].strip()
+    return text
 
 
-def _is_endless(answer_text: str, cut_off: bool) -> bool:
+def _is_endless(text: str, cut_off: bool) -> bool:
     """Whether the text runs out in one word, phrase or string of characters said over and over."""
-    answer_words = [answer_word.strip(".,;:!?") or answer_word for answer_word in answer_text.casefold().split()]
+    answer_words = [answer_word.strip(".,;:!?") or answer_word for answer_word in text.casefold().split()]
     least_repeats = _ENDLESS if cut_off else _ENDLESS_THOUGH_STOPPED
     return bool(answer_words) and (
         _is_endless_word(answer_words[-1], least_repeats) or _is_endless_phrase(answer_words, least_repeats)
@@ -191,11 +185,10 @@ def _is_endless_word(answer_word: str, least_repeats: int) -> bool:
     return False
 
 
-def _is_endless_phrase(answer_words: list[str], least_repeats: int) -> bool:
+def _is_endless_phrase(words: list[str], least_repeats: int) -> bool:
     return any(
-        _tail_period(answer_words, period)
-        >= (max(least_repeats, _ENDLESS_WORD) if period == 1 else least_repeats) * period
-        for period in range(1, min(_LONGEST_PHRASE, len(answer_words) // least_repeats) + 1)
+        _tail_period(words, period) >= (max(least_repeats, _ENDLESS_WORD) if period == 1 else least_repeats) * period
+        for period in range(1, min(_LONGEST_PHRASE, len(words) // least_repeats) + 1)
     )
 
 
@@ -221,5 +214,5 @@ def _is_sign(answer: str, question: str) -> bool:
     return set(answer) <= _SAYING_MARKS or bool(asks_for_sign or offered)
 
 
-def _fold(answer_text: str) -> str:
-    return " ".join(answer_text.casefold().split()).strip(" .?!:;,\"'")
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .?!:;,\"'")

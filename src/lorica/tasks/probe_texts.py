@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +95,14 @@ def labelled_records(file_name: str) -> list[dict[str, Any]]:
 
 def question_canaries(*, with_options: bool) -> list[CanaryRecord]:
     """The shipped questions, each asked with its options, or scored by them as candidates for a written answer."""
-    return [
-        CanaryRecord(
-            {"id": f"probe-{record_index}", "question": question}
-            | ({"options": _rotated(options, record_index)} if with_options else {}),
-            options,
-        )
-        for record_index, (question, options) in enumerate(QUESTIONS)
-    ]
+    canaries = []
+    for record_index, (question, options) in enumerate(QUESTIONS):
+        record: dict[str, Any] = {"id": f"probe-{record_index}", "question": question}
+        if with_options:
+            shift = record_index % len(options)  # the right answer in another place for each question
+            record["options"] = [*options[shift:], *options[:shift]]
+        canaries.append(CanaryRecord(record, options))
+    return canaries
 
 
 def rule_canaries() -> list[CanaryRecord]:
@@ -115,9 +114,3 @@ def rule_canaries() -> list[CanaryRecord]:
         record |= {"positive_example_1": breaking_examples, "negative_example_1": keeping_examples}
         canaries.append(CanaryRecord(record, ("1.0", "0.0", "0.5"), rule_text))
     return canaries
-
-
-def _rotated(options: Sequence[str], record_index: int) -> list[str]:
-    """The right answer in another place for each question."""
-    start_index = record_index % len(options)
-    return [*options[start_index:], *options[:start_index]]

@@ -134,13 +134,8 @@ def _answers(cell_value: object) -> tuple[tuple[str, ...] | None, tuple[str, ...
     if isinstance(cell_value, Mapping) and isinstance(cell_value.get("aliases"), list):
         cell_value = [cell_value.get("value"), *cell_value["aliases"]]
     answer_texts = cell_value if isinstance(cell_value, list) else [cell_value]
-    answer_texts = [
-        answer_text["text"] if isinstance(answer_text, Mapping) and "text" in answer_text else answer_text
-        for answer_text in answer_texts
-    ]
-    answer_texts = [
-        str(answer_text).lower() if isinstance(answer_text, bool) else answer_text for answer_text in answer_texts
-    ]
+    answer_texts = [text["text"] if isinstance(text, Mapping) and "text" in text else text for text in answer_texts]
+    answer_texts = [str(text).lower() if isinstance(text, bool) else text for text in answer_texts]
     answers, marked = _with_finals(
         filter(None, (text_value({"answer": answer_text}, "answer") for answer_text in answer_texts))
     )

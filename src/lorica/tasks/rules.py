@@ -24,8 +24,8 @@ from lorica.tasks.base import (
     RowExamples,
     TaskSettings,
     check_lengths,
-    check_setting,
     choice_mass,
+    choose_defaults,
     invalid,
     is_missing,
     needed_text,
@@ -97,11 +97,7 @@ class RulesTask:
 
     def __init__(self, settings: TaskSettings) -> None:
         """Raises ConfigError for an unknown method or style, labels that clash, or a score outside 0..1."""
-        self.settings = msgspec.structs.replace(
-            settings,
-            method=check_setting("method", settings.method, self.methods, task_name=self.name),
-            style=check_setting("style", settings.style, self.styles, task_name=self.name),
-        )
+        self.settings = choose_defaults(settings, self.methods, self.styles, task_name=self.name)
         if not 0 <= settings.fallback_score <= 1:
             raise ConfigError(f"task.fallback_score={settings.fallback_score} is no probability", fix="use 0 to 1")
         self._labels = _label_table(settings)
@@ -209,7 +205,10 @@ class RulesTask:
                 problem="no number from 0 to 1 and no clear verdict in the text",
             )
         return ParsedAnswer(
-            answer=_verdict(probability.value), stage=probability.stage, valid=True, score=probability.value
+            answer=CHOICES[0 if probability.value >= 0.5 else 1],
+            stage=probability.stage,
+            valid=True,
+            score=probability.value,
         )
 
     def answer_parser(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
@@ -294,9 +293,7 @@ def _find_label(cell_value: object, labels: Mapping[str, int]) -> str:
     # "Yes." and "**Yes**" are labels as well, unless a label is spelt with such marks.
     label_text = spelling if spelling in labels else spelling.strip(_MARKS)
     if label_text not in labels:
-        positive, negative = (
-            [k for k, label_value in labels.items() if label_value == gold_value] for gold_value in (1, 0)
-        )
+        positive, negative = ([k for k, label_value in labels.items() if label_value == value] for value in (1, 0))
         raise CellError(
             f"the label {cell_value!r} is neither a violation ({', '.join(positive)}) nor none ({', '.join(negative)})",
             fix="say what the file's labels mean, all of them: task.positive_labels=[...] task.negative_labels=[...]",
@@ -345,10 +342,6 @@ def _add_examples(builder: MessageBuilder, heading: str, examples: Sequence[str]
         for example in examples:
             builder.add("\n- ").add_truncatable(example)
         builder.add("\n\n")
-
-
-def _verdict(probability: float) -> str:
-    return CHOICES[0] if probability >= 0.5 else CHOICES[1]
 
 
 def _case(row: Row) -> RulesCase:

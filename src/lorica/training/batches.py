@@ -17,8 +17,7 @@ from lorica.names import listed
 from lorica.training.prefix_tree import build_prefix_tree, group_by_prefix
 from lorica.training.types import Example
 
-# Rows of a bucket are sorted by length, so that a batch holds rows of about one length: attention pads to the
-# longest.
+# Rows of a bucket are sorted by length, so that a batch holds rows of about one length: attention pads to the longest.
 BUCKET_BATCHES = 16
 
 EVALUATION_TOKENS = 4096
@@ -50,9 +49,7 @@ def answer_tokens(example: Example) -> int:
 
 
 def check_examples(examples: Sequence[Example], *, vocab_size: int, set_name: str) -> None:
-    """Raise TrainingError, naming rows, for rows without an answer token or with tokens the base does not
-    have.
-    """
+    """Raise TrainingError, naming rows, for rows without an answer token or with tokens the base does not have."""
     empty_examples = [example.id for example in examples if answer_tokens(example) == 0]
     if empty_examples:
         raise TrainingError(
@@ -110,15 +107,11 @@ def plan_epoch(
     chance.shuffle(example_order)
     bucket = BUCKET_BATCHES * batch_size
     batches: list[list[int]] = []
-    for bucket_start in range(0, len(example_order), bucket):
-        rows = sorted(
-            example_order[bucket_start : bucket_start + bucket], key=lambda example_index: lengths[example_index]
-        )
+    for start in range(0, len(example_order), bucket):
+        rows = sorted(example_order[start : start + bucket], key=lambda row: lengths[row])
         batches += [rows[first_row : first_row + batch_size] for first_row in range(0, len(rows), batch_size)]
     chance.shuffle(batches)
-    return [
-        batches[update_start : update_start + accumulation] for update_start in range(0, len(batches), accumulation)
-    ]
+    return [batches[start : start + accumulation] for start in range(0, len(batches), accumulation)]
 
 
 def updates_per_epoch(rows: int, *, batch_size: int, accumulation: int) -> int:

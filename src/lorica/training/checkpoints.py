@@ -71,18 +71,14 @@ def record_bytes(
 
     published: file -> sha256, and "content": `content_digest` of the weights.
     """
-    values = None
-    if result is not None:
-        values = asdict(result)
-        del values["folder"]
     record = {
         "format": 1,
         "status": "running" if result is None else "finished",
         "manifest": dict(manifest),
-        "result": values,
+        "result": None if result is None else {key: value for key, value in asdict(result).items() if key != "folder"},
         **recorded_facts,
     }
-    return to_json({**record, "published": dict(published)} if published else record)
+    return to_json(record | ({"published": dict(published)} if published else {}))
 
 
 def save_checkpoint(folder: Path, learner: Learner[BatchT], run_state: State, *, max_checkpoints: int) -> Path:
@@ -121,9 +117,8 @@ def load_checkpoint(folder: Path, learner: Learner[BatchT], run_digest: str) -> 
         keep_best(folder)
         return None
     try:
-        run_state = State.from_json(
-            (checkpoint / "state.json").read_bytes(), location_text=str(checkpoint / "state.json")
-        )
+        state_path = checkpoint / "state.json"
+        run_state = State.from_json(state_path.read_bytes(), location_text=str(state_path))
         if run_state.run not in ("", run_digest):  # "": written before there was this digest
             raise ResumeError("it is the checkpoint of another run")
         learner.trainable.load(checkpoint)
@@ -200,15 +195,8 @@ def _load_moments(checkpoint: Path, learner: Learner[BatchT]) -> None:
 
 
 def _numbered(folder: Path, prefix: str) -> list[Path]:
-    checkpoint_paths = (folder / "checkpoints").glob(f"{prefix}-*")
-    return sorted(
-        (
-            checkpoint_path
-            for checkpoint_path in checkpoint_paths
-            if checkpoint_path.name[len(prefix) + 1 :].isdecimal()
-        ),
-        key=_number,
-    )
+    paths = (folder / "checkpoints").glob(f"{prefix}-*")
+    return sorted((path for path in paths if path.name.removeprefix(f"{prefix}-").isdecimal()), key=_number)
 
 
 def _number(checkpoint_path: Path) -> int:

@@ -6,7 +6,6 @@ Shapes: B rows of a batch.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from lorica.errors import TrainingError
 from lorica.models.classifiers import classify, label_logprobs
 from lorica.training.batches import EVALUATION_TOKENS, evaluation_plan, name_rows, refuse_foreign_tokens
 from lorica.training.outcome import Wording
-from lorica.training.trainable import ADAPTER_FILES, Evaluated, MemberFiles, MixedPrecision
+from lorica.training.trainable import ADAPTER_FILES, Evaluated, MemberFiles, MixedPrecision, lora_manifest
 from lorica.training.types import Example
 
 CLASSIFIER_FILES = MemberFiles(MODEL_WEIGHTS, MODEL_CONFIG)
@@ -103,17 +102,13 @@ class TrainableClassifier:
 
     def _logprobs(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """[B, 2] log-probabilities of label 0 and label 1."""
-        return label_logprobs(self._logits(sequences))
-
-    def _logits(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        return classify(self.model, sequences, separator=self.separator)
+        return label_logprobs(classify(self.model, sequences, separator=self.separator))
 
     def evaluate(self, batches: Sequence[ClassifierBatch]) -> Evaluated:
         """The losses, and how far scores are apart where different rows with both labels can be told apart at all."""
         outputs = [self._logprobs(batch.sequences) for batch in batches]
-        losses = [
-            F.nll_loss(output, batch.targets, reduction="sum") for output, batch in zip(outputs, batches, strict=True)
-        ]
+        pairs = zip(outputs, batches, strict=True)
+        losses = [F.nll_loss(output, batch.targets, reduction="sum") for output, batch in pairs]
         different_rows = {sequence for batch in batches for sequence in batch.sequences}
         labels = {label for batch in batches for label in batch.targets.tolist()}
         if len(different_rows) < _FEWEST_COMPARED or len(labels) < 2:
@@ -159,12 +154,7 @@ class TrainableClassifier:
 
     def manifest(self) -> Mapping[str, str]:
         """The description, and the adapter's config."""
-        adapter_values = {} if self.adapter is None else json.loads(self.adapter.to_json())
-        lora_values = {
-            f"lora.{setting_name}": json.dumps(setting_value, sort_keys=not setting_name.endswith("_pattern"))
-            for setting_name, setting_value in adapter_values.items()
-        }
-        return {**self.description, **lora_values}
+        return {**self.description, **({} if self.adapter is None else lora_manifest(self.adapter))}
 
     def save(self, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write a folder that transformers, or PEFT over the same base, loads."""
@@ -175,9 +165,8 @@ class TrainableClassifier:
             {name: tensor.detach().to("cpu").contiguous() for name, tensor in stored.items()}, {"format": "pt"}
         )
         config_bytes = self._model_config() if self.adapter is None else self.adapter.to_json()
-        own_files = self.extra_files if self.adapter is None else {}
-        contents = {self.files.weights: [weights]}
-        contents |= {name: [content] for name, content in sorted({**own_files, **(extra_files or {})}.items())}
+        further = {**(self.extra_files if self.adapter is None else {}), **(extra_files or {})}
+        contents = {self.files.weights: [weights], **{name: [further[name]] for name in sorted(further)}}
         write_files(folder, {**contents, self.files.config: [config_bytes]})
 
     def _model_config(self) -> bytes:
@@ -199,7 +188,8 @@ class TrainableClassifier:
         """Row id -> log-probabilities of label 0 and label 1, in float32 and each row alone, as an engine answers."""
         self.model.eval()
         with torch.inference_mode():
-            logits = [self._logits([example.encoded.tokens]) for example in examples]
+            tokens = [example.encoded.tokens for example in examples]
+            logits = [classify(self.model, [sequence], separator=self.separator) for sequence in tokens]
             rows = [label_logprobs(row_logits.double())[0].tolist() for row_logits in logits]
         return {example.id: (row[0], row[1]) for example, row in zip(examples, rows, strict=True)}
 

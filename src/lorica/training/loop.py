@@ -24,7 +24,7 @@ from lorica.training import checkpoints, publish
 from lorica.training.batches import plan_epoch
 from lorica.training.log import TrainingLog
 from lorica.training.outcome import Losses, advice, judge_outcome, rerun_command
-from lorica.training.prepare import Run, make_learner, prepare, run_facts
+from lorica.training.prepare import Run, make_learner, run_facts
 from lorica.training.publish import Issue
 from lorica.training.schedule import rate_factor
 from lorica.training.state import State, make_manifest, run_digest
@@ -123,7 +123,7 @@ def _run_training(
     examples: Sequence[Example],
     validation: Sequence[Example],
     settings: TrainingConfig,
-    folder_lock: FolderLock,
+    lock: FolderLock,
     *,
     adapter_name: str,
     listener: Listener,
@@ -131,31 +131,29 @@ def _run_training(
     record_facts: Mapping[str, object],
 ) -> tuple[Path, TrainResult]:
     """Make the updates; where what is to be published is, and the result."""
-    folder = folder_lock.folder
+    folder = lock.folder
     devices = [trainable.device] if trainable.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         learner = make_learner(trainable, settings)
-        with publish.naming_disk_errors(folder_lock):
+        with publish.naming_disk_errors(lock):
             publish.record_start(folder, manifest, record_facts)  # only now: what cannot start leaves no trace
             run_state = checkpoints.load_checkpoint(folder, learner, run_digest(manifest))
             try:
                 with TrainingLog(folder, keep_until=None if run_state is None else run_state.step) as training_log:
                     run_state = run_state or State(run=run_digest(manifest))
-                    training_run = prepare(
-                        learner, examples, validation, settings, folder_lock, listener, training_log, run_state
-                    )
-                    listener.started(adapter_name, training_run.state.step, training_run.total)
+                    run = Run(learner, examples, validation, settings, lock, listener, training_log, run_state)
+                    listener.started(adapter_name, run.state.step, run.total)
                     try:
-                        return _train_to_end(training_run)
+                        return _train_to_end(run)
                     except BaseNotFiniteError as error:
-                        if not training_run.state.step:
+                        if not run.state.step:
                             checkpoints.discard_run(folder)
                         else:
                             error.fix += f"; then train into another run_dir, or after deleting {folder}"
                         raise
                     except (NotFiniteError, CollapsedError) as error:
                         publish.record_start(folder, manifest, {**record_facts, "diverged": error.message})
-                        raise _diverged_error(training_run, error) from error
+                        raise _diverged_error(run, error) from error
             finally:
                 listener.closed()
 
@@ -182,107 +180,101 @@ def _publish(
         raise problem
 
 
-def _train_to_end(training_run: Run[BatchT]) -> tuple[Path, TrainResult]:
+def _train_to_end(run: Run[BatchT]) -> tuple[Path, TrainResult]:
     """Make the updates that are left, and stage the adapter that is to be published."""
-    run_state, settings = training_run.state, training_run.settings
-    start_time, earlier_seconds = time.perf_counter(), run_state.seconds
+    state, settings = run.state, run.settings
+    start_time, earlier_seconds = time.perf_counter(), state.seconds
 
     def clock() -> float:
         return earlier_seconds + time.perf_counter() - start_time
 
-    if run_state.base_loss is None:
-        first_loss = evaluate(training_run.learner, training_run.probe, step=0, warming_up=True)
-        run_state.base_loss = min(first_loss, training_run.learner.trainable.constant_loss(training_run.probe))
-        if not training_run.validation:
-            run_state.seen_base = first_loss
-        training_run.log.write({"step": 0, "base_loss": run_state.base_loss, "seconds": round(clock(), 3)})
-        training_run.listener.evaluated(0, run_state.base_loss, False)
-    if run_state.seen_base is None:
+    if state.base_loss is None:
+        first_loss = evaluate(run.learner, run.probe, step=0, warming_up=True)
+        state.base_loss = min(first_loss, run.learner.trainable.constant_loss(run.probe))
+        if not run.validation:
+            state.seen_base = first_loss
+        run.log.write({"step": 0, "base_loss": state.base_loss, "seconds": round(clock(), 3)})
+        run.listener.evaluated(0, state.base_loss, False)
+    if state.seen_base is None:
         # A checkpoint of an earlier version does not hold it, and the base alone is not at hand any more.
-        run_state.seen_base = (
-            run_state.base_loss
-            if run_state.step
-            else evaluate(training_run.learner, training_run.training_probe, step=0, warming_up=True)
+        state.seen_base = (
+            state.base_loss if state.step else evaluate(run.learner, run.training_probe, step=0, warming_up=True)
         )
     epoch_plan: list[list[list[int]]] = []
     with Deferred() as signals:
-        while run_state.step < training_run.total and not run_state.stopped_early:
-            epoch_index, batch_index = divmod(run_state.step, training_run.per_epoch)
+        while state.step < run.total and not state.stopped_early:
+            epoch_index, batch_index = divmod(state.step, run.per_epoch)
             if batch_index == 0:
-                run_state.epoch_loss, run_state.epoch_tokens = 0.0, 0
+                state.epoch_loss, state.epoch_tokens = 0.0, 0
             if batch_index == 0 or not epoch_plan:
-                epoch_plan = _plan_epoch(training_run, epoch_index)
-            _train_step(training_run, epoch_plan[batch_index])
-            ends_epoch = run_state.step % training_run.per_epoch == 0
-            if training_run.validation and (ends_epoch or run_state.step % settings.eval_steps == 0):
-                _evaluate(training_run, clock)
-            run_state.seconds = clock()
+                epoch_plan = _plan_epoch(run, epoch_index)
+            _train_step(run, epoch_plan[batch_index])
+            ends_epoch = state.step % run.per_epoch == 0
+            if run.validation and (ends_epoch or state.step % settings.eval_steps == 0):
+                _evaluate(run, clock)
+            state.seconds = clock()
             # The last update is kept until the adapter is published: making its passport takes time, too.
-            is_last = run_state.step == training_run.total or run_state.stopped_early
-            stop_reason = "" if is_last else training_run.listener.stop_reason()
-            if signals.received or stop_reason or is_last or run_state.step % settings.save_steps == 0:
-                _save_checkpoint(training_run, extra_checkpoint=is_last and run_state.step % settings.save_steps != 0)
+            is_last = state.step == run.total or state.stopped_early
+            stop_reason = "" if is_last else run.listener.stop_reason()
+            if signals.received or stop_reason or is_last or state.step % settings.save_steps == 0:
+                _save_checkpoint(run, extra_checkpoint=is_last and state.step % settings.save_steps != 0)
             if signals.received:
                 interruption = signals.stop()
                 say(
                     interruption,
-                    f"the state after update {run_state.step} of {training_run.total} is kept; "
+                    f"the state after update {state.step} of {run.total} is kept; "
                     "the same command with training.resume=true goes on from there",
                 )
                 raise interruption
             if stop_reason:
                 raise TrainingStopped(stop_reason)
-    return _stage_best(training_run, clock)
+    return _stage_best(run, clock)
 
 
-def _save_checkpoint(training_run: Run[BatchT], *, extra_checkpoint: bool) -> None:
+def _save_checkpoint(run: Run[BatchT], *, extra_checkpoint: bool) -> None:
     """Write a checkpoint; an extra one is none of `save_total_limit`."""
-    publish.require_folder(training_run.lock)
-    max_checkpoints = training_run.settings.save_total_limit + extra_checkpoint
-    checkpoints.save_checkpoint(
-        training_run.folder, training_run.learner, training_run.state, max_checkpoints=max_checkpoints
-    )
-    training_run.saved_best = training_run.state.best_step
+    publish.require_folder(run.lock)
+    max_checkpoints = run.settings.save_total_limit + extra_checkpoint
+    checkpoints.save_checkpoint(run.folder, run.learner, run.state, max_checkpoints=max_checkpoints)
+    run.saved_best = run.state.best_step
 
 
-def _diverged_error(training_run: Run[BatchT], error: TrainingError) -> TrainingError:
+def _diverged_error(run: Run[BatchT], error: TrainingError) -> TrainingError:
     """The same error, saying what is kept and how to train anew."""
-    run_state, message = training_run.state, error.message
-    reference = training_run.learner.trainable.wording.reference
+    run_state, message = run.state, error.message
+    reference = run.learner.trainable.wording.reference
     message += f" (gradient norm up to {run_state.norm:.3g} in update {run_state.norm_step})" if run_state.norm else ""
     best_loss, base_loss = run_state.best_loss, run_state.base_loss
     if best_loss is not None and base_loss is not None and best_loss < base_loss:
         message += (
             f"; update {run_state.best_step} did best on the held-out rows ({best_loss:.4f} against "
             f"{base_loss:.4f} of {reference}): "
-            f"{checkpoints.best_folder(training_run.folder, run_state.best_step)}"
+            f"{checkpoints.best_folder(run.folder, run_state.best_step)}"
         )
     else:
         message += "; nothing worth using is kept"
-    return type(error)(
-        message, fix=f"{error.fix}: {rerun_command(training_run.folder, training_run.settings.learning_rate)}"
-    )
+    return type(error)(message, fix=f"{error.fix}: {rerun_command(run.folder, run.settings.learning_rate)}")
 
 
-def _plan_epoch(training_run: Run[BatchT], epoch_index: int) -> list[list[list[int]]]:
+def _plan_epoch(run: Run[BatchT], epoch_index: int) -> list[list[list[int]]]:
     return plan_epoch(
-        [len(example.encoded.tokens) for example in training_run.examples],
-        batch_size=training_run.settings.batch_size,
-        accumulation=training_run.settings.gradient_accumulation_steps,
-        seed=training_run.settings.seed,
+        [len(example.encoded.tokens) for example in run.examples],
+        batch_size=run.settings.batch_size,
+        accumulation=run.settings.gradient_accumulation_steps,
+        seed=run.settings.seed,
         epoch=epoch_index,
     )
 
 
-def _train_step(training_run: Run[BatchT], micro_batches: Sequence[Sequence[int]]) -> None:
+def _train_step(run: Run[BatchT], micro_batches: Sequence[Sequence[int]]) -> None:
     """Make one update and report it."""
     start_time = time.perf_counter()
-    run_state, settings = training_run.state, training_run.settings
-    batches = training_run.learner.trainable.update_batches(training_run.examples, micro_batches)
-    factor = rate_factor(run_state.step, training_run.total, warmup=training_run.warmup, scheduler=settings.scheduler)
+    run_state, settings = run.state, run.settings
+    batches = run.learner.trainable.update_batches(run.examples, micro_batches)
+    factor = rate_factor(run_state.step, run.total, warmup=run.warmup, scheduler=settings.scheduler)
     learning_rate = settings.learning_rate * factor
     report = update(
-        training_run.learner,
+        run.learner,
         batches,
         step=run_state.step + 1,
         learning_rate=learning_rate,
@@ -296,18 +288,18 @@ def _train_step(training_run: Run[BatchT], micro_batches: Sequence[Sequence[int]
     run_state.epoch_tokens += report.targets
     run_state.window_loss += report.loss * report.targets
     run_state.window_tokens += report.targets
-    training_run.window_seconds += time.perf_counter() - start_time
-    training_run.window_all_tokens += report.tokens
-    tokens_per_second = training_run.window_all_tokens / max(training_run.window_seconds, 1e-9)
-    training_run.listener.stepped(
-        StepReport(run_state.step, training_run.total, report.loss, learning_rate, report.grad_norm, tokens_per_second)
+    run.window_seconds += time.perf_counter() - start_time
+    run.window_all_tokens += report.tokens
+    tokens_per_second = run.window_all_tokens / max(run.window_seconds, 1e-9)
+    run.listener.stepped(
+        StepReport(run_state.step, run.total, report.loss, learning_rate, report.grad_norm, tokens_per_second)
     )
-    if run_state.step % settings.logging_steps == 0 or run_state.step == training_run.total:
-        publish.require_folder(training_run.lock)
-        training_run.log.write(
+    if run_state.step % settings.logging_steps == 0 or run_state.step == run.total:
+        publish.require_folder(run.lock)
+        run.log.write(
             {
                 "step": run_state.step,
-                "epoch": round(run_state.step / training_run.per_epoch, 4),
+                "epoch": round(run_state.step / run.per_epoch, 4),
                 "loss": run_state.window_loss / run_state.window_tokens,
                 "learning_rate": learning_rate,
                 "grad_norm": report.grad_norm,
@@ -315,81 +307,77 @@ def _train_step(training_run: Run[BatchT], micro_batches: Sequence[Sequence[int]
             }
         )
         run_state.window_loss, run_state.window_tokens = 0.0, 0
-        training_run.window_seconds, training_run.window_all_tokens = 0.0, 0
+        run.window_seconds, run.window_all_tokens = 0.0, 0
 
 
-def _evaluate(training_run: Run[BatchT], run_clock: Callable[[], float]) -> None:
+def _evaluate(run: Run[BatchT], clock: Callable[[], float]) -> None:
     """Evaluate on the held-out rows; keep the adapter when it is the best, or count towards stopping."""
-    run_state = training_run.state
+    run_state = run.state
     validation_loss = evaluate(
-        training_run.learner,
-        training_run.probe,
+        run.learner,
+        run.probe,
         step=run_state.step,
-        warming_up=run_state.step <= training_run.warmup,
+        warming_up=run_state.step <= run.warmup,
     )
     is_best = run_state.best_loss is None or validation_loss < run_state.best_loss
     if is_best:
         run_state.best_step, run_state.best_loss, run_state.waiting = run_state.step, validation_loss, 0
-        checkpoints.save_best(training_run.folder, run_state, training_run.learner.trainable)
+        checkpoints.save_best(run.folder, run_state, run.learner.trainable)
         # A resume begins at the newest checkpoint and needs the best one of that moment.
-        checkpoints.keep_best(training_run.folder, training_run.saved_best, run_state.best_step)
+        checkpoints.keep_best(run.folder, run.saved_best, run_state.best_step)
     else:
         run_state.waiting += 1
-        run_state.stopped_early = 0 < training_run.settings.early_stopping <= run_state.waiting
-    training_run.log.write(
-        {"step": run_state.step, "eval_loss": validation_loss, "best": is_best, "seconds": round(run_clock(), 3)}
-    )
-    training_run.listener.evaluated(run_state.step, validation_loss, is_best)
+        run_state.stopped_early = 0 < run.settings.early_stopping <= run_state.waiting
+    run.log.write({"step": run_state.step, "eval_loss": validation_loss, "best": is_best, "seconds": round(clock(), 3)})
+    run.listener.evaluated(run_state.step, validation_loss, is_best)
 
 
-def _stage_best(training_run: Run[BatchT], run_clock: Callable[[], float]) -> tuple[Path, TrainResult]:
+def _stage_best(run: Run[BatchT], run_clock: Callable[[], float]) -> tuple[Path, TrainResult]:
     """Write `last/`, stage what is to be published, and say what was reached."""
-    run_state, trainable = training_run.state, training_run.learner.trainable
-    assert run_state.base_loss is not None
-    assert run_state.seen_base is not None
-    trainable.save(training_run.folder / "last")
-    seen_last = evaluate(training_run.learner, training_run.training_probe, step=run_state.step)
-    if run_state.best_loss is not None:
-        trained = run_state.best_loss
-        checkpoints.load_best(training_run.folder, run_state, trainable)
+    state, trainable = run.state, run.learner.trainable
+    assert state.base_loss is not None
+    assert state.seen_base is not None
+    trainable.save(run.folder / "last")
+    seen_last = evaluate(run.learner, run.training_probe, step=state.step)
+    if state.best_loss is not None:
+        trained = state.best_loss
+        checkpoints.load_best(run.folder, state, trainable)
     else:
         trained = seen_last
-    staged_folder = publish.stage(training_run.folder, trainable)
-    training_run.log.write({"step": run_state.step, "trained_loss": trained, "base_loss": run_state.base_loss})
-    if run_state.stopped_early:
-        training_run.listener.note(
-            f"stopped early: no better than update {run_state.best_step} in {run_state.waiting} evaluations"
-        )
-    best_step = run_state.best_step or run_state.step
-    losses = Losses(base=run_state.base_loss, published=trained, seen_base=run_state.seen_base, seen_last=seen_last)
+    staged_folder = publish.stage(run.folder, trainable)
+    run.log.write({"step": state.step, "trained_loss": trained, "base_loss": state.base_loss})
+    if state.stopped_early:
+        run.listener.note(f"stopped early: no better than update {state.best_step} in {state.waiting} evaluations")
+    best_step = state.best_step or state.step
+    losses = Losses(base=state.base_loss, published=trained, seen_base=state.seen_base, seen_last=seen_last)
     outcome = judge_outcome(losses)
     advice_text = advice(
         outcome,
         losses,
-        learning_rate=training_run.settings.learning_rate,
-        gradient_norm=run_state.norm,
-        norm_step=run_state.norm_step,
+        learning_rate=run.settings.learning_rate,
+        gradient_norm=state.norm,
+        norm_step=state.norm_step,
         best_step=best_step,
-        folder=training_run.folder,
+        folder=run.folder,
         wording=trainable.wording,
     )
     if advice_text:
-        training_run.listener.note(advice_text)
+        run.listener.note(advice_text)
     result = TrainResult(
         best_step=best_step,
-        steps=run_state.step,
-        train_loss=run_state.epoch_loss / max(1, run_state.epoch_tokens),
-        eval_loss=run_state.best_loss,
-        tokens=run_state.tokens,
+        steps=state.step,
+        train_loss=state.epoch_loss / max(1, state.epoch_tokens),
+        eval_loss=state.best_loss,
+        tokens=state.tokens,
         seconds=run_clock(),
-        folder=training_run.folder,
-        base_loss=run_state.base_loss,
+        folder=run.folder,
+        base_loss=state.base_loss,
         trained_loss=trained,
-        stopped_early=run_state.stopped_early,
+        stopped_early=state.stopped_early,
         outcome=outcome,
-        seen_base=run_state.seen_base,
+        seen_base=state.seen_base,
         seen_last=seen_last,
-        max_grad_norm=run_state.norm,
+        max_grad_norm=state.norm,
         advice=advice_text,
         weights=trainable.files.weights,
     )

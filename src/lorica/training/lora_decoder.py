@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,14 @@ from lorica.training.batches import (
     regroup_update,
 )
 from lorica.training.outcome import ADAPTER_WORDING, Wording
-from lorica.training.trainable import ADAPTER_FILES, Evaluated, MemberFiles, MixedPrecision, choose_precision
+from lorica.training.trainable import (
+    ADAPTER_FILES,
+    Evaluated,
+    MemberFiles,
+    MixedPrecision,
+    choose_precision,
+    lora_manifest,
+)
 from lorica.training.types import Example
 
 # Of the machine's memory, for copies of the frozen weights in the form that is multiplied fastest. Not of what is free:
@@ -172,12 +178,8 @@ class LoraDecoder:
 
     def manifest(self) -> Mapping[str, str]:
         """The adapter's config, and the decoder's shape and dtype."""
-        lora_values = {
-            f"lora.{setting_name}": json.dumps(setting_value, sort_keys=not setting_name.endswith("_pattern"))
-            for setting_name, setting_value in json.loads(self.config.to_json()).items()
-        }
         base_dtype = str(self.decoder.model.embed_tokens.weight.dtype)
-        return {**lora_values, "base.shape": repr(self.decoder.config), "base.dtype": base_dtype}
+        return {**lora_manifest(self.config), "base.shape": repr(self.decoder.config), "base.dtype": base_dtype}
 
     def save(self, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write the adapter in PEFT's format, float32."""

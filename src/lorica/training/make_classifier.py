@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
@@ -20,8 +20,6 @@ from lorica.models.offline import import_bitsandbytes_offline, offline
 from lorica.names import closest
 from lorica.training.classifier import TrainableClassifier
 from lorica.training.trainable import choose_precision
-
-Head = Literal["two_classes", "one_logit"]
 
 # Base, names of the labels of the head's logits, and seed -> transformers' untrained classifier, the caller's own.
 NewModel = Callable[[BaseFolder, Sequence[str], int], Any]
@@ -84,9 +82,7 @@ def make_classifier(
         separator=separator,
         positive_share=positive_share,
         extra_files={
-            file_name: (base.path / file_name).read_bytes()
-            for file_name in _TOKENIZER_FILES
-            if (base.path / file_name).is_file()
+            name: (base.path / name).read_bytes() for name in _TOKENIZER_FILES if (base.path / name).is_file()
         },
         description={"base.model_type": family.model_type, "base.logits": str(model.config.num_labels)},
     )

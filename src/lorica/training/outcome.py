@@ -81,6 +81,7 @@ def advice(
 
     gradient_norm: the largest gradient norm, in update norm_step. best_step: the update that is published.
     """
+    rerun = rerun_command(folder, learning_rate)
     compared = f"{losses.published:.4f} against {losses.base:.4f} nats per {wording.unit}"
     if outcome == "better":
         return ""
@@ -95,20 +96,16 @@ def advice(
             f"the training diverged: loss {losses.seen_base:.4f} ({wording.start}) -> {losses.seen_last:.4f} on its "
             f"own training rows, gradient norm up to {gradient_norm:.3g} (update {norm_step}), "
             f"learning rate {learning_rate:g}; {saved_words}. "
-            f"{_sentence(rerun_command(folder, learning_rate))}"
+            f"{rerun[:1].upper()}{rerun[1:]}"
         )
     advice_text = f"the {wording.member} is no better than {wording.reference} ({compared}): "
     if outcome == "overfitted":
         advice_text += f"it learned its own rows by heart ({losses.seen_base:.4f} -> {losses.seen_last:.4f}): "
         if learning_rate > _SAFE_RATE:  # fewer updates of that size do not help
-            return advice_text + rerun_command(folder, learning_rate)
+            return advice_text + rerun
         return advice_text + "fewer training.epochs, a lower training.learning_rate, or more rows"
     if losses.seen_last > losses.seen_base * 1.01:
-        return advice_text + f"its own rows became no likelier, either: {rerun_command(folder, learning_rate)}"
+        return advice_text + f"its own rows became no likelier, either: {rerun}"
     if learning_rate > _SAFE_RATE:  # what is still bad then is no matter of too small steps
-        return advice_text + rerun_command(folder, learning_rate)
+        return advice_text + rerun
     return advice_text + "train longer, or raise training.learning_rate"
-
-
-def _sentence(clause: str) -> str:
-    return clause[:1].upper() + clause[1:]

@@ -1,10 +1,9 @@
-"""Preparing a run: the learner, the evaluation batches and the resumed state."""
+"""A run as it is prepared: the learner, the evaluation batches and the resumed state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Generic
 
 import torch
@@ -25,27 +24,31 @@ PROBE_ROWS = 64
 
 @dataclass
 class Run(Generic[BatchT]):
-    """One run under way."""
+    """One run under way, continued from `state`."""
 
     learner: Learner[BatchT]
     examples: Sequence[Example]
     validation: Sequence[Example]
     settings: TrainingConfig
-    folder: Path
+    lock: FolderLock
     listener: Listener
     log: TrainingLog
     state: State
-    lock: FolderLock
-    per_epoch: int
-    total: int
-    warmup: int
-    saved_best: int  # the best adapter that the newest checkpoint refers to
     window_seconds: float = 0.0
     window_all_tokens: int = 0
-    probe: list[BatchT] = field(default_factory=list)
-    training_probe: list[BatchT] = field(
-        default_factory=list
-    )  # training rows, to evaluate on; the probe when nothing is held out
+
+    def __post_init__(self) -> None:
+        settings, trainable = self.settings, self.learner.trainable
+        self.folder = self.lock.folder
+        self.saved_best = self.state.best_step  # the best adapter that the newest checkpoint refers to
+        self.per_epoch = updates_per_epoch(
+            len(self.examples), batch_size=settings.batch_size, accumulation=settings.gradient_accumulation_steps
+        )
+        self.total = self.per_epoch * settings.epochs
+        self.warmup = warmup_steps(self.total, settings.warmup_ratio)
+        # Training rows, to evaluate on; the probe when nothing is held out.
+        self.training_probe = trainable.evaluation_batches(self.examples[:PROBE_ROWS])
+        self.probe = trainable.evaluation_batches(self.validation) if self.validation else self.training_probe
 
 
 def run_facts(
@@ -58,11 +61,7 @@ def run_facts(
         "rows": {"training": len(examples), "held_out": len(validation)},
         **({} if labelled else {"answer_tokens": sum(map(answer_tokens, examples))}),
         "dropped_tokens": sum(example.encoded.dropped for example in examples),
-        "environment": {
-            "torch": torch.__version__,
-            "device": device.type,
-            "threads": torch.get_num_threads(),
-        },
+        "environment": {"torch": torch.__version__, "device": device.type, "threads": torch.get_num_threads()},
     }
 
 
@@ -70,39 +69,3 @@ def make_learner(trainable: Trainable[BatchT], settings: TrainingConfig) -> Lear
     """What is learned, with its optimizer."""
     optimizer = make_optimizer(trainable.tensors(), weight_decay=settings.weight_decay)
     return Learner(trainable, optimizer, settings.max_grad_norm)
-
-
-def prepare(
-    learner: Learner[BatchT],
-    examples: Sequence[Example],
-    validation: Sequence[Example],
-    settings: TrainingConfig,
-    folder_lock: FolderLock,
-    listener: Listener,
-    training_log: TrainingLog,
-    run_state: State,
-) -> Run[BatchT]:
-    """The run, continued from `run_state`."""
-    per_epoch = updates_per_epoch(
-        len(examples), batch_size=settings.batch_size, accumulation=settings.gradient_accumulation_steps
-    )
-    total = per_epoch * settings.epochs
-    training_run = Run(
-        learner=learner,
-        examples=examples,
-        validation=validation,
-        settings=settings,
-        folder=folder_lock.folder,
-        lock=folder_lock,
-        listener=listener,
-        log=training_log,
-        state=run_state,
-        saved_best=run_state.best_step,
-        per_epoch=per_epoch,
-        total=total,
-        warmup=warmup_steps(total, settings.warmup_ratio),
-    )
-    trainable = learner.trainable
-    training_run.training_probe = trainable.evaluation_batches(examples[:PROBE_ROWS])
-    training_run.probe = trainable.evaluation_batches(validation) if validation else training_run.training_probe
-    return training_run

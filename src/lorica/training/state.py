@@ -20,9 +20,8 @@ from lorica.training.types import Example, identifying
 
 @dataclass
 class State:
-    """Everything besides weights and moments that the rest of a run depends on. Losses are sums over what
-    is learned.
-    """
+    """Everything besides weights and moments that the rest of a run depends on. Losses are sums over what is
+    learned."""
 
     step: int = 0
     tokens: int = 0
@@ -78,10 +77,7 @@ def make_manifest(
         "examples": digest_examples(examples),
         "validation": digest_examples(validation),
     }
-    manifest |= {
-        f"training.{setting_name}": json.dumps(setting_value)
-        for setting_name, setting_value in identifying(settings).items()
-    }
+    manifest |= {f"training.{name}": json.dumps(value) for name, value in identifying(settings).items()}
     manifest |= {f"digest.{digest_name}": digest for digest_name, digest in digests.items()}
     return dict(sorted(visible_values(manifest).items()))
 

@@ -15,8 +15,7 @@ from lorica.errors import BaseNotFiniteError, CollapsedError, NotFiniteError
 from lorica.training.batches import name_rows
 from lorica.training.trainable import BatchT, Trainable
 
-# float16 overflows now and then, and the scaler answers by skipping an update; so many in a row mean
-# something else.
+# float16 overflows now and then, and the scaler answers by skipping an update; so many in a row mean something else.
 MAX_SKIPPED = 50
 
 
@@ -57,9 +56,7 @@ def make_optimizer(tensors: Mapping[str, Tensor], *, weight_decay: float) -> tor
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of an update's dropout: a function of its number, so that resuming has no generator to
-    restore.
-    """
+    """The seed of an update's dropout: a function of its number, so that resuming has no generator to restore."""
     return int.from_bytes(hashlib.sha256(f"lorica:{seed}:{step}".encode()).digest()[:7], "little")
 
 
@@ -85,7 +82,8 @@ def update(
         losses.append(loss.detach())
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
-    gradient_norm = _clip(learner)
+    longest = learner.max_grad_norm or math.inf
+    gradient_norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), longest, foreach=True).to(torch.float32)
     # The one moment at which the accelerator is waited for.
     *values, length = torch.stack([*losses, gradient_norm]).tolist()
     _refuse_non_finite(learner, batches, values, length, step=step, learning_rate=learning_rate)
@@ -123,11 +121,6 @@ def evaluate(learner: Learner[BatchT], batches: Sequence[BatchT], *, step: int, 
             fix="lower training.learning_rate or raise training.warmup_ratio",
         )
     return mean_loss
-
-
-def _clip(learner: Learner[BatchT]) -> Tensor:
-    longest = learner.max_grad_norm or math.inf
-    return torch.nn.utils.clip_grad_norm_(learner.parameters(), longest, foreach=True).to(torch.float32)
 
 
 def _refuse_non_finite(

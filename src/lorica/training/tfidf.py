@@ -139,8 +139,7 @@ def fit_classifier(
 ) -> TfidfModel:
     """A model that scores texts, learned from texts with labels 0 and 1.
 
-    Raises TrainingError when there is only one label to learn from or no text, MissingExtraError without
-    scikit-learn.
+    Raises TrainingError when there is only one label to learn from or no text, MissingExtraError without scikit-learn.
     """
     label_array = np.asarray(labels, dtype=np.int64)
     _require_same(len(texts), len(label_array))
@@ -186,14 +185,11 @@ def nearest_answers(
     train_vectors = features.transform(train_questions)
     nearest_pairs = []
     for batch_start in range(0, len(questions), 512):
-        likeness = np.asarray(
-            (features.transform(questions[batch_start : batch_start + 512]) @ train_vectors.T).todense()
-        )
-        nearest = likeness.argmax(axis=1)
+        vectors = features.transform(questions[batch_start : batch_start + 512])
+        likeness = np.asarray((vectors @ train_vectors.T).todense())
         # Each row is two vectors of length 1 side by side, so the product of two rows is at most 2.
-        nearest_pairs += [
-            (train_answers[index], float(row[index]) / 2) for row, index in zip(likeness, nearest, strict=True)
-        ]
+        nearest = zip(likeness, likeness.argmax(axis=1), strict=True)
+        nearest_pairs += [(train_answers[index], float(row[index]) / 2) for row, index in nearest]
     return nearest_pairs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.config import CONFIG_NAME, AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.training.outcome import Wording
 from lorica.training.types import Example
@@ -72,6 +73,14 @@ class MemberFiles:
 
 
 ADAPTER_FILES = MemberFiles(WEIGHTS_NAME, CONFIG_NAME)
+
+
+def lora_manifest(config: AdapterConfig) -> dict[str, str]:
+    """What a config adds to `Trainable.manifest`. Patterns stay in order: of them the first that fits counts."""
+    values = json.loads(config.to_json())
+    return {
+        f"lora.{name}": json.dumps(value, sort_keys=not name.endswith("_pattern")) for name, value in values.items()
+    }
 
 
 @dataclass(frozen=True)

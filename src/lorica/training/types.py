@@ -33,11 +33,7 @@ class Example:
 
 def identifying(settings: TrainingConfig) -> dict[str, Any]:
     """The settings that make a run what it is, for manifests and passports."""
-    return {
-        setting_name: setting_value
-        for setting_name, setting_value in asdict(settings).items()
-        if setting_name not in _COSMETIC | _OF_EXAMPLES
-    }
+    return {name: value for name, value in asdict(settings).items() if name not in _COSMETIC | _OF_EXAMPLES}
 
 
 def check_settings(settings: TrainingConfig, *, device: str, validation: bool) -> None:

@@ -164,9 +164,8 @@ class _GraphedDecodeAttention:
         """table: [9, R + 1], of `_CapturedStep._table_rows`."""
         _, _, slots, cached, _, row_of_slot, has_no_prefix, query_bounds, key_bounds = table
         self._cache, self._pool, self._capacity = cache, pool, len(slots) - 1
-        self._slots, self._cached, self._row_of_slot = (
-            column[: self._capacity] for column in (slots, cached, row_of_slot)
-        )
+        columns = (column[: self._capacity] for column in (slots, cached, row_of_slot))
+        self._slots, self._cached, self._row_of_slot = columns
         self._used_keys = (self._cached[self._row_of_slot] + 1).int()
         self._has_no_prefix = has_no_prefix[: self._capacity, None] != 0
         slot_length = cache.keys[0].shape[1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorica.engines.base import Decode, failed, max_new_tokens_for
+from lorica.engines.base import NOT_A_NUMBER, Decode, failed, max_new_tokens_for
 from lorica.engines.batch_timer import BatchTimer
 from lorica.engines.native.active_sequence import ActiveSequence
 from lorica.engines.native.attention.select import AttentionBackend
@@ -95,16 +95,11 @@ class DecodeBatch:
         self, pending: Sequence[PendingSequence]
     ) -> tuple[list[ActiveSequence], list[int | None]]:
         # They join only when all first tokens are sampled, for memory may run out before.
-        first_slot = len(self._active)
         joining = [
             ActiveSequence(
-                item.index,
-                item.seq,
-                SequenceSampler(item.request),
-                self._max_new_tokens(item.request),
-                first_slot + offset,
+                item.index, item.seq, SequenceSampler(item.request), self._max_new_tokens(item.request), slot
             )
-            for offset, item in enumerate(pending)
+            for slot, item in enumerate(pending, len(self._active))
         ]
         batch = pack_sequences([item.seq for item in pending], self._decoder.device, align=self._align)
         self._reserve(joining)
@@ -201,7 +196,7 @@ class DecodeBatch:
     def _append(self, rows: Sequence[ActiveSequence], next_tokens: Sequence[int | None]) -> FinishedOutputs:
         finished: FinishedOutputs = []
         for row, token in zip(rows, next_tokens, strict=True):
-            output = _nan_output(row) if token is None else row.append(token, self._detokenize)
+            output = failed(row.sampler.request, NOT_A_NUMBER) if token is None else row.append(token, self._detokenize)
             if output is not None:
                 finished.append((row.index, output))
                 self._release(row)
@@ -214,7 +209,3 @@ class DecodeBatch:
             self._cache.move(last.slot, row.slot)
             last.slot = row.slot
         self._active.remove(row)
-
-
-def _nan_output(row: ActiveSequence) -> Output:
-    return failed(row.sampler.request, "the model's output is not a number (NaN): weights or precision are broken")

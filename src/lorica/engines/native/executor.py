@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -12,7 +11,7 @@ from typing import cast
 
 import torch
 
-from lorica.engines.base import Decode, failed
+from lorica.engines.base import Decode, scored
 from lorica.engines.batch_timer import BatchTimer
 from lorica.engines.native.attention.select import AttentionBackend
 from lorica.engines.native.decode import DecodeBatch, FinishedOutputs, PendingSequence
@@ -148,7 +147,7 @@ class _PlanTasks:
             sequences, requests = zip(*rows, strict=True)
             with self._executor.timer.batch({request.id: seq.length for seq, request in rows}):
                 logprobs = self._model_runner.score(sequences, requests)
-            return [_score_output(request, values) for request, values in zip(requests, logprobs, strict=True)]
+            return [scored(request, values) for request, values in zip(requests, logprobs, strict=True)]
 
         def task() -> FinishedOutputs:
             computable, failed_outputs = self._sequences(batch, prefixes)
@@ -156,8 +155,8 @@ class _PlanTasks:
             outputs = split_on_out_of_memory(
                 score, rows, lambda row: out_of_memory_output(row[1]), evict=self._executor.prefix_cache.evict_all
             )
-            scored = [(index, output) for (index, _), output in zip(computable, outputs, strict=True)]
-            return scored + failed_outputs
+            finished = [(index, output) for (index, _), output in zip(computable, outputs, strict=True)]
+            return finished + failed_outputs
 
         return task
 
@@ -231,9 +230,3 @@ def _is_out_of_memory(prefix: Future[Prefix | None] | None) -> bool:
 
 def _result(prefix: Future[Prefix | None] | None) -> Prefix | None:
     return None if prefix is None else prefix.result()
-
-
-def _score_output(request: ScoreChoices, logprobs: Sequence[float]) -> Output:
-    if any(math.isnan(value) for value in logprobs):
-        return failed(request, "the model's output is not a number (NaN): weights or precision are broken")
-    return Output(id=request.id, logprobs=tuple(logprobs))

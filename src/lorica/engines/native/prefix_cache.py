@@ -86,10 +86,8 @@ class PrefixCache:
 
         parents: of each prefix. store: put computed prefixes into the cache, if they are shared.
         """
-        prefixes = [
-            match.cached and replace(match.cached, parent=parent)
-            for match, parent in zip(matches, parents, strict=True)
-        ]
+        pairs = zip(matches, parents, strict=True)
+        prefixes = [match.cached and replace(match.cached, parent=parent) for match, parent in pairs]
         missing = [index for index, match in enumerate(matches) if match.cached is None]
         if missing:
             computed = compute([matches[index] for index in missing], [parents[index] for index in missing])

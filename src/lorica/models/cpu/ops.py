@@ -20,11 +20,8 @@ class FusedRmsNorm:
     """RMS norm of hidden states in `dtype`, computed in float32; fused with the residual sum where there is one."""
 
     def __init__(self, rms_norm: RmsNorm, dtype: torch.dtype, *, compiled: bool) -> None:
-        self.weight, self.eps, self._compiled = (
-            rms_norm.weight.detach().to(dtype).float().contiguous(),
-            rms_norm.eps,
-            compiled,
-        )
+        self.weight = rms_norm.weight.detach().to(dtype).float().contiguous()
+        self.eps, self._compiled = rms_norm.eps, compiled
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""

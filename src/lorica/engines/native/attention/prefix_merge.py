@@ -142,9 +142,8 @@ class _Bucket:
     def _visible(self, sequences: Sequence[PackedSequence], window: int | None, column: Tensor) -> Tensor:
         # [B, 1, L, L]; a padding query sees itself, so that no query sees nothing
         def padded(values: list[list[int]], padding: int) -> Tensor:
-            return torch.tensor(
-                [(row + [padding] * self._length)[: self._length] for row in values], device=column.device
-            )
+            rows = [(row + [padding] * self._length)[: self._length] for row in values]
+            return torch.tensor(rows, device=column.device)
 
         subtree_ends = padded([seq.subtree_ends() for seq in sequences], self._length)
         visible = (column[:, None] >= column[None, :]) & (column[:, None] < subtree_ends[:, None, :])
@@ -158,13 +157,7 @@ class _Bucket:
 class PrefixMergeAttention:
     """Attention of a forward pass over new sequences, for `Decoder.hidden`."""
 
-    def __init__(
-        self,
-        batch: PackedBatch,
-        *,
-        windows: Sequence[int | None],
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, batch: PackedBatch, *, windows: Sequence[int | None], dtype: torch.dtype) -> None:
         self._windows = windows
         distinct_windows = {window for window in windows if window is not None}
         device = batch.tokens.device

@@ -91,13 +91,8 @@ def has_varlen(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, dev
         used = None if used_keys is None else torch.tensor(used_keys, dtype=torch.int32, device=device)
         output, logsumexp = attend_varlen(query, key, value, *bounds, causal=causal, used_keys=used)
         is_right = True
-        sequences = zip(
-            torch.split(query, queries),
-            torch.split(key, keys),
-            torch.split(value, keys),
-            used_keys or keys,
-            strict=True,
-        )
+        tensors = (torch.split(query, queries), torch.split(key, keys), torch.split(value, keys))
+        sequences = zip(*tensors, used_keys or keys, strict=True)
         actual = zip(torch.split(output, queries), torch.split(logsumexp, queries), strict=True)
         for (q, k, v, length), (seq_output, seq_logsumexp) in zip(sequences, actual, strict=True):
             batch_of_one = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k[:length], v[:length]))
@@ -107,9 +102,8 @@ def has_varlen(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, dev
         return is_right
 
     try:
-        return (
-            agrees([5, 2], [5, 2], causal=True) and agrees([3, 4], [1, 11]) and agrees([1, 1], [8, 8], used_keys=[3, 8])
-        )
+        agree = agrees([5, 2], [5, 2], causal=True) and agrees([3, 4], [1, 11])
+        return agree and agrees([1, 1], [8, 8], used_keys=[3, 8])
     except (AttributeError, ImportError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return False
 
