@@ -138,6 +138,8 @@ def test_a_finished_member_is_taken_and_never_written_over(
     assert "being written" not in told
     assert main([*again, "training.resume=true", "tfidf.inverse_regularisation=2"]) == 6
     assert "settings.inverse_regularisation: was '10.0', is now '2.0'" in capsys.readouterr().err
+    assert main(_train(few_posts, tfidf_run, "training=tiny")) == 6
+    assert "holds a finished run of another kind of model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [SHALLOW_CONFIG, SHALLOW_WEIGHTS, VOCABULARY])

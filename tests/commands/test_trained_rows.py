@@ -173,3 +173,16 @@ def test_python_refuses_and_allows_them_as_the_command_does(adapted: Path, capsy
         with pytest.raises(lorica.ConfigError, match="allow_training_rows"):
             judge(allow_training_rows="yes")
     assert lorica.evaluate("other.csv", "test.csv", task="rules", allow_training_rows=True).n == 24
+
+
+def test_figures_on_the_rows_of_the_training_are_told(
+    trained: Path, few_posts: Path, posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rows in (few_posts, posts):
+        answers = tmp_path / f"{rows.parent.name}.csv"
+        words = ["engine=fake", "adapters.gate=off", f"adapters.dir={trained}", f"input={rows}", f"output={answers}"]
+        assert main(["infer", "task=rules", *words]) == 0
+        capsys.readouterr()
+        assert main(["eval", str(answers), str(rows), "task=rules"]) == 0
+        told = "the adapter rules was trained on" in capsys.readouterr().err
+        assert told == (rows == few_posts)

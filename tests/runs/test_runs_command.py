@@ -88,6 +88,7 @@ def test_filters_and_order(words: list[str], expected: str, three: Path, capsys:
         (["--status", "finishd"], "did you mean 'finished'?"),
         (["--since", "yesterday"], "2d, 3h, 30m ago"),
         (["--depth", "deep"], "--depth"),
+        (["--depth", "-1"], "allowed: 0 or more"),
     ],
 )
 def test_what_cannot_be_meant_is_told(

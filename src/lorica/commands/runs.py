@@ -76,6 +76,8 @@ def _list(arguments: Sequence[str]) -> int:
     command.add_argument("--descending", action="store_true", help="the largest or latest first")
     command.add_argument("--depth", type=int, default=MAX_DEPTH, help="how many folders deep to look (%(default)s)")
     options = command.parse_args(list(arguments))
+    if options.depth < 0:
+        raise UsageError(f"--depth {options.depth}; allowed: 0 or more", fix=f"--depth {MAX_DEPTH}")
     runs, unusable = find_runs(options.folders or [Path()], max_depth=options.depth)
     selected = select_runs(
         runs,

@@ -11,8 +11,10 @@ import msgspec
 
 from lorica.adaptation.harvest import TextLabels
 from lorica.adaptation.ledger import read_ledger, trained_digests
+from lorica.adapters.passport import read_passport
+from lorica.admission.provenance import rows_facts
 from lorica.commands.arguments import warn
-from lorica.errors import DataError
+from lorica.errors import DataError, LoricaError
 from lorica.names import listed
 from lorica.records import Answer, Row
 from lorica.runs.former_run import finished_record
@@ -115,3 +117,23 @@ def _recorded(answers_path: Path) -> list[str]:
         return []  # a damaged record tells nothing; whoever needs it says so
     trained = [] if record is None else record.summary.get(TRAINED_ROWS)
     return [row_id for row_id in trained if isinstance(row_id, str)] if isinstance(trained, list) else []
+
+
+def warn_of_training_rows(answers_path: Path, rows: Sequence[Row]) -> None:
+    """Say where an adapter that gave these answers was trained on just these rows, as far as the record of the run
+    tells which adapter it was, and that one's passport which rows: figures on them say little of others."""
+    try:
+        record = finished_record(run_folder_of(answers_path))
+        adapters = {} if record is None else record.config.get("adapters", {})
+        for name in {} if record is None else record.adapters:
+            folder = Path(adapters["paths"].get(name) or Path(adapters["dir"], name))
+            passport = read_passport(folder)
+            if passport is not None and passport.data is not None:
+                data = passport.data
+                if rows_facts(rows).content in (data.all.content, data.train.content):
+                    warn(
+                        f"{answers_path}: the adapter {name} was trained on {data.train.rows} of these {len(rows)} "
+                        "rows: the figures say how well it remembers them, and little of other rows"
+                    )
+    except (LoricaError, KeyError, TypeError):
+        return  # a damaged record or passport tells nothing; whoever needs it says so

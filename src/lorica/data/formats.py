@@ -38,6 +38,6 @@ def open_unconfigured(table_path: Path, options: TableOptions | None = None) -> 
     try:
         return open_table(table_path, options)
     except DataError as error:
-        if "data." in error.fix:
+        if any(key in error.fix for key in ("data.delimiter", "data.quoting", "data.sheet")):
             error.fix = "no setting is for this file: save it as CSV with commas, or as a workbook of one sheet"
         raise

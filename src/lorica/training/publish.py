@@ -18,6 +18,7 @@ from lorica.adapters.folder import write_files
 from lorica.adapters.member import open_member
 from lorica.adapters.passport import PASSPORT_NAME, Passport, passport_bytes, read_passport, write_passport
 from lorica.adapters.passport_facts import content_digest, file_changes, file_sha256
+from lorica.adapters.registry import member_config
 from lorica.data.journal import check_same_run
 from lorica.data.write import DISK_ERRORS, atomic_file, sync_folder
 from lorica.errors import AdapterError, LoricaError, ResumeError, TrainingError
@@ -61,6 +62,8 @@ def open_run(
                 f"{folder}: holds a run that diverged: {record.diverged}",
                 fix="lower training.learning_rate, and train into another run_dir, or after deleting the folder",
             )
+        if not finished and member_config(folder) is not None:
+            raise ResumeError(f"{folder}: holds a finished run of another kind of model", fix="name another run_dir")
         state_words = "a finished run" if finished else "a run that did not end"
         advice = "training.resume=true takes its result" if finished else "training.resume=true goes on with it"
         raise ResumeError(
