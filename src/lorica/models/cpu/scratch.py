@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 _MAPPED_BYTES = 64 << 20  # of addresses; what does not fit is allocated as ever
 _ALIGNMENT = 64  # bytes, as torch's own
 _MIN_ROWS = 64  # of fewer, as in decode steps, buffers are small, and cutting them takes longer than asking for them
+_NO_FRAME = nullcontext()
 
 
 class _Stack(threading.local):
@@ -32,12 +33,13 @@ class _Stack(threading.local):
 _stack = _Stack()
 
 
-@contextmanager
-def frame(rows: int) -> Iterator[None]:
+def frame(rows: int) -> AbstractContextManager[None]:
     """What `empty` gives within, for so many rows, is free again behind it. Frames nest, those of a pass in one."""
-    if rows < _MIN_ROWS:
-        yield
-        return
+    return _NO_FRAME if rows < _MIN_ROWS else _open_frame()
+
+
+@contextmanager
+def _open_frame() -> Iterator[None]:
     used = _stack.used
     _stack.open_frames += 1
     try:
@@ -64,7 +66,9 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
 
 def convert(x: Tensor, dtype: torch.dtype) -> Tensor:
     """As `x.to(dtype).contiguous()`."""
-    return x.contiguous() if x.dtype == dtype else empty(*x.shape, dtype=dtype).copy_(x)
+    if x.dtype == dtype or not _stack.open_frames:
+        return x.to(dtype).contiguous()
+    return empty(*x.shape, dtype=dtype).copy_(x)
 
 
 def _map_memory() -> Tensor:

@@ -14,7 +14,7 @@ from lorica.models.compiled import bindings, block_products
 from lorica.models.cpu import scratch
 from lorica.models.gguf_layers import GgufWeight
 
-_GATED_ELEMENTS = 1 << 17  # of gate or up at a time: 512 KiB, so that both stay in the cache
+_GATED_ELEMENTS = 1 << 17  # of gate or up at a time, for each thread: 512 KiB, so that both stay in the cache
 _COLUMN_STEP = 64  # whole panels of every target
 _DEQUANTIZED_BYTES = 1 << 21  # without the kernels: what the L2 cache holds, and a little more, for few calls
 _ROW_STEP = 32  # rows are then dequantized in multiples of so many
@@ -72,7 +72,8 @@ def gated_product(gate: WeightOnlyLinear, up: WeightOnlyLinear, x: Tensor) -> Te
     """
     x = scratch.convert(x, block_products.input_dtype())
     width = gate.width
-    step = max(_COLUMN_STEP, _GATED_ELEMENTS // len(x) // _COLUMN_STEP * _COLUMN_STEP)
+    elements = _GATED_ELEMENTS * torch.get_num_threads()
+    step = max(_COLUMN_STEP, elements // len(x) // _COLUMN_STEP * _COLUMN_STEP)
     if step >= width:
         return bindings.silu_and_mul(gate(x), up(x))
     activated = scratch.empty(len(x), width, dtype=x.dtype)
