@@ -63,6 +63,8 @@ RANKS = {
 }
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_PACKAGE_LINES = {"vetting": 16_600, "commands": 16_600}
+MAX_LINES_OF_OTHERS = 6_000
 # What `import lorica`, `--help` and everything of rank 1 must not drag in.
 HEAVY = {
     "torch",
@@ -160,6 +162,15 @@ def test_files_and_functions_stay_short(path: Path) -> None:
         if isinstance(node, Function):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= MAX_FUNCTION_LINES, f"{node.name} at line {node.lineno} has {length} lines"
+
+
+@pytest.mark.parametrize("package", sorted(RANKS))
+def test_packages_keep_their_size(package: str) -> None:
+    lines = sum(path.read_text("utf-8").count("\n") for path in MODULES if _package(path) == package)
+    most = MAX_PACKAGE_LINES.get(package, MAX_LINES_OF_OTHERS)
+    assert lines <= most, (
+        f"{lines} lines, not {most}: take out what is said twice, or divide the package by what it knows"
+    )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_id)
