@@ -186,3 +186,19 @@ def test_figures_on_the_rows_of_the_training_are_told(
         assert main(["eval", str(answers), str(rows), "task=rules"]) == 0
         told = "the adapter rules was trained on" in capsys.readouterr().err
         assert told == (rows == few_posts)
+
+
+def test_a_damaged_record_tells_nothing(
+    trained: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = tmp_path / "answers.csv"
+    words = ["engine=fake", "adapters.gate=off", f"adapters.dir={trained}", f"input={few_posts}", f"output={answers}"]
+    assert main(["infer", "task=rules", *words]) == 0
+    record_path = tmp_path / "answers.csv.run" / "run.json"
+    record = json.loads(record_path.read_text("utf-8"))
+    for damaged in ('{"paths": null, "dir": ""}', '{"paths": {}, "dir": null}', "{}", "null", '"x"'):
+        config = record["config"] | {"adapters": json.loads(damaged)}
+        record_path.write_text(json.dumps(record | {"config": config}), "utf-8")
+        capsys.readouterr()
+        assert main(["eval", str(answers), str(few_posts), "task=rules"]) == 0
+        assert "was trained on" not in capsys.readouterr().err

@@ -124,16 +124,16 @@ def warn_of_training_rows(answers_path: Path, rows: Sequence[Row]) -> None:
     tells which adapter it was, and that one's passport which rows: figures on them say little of others."""
     try:
         record = finished_record(run_folder_of(answers_path))
-        adapters = {} if record is None else record.config.get("adapters", {})
-        for name in {} if record is None else record.adapters:
-            folder = Path(adapters["paths"].get(name) or Path(adapters["dir"], name))
-            passport = read_passport(folder)
-            if passport is not None and passport.data is not None:
-                data = passport.data
-                if rows_facts(rows).content in (data.all.content, data.train.content):
-                    warn(
-                        f"{answers_path}: the adapter {name} was trained on {data.train.rows} of these {len(rows)} "
-                        "rows: the figures say how well it remembers them, and little of other rows"
-                    )
-    except (LoricaError, KeyError, TypeError):
+        if record is None or not record.adapters:
+            return
+        adapters, content = record.config["adapters"], rows_facts(rows).content
+        for name in record.adapters:
+            passport = read_passport(Path(adapters["paths"].get(name) or Path(adapters["dir"], name)))
+            data = None if passport is None else passport.data
+            if data is not None and content in (data.all.content, data.train.content):
+                warn(
+                    f"{answers_path}: the adapter {name} was trained on {data.train.rows} of these {len(rows)} "
+                    "rows: the figures say how well it remembers them, and little of other rows"
+                )
+    except (LoricaError, KeyError, TypeError, AttributeError):
         return  # a damaged record or passport tells nothing; whoever needs it says so
