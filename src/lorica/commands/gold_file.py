@@ -147,7 +147,6 @@ def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], answers_p
         if lookalike is not None:
             fix = f"write ids as there: its row is {lookalike!r} (white space, zeros in front and .0 are part of an id)"
         problem = f"{len(strangers)} of {len(answers)} answers belong to no row of {gold_file}"
-        fix = fix
         raise DataError(problem, path=answers_path, row_id=strangers[0], fix=fix)
 
 

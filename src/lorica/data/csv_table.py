@@ -90,16 +90,16 @@ def read_csv(table_path: Path, table_format: FileFormat, options: TableOptions |
 
     def records(columns: Sequence[str]) -> Iterator[Record]:
         indices = [(name, header.index(name)) for name in columns]
-        for number, cells in raw_rows:
+        for line, cells in raw_rows:
             if isinstance(cells, RowError):
-                yield number, cells
+                yield line, cells
             elif cells[0] in column_names or cells[0][:1] == _MARK:
                 yield (
-                    number,
-                    _joined(table_path, number, cells, header) or {name: cells[index] for name, index in indices},
+                    line,
+                    _joined(table_path, line, cells, header) or {name: cells[index] for name, index in indices},
                 )
             else:
-                yield number, {name: cells[index] for name, index in indices}
+                yield line, {name: cells[index] for name, index in indices}
 
     return Table(
         table_path,
@@ -167,21 +167,21 @@ def _ambiguous(table_path: Path, ambiguity: Ambiguity) -> DataError:
     return DataError(ambiguity.message, path=table_path, line=ambiguity.line, fix=ambiguity.fix)
 
 
-def _joined(table_path: Path, number: int, row_cells: list[str], header: list[str]) -> RowError | None:
+def _joined(table_path: Path, line: int, row_cells: list[str], header: list[str]) -> RowError | None:
     """Where another file begins inside this one. Raises DataError where its columns are others."""
     unmarked_cells = [row_cells[0].removeprefix(_MARK), *row_cells[1:]]
     fix = "the file seems to be joined of several: remove the line"
     if unmarked_cells == header:
-        return RowError("the header stands here once more", path=table_path, line=number, fix=fix)
+        return RowError("the header stands here once more", path=table_path, line=line, fix=fix)
     if len(header) > 1 and sum(cell_text in header for cell_text in unmarked_cells) >= max(2, len(header) / 2):
         raise DataError(
             f"another header stands here: {', '.join(map(repr, unmarked_cells))}",
             path=table_path,
-            line=number,
+            line=line,
             fix="the file seems to be joined of several with other columns: read them one by one",
         )
     if row_cells[0].startswith(_MARK):
-        return RowError("the row begins with a byte order mark", path=table_path, line=number, fix="remove the mark")
+        return RowError("the row begins with a byte order mark", path=table_path, line=line, fix="remove the mark")
     return None
 
 
@@ -194,23 +194,23 @@ def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
         csv.field_size_limit(previous)
 
 
-def _check_header(table_path: Path, number: int, header: list[str], dialect: Dialect) -> None:
+def _check_header(table_path: Path, line: int, header: list[str], dialect: Dialect) -> None:
     if header[0].lower().startswith("sep=") and len("".join(header)) <= len("sep=;"):
         raise DataError(
             "the first line is a note to a spreadsheet program, no header",
             path=table_path,
-            line=number,
+            line=line,
             fix="remove the line (what it names as separator: data.delimiter)",
         )
-    check_names(table_path, number, header)
+    check_names(table_path, line, header)
     if dialect.strict and any(name.startswith(" ") and name.strip(" ")[:1] == '"' for name in header):
         message = "a name of the header begins with a space and a quote"
-        raise DataError(message, path=table_path, line=number, fix=f"remove the spaces, or say: {SETTINGS['spaced']}")
+        raise DataError(message, path=table_path, line=line, fix=f"remove the spaces, or say: {SETTINGS['spaced']}")
     if not dialect.named:
         delimiters = [mark for mark in DELIMITERS.values() if mark != dialect.delimiter]
         likeliest = max(delimiters, key=lambda mark: sum(name.count(mark) for name in header))
         if sum(name.count(likeliest) for name in header) >= len(header):
-            raise _other_delimiter(table_path, number, header, likeliest)
+            raise _other_delimiter(table_path, line, header, likeliest)
 
 
 def _separated_otherwise(table_path: Path, line_number: int, header_line: str, delimiter: str) -> DataError | None:

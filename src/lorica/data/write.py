@@ -219,7 +219,7 @@ def _read(answers_path: Path, id_spellings: Collection[str]) -> Iterator[tuple[i
 
 
 def _answer_columns(
-    answers_path: Path, number: int, column_names: Sequence[str], id_spellings: Collection[str]
+    answers_path: Path, line: int, column_names: Sequence[str], id_spellings: Collection[str]
 ) -> dict[str, str]:
     """The file's name of a column -> the result file's."""
     columns = {name: "id" if fold_name(name) in id_spellings else name for name in column_names}
@@ -228,18 +228,18 @@ def _answer_columns(
             raise DataError(
                 f"{column_name!r} is no column of a result file",
                 path=answers_path,
-                line=number,
+                line=line,
                 fix=did_you_mean(
                     column_name, ANSWER_COLUMNS, key=fold_name, then=f"they are: {', '.join(ANSWER_COLUMNS)}"
                 ),
             )
     id_columns = [column_name for column_name, column in columns.items() if column == "id"]
     if not id_columns:
-        raise DataError("no column 'id'", path=answers_path, line=number, fix="every answer carries the id of its row")
+        raise DataError("no column 'id'", path=answers_path, line=line, fix="every answer carries the id of its row")
     if len(id_columns) > 1:
         listed = " and ".join(map(repr, id_columns))
         fix = "keep the one that the rows have"
-        raise DataError(f"{listed} may both hold the ids", path=answers_path, line=number, fix=fix)
+        raise DataError(f"{listed} may both hold the ids", path=answers_path, line=line, fix=fix)
     return columns
 
 

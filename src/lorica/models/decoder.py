@@ -194,7 +194,5 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [N, hidden] -> final norm and head -> [N, vocab_size]."""
-        weight = self.lm_head.weight
-        return F.linear(
-            self.model.norm(hidden).to(weight.dtype), weight
-        )  # training keeps states in float32 on a base in bfloat16
+        normed, weight = self.model.norm(hidden), self.lm_head.weight
+        return F.linear(normed.to(weight.dtype), weight)  # training keeps states in float32 on a base in bfloat16

@@ -26,11 +26,11 @@ from lorica.vetting.numbers.tensor_values import check_values
 class WeightStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an adapter's values; small, and it can be pickled.
 
-    norm: of all updates together. weights_digest: of every
-    tensor's name, type, shape and bytes, whatever their order in the file. content_digest: of these and the config's
-    values that decide the result. signature, sketch, start: see `numbers.sketch`; sketch is the direction of the
-    update, start that of A's rows, 256 float32 each, b"" where there is none. empty: whether no update has a number in
-    it (all NaN or infinite): such adapters do not equal one another. pairing: which A belongs to which B.
+    norm: of all updates together. weights_digest: of every tensor's name, type, shape and bytes, whatever their order
+    in the file. content_digest: of these and the config's values that decide the result. signature, sketch, start: see
+    `numbers.sketch`; sketch is the direction of the update, start that of A's rows, 256 float32 each, b"" where there
+    is none. empty: whether no update has a number in it (all NaN or infinite): such adapters do not equal one another.
+    pairing: which A belongs to which B.
     """
 
     weights_digest: str = ""
