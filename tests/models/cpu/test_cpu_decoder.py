@@ -14,7 +14,7 @@ from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.models.adapter_weights import load_lora  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import products  # noqa: E402
-from lorica.models.cpu import kernels, layer, linear  # noqa: E402
+from lorica.models.cpu import kernels, layer, linear, scratch  # noqa: E402
 from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.lora import LoraSpan  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
@@ -128,6 +128,27 @@ def test_without_private_operators_the_results_are_the_same(
         monkeypatch.setattr(kernels, "can_prepack", lambda dtype: False)
     bare = logits(make_fast(made.folder, precision), tokens, [])
     torch.testing.assert_close(bare, usual, atol=1e-4 if precision == "float32" else 0.1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int16", "int8", "int8-weights"])
+def test_layers_use_the_scratch_memory_of_the_one_before(
+    precision: str, tiny: Callable[[str], Any], tokens_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, tokens = tiny("qwen2-wide"), tokens_of(30)
+    ours, places = make_fast(made.folder, precision), []
+    allocated = logits(ours, tokens, [])
+
+    class Watched(PackedAttention):
+        def attend(self, layer: int, query: Any, key: Any, value: Any) -> Any:
+            places.append(query.data_ptr())
+            return super().attend(layer, query, key, value)
+
+    monkeypatch.setattr(scratch, "_MIN_ROWS", 1)
+    torch.testing.assert_close(logits(ours, tokens, []), allocated)
+    ours._layers = [*ours._layers[:1] * 3, ours._layers[-1]]
+    ours.hidden(tokens, torch.arange(30), Watched([30], ours.config))
+    assert len(places) == 4
+    assert len(set(places[:3])) == 1
 
 
 def test_the_plain_weights_are_let_go(tiny: Callable[[str], Any]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lorica.models.batched_lora import AnyBatchedLora, CompiledLora
 from lorica.models.compiled import bindings
+from lorica.models.cpu import scratch
 from lorica.models.cpu.layer import LayerWeights, row_blocks
 from lorica.models.cpu.linear import Int8Linear, Linear
 from lorica.models.cpu.ops import RotaryEmbedding
@@ -26,20 +27,21 @@ class Int8Layer:
         """See `DecoderLayer`."""
         weights = self._weights
         assert isinstance(lora, CompiledLora)
-        query, key, value = weights.empty_qkv(len(x))
-        rms_norm, adapted = weights.input_norm, lora.adapts(weights.qkv_paths)
-        for row_slice in row_blocks(len(x)):
-            codes, scales, normed = bindings.add_norm_quantize(
-                x[row_slice], None, rms_norm.weight, rms_norm.eps, keep_normed=weights.qkv_dtype if adapted else None
-            )
-            y = _matmul_unscaled(weights.qkv, codes)
-            bindings.scale_rows(y, scales, _int8_linear(weights.qkv).bias)
-            if normed is not None:
-                lora.add(weights.qkv_paths, weights.heads.widths, normed, y, row_slice.start)
-            weights.heads.split_qkv_and_rotate(
-                y, rotary.rows_of(row_slice), (query[row_slice], key[row_slice], value[row_slice])
-            )
-        return attention.attend(weights.layer_index, query, key, value).flatten(1)
+        rms_norm, kept = weights.input_norm, weights.qkv_dtype if lora.adapts(weights.qkv_paths) else None
+        with scratch.frame(len(x)):
+            query, key, value = weights.empty_qkv(len(x))
+            for row_slice in row_blocks(len(x)):
+                codes, scales, normed = bindings.add_norm_quantize(
+                    x[row_slice], None, rms_norm.weight, rms_norm.eps, keep_normed=kept
+                )
+                y = _matmul_unscaled(weights.qkv, codes)
+                bindings.scale_rows(y, scales, _int8_linear(weights.qkv).bias)
+                if normed is not None:
+                    lora.add(weights.qkv_paths, weights.heads.widths, normed, y, row_slice.start)
+                weights.heads.split_qkv_and_rotate(
+                    y, rotary.rows_of(row_slice), (query[row_slice], key[row_slice], value[row_slice])
+                )
+            return attention.attend(weights.layer_index, query, key, value).flatten(1)
 
     def output_and_mlp(self, x: Tensor, attended: Tensor, lora: AnyBatchedLora) -> None:
         """See `DecoderLayer`."""
