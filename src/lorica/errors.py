@@ -154,6 +154,10 @@ class NotFiniteError(TrainingError):
     """A loss or a gradient became NaN or infinite."""
 
 
+class NoGainError(TrainingError):
+    """`lorica adapt` expects no gain where one is required."""
+
+
 class CollapsedError(TrainingError):
     """A classifier gives every row the same score."""
 

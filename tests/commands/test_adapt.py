@@ -332,8 +332,15 @@ def test_no_gain_is_refused_where_one_is_required(
     monkeypatch.setattr(f"{__name__}._score", lambda weights, task, row: random.Random(row.id).random())
     words = ["adapt", "input=test.csv", *QUIET, "train=train.csv"]
     assert main([*words, "adapt.estimate=require"]) == 5
-    assert "No gain is expected" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "No gain is expected" in error
+    assert "adapt.estimate=auto training.resume=true" in error
+    assert "go on:" not in error, "it would be refused again"
     assert not (tables / "run" / "rules").exists()
+    trained = list(models.trained)
+    assert main([*words, "adapt.estimate=auto", "training.resume=true"]) == 0
+    assert models.trained[: len(trained)] == trained
+    assert not any(name.startswith("estimate/") for name in models.trained[len(trained) :])
 
 
 @pytest.mark.parametrize(

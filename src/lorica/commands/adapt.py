@@ -19,6 +19,7 @@ from lorica.commands.pages.page_files import add_html_option, write_pages
 from lorica.commands.run_log import logged_messages, recorded_configuration, run_file
 from lorica.config.compose import Resolved
 from lorica.data.write import atomic_file
+from lorica.errors import NoGainError
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RunRecord, record_json
 
@@ -84,7 +85,7 @@ def adapt_rows(
             result = adapt_run.run()
             result = _answered(plan, result, resume_command)
         except BaseException as error:
-            if any(plan.folder.glob("stages/*")):
+            if any(plan.folder.glob("stages/*")) and not isinstance(error, NoGainError):
                 error.add_note(f"what was trained is kept in {plan.folder}; go on: {resume_command}")
             raise
         result = replace(

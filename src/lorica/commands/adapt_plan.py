@@ -134,6 +134,8 @@ def _manifest(config: Config, files: dict[str, Path]) -> dict[str, str]:
     entries |= {role: file_digest(path) for role, path in files.items()}
     for section in _DECISIVE:
         entries |= {f"{section}.{key}": str(value) for key, value in asdict(getattr(config, section)).items()}
+    if entries["adapt.estimate"] == "require":
+        entries["adapt.estimate"] = "auto"  # the same trainings, unless the run ends there
     manifest: dict[str, str] = visible_values({key: value for key, value in entries.items() if key not in _COSMETIC})
     return manifest
 

@@ -24,7 +24,7 @@ from lorica.commands.adapt_rounds import Rounds
 from lorica.commands.adapt_stages import StageRunner, TrainedStage, folder_digest, publish_stage
 from lorica.commands.arguments import inform, warn
 from lorica.data.split import split
-from lorica.errors import DataError, TrainingError
+from lorica.errors import DataError, NoGainError, TrainingError
 from lorica.metrics.bootstrap import Estimate, averaged_over, paired_difference
 from lorica.metrics.metric_table import find_metric
 from lorica.names import count_of
@@ -150,9 +150,10 @@ class AdaptRun:
             self.plan.resolved.config, self.plan.texts, self._runner, self.labelled, unseen
         )
         if self.settings.estimate == "require" and (estimate is None or not estimate.expected):
-            raise TrainingError(
+            raise NoGainError(
                 f"adapt.estimate=require: {problem if estimate is None else estimate.verdict}",
-                fix="answer with the model of `lorica train`; or adapt all the same with adapt.estimate=auto",
+                fix="answer with the model of `lorica train`; or adapt all the same, with adapt.estimate=auto "
+                "training.resume=true in place of it",
             )
         if estimate is not None:
             inform(estimate.verdict)
