@@ -26,6 +26,7 @@ from lorica.commands.frontier_search import Measurement, PointMeter, PointStore,
 from lorica.commands.gold_file import read_gold
 from lorica.commands.load_once import PipelineOpener
 from lorica.config.schema import Config
+from lorica.data.record_log import RecordLog
 from lorica.engines.base import Engine
 from lorica.errors import LoricaError
 from lorica.models.base_folder import BaseFolder
@@ -306,6 +307,20 @@ def test_what_cannot_be_searched(
     captured = capsys.readouterr()
     assert problem in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_what_is_on_disk_when_a_signal_comes_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = RecordLog.append
+
+    def interrupted(self: RecordLog[Any], record: Any) -> None:
+        real(self, record)
+        signal.raise_signal(signal.SIGINT)
+
+    store = PointStore(tmp_path)
+    monkeypatch.setattr(RecordLog, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.add(Measurement(point="a", right="1", seconds=(0.1,)))
+    assert list(store.best) == list(PointStore(tmp_path).best) == ["a"]
 
 
 def test_damaged_points_are_named(tmp_path: Path) -> None:

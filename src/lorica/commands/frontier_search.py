@@ -28,6 +28,7 @@ from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.judged_answers import correctness_metric, is_right, judge_answers
 from lorica.records import Row
 from lorica.runs.run_clock import RunClock, TimeOver
+from lorica.signals import Deferred
 
 POINTS_NAME = "points.jsonl"
 
@@ -84,9 +85,12 @@ class PointStore:
             self._count(measurement)
 
     def add(self, measurement: Measurement) -> None:
-        """Append, synced. Raises DataError when the disk refuses."""
-        self._log.append(measurement)
-        self._count(measurement)
+        """Append, synced, and count it before a signal ends the search. Raises DataError when the disk refuses."""
+        with Deferred() as signals:
+            self._log.append(measurement)
+            self._count(measurement)
+        if signals.received:
+            raise signals.stop()
 
     def _count(self, measurement: Measurement) -> None:
         earlier = self.best.get(measurement.point)
