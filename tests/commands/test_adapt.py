@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,11 +16,7 @@ from lorica.adaptation.ledger import read_ledger
 from lorica.cli import main
 from lorica.commands import adapt_stages, build
 from lorica.commands.adapt_stages import folder_digest
-from lorica.data.digest import file_digest
-from lorica.errors import CollapsedError
-from lorica.pipeline.train import TrainJob
-from lorica.records import Answer, Row
-from lorica.training.types import TrainResult
+from tests.commands.adapt_stub import WordCounts
 
 COLUMNS = ("row_id", "body", "rule", "positive_example_1", "positive_example_2", "negative_example_1",
            "negative_example_2", "rule_violation")  # fmt: skip
@@ -63,73 +56,6 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rows(tmp_path / "train.csv", [row for rule in (1, 2, 3) for row in rule_rows(rule, 60, generator)])
     write_rows(tmp_path / "test.csv", rule_rows(4, 120, generator))
     return tmp_path
-
-
-class WordCounts:
-    """Trains log-odds of words under each rule, in place of a model. trained: names of the jobs, in order."""
-
-    def __init__(self) -> None:
-        self.trained: list[str] = []
-        self.rows: dict[str, list[Row]] = {}
-        self.interrupt_before = ""
-        self.collapsing = ""
-        self.loads = 0
-
-    def load_trainer(self, config: Any, task: Any, reading: Mapping[str, str]) -> int:
-        self.loads += 1
-        return self.loads
-
-    def train_jobs(
-        self, config: Any, task: Any, jobs: Sequence[TrainJob], progress: Any, trainer: int | None
-    ) -> dict[str, TrainResult]:
-        results = {}
-        assert all((trainer == self.loads) == job.name.startswith("estimate/") for job in jobs)
-        for job in jobs:
-            if job.name == self.interrupt_before:
-                raise KeyboardInterrupt
-            if job.name == self.collapsing:
-                raise CollapsedError("the scores collapsed to one value")
-            model_file = job.folder / "model.json"
-            if not model_file.exists():
-                self.trained.append(job.name)
-                self.rows[job.name] = list(job.rows)
-                job.folder.mkdir(parents=True, exist_ok=True)
-                model_file.write_text(json.dumps(_log_odds(task, job.rows)))
-            results[job.name] = TrainResult(
-                best_step=2, steps=2, train_loss=0, eval_loss=None, tokens=0, seconds=0, folder=job.folder
-            )
-        return results
-
-    def open_adapters(self, folders: Mapping[str, Path]) -> dict[str, Any]:
-        return {
-            name: SimpleNamespace(path=folder, digest=file_digest(folder / "model.json"))
-            for name, folder in folders.items()
-        }
-
-    @contextmanager
-    def adapter_answers(
-        self, config: Any, adapters: Mapping[str, Any], requested: Sequence[tuple[str, Row]], *rest: Any, **options: Any
-    ) -> Iterator[tuple[None, dict[str, str], list[tuple[str, Answer]]]]:
-        (adapter,) = adapters.values()
-        weights = json.loads((adapter.path / "model.json").read_text())
-        task = build.build_task(config)
-        yield None, {}, [(name, Answer(row.id, score=_score(weights, task, row))) for name, row in requested]
-
-
-def _words(task: Any, row: Row) -> list[str]:
-    return [f"{task.stratum(row)} {word}" for word in task.text(row).split()]
-
-
-def _log_odds(task: Any, rows: Sequence[Row]) -> dict[str, float]:
-    counts: dict[int, Counter[str]] = {0: Counter(), 1: Counter()}
-    for row in rows:
-        assert isinstance(row.gold, int)
-        counts[row.gold].update(_words(task, row))
-    return {word: math.log((counts[1][word] + 0.2) / (counts[0][word] + 0.2)) for word in {*counts[0], *counts[1]}}
-
-
-def _score(weights: Mapping[str, float], task: Any, row: Row) -> float:
-    return 1 / (1 + math.exp(-0.5 * sum(weights.get(word, 0.0) for word in _words(task, row))))
 
 
 @pytest.fixture
@@ -329,7 +255,7 @@ def test_scores_of_other_rows_are_not_taken_for_the_estimates(
 def test_no_gain_is_refused_where_one_is_required(
     tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"{__name__}._score", lambda weights, task, row: random.Random(row.id).random())
+    monkeypatch.setattr("tests.commands.adapt_stub._score", lambda weights, task, row: random.Random(row.id).random())
     words = ["adapt", "input=test.csv", *QUIET, "train=train.csv"]
     assert main([*words, "adapt.estimate=require"]) == 5
     error = capsys.readouterr().err
