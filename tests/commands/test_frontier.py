@@ -56,6 +56,9 @@ def test_it_ends_with_the_command_of_each_point_on_the_front(rows: Path, capsys:
     result = json.loads(capsys.readouterr().out)
     assert (result["rows"], result["total_rows"], result["tried"]) == (ROWS, ROWS, 9)  # three styles by three lengths
     assert result["front"]
+    assert {point["point"] for point in result["points"] if point["rank"] is not None} <= {
+        point["point"] for point in result["front"]
+    }
     for point in result["front"]:
         program, *words = shlex.split(point["command"])
         assert program == "lorica"

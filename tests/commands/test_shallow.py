@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,3 +344,23 @@ def test_the_list_of_check_names_the_members_of_an_ensemble_by_their_weights(
         blends.append(json.loads(capsys.readouterr().out))
     assert [member["file"] for member in blends[0]["members"]] == [str(output) for output in outputs]
     assert list(blends[1]["left_out"]) == [str(outputs[0])], "rules.csv of another run is another adapter"
+
+
+def test_the_front_holds_only_what_a_shallow_model_can_do(
+    tfidf_run: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No base alone, which answers nothing untrained, no precision and no batches: every command runs."""
+    words = [
+        "task=rules",
+        "model=tfidf",
+        f"input={few_posts}",
+        f"adapters.dir={tfidf_run}",
+        f"run_dir={tmp_path / 'f'}",
+    ]
+    assert main(["frontier", *words, "minutes=1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    points = [point["point"] for point in result["points"]]
+    assert points
+    assert not [point for point in points if "base alone" in point or "dtype" in point or "batch_tokens" in point]
+    for point in result["front"]:
+        assert main(shlex.split(point["command"])[1:]) == 0

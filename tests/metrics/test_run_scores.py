@@ -124,3 +124,25 @@ def test_groups_are_drawn_whole() -> None:
     (alone,), _ = score_runs({"a": run}, ScoreRules())
     (grouped,), _ = score_runs({"a": run}, ScoreRules(), groups=[str(index // 3) for index in range(60)])
     assert grouped.accuracy.high - grouped.accuracy.low > 1.3 * (alone.accuracy.high - alone.accuracy.low)
+
+
+def test_many_runs_are_still_told_apart() -> None:
+    runs = {f"run-{step}": made_up(400, 0.15 + 0.07 * step, 1.0, seed=step) for step in range(12)}
+    scored, pairs = score_runs(runs, ScoreRules())
+    assert len(pairs) == 66
+    assert (scored[0].name, scored[0].rank) == ("run-11", 1)
+    assert scored[-1].rank == 10
+
+
+def test_the_front_alone_is_compared() -> None:
+    runs = {
+        "accurate": made_up(400, 0.95, 1.0, seed=1),
+        "fast": made_up(400, 0.4, 0.8, seed=2),
+        **{f"worse-{number}": made_up(400, 0.3, 2.0 + number, seed=3 + number) for number in range(10)},
+    }
+    scored, pairs = score_runs(runs, ScoreRules(), front_only=True)
+    assert [(pair.first, pair.second, pair.better) for pair in pairs] == [("accurate", "fast", "accurate")]
+    assert [(run.name, run.rank) for run in scored[:2]] == [("accurate", 1), ("fast", 2)]
+    assert {run.rank for run in scored[2:]} == {None}
+    all_compared, _ = score_runs(runs, ScoreRules())
+    assert {run.name: run.score.value for run in scored} == {run.name: run.score.value for run in all_compared}

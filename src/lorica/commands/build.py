@@ -285,16 +285,22 @@ def count_routes(
     return row_counts
 
 
-def _refuse_untrained(config: Config, base_model: BaseFolder, adapters: Collection[str], row_count: int) -> None:
+def untrained_problem(config: Config, base_model: BaseFolder) -> str:
+    """Why the base model answers nothing alone; "" if it does."""
     if ENGINES[config.engine.name].tokenizer:
-        reason = f"model={config.model.name} answers nothing untrained"
-    elif base_model.encoder_family is None or base_model.has_head:
+        return f"model={config.model.name} answers nothing untrained"
+    if base_model.encoder_family is None or base_model.has_head:
+        return ""
+    return f"{base_model.path} is an encoder without a head to classify with"
+
+
+def _refuse_untrained(config: Config, base_model: BaseFolder, adapters: Collection[str], row_count: int) -> None:
+    problem = untrained_problem(config, base_model)
+    if not problem:
         return
-    else:
-        reason = f"{base_model.path} is an encoder without a head to classify with"
     choose_one = f"choose one with adapters.use=NAME ({listed(sorted(adapters), 5)}), or " if adapters else ""
     raise AdapterError(
-        f"{reason}, and {count_of(row_count, 'row has', 'rows have')} no adapter",
+        f"{problem}, and {count_of(row_count, 'row has', 'rows have')} no adapter",
         fix=f"{choose_one}train one with `lorica train`, and name it: adapters.dir=RUN_DIR, or "
         "adapters.paths.NAME=FOLDER",
     )

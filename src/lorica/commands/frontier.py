@@ -268,7 +268,7 @@ def _scored_points(store: PointStore, clusters: Sequence[str] | None) -> tuple[i
         if len(measured) > 1 or row_count == row_counts[-1]:
             groups: Column | None = clusters[:row_count] if clusters is not None else None
             columns = {name: point.columns() for name, point in measured.items()}
-            return row_count, score_runs(columns, ScoreRules(), groups=groups)[0]
+            return row_count, score_runs(columns, ScoreRules(), groups=groups, front_only=True)[0]
     return 0, ()
 
 

@@ -93,11 +93,12 @@ def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[
     config = resolved.config
     task = build.build_task(config)
     names = sorted(build.adapter_folders(config))
+    alone = [] if build.untrained_problem(config, base) else [BASE_ALONE]
     single = names if 1 < len(names) <= _MAX_SINGLE else []
     dimensions: dict[str, Sequence[str]] = {
-        ADAPTERS: [] if config.adapters.use or not names else [ROUTED, BASE_ALONE, *single],
+        ADAPTERS: [] if config.adapters.use or not names else [ROUTED, *alone, *single],
         "model.dtype": _dtypes(config, base),
-        "inference.batch_tokens": _BATCH_TOKENS if ENGINES[config.engine.name].runs_model else (),
+        "inference.batch_tokens": _BATCH_TOKENS if _computes_tokens(config) else (),
         "task.style": styles_for(config.engine.name, task.styles),
         "retrieval.enabled": ("false", "true") if config.retrieval.dir else (),
         "task.method": [method for method in task.methods if method != "generate" or task.answer_type == "text"],
@@ -120,10 +121,16 @@ def make_grid(resolved: Resolved, base: BaseFolder, vary: Mapping[str, Sequence[
     return [Point(combination) for combination in combinations]
 
 
+def _computes_tokens(config: Config) -> bool:
+    """Whether precision and batches of tokens have an effect: shallow models read texts."""
+    engine = ENGINES[config.engine.name]
+    return engine.runs_model and not engine.tokenizer
+
+
 def _dtypes(config: Config, base: BaseFolder) -> list[str]:
     """Precisions to try: the one that `auto` is, and others that are not slow on this machine."""
     engine = ENGINES[config.engine.name]
-    if not engine.runs_model or config.model.load_in_4bit:
+    if not _computes_tokens(config) or config.model.load_in_4bit:
         return []
     automatic = answer_dtype(config, base)
     on_cpu = resolve_device(config.model.device) == "cpu"

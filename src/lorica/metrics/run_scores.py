@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorica.metrics.base import Column, Floats
-from lorica.metrics.bootstrap import CONFIDENCE, RESAMPLES, Estimate, draw_weights
-from lorica.metrics.paired_tests import SIGNIFICANCE, bootstrap_p_value, holm
+from lorica.metrics.bootstrap import CONFIDENCE, Estimate, draw_weights
+from lorica.metrics.paired_tests import SIGNIFICANCE, bootstrap_p_value, holm, resamples_for
 
 ACCURACY_WEIGHT, LATENCY_WEIGHT = 0.6, 0.4
 MINIMUM_ACCURACY = 0.10
@@ -50,8 +50,8 @@ class RunColumns:
 @dataclass(frozen=True)
 class RunScore:
     """One run. latency: seconds for each unit. latency_score: the fastest run's latency / its own. rank: 1 + the number
-    of runs that are better by more than chance; None below the minimum accuracy. dominated_by: runs that are at least
-    as accurate and as fast, and more of one; none of a run on the front."""
+    of runs that are better by more than chance; None of a run that was not compared. dominated_by: runs that are at
+    least as accurate and as fast, and more of one; none of a run on the front."""
 
     name: str
     accuracy: Estimate
@@ -64,8 +64,9 @@ class RunScore:
 
 @dataclass(frozen=True)
 class ScorePair:
-    """Two ranked runs. difference: of their scores, first minus second. p_corrected: two-sided p-value of the paired
-    bootstrap, corrected for the number of pairs (Holm). better: name of the better one, "" where chance explains it."""
+    """Two runs that were compared. difference: of their scores, first minus second. p_corrected: two-sided p-value of
+    the paired bootstrap, corrected for the number of pairs (Holm). better: name of the better one, "" where chance
+    explains it."""
 
     first: str
     second: str
@@ -75,9 +76,15 @@ class ScorePair:
 
 
 def score_runs(
-    runs: Mapping[str, RunColumns], rules: ScoreRules, *, groups: Column | None = None, seed: int = 0
+    runs: Mapping[str, RunColumns],
+    rules: ScoreRules,
+    *,
+    groups: Column | None = None,
+    seed: int = 0,
+    front_only: bool = False,
 ) -> tuple[tuple[RunScore, ...], tuple[ScorePair, ...]]:
-    """Score runs, the best first, and compare every two that are ranked. groups: [n] names; whole groups are drawn.
+    """Score runs, the best first, and compare every two that have the minimum accuracy. groups: [n] names; whole groups
+    are drawn. front_only: compare those on the front alone, since each further pair makes every test less powerful.
 
     Raises ValueError for no run, no row, and a run without seconds.
     """
@@ -88,15 +95,23 @@ def score_runs(
     for name, columns in runs.items():
         if not columns.seconds.sum() > 0:
             raise ValueError(f"{name} has no seconds")
-    accuracies, latencies = _resample(list(runs.values()), rules, groups, seed)  # [runs, 1 + resamples]
-    is_ranked = accuracies[:, 0] >= rules.minimum_accuracy
-    fastest = latencies[is_ranked].min(axis=0) if is_ranked.any() else latencies.min(axis=0)
+    all_rows = np.ones((1, row_count))
+    points = [*zip(*(values[:, 0] for values in _figures(list(runs.values()), [all_rows])), strict=True)]
+    dominated_by = [
+        tuple(name for name, other_point in zip(names, points, strict=True) if dominates(other_point, point))
+        for point in points
+    ]
+    is_accurate = np.array([accuracy >= rules.minimum_accuracy for accuracy, _ in points])
+    is_compared = is_accurate & np.array([not (front_only and dominating) for dominating in dominated_by])
+    drawn = draw_weights(row_count, resamples_for(math.comb(int(is_compared.sum()), 2)), seed, groups)
+    accuracies, latencies = _figures(list(runs.values()), chain([all_rows], drawn))  # [runs, 1 + resamples]
+    latencies = latencies * _machine_noise(latencies.shape, rules.run_noise, seed)
+    fastest = latencies[is_accurate].min(axis=0) if is_accurate.any() else latencies.min(axis=0)
     latency_scores = np.minimum(1.0, fastest / latencies)
     scores = rules.accuracy_weight * accuracies + rules.latency_weight * latency_scores
-    scores[~is_ranked] = 0.0
-    pairs = _compare(names, scores, is_ranked, row_count)
+    scores[~is_accurate] = 0.0
+    pairs = _compare(names, scores, is_compared, row_count)
     beaten = [pair.second if pair.better == pair.first else pair.first for pair in pairs if pair.better]
-    points = [*zip(accuracies[:, 0], latencies[:, 0], strict=True)]
     scored = [
         RunScore(
             name,
@@ -104,10 +119,8 @@ def score_runs(
             _estimate(latencies[index], row_count),
             _estimate(latency_scores[index], row_count),
             _estimate(scores[index], row_count),
-            1 + beaten.count(name) if is_ranked[index] else None,
-            tuple(
-                names[other_index] for other_index in range(len(names)) if dominates(points[other_index], points[index])
-            ),
+            1 + beaten.count(name) if is_compared[index] else None,
+            dominated_by[index],
         )
         for index, name in enumerate(names)
     ]
@@ -125,21 +138,24 @@ def on_front(scored: Iterable[RunScore]) -> tuple[RunScore, ...]:
     return tuple(sorted(front, key=lambda run: (run.latency.value, run.name)))
 
 
-def _resample(
-    columns: Sequence[RunColumns], rules: ScoreRules, groups: Column | None, seed: int
-) -> tuple[Floats, Floats]:
-    """Accuracy and latency of each run: of all rows in column 0, of drawn rows in the others."""
+def _figures(columns: Sequence[RunColumns], blocks: Iterable[Floats]) -> tuple[Floats, Floats]:
+    """Accuracy and latency of each run, a column for each weighting of the rows in `blocks`."""
     correct, seconds, units = (
         np.stack([getattr(run_columns, name) for run_columns in columns]) for name in ("correct", "seconds", "units")
     )
-    row_count = correct.shape[1]
-    blocks = [np.ones((1, row_count)), *draw_weights(row_count, RESAMPLES, seed, groups)]
-    accuracies = np.concatenate([counts @ correct.T / counts.sum(axis=1, keepdims=True) for counts in blocks]).T
-    with np.errstate(divide="ignore", invalid="ignore"):  # drawn rows may have generated nothing: nan is left out
-        latencies = np.concatenate([(counts @ seconds.T) / (counts @ units.T) for counts in blocks]).T
-    noise = np.exp(rules.run_noise * np.random.default_rng(seed + 1).standard_normal(latencies.shape))
+    accuracies, latencies = [], []
+    for counts in blocks:
+        accuracies.append(counts @ correct.T / counts.sum(axis=1, keepdims=True))
+        with np.errstate(divide="ignore", invalid="ignore"):  # drawn rows may have generated nothing: nan is left out
+            latencies.append((counts @ seconds.T) / (counts @ units.T))
+    return np.concatenate(accuracies).T, np.concatenate(latencies).T
+
+
+def _machine_noise(shape: tuple[int, ...], run_noise: float, seed: int) -> Floats:
+    """A factor for each run and resample, 1 in the first column, that of all rows."""
+    noise = np.exp(run_noise * np.random.default_rng(seed + 1).standard_normal(shape))
     noise[:, 0] = 1.0
-    return accuracies, latencies * noise
+    return noise
 
 
 def _estimate(values: Floats, row_count: int) -> Estimate:
@@ -150,9 +166,12 @@ def _estimate(values: Floats, row_count: int) -> Estimate:
     return Estimate(float(values[0]), float(low), float(high), row_count)
 
 
-def _compare(names: Sequence[str], scores: Floats, ranked: NDArray[np.bool_], row_count: int) -> tuple[ScorePair, ...]:
-    """Every two ranked runs."""
-    indices = [(first, second) for first, second in combinations(range(len(names)), 2) if ranked[[first, second]].all()]
+def _compare(
+    names: Sequence[str], scores: Floats, is_compared: NDArray[np.bool_], row_count: int
+) -> tuple[ScorePair, ...]:
+    indices = [
+        (first, second) for first, second in combinations(range(len(names)), 2) if is_compared[[first, second]].all()
+    ]
     differences = [scores[first] - scores[second] for first, second in indices]
     corrected = holm([bootstrap_p_value(difference[1:][np.isfinite(difference[1:])]) for difference in differences])
     return tuple(
