@@ -364,3 +364,13 @@ def test_the_front_holds_only_what_a_shallow_model_can_do(
     assert not [point for point in points if "base alone" in point or "dtype" in point or "batch_tokens" in point]
     for point in result["front"]:
         assert main(shlex.split(point["command"])[1:]) == 0
+
+
+def test_folds_of_a_shallow_model_have_no_average(
+    few_posts: Path, posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "folds"
+    assert main(_train(few_posts, run_dir, "model=tfidf", "folds=2", "training.val_ratio=0")) == 0
+    capsys.readouterr()
+    assert main(["folds", str(run_dir), str(posts), "task=rules", "model=tfidf", "--leave-out-trained"]) == 0
+    assert f"average: none: only LoRA adapters of one base have a mean ({run_dir}/fold-1: " in capsys.readouterr().out

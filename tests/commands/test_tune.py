@@ -17,7 +17,7 @@ from lorica.cli import main
 from lorica.commands import build
 from lorica.commands.arguments import resolve
 from lorica.commands.tune import StudyCall, resumes, run_study
-from lorica.commands.tune_result import RESULT_NAME
+from lorica.commands.tune_result import RESULT_NAME, trials_table
 from lorica.commands.tune_space import study_dimensions
 from lorica.commands.tune_study import BEST_NAME
 from lorica.commands.tune_trial import TRIALS
@@ -197,6 +197,8 @@ def test_a_trial_that_was_cut_is_listed_and_goes_on_with_more_minutes(
 def test_defaults_that_nothing_was_held_against_are_no_find(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = studied(Stub(), monkeypatch, "trials=1")
     assert "No other trial finished" in result.verdict
+    (cells,) = trials_table(result, result.trials).rows
+    assert cells[-1] == f"{result.trials[0].seconds:.1f}", "a second is long for a shallow model"
     assert result.command == "lorica tune trials=2 training.resume=true"
 
 

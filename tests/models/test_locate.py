@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorica.errors import MissingExtraError, ModelError
-from lorica.models.locate import locate_model
+from lorica.models.locate import locate_model, typed_base
 
 NAME = "Qwen/Qwen3-0.6B"
 
@@ -26,6 +26,11 @@ def cached(hub: Path, *, name: str = NAME, commit: str = "abc123", ref: str | No
 def test_a_folder_with_a_config_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", "utf-8")
     assert locate_model(str(tmp_path), environ={}) == tmp_path.resolve()
+
+
+def test_a_path_is_named_as_it_is_typed(tmp_path: Path) -> None:
+    assert typed_base(locate_model("embedded:lorica_tiny", environ={})) == "embedded:lorica_tiny"
+    assert typed_base(tmp_path / "lorica_tiny") == str(tmp_path / "lorica_tiny")
 
 
 @pytest.mark.parametrize(

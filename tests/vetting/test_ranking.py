@@ -56,6 +56,7 @@ def test_the_order_of_the_arguments_does_not_matter() -> None:
     standings = [standing("b"), standing("a"), standing("c", warned=2), standing("d", warned=1)]
     orders = {tuple(each.name for each in rank(order)) for order in itertools.permutations(standings)}
     assert orders == {("a", "b", "d", "c")}
+    assert rank(standings)[2].above == "1 warning, the next 2"
 
 
 def test_an_adapter_that_was_not_measured_does_not_stand_above_a_measured_gain() -> None:

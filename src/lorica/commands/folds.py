@@ -254,7 +254,7 @@ def _average(run_dir: Path, folders: Sequence[Path], rank: int) -> tuple[Average
     try:
         average = average_folders(folders, staged, rank=rank)
     except AdapterError as error:
-        return None, f"{error.message}; of LoRA adapters of one base alone there is a mean"
+        return None, f"only LoRA adapters of one base have a mean ({error.message})"
     if not (target / CONFIG_NAME).exists():
         staged.rename(target)
         return replace(average, output=target), ""

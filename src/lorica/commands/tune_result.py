@@ -193,7 +193,7 @@ def trials_table(result: TuneResult, trials: Sequence[Trial], *, interactive: bo
             *(show(trial.settings[key]) if key in trial.settings else "" for key in keys),
             value_text(trial) if trial.value is not None else "",
             _state(trial),
-            round(trial.seconds),
+            f"{trial.seconds:.1f}",
         )
         for trial in trials
     ]

@@ -57,6 +57,12 @@ def embedded_names() -> list[str]:
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.json"))
 
 
+def typed_base(path: Path) -> str:
+    """A base model's path as it is typed: `embedded:NAME` for one that is shipped."""
+    is_shipped = path.parent == Path(__file__).parent and path.name in embedded_names()
+    return f"{EMBEDDED}{path.name}" if is_shipped else str(path)
+
+
 def _embedded(name: str) -> Path:
     embedded = embedded_names()
     if name not in embedded:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from lorica.names import count_of
 from lorica.vetting.findings import LEVELS, Status, Verdict
 
 _ORDER: tuple[Status, ...] = ("trusted", "warnings", "unchecked", "rejected")
@@ -69,7 +70,7 @@ def _criteria(standing: Standing) -> tuple[tuple[float, str, str], ...]:
         (_ORDER.index(verdict.status), f"verdict {verdict.status} before", verdict.status),
         (-(standing.gain or 0.0), f"gain over the base at least {gain}, the next", gain),
         (-passed, f"{passed} of {len(LEVELS)} levels passed, the next", f"{passed}"),
-        (warning_count, f"{warning_count} warnings, the next", f"{warning_count}"),
+        (warning_count, f"{count_of(warning_count, 'warning')}, the next", f"{warning_count}"),
         (-(standing.metric or 0.0), f"metric {metric}, the next", metric),
     )
 

@@ -15,6 +15,7 @@ from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken, only_the_a
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose, to_plain, to_report, to_text
+from lorica.vetting.findings import causes
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 
 Ask = Callable[..., Diagnosis]
@@ -175,6 +176,9 @@ def test_it_takes_everything_out_of_the_engine_again(trained: Path, bases: tuple
 def test_files_alone_say_what_they_cannot_tell(trained: Path) -> None:
     found = diagnose(trained, DiagnosisInputs())
     assert found.settle[0].startswith("the base model's folder (--base B) would decide about: ")
+    # Titles of causes may hold a comma ("healthy adapter, hard task").
+    titles = {cause.title for cause in causes().values()}
+    assert all(set(hint.partition(" would decide about: ")[2].split("; ")) <= titles for hint in found.settle)
     assert any("needs the base model's folder" in each for each in found.untested)
     said = to_text(found)
     assert "what would settle it" in said

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection, Sequence
 
 from lorica.adapters.passport import PASSPORT_NAME
-from lorica.models.locate import EMBEDDED, embedded_names
+from lorica.models.locate import EMBEDDED, embedded_names, typed_base
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS
 from lorica.vetting.diagnosis.inputs import GIVE, Context, Need
 from lorica.vetting.diagnosis.posterior import Hypothesis
@@ -33,7 +33,7 @@ def settling(hypotheses: Sequence[Hypothesis], missing: Collection[Need]) -> lis
         separated = {cause for separates in needing for cause in separates}
         titles = [hypothesis.title for hypothesis in (leading, *rival_hypotheses) if hypothesis.cause in separated]
         if titles:
-            settling_hints.append((len(titles), f"{GIVE[input_name]} would decide about: {', '.join(titles[:4])}"))
+            settling_hints.append((len(titles), f"{GIVE[input_name]} would decide about: {'; '.join(titles[:4])}"))
     return [hint_text for _, hint_text in sorted(settling_hints, key=lambda settling_hint: -settling_hint[0])]
 
 
@@ -46,7 +46,7 @@ def next_command(leading: Hypothesis, context: Context) -> str:
     fitting = runnable(base_match.candidates[0]) if base_match and base_match.candidates else ""
     command_line = _template(leading, context).format(
         path=shlex.quote(adapter_path),
-        base=shlex.quote(str(inputs.base)) if inputs.base is not None else _embedded_base(context) or "BASE",
+        base=shlex.quote(typed_base(inputs.base)) if inputs.base is not None else _embedded_base(context) or "BASE",
         rows=shlex.quote(inputs.rows_file) if inputs.rows_file else "ROWS",
         task=inputs.task or "TASK",
         format=_best_format(leading),
