@@ -175,7 +175,8 @@ class RowTiming(msgspec.Struct, frozen=True):
 
     seconds: of every batch that computed something for the row, retries too, its share by computed tokens. adapter:
     "base" for the base model alone. prompt_tokens, generated_tokens: of all attempts. warmup: computed beforehand, and
-    not counted. part: which of the processes computed it that an interrupted run took, from 1.
+    not counted. part: which of the processes computed it that an interrupted run took, from 1. text: `text_digest` of
+    the row's own text; "" in files of former versions.
     """
 
     id: str
@@ -186,6 +187,7 @@ class RowTiming(msgspec.Struct, frozen=True):
     generated_tokens: int
     warmup: bool = False
     part: int = 1
+    text: str = ""
 
 
 class UsedPassage(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -119,9 +119,9 @@ def test_it_ends_with_the_command_that_uses_it(
     own = {answer.id: answer.score or 0.0 for answer in read_answers(tmp_path / "own.csv")}
     middle = sorted(own.values())[ROWS // 2]
     labels = [int((score > middle) == (n % 4 > 0)) for n, score in enumerate(own.values())]
-    lines = [f"{row_id},post,rule,{label}" for row_id, label in zip(own, labels, strict=True)]
+    lines = [f"{row_id},{label}" for row_id, label in zip(own, labels, strict=True)]
     own_gold = tmp_path / "own_gold.csv"
-    own_gold.write_text("row_id,body,rule,rule_violation\n" + "\n".join(lines) + "\n", "utf-8")
+    own_gold.write_text("row_id,rule_violation\n" + "\n".join(lines) + "\n", "utf-8")
     without_record = _scores(tmp_path / "answers.csv")
     for answers, labelled in ((without_record, gold), (tmp_path / "own.csv", own_gold)):
         words = ["calibrate", str(answers), str(labelled), "--adapter", str(adapter), "--force", *PLATT]

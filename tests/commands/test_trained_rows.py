@@ -202,3 +202,19 @@ def test_a_damaged_record_tells_nothing(
         capsys.readouterr()
         assert main(["eval", str(answers), str(few_posts), "task=rules"]) == 0
         assert "was trained on" not in capsys.readouterr().err
+
+
+def test_eval_and_python_tell_that_an_adapter_was_trained_on_the_rows(
+    trained: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = tmp_path / "answers.csv"
+    assert main(["infer", "task=rules", f"input={few_posts}", f"output={answers}", f"adapters.dir={trained}"]) == 0
+    judgements: list[Callable[[], object]] = [
+        lambda: main(["eval", str(answers), str(few_posts), "task=rules"]),
+        lambda: lorica.evaluate(answers, few_posts, task="rules"),
+        lambda: lorica.compare({"a": answers, "b": answers}, few_posts, task="rules"),
+    ]
+    for judge in judgements:
+        capsys.readouterr()
+        judge()
+        assert "the adapter rules was trained on 34 of these 40 rows" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from lorica.commands.pages.eval_page import evaluation_page
 from lorica.commands.pages.eval_page_rows import write_rows
 from lorica.commands.pages.page_files import WriteTable, add_html_option, file_facts, write_pages
 from lorica.commands.run_log import add_run_option, recorded_run
-from lorica.commands.trained_rows import add_trained_option, warn_of_training_rows
+from lorica.commands.trained_rows import add_trained_option
 from lorica.errors import UsageError
 from lorica.metrics.normalise import LORICA, NORMALISATIONS
 from lorica.pipeline.compare import compare
@@ -35,8 +35,6 @@ def run(arguments: Sequence[str]) -> int:
             resolved.config, options.gold, group_columns, weight_column=options.weight, allow_training_rows=allowed
         )
         judged_sets = {str(path): gold.judge(gold.read_answers(path), str(path)) for path in options.answers}
-        for path in options.answers:
-            warn_of_training_rows(path, gold.rows)
         evaluations = {
             name: gold.evaluate(judged, normalisation=options.normalisation, max_fprs=options.fpr)
             for name, judged in judged_sets.items()

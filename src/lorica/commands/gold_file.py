@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lorica.commands import build
+from lorica.commands.answered_texts import check_answered_texts
 from lorica.commands.rows import id_names, list_skipped, open_rows, reading_log, table_options, tell
-from lorica.commands.trained_rows import find_trained_rows
+from lorica.commands.trained_rows import find_trained_rows, warn_of_training_rows
 from lorica.config.schema import Config
 from lorica.data.column_mapping import gold_only
 from lorica.data.group_columns import GroupColumns
@@ -33,7 +34,8 @@ DEFAULT_FPRS = (0.01, 0.05, 0.1)
 @dataclass(frozen=True)
 class GoldFile:
     """Rows with gold, read once for all answers that are measured on them. by: column -> row id -> value. weights: row
-    id -> weight, empty where all rows count alike. allow_training_rows: whether rows are judged whose own labels the
+    id -> weight, empty where all rows count alike. has_texts: whether it has the rows' texts, and not ids and gold
+    answers alone. allow_training_rows: whether rows are judged whose own labels the
     adapter was trained on that answered them; trained_rows: their ids, as far as answers were read."""
 
     path: Path
@@ -42,14 +44,17 @@ class GoldFile:
     by: Mapping[str, Mapping[str, str]]
     id_names: frozenset[str]
     read_log: ReadLog
+    has_texts: bool = False
     weights: Mapping[str, float] = field(default_factory=dict)
     allow_training_rows: bool = False
     trained_rows: set[str] = field(default_factory=set)
 
     def read_answers(self, answers: Path | Sequence[Answer]) -> dict[str, Answer]:
-        """Answers by row id, without those of rows that were left out. Raises DataError for answers of other rows, and
-        for those of an adapter that was trained on the rows' own labels."""
-        answers_path = answers if isinstance(answers, Path) else Path("answers")
+        """Answers by row id, without those of rows that were left out; says where the adapter was trained on just these
+        rows. Raises DataError for answers of other rows, and for those of an adapter that was trained on the rows' own
+        labels."""
+        file_path = answers if isinstance(answers, Path) else None
+        answers_path = file_path or Path("answers")
         if isinstance(answers, Path):
             answers = list(read_answers(answers, id_names=self.id_names))
         trained = find_trained_rows(answers_path, answers, self.rows, allow=self.allow_training_rows)
@@ -58,6 +63,9 @@ class GoldFile:
         for skipped in self.read_log.skipped:  # their answers are judged by nothing
             answers_by_id.pop(skipped.id or "", None)
         _refuse_strangers(answers_by_id, self.rows, answers_path, self.path)
+        if file_path is not None and self.has_texts:
+            check_answered_texts(file_path, {row.id: self.task.text(row) for row in self.rows}, self.path)
+            warn_of_training_rows(file_path, self.rows)
         return answers_by_id
 
     def judge(self, answers: Mapping[str, Answer], name: str) -> list[JudgedAnswer]:
@@ -93,9 +101,11 @@ def read_gold(
     Raises DataError for a row without gold, where a named column is missing, and for a weight that is none.
     """
     task = build.build_task(config)
-    schemas = (*task.schemas, *filter(None, map(gold_only, task.schemas)))
+    gold_schemas = tuple(filter(None, map(gold_only, task.schemas)))
     column_names = list(dict.fromkeys(filter(None, group_columns)))
-    columns_to_read = GroupColumns(schemas, list(dict.fromkeys(filter(None, (*column_names, weight_column)))))
+    columns_to_read = GroupColumns(
+        (*task.schemas, *gold_schemas), list(dict.fromkeys(filter(None, (*column_names, weight_column))))
+    )
     # Nothing is asked here: what prompts leave out is no concern.
     read_log = reading_log(config, unsaid=() if task.row_examples is None else (task.row_examples.unused,))
     rows = list(
@@ -106,7 +116,8 @@ def read_gold(
     by = {column_name: columns_to_read.values[column_name] for column_name in column_names}
     weights = _weights(columns_to_read.values[weight_column], rows, weight_column, gold_file) if weight_column else {}
     names = id_names(config, task)
-    return GoldFile(gold_file, task, rows, by, names, read_log, weights, allow_training_rows)
+    has_texts = read_log.schema_names.isdisjoint(schema.name for schema in gold_schemas)
+    return GoldFile(gold_file, task, rows, by, names, read_log, has_texts, weights, allow_training_rows)
 
 
 def _need_gold(row: Row) -> None:

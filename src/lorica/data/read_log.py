@@ -49,6 +49,11 @@ class ReadLog:
         self._files[str(table.path)] = (mapping, late_keys)
         return late_keys
 
+    @property
+    def schema_names(self) -> set[str]:
+        """The names of the schemas that the files were read in."""
+        return {mapping.schema.name for mapping, _ in self._files.values()}
+
     def add_notes(self, table_path: Path, row: Row) -> None:
         """Keep what a row says of its reading: each thing once a file, with its first row and how many say it."""
         for row_note in row.notes:

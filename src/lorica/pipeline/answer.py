@@ -180,7 +180,9 @@ class Pipeline:
             for row_index, output in zip(retry_indices, outputs, strict=True):
                 results[row_index] = self._parse_output(prepared[row_index], output, attempt)
         timings = [
-            self._row_timer.timing(prepared_row.row, prepared_row.route, tokens, output_log)
+            self._row_timer.timing(
+                prepared_row.row, self.task.text(prepared_row.row), prepared_row.route, tokens, output_log
+            )
             for prepared_row in prepared
         ]
         answers = [

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
+from lorica.data.digest import text_digest
 from lorica.data.journal import OutputLog
 from lorica.engines.base import Engine, TimedEngine
 from lorica.engines.batch_timer import BatchTimer
@@ -48,8 +49,9 @@ class RowTimer:
         with self._lock:
             self._seconds.clear()
 
-    def timing(self, row: Row, route: Route, tokens: TokenCounts, output_log: OutputLog | None) -> RowTiming:
-        """What a row took: since its seconds were last taken, and before as far as `output_log` has it."""
+    def timing(self, row: Row, text: str, route: Route, tokens: TokenCounts, output_log: OutputLog | None) -> RowTiming:
+        """What a row, of this own text, took: since its seconds were last taken, and before as far as `output_log` has
+        it."""
         seconds, part = self.take(row.id), 1
         if output_log is not None:
             seconds += output_log.seconds_by_id.get(row.id, 0.0)
@@ -62,6 +64,7 @@ class RowTimer:
             tokens.prompt[row.id],
             tokens.generated[row.id],
             part=part,
+            text=text_digest(text),
         )
 
     def take(self, row_id: str) -> float:
