@@ -34,6 +34,10 @@ SLOW = 2.0
 SMALL = 1 << 29
 """Parameters of a base that is held in float32 where adapters are trained and examined: exact numbers prove more."""
 
+# What is no product (attention, norms, activations) takes so many times as long as the products in float32, per token
+# of a prompt and of a decode step; where states are bfloat16 and are multiplied as such, a share of it. Measured end to
+# end at the shapes of SmolLM2-135M and Qwen2.5-0.5B (`bench/auto_precision.py`, Zen 5; on AVX2 within a third).
+_PROMPT_REST, _STEP_REST, _HALF_STATES = 0.1, 1.2, 0.6
 _ALLOWED = ("float32", "int16", "bfloat16")  # by auto, from exact to coarse; torch's own layers have no int16
 _MEMORY_SHARE = 0.6  # of the machine, for the weights: a base that would take more is held in less
 
@@ -81,7 +85,7 @@ def for_answers(hardware: Hardware, rates: Rates, parameters: int, *, native: bo
     fitting = [name for name in _ALLOWED if name in measured and _fits(hardware, name, parameters)]
     if not fitting:
         return Choice("bfloat16", "the base does not fit into the memory in float32")
-    times = {name: _times(rates, name, native=native) for name in fitting}
+    times = {name: _times(hardware, rates, name, native=native) for name in fitting}
     fastest = [min(time) for time in zip(*times.values(), strict=True)]
     slowness = {name: max(own / best for own, best in zip(time, fastest, strict=True)) for name, time in times.items()}
     dtype = next((name for name in fitting if slowness[name] <= ENOUGH), min(slowness, key=slowness.__getitem__))
@@ -125,9 +129,9 @@ def slow_answers(hardware: Hardware, rates: Rates, parameters: int, dtype: str, 
     names = list(PRECISIONS)
     if dtype not in (rates.prompts if native else rates.training):
         return ""
-    time = sum(_times(rates, dtype, native=native))
+    time = sum(_times(hardware, rates, dtype, native=native))
     candidates = {
-        name: sum(_times(rates, name, native=native))
+        name: sum(_times(hardware, rates, name, native=native))
         for name in names[names.index(dtype) + 1 :]
         if name in (rates.prompts if native else rates.training) and _fits(hardware, name, parameters)
     }
@@ -151,12 +155,15 @@ def slow_training(hardware: Hardware, rates: Rates, products: str) -> str:
     )
 
 
-def _times(rates: Rates, name: str, *, native: bool) -> tuple[float, ...]:
+def _times(hardware: Hardware, rates: Rates, name: str, *, native: bool) -> tuple[float, ...]:
     """Nanoseconds for a weight and a token of a prompt, and of a decode step that reads its weights from memory."""
     if not native:
         return (2 / rates.training[name],)
+    has_half_states = PRECISIONS[name].states == "bfloat16" and hardware.multiplies("bfloat16")
+    rest = _HALF_STATES if has_half_states else 1.0
+    prompt = 2 / rates.prompts[name] + rest * _PROMPT_REST * 2 / rates.prompts["float32"]
     step = max(2 / rates.steps[name], PRECISIONS[name].bytes_per_weight / (DECODED_ROWS * rates.memory))
-    return 2 / rates.prompts[name], step
+    return prompt, step + rest * _STEP_REST * 2 / rates.steps["float32"]
 
 
 def _fits(hardware: Hardware, name: str, parameters: int) -> bool:

@@ -137,3 +137,10 @@ def test_the_files_alone_need_no_torch(renamed: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_next_command_names_the_task_of_the_passport(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = trained / "rules"
+    assert main(["diagnose", str(adapter), "--base", "embedded:lorica_tiny", "--json"]) == 0
+    command = json.loads(capsys.readouterr().out)["command"]
+    assert command == f"lorica diagnose {adapter} --base embedded:lorica_tiny --rows ROWS --task rules"

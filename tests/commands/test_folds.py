@@ -317,6 +317,11 @@ def test_rows_of_one_label_decide_nothing(
     test = _write(tmp_path / "test.csv", [record for record in unseen if record["rule_violation"] == "1"][:12])
     assert main(["folds", str(folded), str(test), "task=rules", "--output", str(tmp_path / "out")]) == 0
     assert "What is better cannot be told on these rows: roc_auc undefined" in capsys.readouterr().out
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    _write(test, unseen[:9])
+    assert main(["folds", str(folded), str(test), "task=rules", "--output", str(tmp_path / "out")]) == 3
+    assert "holds answers to other rows than those of" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
     assert main(["folds", str(test), str(folded), "task=rules"]) == 2
     assert "is a file, and the first path is the folder of the folds" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lorica.commands.arguments import warn
-from lorica.data.digest import text_digest
+from lorica.data.near_duplicates import text_digest
 from lorica.data.row_timings import read_timings
 from lorica.errors import DataError
 from lorica.runs.run_record import TIMINGS_NAME, run_folder_of
@@ -17,7 +17,7 @@ def check_answered_texts(answers_path: Path, texts: Mapping[str, str], gold_path
     """Hold the rows' own texts in a file with gold against those that were answered, as far as the run beside the
     answers tells. texts: by row id.
 
-    Raises DataError where more than half of them differ, in more than white space and case; says so where some do.
+    Raises DataError where more than half of them differ in letters or digits; says so where some do.
     """
     digests = _answered_digests(answers_path)
     compared_ids = [row_id for row_id in texts if row_id in digests]

@@ -37,6 +37,8 @@ from lorica.pipeline.evaluate import Evaluation
 from lorica.records import Answer
 
 AVERAGE, ENSEMBLE = "average", "ensemble"
+ROWS_NAME = "answered-rows.sha256"
+"""Beside the answers: the digest of the file of rows that they answer."""
 
 _EXAMPLES = """  lorica folds runs/folds test.csv task=rules
   lorica folds runs/folds test.csv --rank 16 task=rules model=qwen3_0_6b
@@ -153,9 +155,12 @@ def compare_folds(
     average, no_average = _average(run_dir, list(folders.values()), rank)
     answered_by = dict(folders) if average is None else {**folders, AVERAGE: average.output}
     folder = output or run_dir / f"on-{test.stem}"
+    _refuse_other_rows(folder, test)
     answers = _answer(config, gold, answered_by, state, folder)
     members = [EnsembleMember(name, answers[name]) for name in folders]
     answers[ENSEMBLE] = {answer.id: answer for answer in _blend(gold, members)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ROWS_NAME).write_text(file_digest(test) + "\n", encoding="utf-8")
     files = {name: folder / f"{name}.csv" for name in answers}
     for name, path in files.items():
         write_answers(path, answers[name].values(), csv_guard=config.inference.csv_guard)
@@ -174,6 +179,17 @@ def compare_folds(
         tuple(gold.task.metric_names),
         state.pooling,
     )
+
+
+def _refuse_other_rows(folder: Path, test: Path) -> None:
+    """Raise DataError where a folder holds answers to other rows than those of `test`."""
+    answered = folder / ROWS_NAME
+    if answered.is_file() and answered.read_text("utf-8", "replace").strip() != file_digest(test):
+        raise DataError(
+            f"holds answers to other rows than those of {test}",
+            path=folder,
+            fix="name another folder with --output, or delete this one",
+        )
 
 
 def _fold_folders(run_dir: Path, state: FoldsState, task_name: str) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""SHA-256 digests of files, of bytes, of row ids and of texts."""
+"""SHA-256 digests of files, of bytes and of row ids."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ def file_digest(path: Path | str) -> str:
 def bytes_digest(content: bytes) -> str:
     """ "sha256:<64 hex digits>" of bytes."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def text_digest(text: str) -> str:
-    """16 hex digits for a text; equal for texts that differ in white space and case alone."""
-    return hashlib.sha256(" ".join(text.casefold().split()).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def ids_digest(ids: Iterable[str]) -> str:

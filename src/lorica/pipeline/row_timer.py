@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
-from lorica.data.digest import text_digest
 from lorica.data.journal import OutputLog
+from lorica.data.near_duplicates import text_digest
 from lorica.engines.base import Engine, TimedEngine
 from lorica.engines.batch_timer import BatchTimer
 from lorica.records import Output, Request, Route, Row, RowTiming

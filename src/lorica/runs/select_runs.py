@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -121,11 +121,14 @@ def select_runs(
 ) -> list[StoredRun]:
     """The runs that meet everything that is asked. commands, tasks, statuses: one of these; () any.
 
-    Raises UsageError for a key that no run has, with the nearest that one has, and for a status that there is not.
+    Raises UsageError for a key that no run has, with the nearest that one has, for a command or task that no run has
+    and one nearly has, and for a status that there is not.
     """
     for status in statuses:
         if status not in (allowed := get_args(Status)):
             raise UsageError(f"status {status!r}; allowed: {', '.join(allowed)}", fix=did_you_mean(status, allowed))
+    _refuse_misspelt("--command", commands, {run.record.command for run in runs})
+    _refuse_misspelt("--task", tasks, {run.record.task for run in runs})
     values_by_run = [run_values(run) for run in runs]
     for condition in conditions:
         check_key(condition.key, values_by_run, option="--where")
@@ -159,6 +162,12 @@ def check_key(key: str, values_by_run: Sequence[Mapping[str, RunValue]], *, opti
         f"{option} {key}: no run has such a key or metric",
         fix=did_you_mean(key, keys, otherwise="`lorica runs show RUN --json` prints what a run has"),
     )
+
+
+def _refuse_misspelt(option: str, wanted_names: Sequence[str], names: Collection[str]) -> None:
+    for name in wanted_names:
+        if name not in names and (fix := did_you_mean(name, sorted(names))):
+            raise UsageError(f"{option} {name}: no run has it", fix=fix)
 
 
 def _started(run: StoredRun) -> datetime:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
-from lorica.adapters.passport import PASSPORT_NAME
+from lorica.adapters.passport import PASSPORT_NAME, read_passport
+from lorica.errors import AdapterError
 from lorica.models.locate import EMBEDDED, embedded_names, typed_base
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS
 from lorica.vetting.diagnosis.inputs import GIVE, Context, Need
@@ -48,7 +50,7 @@ def next_command(leading: Hypothesis, context: Context) -> str:
         path=shlex.quote(adapter_path),
         base=shlex.quote(typed_base(inputs.base)) if inputs.base is not None else _embedded_base(context) or "BASE",
         rows=shlex.quote(inputs.rows_file) if inputs.rows_file else "ROWS",
-        task=inputs.task or "TASK",
+        task=inputs.task or _passport_task(context) or "TASK",
         format=_best_format(leading),
         fitting=shlex.quote(fitting) if fitting else "THE_BASE_IT_FITS",
         home=shlex.quote(str(context.home)),
@@ -77,6 +79,14 @@ def _embedded_base(context: Context) -> str:
     base_name = config.get("base_model_name_or_path") if config else None
     typed_name = runnable(base_name) if isinstance(base_name, str) else ""
     return typed_name if typed_name.startswith(EMBEDDED) else ""
+
+
+def _passport_task(context: Context) -> str:
+    """The task that the passport says the adapter was trained for; "" where none says it."""
+    with suppress(AdapterError):  # a broken passport is among the findings
+        passport = read_passport(context.specimen.folder)
+        return "" if passport is None else passport.prompt.task or ""
+    return ""
 
 
 def runnable(base_name: str) -> str:
