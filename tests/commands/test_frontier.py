@@ -20,7 +20,7 @@ import lorica
 from lorica.cli import main
 from lorica.commands import build
 from lorica.commands.arguments import inform, resolve
-from lorica.commands.frontier import parse_vary
+from lorica.commands.frontier import _scored_points, parse_vary
 from lorica.commands.frontier_grid import ADAPTERS, BASE_ALONE, Point, make_grid, point_overrides, resolve_point
 from lorica.commands.frontier_search import Measurement, PointMeter, PointStore, promising, rungs, search
 from lorica.commands.gold_file import read_gold
@@ -102,6 +102,18 @@ def test_from_python(rows: Path) -> None:
     assert isinstance(result, lorica.FrontierResult)
     assert {point.name for point in result.points} == {"style=plain", "style=structured"}
     assert set(result.commands) == {point.name for point in result.front}
+
+
+@pytest.mark.parametrize("setting", ["inference.max_input_tokens=256", "data.bad_rows=skip"])
+def test_points_of_other_settings_are_not_believed(
+    rows: Path, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["frontier", *FAKE, "minutes=1", "--vary", "task.style=plain,structured"]
+    assert main(words) == 0
+    assert main([*words, "inference.resume=true"]) == 0
+    capsys.readouterr()
+    assert main([*words, setting, "inference.resume=true"]) == 6
+    assert f"{setting.partition('=')[0]}: was " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
@@ -247,6 +259,15 @@ def test_halving_finds_the_front_in_less_time_than_all_rows_take(tmp_path: Path)
         if not any(a >= accuracy and s <= latency and (a, s) != (accuracy, latency) for a, s in table.values())
     }
     assert front <= set(store.on_rows(720))
+
+
+def test_the_point_on_most_rows_stays_among_those_on_fewer(tmp_path: Path) -> None:
+    store = PointStore(tmp_path)
+    for name, right in (("far", "110110"), ("a", "100"), ("b", "001")):
+        store.add(Measurement(point=name, right=right, seconds=tuple(map(float, range(1, 1 + len(right))))))
+    row_count, points = _scored_points(store, None)
+    assert (row_count, {point.name for point in points}) == (3, {"far", "a", "b"})
+    assert store.on_rows(3)["far"] == Measurement(point="far", right="110", seconds=(1.0, 2.0, 3.0))
 
 
 def test_a_resumed_search_counts_the_time_before(tmp_path: Path) -> None:

@@ -218,3 +218,15 @@ def test_eval_and_python_tell_that_an_adapter_was_trained_on_the_rows(
         capsys.readouterr()
         judge()
         assert "the adapter rules was trained on 34 of these 40 rows" in capsys.readouterr().err
+
+
+def test_no_frontier_is_searched_on_them(
+    adapted: Path, trained: Path, few_posts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["frontier", "task=rules", "engine=fake", "adapters.gate=off", "minutes=1", "--vary", "task.style=plain"]
+    assert main([*words, "input=test.csv", "adapters.dir=run", "run_dir=front"]) == 3
+    assert REFUSED in capsys.readouterr().err
+    assert not Path("front").exists()
+    assert main([*words, "input=clean.csv", "adapters.dir=run", "run_dir=front"]) == 0
+    assert main([*words, f"input={few_posts}", f"adapters.dir={trained}", "run_dir=other"]) == 0
+    assert "the adapter rules was trained on 34 of these 40 rows" in capsys.readouterr().err

@@ -268,13 +268,7 @@ def count_routes(
                 fallback=config.adapters.fallback,
             ).adapter
         row_counts[adapter_of_subject[row.subject]] += 1
-    if config.adapters.calibration == "require" and row_counts[None]:
-        raise AdapterError(
-            f"adapters.calibration=require, and the base model alone answers {count_of(row_counts[None], 'row')}",
-            fix="give their subjects an adapter (adapters.fallback), or set adapters.calibration=auto",
-        )
-    if row_counts[None]:
-        _refuse_untrained(config, base_model, adapters, row_counts[None])
+    refuse_base_rows(config, base_model, adapters, row_counts[None])
     # `general` answers what others do not, and may have nothing to do.
     idle = sorted(name for name in adapters if name not in row_counts and name != GENERAL)
     if idle:
@@ -294,8 +288,15 @@ def untrained_problem(config: Config, base_model: BaseFolder) -> str:
     return f"{base_model.path} is an encoder without a head to classify with"
 
 
-def _refuse_untrained(config: Config, base_model: BaseFolder, adapters: Collection[str], row_count: int) -> None:
-    problem = untrained_problem(config, base_model)
+def refuse_base_rows(config: Config, base_model: BaseFolder, adapters: Collection[str], row_count: int) -> None:
+    """Raise AdapterError where the base model alone answers `row_count` rows that it cannot answer, or not as is
+    required."""
+    if row_count and config.adapters.calibration == "require":
+        raise AdapterError(
+            f"adapters.calibration=require, and the base model alone answers {count_of(row_count, 'row')}",
+            fix="give their subjects an adapter (adapters.fallback), or set adapters.calibration=auto",
+        )
+    problem = untrained_problem(config, base_model) if row_count else ""
     if not problem:
         return
     choose_one = f"choose one with adapters.use=NAME ({listed(sorted(adapters), 5)}), or " if adapters else ""

@@ -36,6 +36,12 @@ def build_retriever(section: RetrievalConfig) -> Retriever | None:
     return open_indexes(section, section.enabled)
 
 
+def index_digests(section: RetrievalConfig) -> dict[str, str]:
+    """Subject -> digest of its index; {} without a knowledge base. Raises RetrievalError for a damaged one."""
+    folder = Path(section.dir)
+    return {subject: read_manifest(folder, subject).digest for subject in subjects(folder)} if section.dir else {}
+
+
 def training_passages(section: RetrievalConfig, seed: int) -> TrainingPassages | None:
     """What stands before training rows; None where they get no passages. Raises what `build_retriever` raises, and
     ConfigError where no subject is switched on."""

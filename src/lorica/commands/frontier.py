@@ -12,12 +12,14 @@ from typing import Any
 
 from lorica.commands import build
 from lorica.commands.arguments import Overrides, emit, going_on, inform, parser, required, resolve
+from lorica.commands.build_retrieval import index_digests
 from lorica.commands.frontier_grid import Point, make_grid, point_command
 from lorica.commands.frontier_search import POINTS_NAME, Measurement, PointMeter, PointStore, rungs, search
 from lorica.commands.gold_file import read_gold
 from lorica.commands.row_progress import row_progress
 from lorica.commands.run_log import logged_messages, recorded_configuration, run_file
 from lorica.commands.score_result import run_figures
+from lorica.commands.trained_rows import refuse_training_rows
 from lorica.config.compose import Resolved
 from lorica.data.digest import file_digest
 from lorica.data.journal import check_same_run
@@ -34,10 +36,12 @@ from lorica.reports.text_table import plain_table
 from lorica.runs.run_clock import CLOCK_NAME, RunClock
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RECORD_NAME, RunRecord, read_record
+from lorica.runs.select_runs import flatten
 from lorica.version import __version__
 
 RESULT_NAME = "frontier.json"
 
+_DECISIVE = ("task.", "model.", "inference.", "engine.", "adapters.", "retrieval.", "data.")  # keys, for every point
 _MAX_LINES = 8  # of points that are not on the front
 _EXAMPLES = """  lorica frontier task=rules input=examples/rules/test.csv adapters.dir=runs/rules minutes=2
   lorica frontier task=mcq input=validation.jsonl model=smollm2_135m minutes=30 run_dir=runs/front
@@ -143,6 +147,7 @@ def find_frontier(
     rows = list(gold.rows)
     if not rows:
         raise DataError("there are no rows", path=plan.input_path, fix="name a file with rows and gold answers")
+    refuse_training_rows(gold.task, plan.input_path, build.adapter_folders(config), rows)
     random.Random(0).shuffle(rows)  # a sample is the beginning, and files are often sorted
     inputs = [run_file("rows", plan.input_path, rows=len(rows))]
     recorded = recorded_configuration(plan.resolved)
@@ -184,14 +189,15 @@ def _prepare(resolved: Resolved, vary: Mapping[str, Sequence[str]]) -> _SearchPl
     base = build.base_folder(config)
     points = make_grid(resolved, base, vary)
     adapters = build.open_adapters(build.adapter_folders(config))
+    settings = flatten(resolved.as_dict())
     manifest = {
         "lorica": __version__,
-        "task": config.task.name,
         "input": file_digest(input_path),
         "base": base.digest,
-        "engine": config.engine.name,
         **{f"adapter.{name}": adapter.digest for name, adapter in adapters.items()},
+        **{f"index.{name}": digest for name, digest in index_digests(config.retrieval).items()},
         **{f"point.{number}": point.name for number, point in enumerate(points, 1)},
+        **{key: str(settings[key]) for key in settings if key.startswith(_DECISIVE) and key != "inference.resume"},
     }
     return _SearchPlan(resolved, input_path, folder, tuple(points), visible_values(manifest))
 
@@ -260,7 +266,7 @@ def _write(run_log: RunFolder, result: FrontierResult) -> None:
 
 
 def _scored_points(store: PointStore, clusters: Sequence[str] | None) -> tuple[int, tuple[RunScore, ...]]:
-    """The points to compare, scored: those on the most rows that two points or more were measured on, and on how many.
+    """The points to compare, scored on the most rows that two points or more were measured on, and on how many.
     clusters: [rows] of the search's order, what is drawn together."""
     row_counts = sorted({point.rows for point in store.usable().values()}, reverse=True)
     for row_count in row_counts:

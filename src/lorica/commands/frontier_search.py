@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from lorica.adapters.registry import BASE
 from lorica.commands import build
 from lorica.commands.arguments import Overrides
 from lorica.commands.frontier_grid import Point, resolve_point
@@ -64,6 +65,10 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         """The engine's seconds for a row."""
         return sum(self.seconds) / max(self.rows, 1)
 
+    def first(self, row_count: int) -> Measurement:
+        """What was measured on the first rows."""
+        return msgspec.structs.replace(self, right=self.right[:row_count], seconds=self.seconds[:row_count])
+
     def columns(self) -> RunColumns:
         """The measurement as columns of a run to score."""
         right = np.array([mark == "1" for mark in self.right], dtype=np.float64)
@@ -105,8 +110,8 @@ class PointStore:
         return {name: measured for name, measured in self.best.items() if not measured.problem}
 
     def on_rows(self, row_count: int) -> dict[str, Measurement]:
-        """The points whose last measurement is on so many rows."""
-        return {name: measured for name, measured in self.best.items() if measured.rows == row_count}
+        """The points that were measured on so many rows, as they were on these: of more rows they are the first."""
+        return {name: measured.first(row_count) for name, measured in self.best.items() if measured.rows >= row_count}
 
 
 def promising(measured: Mapping[str, Measurement]) -> list[str]:
@@ -154,6 +159,8 @@ class PointMeter:
                 return None
             rows = self._rows[:row_count]
             answers, timings = pipeline.answer_timed(rows)
+            base_rows = sum(answer.adapter == BASE for answer in answers)
+            build.refuse_base_rows(config, build.base_folder(config), pipeline.adapters, base_rows)
             judged = judge_answers(pipeline.task, rows, {answer.id: answer for answer in answers})
             right = is_right(correctness_metric(pipeline.task), judged)
         except LoricaError as error:

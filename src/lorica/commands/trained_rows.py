@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,19 +122,37 @@ def _recorded(answers_path: Path) -> list[str]:
 
 def warn_of_training_rows(answers_path: Path, rows: Sequence[Row]) -> None:
     """Say where an adapter that gave these answers was trained on just these rows, as far as the record of the run
-    tells which adapter it was, and that one's passport which rows: figures on them say little of others."""
+    tells which adapter it was."""
     try:
         record = finished_record(run_folder_of(answers_path))
         if record is None or not record.adapters:
             return
-        adapters, content = record.config["adapters"], rows_facts(rows).content
-        for name in record.adapters:
-            passport = read_passport(Path(adapters["paths"].get(name) or Path(adapters["dir"], name)))
+        adapters = record.config["adapters"]
+        folders = {name: Path(adapters["paths"].get(name) or Path(adapters["dir"], name)) for name in record.adapters}
+    except (LoricaError, KeyError, TypeError, AttributeError):
+        return  # a damaged record tells nothing; whoever needs it says so
+    _warn_of_passports(answers_path, folders, rows)
+
+
+def refuse_training_rows(task: Task, rows_path: Path, folders: Mapping[str, Path], rows: Sequence[Row]) -> None:
+    """Hold rows with gold that are to be answered against what these adapters were trained on. Raises DataError for
+    rows whose own labels one was trained on, and says where one was trained on just these rows."""
+    trained = TrainedRows(task, folders)
+    flagged = [with_flag(Answer(row.id)) for row in rows if trained.trained_on(row)]
+    find_trained_rows(rows_path, flagged, rows, allow=False)
+    _warn_of_passports(rows_path, folders, rows)
+
+
+def _warn_of_passports(measured_path: Path, folders: Mapping[str, Path], rows: Sequence[Row]) -> None:
+    """Say which adapters' passports have just these rows as those of the training: figures on them say little of
+    others."""
+    content = rows_facts(rows).content
+    for name, folder in folders.items():
+        with suppress(LoricaError):  # a damaged one tells nothing
+            passport = read_passport(folder)
             data = None if passport is None else passport.data
             if data is not None and content in (data.all.content, data.train.content):
                 warn(
-                    f"{answers_path}: the adapter {name} was trained on {data.train.rows} of these {len(rows)} "
+                    f"{measured_path}: the adapter {name} was trained on {data.train.rows} of these {len(rows)} "
                     "rows: the figures say how well it remembers them, and little of other rows"
                 )
-    except (LoricaError, KeyError, TypeError, AttributeError):
-        return  # a damaged record or passport tells nothing; whoever needs it says so
