@@ -49,6 +49,15 @@ def test_what_is_not_read_is_said_once(mcq: Any, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == ""
 
 
+def test_records_that_are_left_out_are_told_at_each_call(capsys: pytest.CaptureFixture[str]) -> None:
+    skipping = load_pipeline("mcq", settings=FAKE | {"data.bad_rows": "skip"})
+    good, bad = ({"question": "Which?", "options": options} for options in (["a", "b"], []))
+    for records, left_out in (([bad, good, bad], 2), ([good], 0), ([good, bad], 1)):
+        assert len(skipping(records)) == 1
+        error = capsys.readouterr().err
+        assert (f"rows left out (data.bad_rows=skip): {left_out}, first" in error) == bool(left_out)
+
+
 def test_one_record_is_no_list_and_the_remedy_works(mcq: Any) -> None:
     record = {"question": "Which?", "options": ["a", "b"]}
     with pytest.raises(DataError, match=r"for one row write \[row\]"):

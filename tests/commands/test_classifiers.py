@@ -16,10 +16,11 @@ pytest.importorskip("peft")
 
 from safetensors.torch import load_file, save_file
 
+from lorica import load_pipeline
 from lorica.cli import main
 from lorica.commands.arguments import resolve
 from lorica.config.compose import Resolved
-from lorica.errors import ConfigError
+from lorica.errors import AdapterError, ConfigError
 from lorica.tasks import load_task
 from tests.encoders import POSITIONS, save_base, save_classifier, save_lora
 
@@ -93,6 +94,19 @@ def test_rows_without_a_classifier_are_refused(members: Path, tmp_path: Path, ca
     spam = f"adapters.paths.spam={members / 'members' / 'spam'}"
     assert infer(members, tmp_path / "out.jsonl", spam) == 4
     assert "and 10 rows have no adapter" in capsys.readouterr().err
+
+
+def test_records_without_a_classifier_are_refused_too(members: Path, tmp_path: Path) -> None:
+    base, spam = members / "base", members / "members" / "spam"
+    record = {"row_id": "r", "body": "post", "rule": "No advertising"}
+    with pytest.raises(AdapterError, match="an encoder without a head to classify with, and 1 row has no adapter"):
+        load_pipeline("rules", base=base)([record])
+    pipeline = load_pipeline("rules", base=base, adapters={"spam": spam})
+    with pytest.raises(AdapterError, match="and 1 row has no adapter"):
+        pipeline([record | {"subject": "spam"}, record | {"row_id": "s", "subject": "other"}])
+    assert [answer.adapter for answer in pipeline([record | {"subject": "spam"}])] == ["spam"]
+    own_head = load_pipeline("rules", base=members / "members" / "general")
+    assert [answer.adapter for answer in own_head([record])] == ["base"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lorica.adapters.registry import is_adapter
+from lorica.adapters.registry import BASE, is_adapter
 from lorica.commands import arguments_of_api as argument
 from lorica.commands import build
 from lorica.commands.arguments import inform, resolve
@@ -23,6 +23,7 @@ from lorica.data.read import rows_from_memory
 from lorica.errors import ConfigError
 from lorica.metrics.normalise import LORICA, NORMALISATIONS
 from lorica.metrics.run_scores import ACCURACY_WEIGHT, LATENCY_WEIGHT, MINIMUM_ACCURACY, RUN_NOISE
+from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.answer import Pipeline
 from lorica.records import Answer, Row
 from lorica.vetting.findings import LEVELS
@@ -337,10 +338,8 @@ def list_runs(
 class RecordPipeline:
     """A loaded model with its adapters; call it with records, get their answers in the same order."""
 
-    def __init__(self, pipeline: Pipeline, config: Config, trained: TrainedRows) -> None:
-        self._pipeline = pipeline
-        self._config = config
-        self._trained = trained
+    def __init__(self, pipeline: Pipeline, config: Config, trained: TrainedRows, base: BaseFolder) -> None:
+        self._pipeline, self._config, self._trained, self._base = pipeline, config, trained, base
         self._log = reading_log(config)
 
     def __call__(self, records: Iterable[Mapping[str, Any]] | Any) -> list[Answer]:
@@ -349,12 +348,16 @@ class RecordPipeline:
         records: dictionaries in anything that yields them (a list, a generator, a dataset), or a data frame or table of
         pandas, polars or pyarrow; values may be numpy's and pandas' own. A frame's index is not read. Or the path of a
         file of rows. What of them is not read is said on standard error, once. Raises DataError naming the line, or the
-        position of a record, that cannot be used.
+        position of a record, that cannot be used, AdapterError for one that nothing may answer.
         """
+        self._log.forget_skipped()
         rows = self._read(records)
         tell(self._log)
-        answers = zip(rows, self._pipeline.answer(rows), strict=True)
-        return [with_flag(own) if own.adapter in self._trained.trained_on(row) else own for row, own in answers]
+        answers = self._pipeline.answer(rows)
+        base_rows = sum(answer.adapter == BASE for answer in answers)
+        build.refuse_base_rows(self._config, self._base, self._pipeline.adapters, base_rows)
+        pairs = zip(rows, answers, strict=True)
+        return [with_flag(own) if own.adapter in self._trained.trained_on(row) else own for row, own in pairs]
 
     def _read(self, records: Any) -> list[Row]:
         task_object, columns = self._pipeline.task, self._config.task
@@ -380,9 +383,9 @@ def load_pipeline(
         pipeline([{"questionID": "1", "subject": "history", "question": "Who crossed the Rubicon?"}])[0].answer
     """
     config = configuration({"task": argument.task_name(task), **_adapters(adapters, task)}, base, settings)
-    folders = build.adapter_folders(config)
-    pipeline = build.build_pipeline(config, build.base_folder(config), build.open_adapters(folders))
-    return RecordPipeline(pipeline, config, TrainedRows(pipeline.task, folders))
+    folders, base_model = build.adapter_folders(config), build.base_folder(config)
+    pipeline = build.build_pipeline(config, base_model, build.open_adapters(folders))
+    return RecordPipeline(pipeline, config, TrainedRows(pipeline.task, folders), base_model)
 
 
 def _adapters(adapters: Adapters, task: str) -> dict[str, object]:

@@ -69,6 +69,11 @@ class ReadLog:
             raise row_error
         self.skipped.append(BadRow(str(row_error.path), row_error.line, row_error.row_id, row_error.reason))
 
+    def forget_skipped(self) -> None:
+        """Drop the rows that were left out, so that those of the next reading are told as its own."""
+        self.skipped.clear()
+        self._returned.discard("skipped")
+
     def unused(self) -> dict[str, list[str]]:
         """File -> its columns that nothing reads, of files that have some."""
         return {name: list(late_keys.names) for name, (_, late_keys) in self._files.items() if late_keys.names}
