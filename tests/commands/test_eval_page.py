@@ -120,6 +120,53 @@ def test_texts_and_choices_have_pages_too(tmp_path: Path) -> None:
         assert listed[1][2] in ("x / X!", "A: Monday", "B: blue")
 
 
+@pytest.mark.parametrize("first", ["scores", "labels"])
+def test_files_without_scores_are_compared_by_their_labels(tmp_path: Path, first: str) -> None:
+    """With files of scores, too, in either order."""
+    gold = ["row_id,body,rule,rule_violation,subject"]
+    lines: dict[str, list[str]] = {"scores": ["id,score"], "labels": ["id,answer"], "others": ["id,answer"]}
+    for i in range(60):
+        gold.append(f"{i},post {i},rule,{i % 2},{'odd' if i % 4 == 3 else 'even'}")
+        lines["scores"].append(f"{i},{(i % 2 + i % 3) / 3}")
+        lines["labels"].append(f"{i},{'Yes' if i % 2 else 'No'}")
+        lines["others"].append(f"{i},{'Yes' if i % 5 else 'No'}")
+    for name, written in [*lines.items(), ("gold", gold)]:
+        (tmp_path / f"{name}.csv").write_text("\n".join(written) + "\n", "utf-8")
+    names = [first, "others", *({"scores", "labels"} - {first})]
+    paths = [str(tmp_path / f"{name}.csv") for name in [*names, "gold"]]
+    assert main(["eval", *paths, "task=rules", "--html", str(tmp_path / "report.html")]) == 0
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert "labels.csv is better than others.csv: accuracy +" in text
+    assert "better than labels.csv" not in text
+
+
+def test_a_group_without_a_score_is_listed_as_undefined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gold, answers, target = (tmp_path / name for name in ("gold.csv", "answers.csv", "report.html"))
+    rows = [f"{i},post {i},rule,{i % 2},{'bare' if i < 6 else 'other'}\n" for i in range(30)]
+    gold.write_text("row_id,body,rule,rule_violation,subject\n" + "".join(rows), "utf-8")
+    cells = [f"{i},{'' if i < 6 else 0.1 + i % 2 / 2},{'Yes' if i % 2 else 'No'}\n" for i in range(30)]
+    answers.write_text("id,score,answer\n" + "".join(cells), "utf-8")
+    words = ["eval", str(answers), str(gold), "task=rules"]
+    assert main([*words, "--json"]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert (groups["bare"]["value"], groups["bare"]["n"], groups["other"]["value"]) == (None, 0, 1)
+    assert main([*words, "--html", str(target)]) == 0
+    assert "bare" in capsys.readouterr().out
+
+
+def test_a_table_of_confusion_says_what_it_leaves_out(tmp_path: Path) -> None:
+    options = [f"option {number}" for number in range(12)]
+    for count, told in ((4, False), (12, True)):
+        rows = [{"id": i, "question": "?", "options": options, "answer": "ABCDEFGHIJKL"[i % count]} for i in range(24)]
+        gold, answers, target = (tmp_path / name for name in ("gold.jsonl", "answers.jsonl", "report.html"))
+        gold.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        answers.write_text("".join(json.dumps({"id": i, "answer": "A"}) + "\n" for i in range(24)), "utf-8")
+        assert main(["eval", str(answers), str(gold), "task=mcq", "--html", str(target)]) == 0
+        text = target.read_text("utf-8")
+        assert "Confusion of answers.jsonl" in text
+        assert ("without the rows of other options" in text) == told
+
+
 def test_the_slowest_rows_and_latency_come_from_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, answers = tmp_path / "rows.csv", tmp_path / "answers.csv"
     lines = [f"{i},post {i},rule {i % 2},{i % 2}" for i in range(60)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from lorica.metrics.bootstrap import Estimate, by_group, estimate, paired_difference
+from lorica.metrics.bootstrap import Estimate, estimate, paired_difference
 from lorica.metrics.metric_table import METRICS
 
 AUC, ACCURACY = METRICS["roc_auc"], METRICS["accuracy"]
@@ -118,16 +118,6 @@ def test_text_metrics_have_intervals() -> None:
     found = estimate(METRICS["exact_match"], gold, ["red", "green"] * 20, resamples=200)
     assert found.value == 0.5
     assert found.low < 0.5 < found.high
-
-
-def test_by_group_equals_each_group_alone() -> None:
-    gold, score = rows(100)
-    names = np.array(["b", "a"] * 50)
-    found = by_group(AUC, gold, score, names, resamples=100)
-    assert list(found) == ["a", "b"]
-    assert found["a"] == estimate(AUC, gold[names == "a"], score[names == "a"], resamples=100)
-    with pytest.raises(ValueError, match="group names"):
-        by_group(AUC, gold, score, names[:3])
 
 
 def test_bad_arguments() -> None:

@@ -13,7 +13,7 @@ from tools.metric_oracles import (
     mcnemar_difference,
 )
 
-from lorica.metrics.bootstrap import averaged_over, by_group, estimate, paired_difference
+from lorica.metrics.bootstrap import averaged_over, estimate, paired_difference
 from lorica.metrics.metric_table import METRICS
 from lorica.metrics.operating_points import operating_points, reliability_curve
 from lorica.metrics.score_curves import precision_curve, roc_curve
@@ -63,8 +63,6 @@ def test_each_resample_weighs_the_rows_it_draws() -> None:
     difference = paired_difference(AUC, gold, scores, other, resamples=200, seed=3, weights=weights)
     spread = np.quantile(np.array(values[0]) - np.array(values[1]), [0.025, 0.975])
     assert [difference.low, difference.high] == pytest.approx(spread.tolist())
-    groups = by_group(AUC, gold, scores, ["a"] * 25 + ["b"] * 25, resamples=50, weights=weights)
-    assert groups["b"].value == pytest.approx(roc_auc_score(gold[25:], scores[25:], sample_weight=weights[25:]))
 
 
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, np.nan], [1.0, np.inf], [1.0]])
@@ -96,3 +94,11 @@ def test_a_threshold_may_reach_its_false_positive_rate_to_the_last_row() -> None
     gold = [1] + [0] * 100
     (point,) = operating_points(gold, [200.0, *map(float, range(100, 0, -1))], [0.29])
     assert (point.fpr, point.threshold) == (0.29, 72.0)
+
+
+def test_so_it_may_where_rows_have_weights() -> None:
+    """Ten times 0.1 is 0.9999999999999999, and the first three are 0.30000000000000004."""
+    gold, scores, weights = [1] + [0] * 10, [200.0, *map(float, range(10, 0, -1))], np.full(11, 0.1)
+    for max_fpr in (0.1, 0.3, 0.7, 1.0):
+        (weighted,) = operating_points(gold, scores, [max_fpr], weights)
+        assert weighted.threshold == operating_points(gold, scores, [max_fpr])[0].threshold

@@ -14,7 +14,7 @@ from lorica.errors import DataError
 from lorica.metrics.normalise import LORICA
 from lorica.pipeline.evaluate import Evaluation
 from lorica.pipeline.judged_answers import JudgedAnswer, correctness_metric, is_right
-from lorica.records import Answer, RowTiming
+from lorica.records import RowTiming
 from lorica.reports.short_names import short_paths
 from lorica.runs.run_record import TIMINGS_NAME, RunRecord, run_folder_of
 from lorica.runs.stored_run import record_of_answers
@@ -78,29 +78,3 @@ def _answering_run(answers_path: Path) -> tuple[RunRecord | None, dict[str, RowT
 def shown_names(files: Iterable[EvaluatedFile]) -> dict[str, str]:
     """Name -> how the page calls it."""
     return {file.name: file.shown for file in files}
-
-
-def certainty(answer: Answer) -> float | None:
-    """How far an answer is from being undecided, 0 to 1: from a score of 0.5, or between the two likeliest choices;
-    None where it has no probabilities."""
-    if answer.score is not None:
-        return min(1.0, 2 * abs(answer.score - 0.5))
-    if answer.scores and len(answer.scores) > 1:
-        second, first = sorted(answer.scores.values())[-2:]
-        return first - second
-    return None
-
-
-def row_kinds(judged: JudgedAnswer) -> list[str]:
-    """The parse stage and the flags of a row, and whether its prompt was truncated, it was asked again, or it has no
-    answer that can be read."""
-    answer = judged.answer
-    conditions = {
-        "truncated": answer.dropped_tokens > 0,
-        "retried": answer.retries > 0,
-        "no answer": judged.value is None and not judged.problem,
-        "unreadable": bool(judged.problem),
-        "answer contradicts its score": judged.contradictory,
-    }
-    kinds = [answer.stage or "(no stage)", *answer.flags, *(name for name, applies in conditions.items() if applies)]
-    return list(dict.fromkeys(kinds))

@@ -131,35 +131,6 @@ def paired_difference(
     return percentile_interval(metric, first.minus(second), len(gold_values), confidence, groups)
 
 
-def by_group(
-    metric: Metric,
-    gold_values: Column,
-    predictions: Column,
-    groups: Column,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    weights: Floats | None = None,
-) -> dict[str, Estimate]:
-    """The estimate within each group, by name in sorted order; groups: [n]."""
-    members: dict[str, list[int]] = {}
-    for row_index, group_name in enumerate(groups):
-        members.setdefault(str(group_name), []).append(row_index)
-    if len(gold_values) != len(groups):
-        raise ValueError(f"{len(gold_values)} gold values and {len(groups)} group names; there must be as many of both")
-    return {
-        group_name: estimate(
-            metric,
-            [gold_values[row_index] for row_index in row_indices],
-            [predictions[row_index] for row_index in row_indices],
-            resamples=resamples,
-            seed=seed,
-            weights=None if weights is None else np.asarray(weights)[row_indices],
-        )
-        for group_name, row_indices in sorted(members.items())
-    }
-
-
 def averaged_over(metric: Metric, groups: Column) -> Metric:
     """The mean of the metric within each group, each group counted once whatever its size (column-averaged); of groups
     in which it is undefined nothing counts. groups: [n], the names of the rows it will be called with."""

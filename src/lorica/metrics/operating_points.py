@@ -12,6 +12,9 @@ import numpy as np
 from lorica.metrics.base import Column, Floats
 from lorica.metrics.score_metrics import RELIABILITY_BINS, labelled_probabilities, reliability_bins, sort_by_score
 
+# Of a sum of weights: ten times 0.1 is a little less than 1.
+_ROUNDING = 1e-12
+
 
 class OperatingPoint(msgspec.Struct, frozen=True):
     """The lowest threshold whose false-positive rate is at most `max_fpr`: a score counts as class 1 from it on.
@@ -58,9 +61,10 @@ def operating_points(
     ends = np.append(starts[1:], len(labels)) - 1
     true_positives = np.cumsum(ranked_weights * labels)[ends]
     false_positives = np.cumsum(ranked_weights * (1 - labels))[ends]
+    rounding = 0.0 if weights is None else _ROUNDING
     points = []
     for max_fpr in max_fprs:
-        allowed = int(np.searchsorted(false_positives / negatives, max_fpr, side="right")) - 1
+        allowed = int(np.searchsorted(false_positives / negatives, max_fpr + rounding, side="right")) - 1
         if allowed < 0:
             points.append(OperatingPoint(max_fpr, math.inf, 0.0, 0.0, math.nan))
             continue

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from lorica.metrics.abstention import abstains
 from lorica.metrics.base import Metric
-from lorica.metrics.bootstrap import Estimate, averaged_over, by_group, estimate, paired_difference
+from lorica.metrics.bootstrap import Estimate, averaged_over, estimate, paired_difference
 from lorica.metrics.health import MassHealth, ScoreHealth, mass_health, score_health
 from lorica.metrics.metric_table import SCORE_METRICS, TEXT_METRICS, find_metric
 from lorica.metrics.normalise import LORICA
@@ -227,10 +227,10 @@ def _estimate_columns(metric: Metric, columns: MetricColumns, clusters: Sequence
 
 
 def _by_group(metric: Metric, judged: Sequence[JudgedAnswer], groups: Sequence[str], seed: int) -> dict[str, Estimate]:
-    group_by_id = {judged_row.row.id: group_name for judged_row, group_name in zip(judged, groups, strict=True)}
-    columns = metric_columns(metric, judged)
-    names = [group_by_id[row.id] for row in columns.rows]
-    return by_group(metric, columns.gold, columns.predicted, names, seed=seed, weights=columns.weights)
+    members: dict[str, list[JudgedAnswer]] = {}
+    for judged_row, group_name in zip(judged, groups, strict=True):
+        members.setdefault(group_name, []).append(judged_row)
+    return {name: estimate_metric(metric, members[name], seed, within=True) for name in sorted(members)}
 
 
 def _group_metrics(

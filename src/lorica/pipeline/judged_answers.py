@@ -109,6 +109,32 @@ def has_no_answer(answer: Answer) -> bool:
     return answer.stage in _FAILED_STAGES or not _FAILED_FLAGS.isdisjoint(answer.flags)
 
 
+def certainty(answer: Answer) -> float | None:
+    """How far an answer is from being undecided, 0 to 1: from a score of 0.5, or between the two likeliest choices;
+    None where it has no probabilities."""
+    if answer.score is not None:
+        return min(1.0, 2 * abs(answer.score - 0.5))
+    if answer.scores and len(answer.scores) > 1:
+        second, first = sorted(answer.scores.values())[-2:]
+        return first - second
+    return None
+
+
+def row_kinds(judged: JudgedAnswer) -> list[str]:
+    """The parse stage and the flags of a row, and whether its prompt was truncated, it was asked again, or it has no
+    answer that can be read."""
+    answer = judged.answer
+    conditions = {
+        "truncated": answer.dropped_tokens > 0,
+        "retried": answer.retries > 0,
+        "no answer": judged.value is None and not judged.problem,
+        "unreadable": bool(judged.problem),
+        "answer contradicts its score": judged.contradictory,
+    }
+    kinds = [answer.stage or "(no stage)", *answer.flags, *(name for name, applies in conditions.items() if applies)]
+    return list(dict.fromkeys(kinds))
+
+
 def row_weights(judged: Sequence[JudgedAnswer]) -> Floats | None:
     """The weights [n] of rows, None where all are 1."""
     weights = np.array([judged_row.weight for judged_row in judged], dtype=np.float64)

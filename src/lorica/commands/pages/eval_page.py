@@ -66,18 +66,20 @@ def evaluation_sections(
     if comparison is not None:
         sections.append(_pairs(files, comparison))
     sections += [_groups(files), *(_grouping(files, column) for column in files[0].evaluation.by)]
-    if files[0].evaluation.health is not None:
-        sections += [ranking_section(files), scores_section(files)]
+    scored = [file for file in files if file.evaluation.health is not None]
+    if scored:
+        sections += [ranking_section(scored), scores_section(scored)]
     sections += [adapters_section(files), answers_section(files), _latency(files)]
     return [*sections, rows_section(files, task, by), _configuration(files)]
 
 
-def _title(files: Sequence[EvaluatedFile]) -> str:
-    return metric_title(files[0].evaluation, files[0].main_metric)
+def _title(files: Sequence[EvaluatedFile], comparison: FileComparison | None = None) -> str:
+    """What files are compared by, or the metric that decides."""
+    return metric_title(files[0].evaluation, files[0].main_metric if comparison is None else comparison.metric)
 
 
 def _verdict(files: Sequence[EvaluatedFile], comparison: FileComparison | None) -> list[str]:
-    title, names = _title(files), shown_names(files)
+    title, names = _title(files, comparison), shown_names(files)
     if comparison is None:
         (file,) = files
         estimate = file.evaluation.metrics[file.main_metric]
@@ -146,10 +148,10 @@ def _metrics(files: Sequence[EvaluatedFile]) -> Section:
 
 def _pairs(files: Sequence[EvaluatedFile], comparison: FileComparison) -> Section:
     ranks = tuple(
-        (comparison.ranks[file.name], file.shown, str(file.evaluation.metrics[files[0].main_metric]))
+        (comparison.ranks[file.name], file.shown, str(file.evaluation.metrics[comparison.metric]))
         for file in sorted(files, key=lambda file: comparison.ranks[file.name])
     )
-    title = _title(files)
+    title = _title(files, comparison)
     return Section(
         "File against file",
         f"{title}, pair by pair of answers. Files share a rank where no test tells them apart. {PAIRS_NOTE}",

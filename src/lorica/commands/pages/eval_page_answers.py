@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lorica.commands.evaluated_file import EvaluatedFile, row_kinds
+from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.metrics.score_curves import Curve, precision_curve, roc_curve, score_histogram
-from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, row_weights
+from lorica.pipeline.judged_answers import JudgedAnswer, bootstrap_clusters, row_kinds, row_weights
 from lorica.reports.page import Cell, Line, LineChart, ReportTable, Section
 from lorica.reports.short_names import short_names
 
@@ -125,7 +125,9 @@ def _confusion(file: EvaluatedFile) -> ReportTable | None:
         for gold, title in titles.items()
     )
     heads = ("", *(f"answered {title}" for title in titles.values()), "no answer")
-    return ReportTable(heads, rows, caption=f"Confusion of {file.shown}")
+    counted = sum(pairs[gold, value] for gold in titles for value in (*titles, None))
+    note = "" if counted == len(file.judged) else ", without the rows of other options"
+    return ReportTable(heads, rows, caption=f"Confusion of {file.shown}{note}")
 
 
 def ranking_section(files: Sequence[EvaluatedFile]) -> Section:

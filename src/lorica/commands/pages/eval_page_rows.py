@@ -8,8 +8,9 @@ from random import Random
 
 import numpy as np
 
-from lorica.commands.evaluated_file import EvaluatedFile, certainty, row_kinds
+from lorica.commands.evaluated_file import EvaluatedFile
 from lorica.commands.pages.page_parts import MAX_ROWS, MAX_TEXT
+from lorica.pipeline.judged_answers import certainty, row_kinds
 from lorica.records import Row
 from lorica.reports.interactive import VALUE_SEPARATOR
 from lorica.reports.page import Cell, ReportTable, Section
