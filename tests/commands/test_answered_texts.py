@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import lorica
 from lorica.cli import main
+from lorica.data.write import read_answers
 from lorica.errors import DataError
+from lorica.records import Answer
 
 ROWS = 12
 GOLD = [i % 3 == 0 for i in range(ROWS)]
@@ -78,3 +81,17 @@ def test_warm_up_rows_do_not_count_twice(answers: Path) -> None:
     others = write_posts(answers.with_name("others.csv"), [f"remark {i}" for i in range(ROWS)])
     with pytest.raises(DataError, match="12 of 12 rows"):
         lorica.evaluate(answers, others, task="rules")
+
+
+def test_two_answers_of_one_row_are_refused_from_memory_too(answers: Path) -> None:
+    rows = answers.with_name("rows.csv")
+    given = list(read_answers(answers))
+    doubled = [*given, Answer("3", score=0.5)]
+    judges: list[Callable[[], object]] = [
+        lambda: lorica.evaluate(doubled, rows, task="rules"),
+        lambda: lorica.compare({"a": given, "b": doubled}, rows, task="rules"),
+    ]
+    for judge in judges:
+        with pytest.raises(DataError, match=r"two answers have this id.*'3'|'3'.*two answers have this id"):
+            judge()
+    assert lorica.evaluate(given, rows, task="rules").n == ROWS

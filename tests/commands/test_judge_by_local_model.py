@@ -63,6 +63,15 @@ def test_a_judge_must_be_named(files: tuple[str, str], capsys: pytest.CaptureFix
         assert "the local model embedded:lorica_tiny (sha256:" in capsys.readouterr().out
 
 
+def test_what_classifies_is_no_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gold = [{"id": str(row), "question": "Which?", "options": ["a", "b"], "answer": "A"} for row in range(4)]
+    for name, records in (("gold", gold), ("answers", [{"id": row["id"], "answer": "A"} for row in gold])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    files = [str(tmp_path / "answers.jsonl"), str(tmp_path / "gold.jsonl")]
+    assert main(["judge", *files, "task=mcq", "--judge-model", "tfidf"]) == 4
+    assert "tfidf classifies, and a judge reads a question and chooses a letter" in capsys.readouterr().err
+
+
 def test_a_preset_names_a_local_judge(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     result = _json(capsys, *files, *FAKE, "--sample", "4")
     assert result["mean"]["n"] == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from lorica.commands.trained_rows import find_trained_rows, warn_of_training_row
 from lorica.config.schema import Config
 from lorica.data.column_mapping import gold_only
 from lorica.data.group_columns import GroupColumns
+from lorica.data.ids import ID_FIX
 from lorica.data.read_log import ReadLog
 from lorica.data.write import read_answers
 from lorica.errors import CellError, DataError
@@ -60,6 +62,9 @@ class GoldFile:
         trained = find_trained_rows(answers_path, answers, self.rows, allow=self.allow_training_rows)
         self.trained_rows.update(trained)
         answers_by_id = {answer.id: answer for answer in answers}
+        if len(answers_by_id) < len(answers):  # only from memory: a file is refused when it is read
+            doubled = Counter(answer.id for answer in answers).most_common(1)[0][0]
+            raise DataError("two answers have this id", path=answers_path, row_id=doubled, fix=ID_FIX)
         for skipped in self.read_log.skipped:  # their answers are judged by nothing
             answers_by_id.pop(skipped.id or "", None)
         _refuse_strangers(answers_by_id, self.rows, answers_path, self.path)

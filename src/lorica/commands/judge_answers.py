@@ -20,7 +20,8 @@ from lorica.config.schema import Config, ModelConfig
 from lorica.data.column_mapping import id_text
 from lorica.data.column_names import fold_name
 from lorica.data.formats import open_unconfigured
-from lorica.errors import AdapterError, DataError, UsageError
+from lorica.engine_table import ENGINES
+from lorica.errors import AdapterError, DataError, ModelError, UsageError
 from lorica.judging.endpoint import EndpointJudge, EndpointSettings
 from lorica.judging.judge_result import (
     JudgeResult,
@@ -152,6 +153,11 @@ def _answer_text(task: Task, judged: JudgedAnswer) -> str:
 
 def _local_judge(config: Config) -> LocalJudge:
     base_model = build.base_folder(config)
+    if base_model.encoder_family is not None or ENGINES[config.engine.name].tokenizer:
+        raise ModelError(
+            f"{config.model.name} classifies, and a judge reads a question and chooses a letter",
+            fix="name a model that writes: --judge-model MODEL",
+        )
     adapters = build.open_adapters(build.adapter_folders(config))
     if len(adapters) > 1:
         raise AdapterError(
