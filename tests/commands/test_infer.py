@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from lorica.cli import main
 from lorica.data.journal import Journal
 from lorica.data.write import read_answers
 from lorica.locks import lock_folder
+from lorica.pipeline.answer import Pipeline
 from lorica.records import Answer, Generate, RowTiming, ScoreChoices
 
 
@@ -299,6 +301,24 @@ def test_an_adapter_used_otherwise_than_trained_is_told(
     assert "warning" not in capsys.readouterr().err
     assert main([*command, "task.style=structured"]) == 0
     assert "adapter rules: was trained with style 'plain', and is used with 'structured'" in capsys.readouterr().err
+
+
+def test_rows_that_change_while_they_are_answered_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _many(tmp_path / "rows.csv", 6)
+    command = ["infer", "task=rules", "engine=fake", f"input={rows}", f"output={tmp_path / 'a.csv'}"]
+    assert main(command) == 0
+    assert "was changed" not in capsys.readouterr().err
+    answer = Pipeline.answer_timed
+
+    def editing(*arguments: Any, **options: Any) -> Any:
+        _many(rows, 7)
+        return answer(*arguments, **options)
+
+    monkeypatch.setattr(Pipeline, "answer_timed", editing)
+    assert main(command) == 0
+    assert f"{rows} was changed while it was answered" in capsys.readouterr().err
 
 
 def test_records_in_memory_keep_their_order(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,24 @@ def test_a_training_ends_with_the_command_that_follows(
     assert "training.val_ratio" not in command
 
 
+def test_rows_with_other_labels_are_another_training(
+    few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.csv"
+    with few_posts.open(newline="", encoding="utf-8") as file:
+        records = list(csv.DictReader(file))
+    for flip in (False, True):
+        with rows.open("w", newline="", encoding="utf-8") as target:
+            writer = csv.DictWriter(target, list(records[0]))
+            writer.writeheader()
+            for record in records:
+                label = int(record["rule_violation"]) ^ flip
+                writer.writerow(record | {"rule_violation": str(label)})
+        code = main(_train(rows, tmp_path / "run", "model=tfidf", "training.resume=true"))
+        assert code == (6 if flip else 0)
+    assert "digest.examples: was " in capsys.readouterr().err
+
+
 def test_what_tfidf_counts_is_kept_with_the_member(few_posts: Path, posts: Path, tmp_path: Path) -> None:
     words = ["model=tfidf", "tfidf.analyzer=pieces", "tfidf.piece_ngrams=7", "training.val_ratio=0"]
     assert main(_train(few_posts, tmp_path, *words)) == 0

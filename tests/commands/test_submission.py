@@ -10,7 +10,7 @@ import pytest
 
 from lorica.cli import main
 from lorica.data.submission import SubmissionColumn, parse_columns, write_submission
-from lorica.records import Answer
+from lorica.records import Answer, UsedPassage
 
 
 @pytest.fixture
@@ -48,6 +48,17 @@ def test_values_are_as_they_are_and_missing_ones_are_counted(tmp_path: Path) -> 
             ["2", "", ""],
             ["3", '"x"', ""],
         ]
+
+
+def test_flags_and_passages_are_one_cell(tmp_path: Path) -> None:
+    passage = UsedPassage("p 1", "notes.md", 0.5, "sha256:0")
+    answers = [Answer(id="1", flags=("truncated", "retried"), passages=(passage,)), Answer(id="2")]
+    columns = (SubmissionColumn("id", "id"), SubmissionColumn("f", "flags"), SubmissionColumn("p", "passages"))
+    write_submission(tmp_path / "s.csv", answers, columns)
+    with (tmp_path / "s.csv").open(newline="", encoding="utf-8") as file:
+        first, second = list(csv.reader(file))[1:]
+    assert (first[1], json.loads(first[2])[0]["id"]) == ("truncated retried", "p 1")
+    assert second == ["2", "", ""]
 
 
 @pytest.mark.parametrize("text", ["id,scor", "", "a=id,a=score", "=id", "id,,score", "p=scores."])

@@ -213,3 +213,10 @@ def test_a_workbook_goes_through_training_inference_and_eval(
     assert main(["eval", str(output), str(path), "task=rules", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 8
     assert main(["train", "task=rules", f"input={path}", f"run_dir={run_dir}", "training.epochs=1"]) == 0
+
+
+def test_a_number_that_lost_its_digits_is_no_id(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
+    """As spreadsheet programs save 12345678901234567."""
+    path = _book(tmp_path / "t.xlsx", [HEADER, [1.2345678901234568e16, "post", "no ads", 1]])
+    with pytest.raises(DataError, match="too large to have kept its digits"):
+        list(read_rows(path, shapes))

@@ -129,11 +129,10 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
     """
     config = resolved.config
     input_path, output = _input_and_output(config)
-    task, base = build.build_task(config), build.base_folder(config)
+    task, base, adapter_folders = build.build_task(config), build.base_folder(config), build.adapter_folders(config)
     # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
     read_log = reading_log(config)
     gold_counts = Counter[bool]()
-    adapter_folders = build.adapter_folders(config)
     trained = TrainedRows(task, adapter_folders)
     rows = trained.noted(count_gold(open_rows(config, task, input_path, read_log=read_log), gold_counts))
     sample_rows = list(itertools.islice(rows, _SAMPLE_ROWS))
@@ -177,6 +176,7 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
                 warmup_rows=sample_rows[:_MASS_ROWS] if config.inference.warmup else (),
                 amended=trained.flagged,
             )
+        _tell_change(input_path, manifest["input"])
         result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))
         _record_result(run_log, result, trained.summary() | {"merging": merging.reason}, journal)
         journal.remove()
@@ -239,6 +239,13 @@ def _input_and_output(config: Config) -> tuple[Path, Path]:
     check_place(run_folder_of(output_path) / RECORD_NAME)
     check_place(output_path.with_name(output_path.name + SKIPPED_SUFFIX))  # a longer name, written when all is answered
     return input_path, output_path
+
+
+def _tell_change(input_path: Path, digest: str) -> None:
+    """Say where the input is another file than it was before it was answered."""
+    with suppress(DataError):  # it may be gone
+        if file_digest(input_path) != digest:
+            warn(f"{input_path} was changed while it was answered: rows are answered as they were when they were read")
 
 
 def _remove_journal(folder: Path, manifest: Mapping[str, str]) -> None:

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
+import msgspec
+
 from lorica.adapters.passport import Passport
 from lorica.adapters.registry import CHECKPOINTS, SHALLOW_CONFIG, SHALLOW_WEIGHTS
 from lorica.adapters.shallow_folder import FORMAT, ShallowConfig, open_shallow_folder, shallow_files
@@ -18,6 +20,7 @@ from lorica.commands.load_once import LoadOnce
 from lorica.commands.row_progress import row_progress
 from lorica.commands.trainers import TrainerParts, training_provenance
 from lorica.config.schema import Config
+from lorica.data.digest import bytes_digest
 from lorica.errors import TrainingError
 from lorica.locks import FolderLock
 from lorica.models.base_folder import BaseFolder
@@ -64,7 +67,8 @@ class ShallowTrainer(TrainerParts):
     ) -> TrainResult:
         folder = folder_lock.folder
         digests, facts = describe_job(job, split_rows, task=self.task, provenance=self.provenance, listener=listener)
-        manifest = self._manifest(job.name, digests)
+        rows, held_out = map(self._labelled, (split_rows.train, split_rows.validation))
+        manifest = self._manifest(job.name, digests | {"examples": bytes_digest(msgspec.json.encode([rows, held_out]))})
         issue_passport = partial(self._passport, job, split_rows)
         finished = publish.open_run(folder, manifest, resume=self.config.training.resume, config_name=SHALLOW_CONFIG)
         if finished is not None:
@@ -77,7 +81,6 @@ class ShallowTrainer(TrainerParts):
         try:
             with publish.naming_disk_errors(folder_lock):
                 publish.record_start(folder, manifest, record_facts)
-                rows, held_out = map(self._labelled, (split_rows.train, split_rows.validation))
                 fitted = self._fit(rows, held_out, job.name, folder / CHECKPOINTS, listener)
                 result = _result(fitted, rows, held_out, folder, time.perf_counter() - started)
                 staged = publish.stage_files(folder, self._files(fitted))

@@ -14,8 +14,8 @@ from lorica.names import closest, did_you_mean, visible
 from lorica.records import BuildRow, Row, RowSchema
 
 _NEAREST = 4  # schemas that a message compares a table with
-# Below this a float holds every whole number; beyond it the digits of the file are lost already.
-_EXACT = 2**53
+EXACT = 2**53
+"""Below this a float holds every whole number; beyond it the digits of the file are lost already."""
 
 
 class ColumnMapping(msgspec.Struct, frozen=True):
@@ -203,7 +203,7 @@ def id_text(cell_value: Any) -> str:
     if isinstance(cell_value, int) and not isinstance(cell_value, bool):
         return str(cell_value)
     if isinstance(cell_value, float) and cell_value.is_integer():
-        if abs(cell_value) >= _EXACT:
+        if abs(cell_value) >= EXACT:
             raise ValueError(f"the id {cell_value!r} is a float too large to have kept its digits")
         return str(int(cell_value))
     raise ValueError(f"the id {cell_value!r} is a {type(cell_value).__name__}; ids are text or whole numbers")

@@ -66,8 +66,8 @@ def write_submission(
 def _cell(answer: Answer, answer_field: str) -> str | None:
     choice = answer_field.removeprefix(_SCORE_PREFIX)
     field_value = (answer.scores or {}).get(choice) if choice != answer_field else getattr(answer, answer_field)
-    if isinstance(field_value, Mapping):
+    if answer_field == "flags":
+        return " ".join(answer.flags)
+    if isinstance(field_value, (Mapping, tuple)):
         return msgspec.json.encode(field_value).decode()
-    if isinstance(field_value, tuple):
-        return " ".join(field_value)
     return None if field_value is None else field_value if isinstance(field_value, str) else repr(field_value)

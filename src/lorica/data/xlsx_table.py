@@ -15,6 +15,7 @@ from xml.etree.ElementTree import ParseError
 
 import msgspec
 
+from lorica.data.column_mapping import EXACT
 from lorica.data.column_names import fold_name
 from lorica.data.files import FileFormat, open_checked
 from lorica.data.table import Record, Table, TableOptions, check_names
@@ -171,8 +172,8 @@ def _problem(
 
 
 def _plain(cell_value: Any) -> Any:
-    """A number that is whole as a whole number, a date as ISO text, everything else as it is."""
-    if isinstance(cell_value, float) and cell_value.is_integer():
+    """A number that is whole, and kept its digits, as a whole number, a date as ISO text, everything else as it is."""
+    if isinstance(cell_value, float) and cell_value.is_integer() and abs(cell_value) < EXACT:
         return int(cell_value)
     if isinstance(cell_value, datetime.datetime):
         return str(cell_value.date() if cell_value.time() == datetime.time() else cell_value)
