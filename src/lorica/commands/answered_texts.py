@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorica.commands.arguments import warn
 from lorica.data.near_duplicates import text_digest
-from lorica.data.row_timings import read_timings
+from lorica.data.row_timings import stream_timings
 from lorica.errors import DataError
 from lorica.runs.run_record import TIMINGS_NAME, run_folder_of
 from lorica.runs.stored_run import record_of_answers
@@ -39,7 +39,7 @@ def _answered_digests(answers_path: Path) -> dict[str, str]:
     try:
         if record_of_answers(answers_path) is None:
             return {}
-        timings = read_timings(run_folder_of(answers_path) / TIMINGS_NAME)
+        timings = stream_timings(run_folder_of(answers_path) / TIMINGS_NAME)
+        return {timing.id: timing.text for timing in timings if timing.text and not timing.warmup}
     except DataError:
         return {}  # whoever needs the run says what is wrong with it
-    return {timing.id: timing.text for timing in timings if timing.text and not timing.warmup}

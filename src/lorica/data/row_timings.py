@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,19 +24,19 @@ def write_timings(path: Path, timings: Iterable[RowTiming]) -> None:
 
 
 def read_timings(path: Path) -> list[RowTiming]:
-    """All timings of a file, warm-ups included.
+    """All timings of a file, warm-ups included. Raises DataError as `stream_timings`."""
+    return list(stream_timings(path))
+
+
+def stream_timings(path: Path) -> Iterator[RowTiming]:
+    """The timings of a file one by one, warm-ups included.
 
     Raises DataError naming the line for what is no timing, for seconds or tokens that cannot be, and for a row that is
     there twice.
     """
     decoder = msgspec.json.Decoder(RowTiming)
-    timings: list[RowTiming] = []
     line_of: dict[str, int] = {}
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})", path=path, fix=_RUN_AGAIN) from error
-    for line_number, line in enumerate(lines, 1):
+    for line_number, line in enumerate(_lines(path), 1):
         try:
             timing = decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -48,8 +48,15 @@ def read_timings(path: Path) -> list[RowTiming]:
             raise DataError(problem, path=path, line=line_number, row_id=timing.id, fix=_RUN_AGAIN)
         if not timing.warmup:
             line_of[timing.id] = line_number
-        timings.append(timing)
-    return timings
+        yield timing
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as timings_file:
+            yield from timings_file
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", path=path, fix=_RUN_AGAIN) from error
 
 
 def _problem(timing: RowTiming) -> str:
