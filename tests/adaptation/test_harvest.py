@@ -53,6 +53,20 @@ def test_duplicates_are_one_row_whatever_the_community_and_spelling() -> None:
     assert len(harvest.examples) == 4
 
 
+def test_an_example_of_every_row_takes_no_longer_for_each() -> None:
+    class CountedId(str):
+        comparisons = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            CountedId.comparisons += 1
+            return str.__eq__(self, other)
+
+    (example,) = TEXTS.harvest([make_row(CountedId(number), ("buy now",), ()) for number in range(200)]).examples
+    assert example.sources == tuple(map(str, range(200)))
+    assert CountedId.comparisons <= 2 * 200 + 1, "200 * 200 / 2 where each id is looked for among all"
+
+
 def test_contradictory_labels_are_listed_and_nothing_is_made_of_them() -> None:
     rows = [
         make_row("1", ("buy now",), ("hello",)),

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +17,13 @@ from lorica.data.digest import file_digest
 from lorica.errors import CollapsedError
 from lorica.pipeline.train import TrainJob
 from lorica.records import Answer, Row
+from lorica.training.batches import updates_per_epoch
 from lorica.training.types import TrainResult
 
 
 class WordCounts:
-    """Trains log-odds of words under each rule, in place of a model. trained: names of the jobs, in order."""
+    """Trains log-odds of words under each rule, in place of a model. trained: names of the jobs, in order. outcome:
+    values of their results beside those of a training to its end."""
 
     def __init__(self) -> None:
         self.trained: list[str] = []
@@ -28,6 +31,7 @@ class WordCounts:
         self.interrupt_before = ""
         self.collapsing = ""
         self.loads = 0
+        self.outcome: dict[str, Any] = {}
 
     def load_trainer(self, config: Any, task: Any, reading: Mapping[str, str]) -> int:
         self.loads += 1
@@ -49,9 +53,14 @@ class WordCounts:
                 self.rows[job.name] = list(job.rows)
                 job.folder.mkdir(parents=True, exist_ok=True)
                 model_file.write_text(json.dumps(_log_odds(task, job.rows)))
-            results[job.name] = TrainResult(
-                best_step=2, steps=2, train_loss=0, eval_loss=None, tokens=0, seconds=0, folder=job.folder
+            settings = config.training
+            updates = settings.epochs * updates_per_epoch(
+                len(job.rows), batch_size=settings.batch_size, accumulation=settings.gradient_accumulation_steps
             )
+            complete = TrainResult(
+                best_step=updates, steps=updates, train_loss=0, eval_loss=None, tokens=0, seconds=0, folder=job.folder
+            )
+            results[job.name] = replace(complete, **self.outcome)
         return results
 
     def open_adapters(self, folders: Mapping[str, Path]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lorica.adaptation.ledger import read_ledger
+from lorica.adapters.registry import SHALLOW_WEIGHTS
 from lorica.cli import main
 from lorica.commands import adapt_stages, build
 from lorica.commands.adapt_stages import folder_digest
@@ -172,6 +173,30 @@ def test_the_ledger_names_every_label_and_its_rows(
     assert all(entry.trained == 3 for entry in ledger.values() if entry.origin == "train")  # three epochs
 
 
+@pytest.mark.parametrize(
+    ("outcome", "passes"),
+    [
+        ({"best_step": 12, "steps": 24, "stopped_early": True}, 1),  # of 36 updates, 12 for a pass over 180 rows
+        ({"best_step": 0, "steps": 40, "weights": SHALLOW_WEIGHTS}, 1),  # a shallow model whose first state is the best
+        ({"best_step": 1, "steps": 1, "weights": SHALLOW_WEIGHTS}, 1),
+    ],
+)
+def test_the_ledger_counts_the_passes_that_were_made(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str], outcome: dict[str, Any], passes: int
+) -> None:
+    rows = read_rows(tables / "test.csv")
+    for row in rows:
+        row[3:7] = ["", "", "", ""]
+    rows[1][3] = rows[0][1]  # the post of the first row is an example of the second
+    write_rows(tables / "test.csv", rows)
+    models.outcome = outcome
+    result = adapt(capsys, "train=train.csv", "adapt.estimate=off", "adapt.rounds=0")
+    entries = read_ledger(tables / "run" / "rules")
+    assert {entry.trained for entry in entries if entry.origin == "train"} == {passes}
+    assert not any(entry.unused for entry in entries)
+    assert result["own_rows"] == ["4-0"], "its score proves nothing"
+
+
 def test_an_interrupted_run_goes_on_and_trains_nothing_twice(
     tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,8 +214,16 @@ def test_an_interrupted_run_goes_on_and_trains_nothing_twice(
     assert models.trained == [*trained, "round-1"]
     whole = adapt(capsys, *words, "run_dir=whole")
     assert resumed["digest"] == whole["digest"]
-    assert main(["adapt", "input=test.csv", *QUIET, *words, "training.resume=true", "adapt.low=0.1"]) == 6
-    assert "adapt.low: was '0.2', is now '0.1'" in capsys.readouterr().err
+    for setting, change in (
+        ("adapt.low=0.1", "adapt.low: was '0.2', is now '0.1'"),
+        ("tfidf.analyzer=words", "tfidf.analyzer: was 'words_and_pieces', is now 'words'"),
+        ("inference.max_input_tokens=64", "inference.max_input_tokens: was '1024', is now '64'"),
+        ("model.dtype=float32", "model.dtype: was 'auto', is now 'float32'"),
+    ):
+        assert main(["adapt", "input=test.csv", *QUIET, *words, "training.resume=true", setting]) == 6
+        assert change in capsys.readouterr().err
+    faster = adapt(capsys, *words, "training.resume=true", "inference.batch_tokens=4096")
+    assert faster["digest"] == whole["digest"], "how fast it answers decides nothing"
 
 
 def test_a_control_that_collapses_ranks_nothing_and_stops_nothing(
@@ -216,6 +249,17 @@ def test_a_model_of_true_labels_that_collapses_stops_the_run(
     models.collapsing = "estimate/rule-2/adapted"
     assert main(["adapt", "input=test.csv", *QUIET, "train=train.csv", "adapt.rounds=0"]) == 5
     assert "collapsed to one value" in capsys.readouterr().err
+
+
+def test_a_round_that_collapses_is_rolled_back(
+    tables: Path, models: WordCounts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.collapsing = "round-1"
+    result = adapt(capsys, "train=train.csv", "adapt.estimate=off", "adapt.rounds=2")
+    assert (result["stage"], result["rolled_back"]) == ("examples", True)
+    assert "collapsed to one value" in result["stopped"]
+    stage = tables / "run" / "stages" / "examples"
+    assert folder_digest(tables / "run" / "rules") == folder_digest(stage) == result["digest"]
 
 
 @pytest.mark.parametrize("name", ["rule-1/shuffled-2", "rule-3/adapted"])

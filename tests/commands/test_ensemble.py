@@ -123,6 +123,19 @@ def test_a_saved_blend_serves_other_rows_even_one(
         assert 0 < (tables[1]["0"] or 0) < 1
 
 
+@pytest.mark.parametrize("method", ["stack", "rank"])
+def test_a_saved_blend_refuses_scores_of_another_scale(
+    method: str, files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = str(tmp_path / "blend.json")
+    _json(capsys, *files, "--gold", gold, "--method", method, "--save", saved)
+    ranked = _write(tmp_path / "d.csv", "id,score\n" + "".join(f"{i},{i / 10}\n" for i in range(ROWS)))
+    assert main(["ensemble", files[0], ranked, files[2], "--model", saved, "task=rules"]) == 3
+    error = capsys.readouterr().err
+    assert f"{ranked} (row '11'): a fitted blend takes probabilities, and scores go from 0 to 23.9" in error
+    assert "--method rank, without a fitted blend, takes scores of any scale" in error
+
+
 def test_a_saved_blend_refuses_its_files_in_another_order(
     files: list[str], gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

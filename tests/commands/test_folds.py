@@ -360,6 +360,16 @@ def test_near_duplicates_of_training_rows_are_told_and_may_be_left_out(
     assert "have nearly the text of a row that folds were trained on, first 'near'" in shown.err
     assert main([*words, "--leave-out-trained", "--output", str(tmp_path / "others")]) == 0
     assert json.loads(capsys.readouterr().out)["left_out"] == ["near"]
+    moved = tmp_path / "moved"
+    shutil.copytree(folded, moved)
+    state = json.loads((moved / "folds.json").read_text())
+    state["source"] = str(_write(tmp_path / "posts.csv", unseen))  # another file, of the same name
+    (moved / "folds.json").write_text(json.dumps(state))
+    assert main(["folds", str(moved), *words[2:]]) == 0
+    error = capsys.readouterr().err
+    assert "not looked for" in error
+    assert f"{state['source']}: holds other texts than the folds were trained on" in error
+    assert "have nearly the text" not in error
 
 
 def test_folds_of_another_task_or_of_none_are_refused(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
+from lorica.adapters.passport import read_passport
 from lorica.cli import main
 from lorica.commands import build
 from lorica.commands.train_plan import by_subject, plan_jobs
@@ -88,6 +90,29 @@ def test_files_of_subjects(tmp_path: Path) -> None:
         config = compose(["task=qa", f"data.{name}={file}"], environ={}).config
         with pytest.raises(ConfigError, match=f"means {told}"):
             plan_jobs(config, TASK, ReadLog())
+
+
+def test_rows_of_several_files_with_the_same_ids_are_told_apart(tmp_path: Path) -> None:
+    """The rows of a file without ids are called row-1, row-2, ...; answers are told apart by the ids of their rows."""
+    for subject, turned in (("art", 0), ("history", 1)):
+        words = [hashlib.sha256(f"{subject} {number}".encode()).hexdigest() for number in range(40)]
+        labels = [(number + turned) % 2 for number in range(40)]
+        rows = [
+            {"rule": "No ads", "body": f"{('fine', 'bad')[label]} {word}", "rule_violation": label}
+            for word, label in zip(words, labels, strict=True)
+        ]
+        (tmp_path / f"{subject}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = [f"data.{subject}={tmp_path / subject}.jsonl" for subject in ("art", "history")]
+    words = ["task=rules", *files, f"run_dir={tmp_path / 'run'}"]
+    jobs = plan_jobs(compose(words, environ={}).config, load_task("rules"), ReadLog())
+    assert [job.rows[0].id for job in jobs] == ["row-1", "row-1", "art/row-1"]
+    assert len({row.id for row in jobs[-1].rows}) == 80
+    assert main(["train", *words, "model=tfidf", "tfidf.analyzer=words", "training.val_ratio=0.5"]) == 0
+    for name in ("art", "history", "general"):
+        passport = read_passport(tmp_path / "run" / name)
+        assert passport is not None
+        assert passport.metrics.adapter is not None
+        assert passport.metrics.adapter["roc_auc"].value == 1, name
 
 
 def test_adapters_that_one_subject_could_mean_are_named_when_they_are_loaded(tmp_path: Path) -> None:

@@ -72,3 +72,18 @@ def test_nothing_is_decided_where_too_little_was_tried(rows: Path, monkeypatch: 
     assert "give more minutes_per_attempt" in decision.verdict
     assert "minutes_per_attempt=2" in shlex.split(decision.command)
     assert "attempts=2" in shlex.split(decision.command)
+
+
+def test_attempts_go_on_with_more_minutes(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where that lets an attempt find settings that a later one was not told of."""
+    stub = Stub(update=2.0)
+    words = ("attempts=2", "tune.prune=false")
+    first = decided(stub, monkeypatch, *words, "minutes_per_attempt=0.7")
+    begun = [result.trials for result in first.attempts]
+    second = decided(stub, monkeypatch, *words, "minutes_per_attempt=4", "training.resume=true")
+    earlier, later = second.attempts
+    assert first.attempts[0].best != earlier.best, "another one is the best now"
+    assert len(later.trials) > len(begun[1])
+    assert "earlier attempt" not in {trial.origin for trial in later.trials}, "it stays with what it began with"
+    again = decided(stub, monkeypatch, *words, "minutes_per_attempt=4", "training.resume=true")
+    assert [result.trials for result in again.attempts] == [result.trials for result in second.attempts]

@@ -244,6 +244,15 @@ def test_a_column_of_folds_is_complete_and_in_the_order_of_numbers() -> None:
         plan_by_column(rows, dict.fromkeys("012", "1"), text=_text, column="fold")
 
 
+def test_numbers_of_folds_in_two_spellings_are_always_in_one_order() -> None:
+    """Python's sets have another order in each process."""
+    numbers = [f"{zeros}{number}" for number in range(1, 30) for zeros in ("", "0", "00")]
+    rows = [_row(number, 0) for number in range(len(numbers))]
+    values = {row.id: number for row, number in zip(rows, numbers, strict=True)}
+    plan = plan_by_column(rows, values, text=_text, column="fold")
+    assert list(plan.names) == sorted(numbers, key=lambda number: (int(number), number))
+
+
 def test_a_column_of_folds_leaves_every_label_to_train_on() -> None:
     rows = [_row(number, number % 2) for number in range(4)]
     by_label = {"0": "a", "1": "b", "2": "a", "3": "b"}

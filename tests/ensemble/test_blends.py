@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from lorica.ensemble.blends import blend_scores, unit_ranks, vote
+from lorica.ensemble.calibrated import fit_calibrated
 from lorica.ensemble.members import EnsembleMember, Scores, average_ranks, degenerate_reasons, rank_correlations
 from lorica.ensemble.stacking import cross_fitted, fit_logistic
 from lorica.errors import TrainingError
@@ -31,6 +32,7 @@ def test_ranks_are_scipys_with_and_without_groups() -> None:
     assert ranks[[0, 2]].tolist() == [0.5, 0.5]
     assert ranks[[1, 3, 4]].tolist() == pytest.approx([1 / 3, 5 / 6, 1 / 3])
     assert ranks[5] == 0.5
+    assert unit_ranks(np.array([0.1, 0.2]), ["a", "a\0"]).tolist() == [0.5, 0.5], "numpy drops zeros at the end"
 
 
 def test_correlations_are_spearmans() -> None:
@@ -102,6 +104,9 @@ def test_fitting_refuses_what_cannot_be_fitted() -> None:
         cross_fitted(["a"], columns[:1], [1] * 4 + [0] * 116)
     with pytest.raises(TrainingError, match="needs probabilities, and scores go from"):
         fit_logistic(["a"], [columns[0] * 9], labels)
+    blend = fit_calibrated(["a"], columns[:1], [1.0], labels)
+    with pytest.raises(TrainingError, match="needs probabilities, and scores go from"):
+        blend.predict([columns[0] * 9])
     with pytest.raises(TrainingError, match="belong to 2 groups"):
         cross_fitted(["a"], columns[:1], labels, groups=["x", "y"] * 60)
 

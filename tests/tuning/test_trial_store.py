@@ -48,8 +48,9 @@ def test_a_trial_that_was_cut_is_replaced_when_it_goes_on(tmp_path: Path) -> Non
 def test_trials_that_do_not_follow_are_refused(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     lines = [json.dumps({"number": number, "settings": {}, "state": "pruned"}) for number in numbers]
     (tmp_path / TRIALS_NAME).write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=f"trial {numbers[-1]} does not follow"):
+    with pytest.raises(DataError, match=f"trial {numbers[-1]} does not follow") as raised:
         TrialStore(tmp_path)
+    assert f"delete {tmp_path} with all that was trained" in raised.value.fix, "what is left would be believed"
 
 
 def test_the_best_is_the_first_of_equals_by_the_metric_s_direction() -> None:

@@ -86,13 +86,10 @@ class TextLabels:
             (LabelledText(self.digest(example), self.stratum(example), example, ()), source, True)
             for example, source in examples
         ]
-        sources: dict[str, dict[int, list[str]]] = {}
+        sources: dict[str, dict[int, dict[str, None]]] = {}  # digest -> label -> ids, each once
         firsts: dict[str, tuple[LabelledText, bool]] = {}
         for item, source, is_example in items:
-            by_label = sources.setdefault(item.digest, {})
-            source_ids = by_label.setdefault(item.label, [])
-            if source not in source_ids:
-                source_ids.append(source)
+            sources.setdefault(item.digest, {}).setdefault(item.label, {})[source] = None
             firsts.setdefault(item.digest, (item, is_example))
         contradictory = frozenset(digest for digest, by_label in sources.items() if len(by_label) > 1)
         distinct = tuple(

@@ -14,6 +14,7 @@ from lorica.commands.rows import open_rows, reading_log, tell
 from lorica.commands.run_log import goes_on
 from lorica.commands.trainers import check_trainable
 from lorica.config.compose import Resolved
+from lorica.config.decisive import answering_settings
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.write import check_output
@@ -23,7 +24,8 @@ from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.version import __version__
 
-_DECISIVE = ("task", "lora", "training", "adapt")  # sections whose values decide what is trained
+# Sections whose values decide what is trained.
+_DECISIVE = ("task", "lora", "training", "adapt", "tfidf", "centroids", "retrieval")
 _COSMETIC = frozenset(
     {
         "training.resume",
@@ -131,7 +133,7 @@ def _check_settings(config: Config) -> None:
 
 def _manifest(config: Config, files: dict[str, Path]) -> dict[str, str]:
     entries = {"lorica": __version__, "engine": config.engine.name, "base": build.base_folder(config).digest}
-    entries |= {role: file_digest(path) for role, path in files.items()}
+    entries |= answering_settings(config) | {role: file_digest(path) for role, path in files.items()}
     for section in _DECISIVE:
         entries |= {f"{section}.{key}": str(value) for key, value in asdict(getattr(config, section)).items()}
     if entries["adapt.estimate"] == "require":

@@ -22,7 +22,7 @@ from lorica.commands.adapt_stages import StageRunner, TrainedStage
 from lorica.commands.arguments import inform
 from lorica.config.adapt_section import AdaptConfig
 from lorica.ensemble.members import Scores
-from lorica.errors import NotFiniteError
+from lorica.errors import CollapsedError, NotFiniteError
 from lorica.names import count_of
 from lorica.records import Row
 
@@ -112,8 +112,8 @@ class Rounds:
         items = self._items(picked)
         try:
             stage = self.runner.train(name, [*self.own_rows, *training_rows((item, 1) for item in items)])
-        except NotFiniteError as error:
-            return replace(report, reason=f"its training diverged: {error.message}"), before
+        except (NotFiniteError, CollapsedError) as error:
+            return replace(report, reason=f"its training failed: {error.message}"), before
         if stage.result.outcome == "diverged":
             return replace(report, reason=f"its training diverged: {stage.result.advice}"), before
         after = self._score(stage)

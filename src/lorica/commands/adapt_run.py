@@ -298,13 +298,14 @@ class AdaptRun:
 
 def _unused(harvest: Harvest, canary_items: Sequence[LabelledText], plan: AdaptPlan) -> list[LedgerEntry]:
     """Entries of texts that nothing is trained on: with both labels, and canary rows."""
+    example_digests = {item.digest for item in harvest.examples}
     entries = [
         LedgerEntry(
             digest=item.digest,
             stratum=item.stratum,
             text=plan.texts.text(item.row),
             label=item.label,
-            origin="example" if item in harvest.examples else "train",
+            origin="example" if item.digest in example_digests else "train",
             sources=item.sources,
             unused=CANARY,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from lorica.adaptation.passes import passes_made
 from lorica.adapters.registry import CHECKPOINTS
 from lorica.admission.provenance import rows_facts
 from lorica.commands import build
@@ -114,7 +114,7 @@ class StageRunner:
     def _stage(self, job: TrainJob, result: TrainResult) -> TrainedStage:
         settings = self._config.training
         trained = train_val_split(job, self._task, val_ratio=settings.val_ratio, seed=settings.seed).train
-        passes = math.ceil(settings.epochs * result.best_step / max(1, result.steps))
+        passes = passes_made(self._config, result, len(trained))
         return TrainedStage(job.name, job.folder, result, frozenset(row.id for row in trained), passes)
 
     def score(self, stage: TrainedStage, rows: Sequence[Row], name: str, *, trained: str = "") -> dict[str, float]:

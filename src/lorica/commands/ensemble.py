@@ -332,7 +332,7 @@ def _apply_model(model_file: Path, members: Sequence[EnsembleMember]) -> list[An
         fix = "give them in its order"
         raise DataError(problem, path=model_file, fix=fix)
     row_ids = check_alignment(members)
-    return to_answers(row_ids, model.predict([member.scores(row_ids) for member in members]))
+    return to_answers(row_ids, model.predict([member.probabilities(row_ids) for member in members]))
 
 
 def _reordered(names: Sequence[Path | str], fitted_names: Sequence[Path | str]) -> bool:

@@ -32,23 +32,26 @@ _COLUMNS = ("id", "fold", "together_with", "text_digest")
 
 class FoldsState(msgspec.Struct, frozen=True):
     """What another command needs of `folds.json`. manifest: what a resumed run must share. adapters: name -> digest,
-    and out_of_fold: the digest of the scores that they gave; empty until there are any. calibrated: the method by which
-    these were calibrated, and calibrations: name -> digest, those of the adapters; "off" and empty where they were not.
-    best: the name of the fold whose held-out rows were answered best, "" until all is done. pooling: what pooling their
-    scores costs, in a sentence."""
+    and out_of_fold: the digest of the scores that they gave; empty until there are any. answering: the settings that
+    decided these; {} where an earlier version gave them. calibrated: the method by which they were calibrated, and
+    calibrations: name -> digest, those of the adapters; "off" and empty where they were not. best: the name of the fold
+    whose held-out rows were answered best, "" until all is done. pooling: what pooling their scores costs, in a
+    sentence."""
 
     manifest: dict[str, str]
     source: str = ""
     adapters: dict[str, str] = {}
     out_of_fold: str = ""
+    answering: dict[str, str] = {}
     calibrated: str = "off"
     calibrations: dict[str, str] = {}
     best: str = ""
     pooling: str = ""
 
-    def scored(self, digests: Mapping[str, str], output: Path) -> bool:
-        """Whether `output` holds the scores of these adapters (name -> digest)."""
-        return self.adapters == digests and output.is_file() and file_digest(output) == self.out_of_fold
+    def scored(self, digests: Mapping[str, str], answering: Mapping[str, str], output: Path) -> bool:
+        """Whether `output` holds the scores of these adapters (name -> digest) by these settings."""
+        is_same = self.adapters == digests and self.answering in ({}, answering)
+        return is_same and output.is_file() and file_digest(output) == self.out_of_fold
 
     def read_calibrations(self, root: Path) -> dict[str, SavedCalibration] | None:
         """Those by which the scores were calibrated, {} where they were not; None where they are not there any more."""

@@ -150,8 +150,9 @@ def compare_folds(
     state = read_state(run_dir)
     folders = _fold_folders(run_dir, state, config.task.name)
     gold = read_gold(config, test, [])
-    near_twins = _near_twins(config, gold, Path(state.source))
-    gold, trained_on = _without_trained(gold, run_dir, near_twins, leave_out=leave_out_trained)
+    trained = trained_texts(run_dir)
+    near_twins = _near_twins(config, gold, Path(state.source), trained)
+    gold, trained_on = _without_trained(gold, trained, near_twins, leave_out=leave_out_trained)
     average, no_average = _average(run_dir, list(folders.values()), rank)
     answered_by = dict(folders) if average is None else {**folders, AVERAGE: average.output}
     folder = output or run_dir / f"on-{test.stem}"
@@ -209,13 +210,15 @@ def _fold_folders(run_dir: Path, state: FoldsState, task_name: str) -> dict[str,
     return folders
 
 
-def _near_twins(config: Config, gold: GoldFile, source: Path) -> dict[str, str]:
+def _near_twins(config: Config, gold: GoldFile, source: Path, trained: Mapping[str, str]) -> dict[str, str]:
     """Id -> id of a row of `source`, the training file, that has the same text or nearly so; {} where that file cannot
-    be read any more."""
+    be read any more, or holds other texts than `trained` (their digests)."""
     try:
         trained_rows = list(open_rows(config, gold.task, source))
+        if {text_digest(gold.task.text(row)) for row in trained_rows} - {""} != set(trained):
+            raise DataError("holds other texts than the folds were trained on", path=source)
     except DataError as error:
-        inform(f"near-duplicates of training rows were not looked for: {error.message} ({source})")
+        inform(f"near-duplicates of training rows were not looked for: {error.message}")
         return {}
     texts = [gold.task.text(row) for row in (*trained_rows, *gold.rows)]
     union_find = UnionFind(len(texts))
@@ -226,11 +229,10 @@ def _near_twins(config: Config, gold: GoldFile, source: Path) -> dict[str, str]:
 
 
 def _without_trained(
-    gold: GoldFile, run_dir: Path, near_twins: Mapping[str, str], *, leave_out: bool
+    gold: GoldFile, trained: Mapping[str, str], near_twins: Mapping[str, str], *, leave_out: bool
 ) -> tuple[GoldFile, tuple[str, ...]]:
-    """The rows that no fold was trained on, and the ids of the others. near_twins: of near-duplicates of training rows,
-    which are told, and are left out as well where `leave_out`."""
-    trained = trained_texts(run_dir)
+    """The rows that no fold was trained on, and the ids of the others. trained: digest of a text -> id of its row.
+    near_twins: of near-duplicates of training rows, which are told, and are left out as well where `leave_out`."""
     twins = {row.id: trained[digest] for row in gold.rows if (digest := text_digest(gold.task.text(row))) in trained}
     if twins and not leave_out:
         first, twin = next(iter(twins.items()))

@@ -25,14 +25,15 @@ from lorica.commands.train_jobs import SKIPPED_SUFFIX, TrainingRun, listener, lo
 from lorica.commands.train_log import RecordedTraining
 from lorica.commands.train_plan import read_training_rows, training_root
 from lorica.config.compose import Resolved
+from lorica.config.decisive import answering_settings
 from lorica.config.schema import Config
 from lorica.data.answers import PASSAGE_COLUMNS
 from lorica.data.digest import file_digest
 from lorica.data.fold_audit import FoldAudit, audit_folds
-from lorica.data.fold_plan import FoldPlan, plan_by_column, plan_folds
+from lorica.data.fold_plan import FoldPlan, TextOf, plan_by_column, plan_folds
 from lorica.data.group_columns import EMPTY
 from lorica.data.read_log import ReadLog
-from lorica.data.split import require_components
+from lorica.data.split import components_of, require_components
 from lorica.data.write import read_answers, write_answers
 from lorica.errors import ConfigError, DataError
 from lorica.metrics.bootstrap import Estimate
@@ -108,7 +109,7 @@ def divide_rows(config: Config, task: Task, read_log: ReadLog) -> DividedRows:
             join_texts=folds.near_duplicates,
         )
     if config.training.val_ratio:
-        _require_validation(rows, plan, config.input)
+        _require_validation(rows, plan, text, config)
     row_examples = task.row_examples
     shows_examples = row_examples is not None and task.settings.style in row_examples.styles
 
@@ -119,18 +120,21 @@ def divide_rows(config: Config, task: Task, read_log: ReadLog) -> DividedRows:
     return DividedRows(rows, plan, audit, config.input)
 
 
-def _require_validation(rows: Sequence[Row], plan: FoldPlan, source: str) -> None:
-    """Each fold's training rows are divided once more, to choose the best checkpoint by."""
+def _require_validation(rows: Sequence[Row], plan: FoldPlan, text: TextOf, config: Config) -> None:
+    """Each fold's training rows are divided once more, to choose the best checkpoint by, and near-duplicates stay
+    together then, whatever `folds.near_duplicates` says."""
+    joined = config.folds.near_duplicates or config.folds.column
     for fold in range(1, plan.count + 1):
-        training = [index for index, row_fold in enumerate(plan.folds) if row_fold != fold]
+        indices = [index for index, row_fold in enumerate(plan.folds) if row_fold != fold]
+        training = [rows[index] for index in indices]
         if len(training) < FEWEST_TO_SPLIT:
             continue
         require_components(
-            [rows[index] for index in training],
-            len({plan.components[index] for index in training}),
+            training,
+            len({plan.components[index] for index in indices} if joined else components_of(training, text)),
             2,
             f"a training and a validation part beside {fold_name(fold, plan.names)}",
-            source=source,
+            source=config.input,
             otherwise="training.val_ratio=0 trains on all rows of the other folds",
         )
 
@@ -173,6 +177,7 @@ def train_fold_files(resolved: Resolved, *, words: Sequence[str], resume_command
         output = root / OUT_OF_FOLD_NAME
         adapters = build.open_adapters({job.name: job.folder for job in jobs})
         facts["adapters"] = {name: adapter.digest for name, adapter in adapters.items()}
+        facts["answering"] = answering_settings(config)
         answers, calibrations = _out_of_fold(config, divided, jobs, adapters, state, calibrator, facts, run_log)
         judged = judge_answers(task, divided.rows, answers, divided.source, str(output))
         table = measure_folds(task, judged, divided.plan.folds)
@@ -205,7 +210,7 @@ def _out_of_fold(
     root = run_log.path
     output, method = root / OUT_OF_FOLD_NAME, config.folds.calibrate
     answers: dict[str, Answer] = {}
-    if state is not None and state.scored(facts["adapters"], output):
+    if state is not None and state.scored(facts["adapters"], facts["answering"], output):
         present = state.read_calibrations(root)
         answers = {answer.id: answer for answer in read_answers(output)}
         if state.calibrated == method and present is not None:

@@ -18,7 +18,7 @@ from lorica.data.group_columns import EMPTY, GroupColumns
 from lorica.data.read_log import ReadLog
 from lorica.errors import ConfigError, DataError
 from lorica.names import subject_key, visible
-from lorica.pipeline.train import TrainJob
+from lorica.pipeline.train import TrainJob, all_rows
 from lorica.records import Row
 from lorica.routing import GENERAL
 from lorica.tasks import TASKS
@@ -52,8 +52,7 @@ def plan_jobs(config: Config, task: Task, read_log: ReadLog) -> list[TrainJob]:
         if config.training.per_subject:
             return by_subject(training_rows, config.input, root)
         return [TrainJob(task.name, training_rows, config.input, root / task.name)]
-    jobs = []
-    all_rows: list[Row] = []
+    jobs: list[TrainJob] = []
     for subject, data_file in sorted(config.data.items()):
         adapter_folder = (
             _unused_folder(root, GENERAL) if subject == GENERAL else _adapter_folder(root, subject, f"data.{subject}")
@@ -61,9 +60,8 @@ def plan_jobs(config: Config, task: Task, read_log: ReadLog) -> list[TrainJob]:
         file_rows, _ = read_training_rows(config, task, data_file, read_log)
         training_rows = [_of_subject(row, subject, data_file) for row in file_rows]
         jobs.append(TrainJob(subject, training_rows, data_file, adapter_folder))
-        all_rows += training_rows
     if len(jobs) > 1 and GENERAL not in config.data:
-        jobs.append(TrainJob(GENERAL, all_rows, ", ".join(config.data.values()), _unused_folder(root, GENERAL)))
+        jobs.append(TrainJob(GENERAL, all_rows(jobs), ", ".join(config.data.values()), _unused_folder(root, GENERAL)))
     return jobs
 
 

@@ -37,6 +37,7 @@ from lorica.shallow.shallow_model import ShallowModel
 from lorica.shallow.shallow_tfidf import load_tfidf
 from lorica.tasks.base import Task
 from lorica.training import publish
+from lorica.training.checkpoints import leaving_no_run
 from lorica.training.outcome import Losses, judge_outcome
 from lorica.training.trainable import MemberFiles
 from lorica.training.types import Listener, TrainResult
@@ -81,7 +82,8 @@ class ShallowTrainer(TrainerParts):
         try:
             with publish.naming_disk_errors(folder_lock):
                 publish.record_start(folder, manifest, record_facts)
-                fitted = self._fit(rows, held_out, job.name, folder / CHECKPOINTS, listener)
+                with leaving_no_run(folder):
+                    fitted = self._fit(rows, held_out, job.name, folder / CHECKPOINTS, listener)
                 result = _result(fitted, rows, held_out, folder, time.perf_counter() - started)
                 staged = publish.stage_files(folder, self._files(fitted))
                 publish.verify_staged(staged, partial(self._verify, fitted, held_out or rows))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from lorica.commands import build
 from lorica.commands.arguments import Overrides, override_words, resolve, with_settings
@@ -24,12 +27,15 @@ from lorica.metrics.base import Metric
 from lorica.metrics.metric_table import find_metric
 from lorica.names import shell_line, visible_values
 from lorica.records import Row
+from lorica.runs.run_record import read_record
 from lorica.tasks.base import Task
 from lorica.tuning.dimensions import Dimension, Settings, deciding, overrides_of
 from lorica.version import __version__
 
 ATTEMPT = "attempt-{}"
 """The folder of an attempt, by its number."""
+
+_EARLIER = "earlier"  # in the manifest of an attempt: the settings that it was to try first
 
 # Keys of the study itself, which no training takes.
 _STUDY_KEYS = ("minutes", "run_dir", "output", "training.resume", *SHORT_KEYS)
@@ -121,13 +127,16 @@ def plan_study(resolved: Resolved, overrides: Overrides) -> StudyPlan:
 
 def next_attempt(plan: StudyPlan, number: int, earlier: Sequence[Settings]) -> StudyPlan:
     """The study of an attempt, from 1: the same rows to compare on, the others divided by another seed. earlier: the
-    best settings of the attempts before."""
-    seed = plan.seed + number - 1
+    best settings of the attempts before; an attempt that was begun stays with those that it began with, also where
+    more minutes let one before it find others."""
+    seed, folder = plan.seed + number - 1, plan.folder / ATTEMPT.format(number)
+    with suppress(DataError, KeyError, msgspec.MsgspecError):
+        earlier = msgspec.json.decode(read_record(folder).manifest[_EARLIER], type=list[Settings])
     rows = replace(plan.rows, validation=_validation(plan.config, plan.task, plan.rows.search, plan.rows.source, seed))
-    manifest = plan.manifest | {f"earlier.{index}": show(settings) for index, settings in enumerate(earlier)}
+    manifest = plan.manifest | {_EARLIER: msgspec.json.encode(earlier).decode()}
     return replace(
         plan,
-        folder=plan.folder / ATTEMPT.format(number),
+        folder=folder,
         rows=rows,
         minutes=plan.config.tune.minutes_per_attempt,
         seed=seed,

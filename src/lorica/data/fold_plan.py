@@ -151,7 +151,7 @@ def _require_labels_beside(
 
 
 def _numbers_first(name: str) -> tuple[bool, int, str]:
-    return (False, int(name), "") if name.isdecimal() else (True, 0, name)
+    return (False, int(name), name) if name.isdecimal() else (True, 0, name)
 
 
 def _link(

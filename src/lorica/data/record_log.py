@@ -16,10 +16,12 @@ _Record = TypeVar("_Record", bound=msgspec.Struct)
 class RecordLog(Generic[_Record]):
     """The records of one file, in their order."""
 
-    def __init__(self, path: Path, record_type: type[_Record], *, noun: str) -> None:
+    def __init__(self, path: Path, record_type: type[_Record], *, noun: str, start_anew: str = "") -> None:
         """Reads those that are there, and takes away a last line that a kill cut short. noun: what a record is, for
-        messages. Raises DataError for a line that is none."""
+        messages. start_anew: what helps where the records cannot be used, if that is more than to delete them. Raises
+        DataError for a line that is none."""
         self.path = path
+        self.start_anew = start_anew or f"start anew: delete {path}"
         self.records: list[_Record] = []
         content = path.read_bytes() if path.exists() else b""
         whole_lines = content[: content.rfind(b"\n") + 1]
@@ -30,11 +32,6 @@ class RecordLog(Generic[_Record]):
                 self.records.append(msgspec.json.decode(line, type=record_type))
             except msgspec.MsgspecError as error:
                 raise DataError(f"is no {noun}: {error}", path=path, line=number, fix=self.start_anew) from error
-
-    @property
-    def start_anew(self) -> str:
-        """What helps where the records cannot be used."""
-        return f"start anew: delete {self.path}"
 
     def append(self, record: _Record) -> None:
         """Append, synced. Raises DataError when the disk refuses."""

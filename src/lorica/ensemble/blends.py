@@ -28,10 +28,11 @@ def unit_ranks(scores: Scores, groups: Sequence[str] | None = None) -> Scores:
     if groups is None:
         return (average_ranks(scores) - 0.5) / len(scores)
     ranks = np.empty(len(scores))
-    group_names = np.asarray(groups)
-    for group_name in dict.fromkeys(groups):
-        members = group_names == group_name
-        ranks[members] = (average_ranks(scores[members]) - 0.5) / members.sum()
+    rows_of: dict[str, list[int]] = {}
+    for row_index, group_name in enumerate(groups):
+        rows_of.setdefault(group_name, []).append(row_index)
+    for row_indices in rows_of.values():
+        ranks[row_indices] = (average_ranks(scores[row_indices]) - 0.5) / len(row_indices)
     return ranks
 
 

@@ -27,8 +27,12 @@ class CalibratedBlend(msgspec.Struct, frozen=True):
     weights: tuple[float, ...]
 
     def predict(self, member_scores: Sequence[Scores]) -> Scores:
-        """Probabilities [n] of columns of scores [n], one for each member, in order."""
-        columns = [platt.predict(scores) for platt, scores in zip(self.calibrations, member_scores, strict=True)]
+        """Probabilities [n] of columns of scores [n], one for each member, in order. Raises TrainingError for scores
+        that are no probabilities."""
+        columns = [
+            platt.predict(check_probabilities(scores))
+            for platt, scores in zip(self.calibrations, member_scores, strict=True)
+        ]
         return np.asarray(np.asarray(self.weights) @ np.stack(columns))
 
 

@@ -37,6 +37,20 @@ class EnsembleMember(msgspec.Struct, frozen=True):
             )
         return np.array([self.answers[row_id].score for row_id in row_ids], dtype=np.float64)
 
+    def probabilities(self, row_ids: Sequence[str]) -> Scores:
+        """The scores [n] of these rows for a fitted blend. Raises DataError naming a row whose score is none that it
+        takes."""
+        scores = self.scores(row_ids)
+        outside = np.flatnonzero((scores < 0) | (scores > 1))
+        if len(outside):
+            raise DataError(
+                f"a fitted blend takes probabilities, and scores go from {scores.min():g} to {scores.max():g}",
+                path=self.name,
+                row_id=row_ids[int(outside[0])],
+                fix="--method rank, without a fitted blend, takes scores of any scale",
+            )
+        return scores
+
     def require(self, row_ids: Collection[str], source: str, *, fix: str) -> None:
         """Raise DataError, naming the first, where rows of `source` have no answer here."""
         missing = [row_id for row_id in row_ids if row_id not in self.answers]

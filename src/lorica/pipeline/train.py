@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from lorica.adapters.config import AdapterConfig
 from lorica.config.schema import TrainingConfig
 from lorica.data.digest import ids_digest
@@ -40,6 +42,15 @@ class TrainJob:
     source: str
     folder: Path
     held_out: Sequence[Row] = ()
+
+
+def all_rows(jobs: Sequence[TrainJob]) -> list[Row]:
+    """The rows of several files. Where two of these use one id, each begins with the name of its job: answers are told
+    apart by the ids of their rows."""
+    rows = [row for job in jobs for row in job.rows]
+    if len({row.id for row in rows}) == len(rows):
+        return rows
+    return [msgspec.structs.replace(row, id=f"{job.name}/{row.id}") for job in jobs for row in job.rows]
 
 
 @dataclass(frozen=True)

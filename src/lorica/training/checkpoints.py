@@ -9,9 +9,10 @@ log.jsonl, training.json  the log; what was trained from what, and the result
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ import msgspec
 from torch import Tensor
 
 from lorica.adapters.passport_facts import file_sha256
-from lorica.errors import LoricaError, ResumeError
+from lorica.errors import LoricaError, MissingExtraError, ResumeError, TrainingError
 from lorica.training.log import LOG
 from lorica.training.state import State, to_json
 from lorica.training.step import Learner
@@ -207,6 +208,16 @@ def discard_run(folder: Path) -> None:
     """Remove what a run wrote before its first update: another one may begin there."""
     for file_name in (RECORD, LOG):
         (folder / file_name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def leaving_no_run(folder: Path) -> Iterator[None]:
+    """A block before the first update; where rows or packages allow no training, a corrected call may begin there."""
+    try:
+        yield
+    except (TrainingError, MissingExtraError):
+        discard_run(folder)
+        raise
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -50,7 +50,8 @@ class TrialStore:
 
     def __init__(self, folder: Path) -> None:
         """Reads those of an earlier session. Raises DataError for lines that are none."""
-        self._log = RecordLog(folder / TRIALS_NAME, Trial, noun="trial")
+        start_anew = f"start anew: name another run_dir, or delete {folder} with all that was trained for them"
+        self._log = RecordLog(folder / TRIALS_NAME, Trial, noun="trial", start_anew=start_anew)
         self.of_number: dict[int, Trial] = {}
         for line, trial in enumerate(self._log.records, 1):
             former = self.of_number.get(trial.number)
