@@ -53,7 +53,21 @@ def _random_tree(draw: Any, longest: int) -> tuple[list[TreeSpan], list[int], li
 def test_each_row_gets_what_it_gets_alone(
     data: Any, heads: tuple[int, int], window: int | None, width: int, longest: int, target: str
 ) -> None:
-    spans, positions, rows = _random_tree(data.draw, 20 if target == emulated_processor.TARGET else longest)
+    tree = _random_tree(data.draw, 20 if target == emulated_processor.TARGET else longest)
+    _compare(tree, heads, window, width)
+
+
+@pytest.mark.parametrize("query_heads", [48, 49, 64])
+def test_many_query_heads_share_a_key_head(query_heads: int, target: str) -> None:
+    # More of them than the compiled kernel has room for.
+    spans = [TreeSpan(0, 7, 12, root=True), TreeSpan(7, 12, 12, root=False)]
+    _compare((spans, list(range(12)), [list(range(12))]), (query_heads, 1), None, 64)
+
+
+def _compare(
+    tree: tuple[list[TreeSpan], list[int], list[list[int]]], heads: tuple[int, int], window: int | None, width: int
+) -> None:
+    spans, positions, rows = tree
     shape = replace(TINY, heads=heads[0], kv_heads=heads[1], windows=(None, window))
     generator = torch.Generator().manual_seed(len(positions))
     inputs = [

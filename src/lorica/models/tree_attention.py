@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lorica.models.compiled import training_bindings
 from lorica.models.compiled.bindings import is_available
-from lorica.models.compiled.training_bindings import ATTENTION_WIDTH, AttentionUnits
+from lorica.models.compiled.training_bindings import AttentionUnits
 
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -62,7 +62,8 @@ class TreeAttention:
         """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
         window = self._windows[layer]
         dtype = torch.promote_types(query.dtype, torch.float32)
-        compiled = dtype == torch.float32 and query.shape[2] % ATTENTION_WIDTH == 0 and is_available()
+        takes_heads = training_bindings.takes_heads(query.shape[1], key.shape[1], query.shape[2])
+        compiled = dtype == torch.float32 and takes_heads and is_available()
         with torch.autocast("cpu", enabled=False):
             inputs = (query.to(dtype), key.to(dtype), value.to(dtype))
             if compiled:

@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum {
-    BLOCK_ROWS = 48,      /* query rows that are worked through together */
+    BLOCK_ROWS = 48,      /* query rows that are worked through together: those of a token, at least */
     STRIP = 6,            /* rows whose sums fill the registers, beside WIDE vectors */
     WIDE = REGISTERS / 8,
 };
@@ -216,7 +216,7 @@ static void backward_block(const Attention *job, Scratch *scratch, int64_t rows,
 static void compute_unit(const Attention *job, const Unit *unit, int64_t kv_head, Scratch *scratch) {
     const int64_t width = job->width, group = job->heads / job->kv_heads;
     const int64_t count = gather(job, unit, kv_head, scratch), line = scratch->line;
-    const int64_t tokens = group >= BLOCK_ROWS ? 1 : BLOCK_ROWS / group; /* of a block */
+    const int64_t tokens = BLOCK_ROWS / group; /* of a block */
     float *keys = NULL, *values = NULL;
     if (job->gradient) {
         keys = job->partials + (kv_head * job->partial_keys + unit->partial) * width;

@@ -121,8 +121,8 @@ def _rotate(
     )  # fmt: skip
 
 
-ATTENTION_WIDTH = 16
-"""Heads of a multiple of this width are what `tree_attention` computes on every target."""
+_ATTENTION_WIDTH = 16  # heads of a multiple of it are computed on every target
+_ATTENTION_GROUP = 48  # query heads of a key head, at most: BLOCK_ROWS of training_attention.c
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,11 @@ class AttentionUnits:
     segments: Tensor
     keys: int
     longest: int
+
+
+def takes_heads(heads: int, kv_heads: int, width: int) -> bool:
+    """Whether `tree_attention` computes heads of this width, so many query heads to each key head."""
+    return width % _ATTENTION_WIDTH == 0 and heads <= _ATTENTION_GROUP * kv_heads
 
 
 def tree_attention(
