@@ -119,6 +119,24 @@ def test_heads_of_classifiers_are_averaged_and_keep_their_names(tmp_path: Path) 
         average_folders([adapters[0], tmp_path / "plain-1"], tmp_path / "none")
 
 
+@pytest.mark.parametrize("others", [[0], [1], None])
+def test_the_mean_targets_the_modules_it_has_and_no_others(tmp_path: Path, others: list[int] | None) -> None:
+    every_layer = tuple(f"model.layers.{layer}.self_attn.{name}" for layer in range(3) for name in ("q_proj", "v_proj"))
+    adapters = []
+    for seed, layers in enumerate(([0], others)):
+        modules = tuple(name for name in every_layer if layers is None or int(name.split(".")[2]) in layers)
+        plain = _adapter(tmp_path / f"plain-{seed}", seed, modules=modules)
+        config = msgspec.structs.replace(plain.config, layers_to_transform=layers, target_modules=["v_proj", "q_proj"])
+        (plain.path / "adapter_config.json").write_bytes(config.to_json())
+        adapters.append(open_adapter(plain.path))
+    mean = _average(adapters, [0.5, 0.5], tmp_path / "mean")
+    targeted = {name for name in every_layer if mean.config.targets(name)}
+    assert targeted == set(mean.modules()) == set(adapters[0].modules()) | set(adapters[1].modules())
+    if others == [0]:  # alike, and kept
+        assert mean.config.target_modules == ["q_proj", "v_proj"]
+        assert mean.config.layers_to_transform == [0]
+
+
 def test_adapters_of_another_base_or_shape_are_refused_by_name(tmp_path: Path) -> None:
     first = _adapter(tmp_path / "a", 1)
     with pytest.raises(AdapterError, match=r"b: is of the base 'other', and .*a of 'base'"):

@@ -7,18 +7,21 @@ values it is the nearest such update (Eckart and Young 1936).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from lorica.adapters.arrays import Floats, TensorReader
 from lorica.adapters.config import AdapterConfig
+from lorica.adapters.fingerprint import leaves_no_layer_out
 from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.tensor_names import module_of, tensor_name
 from lorica.errors import AdapterError
 
 _SAVED = "saved"  # a whole parameter, as `module_of` names it
+_TARGETING = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
 
@@ -57,7 +60,7 @@ def average_adapters(adapters: Sequence[AdapterFolder], weights: Sequence[float]
         ranks[module] = len(cut_a)
         tensors[tensor_name(module, "lora_A")] = _encode(cut_a)
         tensors[tensor_name(module, "lora_B")] = _encode(cut_b)
-    config = _config(adapters[0].config, ranks)
+    config = _config([adapter.config for adapter in adapters], ranks)
     return AdapterAverage(config, tensors, max(ranks.values()), float(np.sqrt(lost / total)) if total else 0.0)
 
 
@@ -149,22 +152,34 @@ def _cut(a: Floats, b: Floats, rank: int) -> tuple[Floats, Floats, float, float]
     return cut_a.astype(np.float32), cut_b.astype(np.float32), float(squares[rank:].sum()), float(squares.sum())
 
 
-def _config(config: AdapterConfig, ranks: dict[str, int]) -> AdapterConfig:
+def _config(configs: Sequence[AdapterConfig], ranks: dict[str, int]) -> AdapterConfig:
     """Scaling 1 in every module: alpha is the rank, also where a module has another one."""
     rank = max(ranks.values())
     other_ranks = {f"^{module}": module_rank for module, module_rank in ranks.items() if module_rank != rank}
     return msgspec.structs.replace(
-        config,
+        configs[0],
         r=rank,
         lora_alpha=rank,
         use_rslora=False,
         rank_pattern=other_ranks,
         alpha_pattern={key: float(module_rank) for key, module_rank in other_ranks.items()},
-        target_modules=sorted({module.rsplit(".", 1)[-1] for module in ranks}),
-        layers_to_transform=None,
-        layers_pattern=None,
-        exclude_modules=None,
+        **_targeting(configs, ranks),
     )
+
+
+def _targeting(configs: Sequence[AdapterConfig], modules: Collection[str]) -> dict[str, Any]:
+    """The options by which PEFT finds the modules, and no others: those of the adapters where they are alike."""
+    first, *others = [{name: _in_order(getattr(config, name)) for name in _TARGETING} for config in configs]
+    if all(options == first for options in others):
+        return first
+    targets = sorted(modules)
+    if all(leaves_no_layer_out(config) for config in configs):
+        targets = sorted({name for config in configs for name in config.target_modules or ()})
+    return {**dict.fromkeys(_TARGETING), "target_modules": targets}
+
+
+def _in_order(option_value: Any) -> Any:
+    return sorted(option_value) if isinstance(option_value, list) else option_value
 
 
 def _encode(factor: Floats) -> tuple[str, tuple[int, ...], bytes]:
