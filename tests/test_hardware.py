@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from lorica.hardware import Accelerator, Hardware, this_machine, usable_sets
+from lorica.hardware import Accelerator, Hardware, this_machine, usable_cores, usable_sets
 
 SAPPHIRE_RAPIDS = dict.fromkeys(
     ("avx2", "fma3", "f16c", "avx_vnni", "avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni",
@@ -63,3 +64,13 @@ def test_this_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.memory_bytes == 0 or machine.memory_bytes > 1 << 28
     assert machine.limits["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert machine.architecture != "x86_64" or not machine.multiplies("bfloat16")
+
+
+@pytest.mark.parametrize("name", ["core_cpus_list", "thread_siblings_list"])
+def test_threads_of_one_core_count_once(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 5}, raising=False)
+    assert usable_cores(tmp_path) == 4  # of a system that does not tell
+    for number, siblings in {0: "0,4", 1: "1,5", 2: "2,6", 5: "1,5"}.items():
+        (tmp_path / f"cpu{number}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{number}" / "topology" / name).write_text(f"{siblings}\n")
+    assert usable_cores(tmp_path) == 3

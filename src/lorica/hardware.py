@@ -11,6 +11,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 from lorica.memory_limit import memory_limit
 
@@ -55,6 +56,8 @@ _MULTIPLIED_BY = {
     "float16": ("avx512_fp16", "amx_fp16", "neon_fp16"),
     "int8": ("avx_vnni", "avx512_vnni", "amx_int8", "neon_dot", "i8mm"),
 }
+
+_PROCESSORS = Path("/sys/devices/system/cpu")
 
 # The first NVIDIA GPUs whose tensor cores multiply bfloat16 (Ampere).
 _BFLOAT16_CAPABILITY = (8, 0)
@@ -103,7 +106,7 @@ def this_machine() -> Hardware:
         processor=str(capabilities.get("cpu_name") or platform.processor() or "unknown").strip(),
         architecture=str(capabilities.get("architecture") or platform.machine()),
         instruction_sets=usable_sets(capabilities, limits),
-        cores=_usable_cores(),
+        cores=usable_cores(),
         memory_bytes=_memory_bytes(),
         limits=limits,
         accelerator=_accelerator(),
@@ -121,11 +124,24 @@ def usable_sets(capabilities: Mapping[str, object], limits: Mapping[str, str]) -
     )
 
 
-def _usable_cores() -> int:
+def usable_cores(processors: Path = _PROCESSORS) -> int:
+    """Cores that this process may run on. Hardware threads of one core count once, as in torch's own number of threads:
+    products are no faster with both."""
     try:
-        return len(os.sched_getaffinity(0))
+        numbers = os.sched_getaffinity(0)
     except AttributeError:  # not on macOS and Windows
         return os.cpu_count() or 1
+    return len({_core(processors / f"cpu{number}" / "topology") for number in numbers})
+
+
+def _core(topology: Path) -> str:
+    """What a hardware thread's core is called: the threads it has, else the thread alone."""
+    for name in ("core_cpus_list", "thread_siblings_list"):  # the older name last
+        try:
+            return (topology / name).read_text("ascii").strip()
+        except (OSError, ValueError):
+            continue
+    return str(topology)
 
 
 def _memory_bytes() -> int:

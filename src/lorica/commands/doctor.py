@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -121,7 +122,8 @@ def _problems(machine: Hardware, rates: Rates, kernels: dict[str, Any], threads:
     for name, value in machine.limits.items():
         problems.append(Remedy(f"{name}={value} keeps a library from instructions of this processor", f"unset {name}"))
     if threads < machine.cores:
-        fix = f"engine.threads={machine.cores}, or unset OMP_NUM_THREADS"
+        limits = [name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)]
+        fix = f"engine.threads={machine.cores}" + (f", or unset {' and '.join(limits)}" if limits else "")
         problems.append(Remedy(f"torch uses {threads} of {machine.cores} cores", fix))
     if machine.multiplies("bfloat16") and rates.prompts["bfloat16"] < rates.prompts["float32"]:
         problem = "bfloat16 is slower than float32, though the processor has instructions for it"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+from lorica.hardware import usable_cores
 from lorica.vetting.files.sources import AdapterSource
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.levels import Examination, examine
@@ -35,7 +36,7 @@ def examine_all(
     3 and 4 need, which takes memory for each adapter. on_done(n): n more are done.
     """
     opened_sources = [stack.enter_context(opened(source)) for source in sources]
-    jobs = min(jobs or os.cpu_count() or 1, -(-len(opened_sources) // _WORTH_A_PROCESS))
+    jobs = min(jobs or usable_cores(), -(-len(opened_sources) // _WORTH_A_PROCESS))
     examine_source = partial(examine if keep_details or len(opened_sources) == 1 else _slim, max_level=max_level)
     examinations = []
     for examination in _map_in_processes(examine_source, opened_sources, jobs):
