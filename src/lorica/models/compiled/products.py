@@ -5,6 +5,7 @@ Without the kernels torch's operators multiply the same panels, slower.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from ctypes import c_int, c_int64, c_uint, c_void_p
 from dataclasses import dataclass
@@ -179,10 +180,18 @@ def openmp_parallel() -> int | None:
     """The address of GOMP_parallel in the OpenMP library that torch has loaded: its threads are used, none are added.
     None where there is no such library; then a product takes one thread.
     """
-    try:
-        lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
-        mapped_paths = {line.split(maxsplit=5)[-1] for line in lines}
-        path = next(path for path in sorted(mapped_paths) if "omp" in Path(path).name and ".so" in Path(path).name)
-        return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, c_void_p).value
-    except (OSError, StopIteration, AttributeError):
-        return None
+    with contextlib.suppress(OSError):
+        for path in (None, *_openmp_libraries()):
+            with contextlib.suppress(OSError, AttributeError, TypeError):
+                return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, c_void_p).value
+    return None
+
+
+def _openmp_libraries() -> list[str]:
+    """Those that are loaded, torch's first: other packages bring their own along, as scikit-learn does."""
+    lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
+    paths = {line.split(maxsplit=5)[-1] for line in lines}
+    return sorted(
+        (path for path in paths if "omp" in Path(path).name and ".so" in Path(path).name),
+        key=lambda path: ("torch" not in path, path),
+    )
