@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 from tests.passports import make_adapter
 from tests.vetting.specimens import codes
 
+from lorica.engines.base import EngineSettings
 from lorica.models.locate import locate_model
 from lorica.vetting.base import base_health
 from lorica.vetting.base.base_health import check_base_files, check_base_health
@@ -38,13 +39,14 @@ def few_merges(tmp_path: Path) -> Path:
     return base
 
 
-def test_it_is_worked_out_once_for_each_base(few_merges: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_worked_out_once_for_each_base_and_precision(few_merges: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = check_base_health(ModelSession(SessionSettings(few_merges)))
     assert set(codes(first)) >= set(codes(check_base_files(few_merges))) >= {"L318"}
     monkeypatch.setattr(base_health, "base_loss", lambda *_: pytest.fail("asked again"))
     assert check_base_health(ModelSession(SessionSettings(few_merges))) == first
-    with pytest.raises(pytest.fail.Exception):
-        check_base_health(ModelSession(SessionSettings(TINY)))
+    for settings in (SessionSettings(TINY), SessionSettings(few_merges, engine_settings=EngineSettings("float16"))):
+        with pytest.raises(pytest.fail.Exception):
+            check_base_health(ModelSession(settings))
 
 
 @pytest.mark.parametrize("deep", [True, False])

@@ -8,14 +8,16 @@ from pathlib import Path
 import msgspec
 
 from lorica.caches import cache_folder
+from lorica.data.digest import bytes_digest
 from lorica.data.write import atomic_file
 from lorica.errors import DataError, ModelError
+from lorica.version import __version__
 from lorica.vetting.base.base_loss import base_loss, check_base_loss
 from lorica.vetting.base.quantization_levels import check_quantization_levels
 from lorica.vetting.base.subspace_cache import base_key
 from lorica.vetting.base.tokenizer_roundtrip import check_tokenizer_roundtrip
 from lorica.vetting.findings import Finding
-from lorica.vetting.measure.model_session import ModelSession
+from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 
 
 def check_base_files(base_folder: Path) -> list[Finding]:
@@ -24,12 +26,13 @@ def check_base_files(base_folder: Path) -> list[Finding]:
 
 
 def check_base_health(session: ModelSession) -> list[Finding]:
-    """The same, and L316 by asking it plain text; worked out once, and kept on disk under the digest of its files.
+    """The same, and L316 by asking it plain text; worked out once, and kept on disk under the digest of its files and
+    how it is asked: what is no number in float16 may be one in float32.
 
     Raises ModelError, EngineError and PromptError for a base that cannot be asked.
     """
     base_folder = session.settings.base
-    cache_path = _cache_file(base_folder)
+    cache_path = _cache_file(session.settings)
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         if cache_path is not None:
             return msgspec.json.decode(cache_path.read_bytes(), type=list[Finding])
@@ -42,9 +45,11 @@ def check_base_health(session: ModelSession) -> list[Finding]:
     return findings
 
 
-def _cache_file(base_folder: Path) -> Path | None:
+def _cache_file(settings: SessionSettings) -> Path | None:
     """None where nothing can be kept."""
+    asked = f"{settings.engine} {settings.engine_settings} {settings.chat_template} {settings.thinking} {__version__}"
     try:
-        return cache_folder("base_health") / f"{base_key(base_folder)}.json"
+        key = bytes_digest(f"{base_key(settings.base)} {asked}".encode())
+        return cache_folder("base_health") / f"{key.rpartition(':')[2]}.json"
     except (ModelError, OSError):
         return None
