@@ -77,6 +77,10 @@ def test_from_rows_to_answers(
     passport = json.loads((member / "lorica.json").read_text())
     assert passport["metrics"]["adapter"]["roc_auc"]["value"] is not None
     assert passport["metrics"]["base"]["roc_auc"]["value"] == pytest.approx(0.5)
+    assert "L346" not in _checked(member, capsys)
+    if method == "full":
+        _change_tokenizer(member)
+        assert "tokenizer.json beside the weights is another one" in _checked(member, capsys)
     answers = tmp_path / "answers.jsonl"
     use = ["infer", "task=rules", f"model.path={place / 'base'}", f"input={place / 'rows.csv'}", f"output={answers}"]
     assert main([*use, f"adapters.dir={tmp_path / 'run'}"]) == 0
@@ -87,6 +91,20 @@ def test_from_rows_to_answers(
     assert "holds a finished run" in capsys.readouterr().err
     assert main([*command, "training.resume=true"]) == 0
     assert "finished before, nothing to do" in capsys.readouterr().err
+
+
+def _checked(member: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    main(["check", str(member), "--json"])
+    return capsys.readouterr().out
+
+
+def _change_tokenizer(member: Path) -> None:
+    tokenizer = json.loads((member / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (member / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
 def test_what_scores_otherwise_after_loading_is_not_published(

@@ -256,6 +256,29 @@ def test_broken_tokenizer_files(content: str, tiny: Path, tmp_path: Path) -> Non
             Encoder.load(copy)
 
 
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("tokenizer.json", {"added_tokens": [{"id": 1}]}),
+        ("tokenizer.json", {"added_tokens": ["<s>"]}),
+        ("tokenizer.json", {"added_tokens": [{"id": "one", "content": "<s>"}]}),
+        ("tokenizer.json", {"added_tokens": [{"id": 1, "content": ["<s>"]}]}),
+        ("tokenizer.json", {"added_tokens": 7}),
+        ("tokenizer.json", {"normalizer": "NFC"}),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 1}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"one": {"content": "<s>"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": ["<s>"]}),
+    ],
+)
+def test_values_that_no_tokenizer_has(name: str, broken: dict[str, object], tiny: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny, copy)
+    (copy / name).write_text(json.dumps(json.loads((copy / name).read_text()) | broken))
+    with pytest.raises(PromptError, match=r"tokenizer(_config)?\.json") as caught:
+        Encoder.load(copy)
+    assert caught.value.fix
+
+
 def test_missing_things(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="no model folder"):
         Encoder.load(tmp_path / "nowhere")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ def read_components(
     """
     config, tokenizer, origin = _read_gguf(folder) if is_gguf(folder) else _read_folder(folder)
     named_tokens = _named_tokens(config, _read_json(folder / "special_tokens_map.json"))
-    tokenizer["added_tokens"] = _all_added_tokens(tokenizer, config, named_tokens)
-    vocabulary = Vocabulary(tokenizer, origin)
+    with _named_where_malformed(origin):
+        tokenizer["added_tokens"] = _all_added_tokens(tokenizer, config, named_tokens)
+        vocabulary = Vocabulary(tokenizer, origin)
     if model_config is None and not is_gguf(folder):
         model_config = _read_json(folder / "config.json")
     if chat_template == SEGMENTS or (chat_template == "auto" and _is_encoder(model_config)):
@@ -77,6 +79,27 @@ def read_components(
         template_digest=bytes_digest(template_bytes),
         tokenizer_digest=_tokenizer_digest(tokenizer),
     )
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """`EncoderComponents.tokenizer_digest` of a folder in Hugging Face's layout. Raises PromptError, OSError."""
+    config, tokenizer, origin = _read_folder(folder)
+    named_tokens = _named_tokens(config, _read_json(folder / "special_tokens_map.json"))
+    with _named_where_malformed(origin):
+        tokenizer["added_tokens"] = _all_added_tokens(tokenizer, config, named_tokens)
+        return _tokenizer_digest(tokenizer)
+
+
+@contextmanager
+def _named_where_malformed(origin: str) -> Iterator[None]:
+    """What a file's values are is seen where they are used: whatever that raises becomes a PromptError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, msgspec.MsgspecError) as error:
+        raise PromptError(
+            f"{origin}, or tokenizer_config.json beside it, is not as tokenizers are saved: {error!r}",
+            fix="download the model's folder again",
+        ) from error
 
 
 def _is_encoder(model_config: Mapping[str, Any] | None) -> bool:

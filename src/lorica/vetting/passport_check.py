@@ -34,6 +34,8 @@ from lorica.vetting.wording import shown
 _BASE_NAME = "base_model_name_or_path"
 # A gap below this says that the adapter changes nothing, in nats.
 _NO_GAP = 1e-5
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_LARGEST_TOKENIZER = 1 << 27  # bytes of these that are read
 
 
 def check_passport(
@@ -63,6 +65,7 @@ def check_passport(
     except AdapterError as error:
         return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
     findings = _against_files(specimen, passport) + record_findings + _inside(passport)
+    findings += _own_tokenizer(specimen, passport)
     if base_folder is not None:
         findings += _against_base(specimen, passport, base_folder, full=full)
     return findings
@@ -94,6 +97,27 @@ def _against_files(specimen: RawAdapter, passport: Passport) -> list[Finding]:
         actual = f"{' and '.join(same_meaning)}: other bytes, the same meaning"
         findings.append(finding("L344", actual, file=same_meaning[0]))
     return findings
+
+
+def _own_tokenizer(specimen: RawAdapter, passport: Passport) -> list[Finding]:
+    """A classifier that Lorica trained holds its base's tokenizer, which reads for it where it is a base itself."""
+    sizes = [specimen.files.get(file_name, 0) for file_name in _TOKENIZER_FILES]
+    if specimen.kind != "classifier" or TRAINING_RECORD not in specimen.files:
+        return []
+    if not sizes[0] or sum(sizes) > _LARGEST_TOKENIZER:
+        return []
+    from lorica.prompts.tokenizer_folder import tokenizer_digest  # tokenizers take 0.1 s to import
+
+    try:
+        digest = tokenizer_digest(specimen.folder)
+    except (LoricaError, OSError) as error:
+        actual = shown(str(error).partition("\n")[0], 160)
+    else:
+        actual = f"{_TOKENIZER_FILES[0]} beside the weights is another one ({digest[:19]}...)"
+        if digest == passport.prompt.tokenizer:
+            return []
+    expected, fix = f"{passport.prompt.tokenizer[:19]}..., of its base", "copy the base's tokenizer files there again"
+    return [finding("L346", actual, expected=expected, fix=fix, file=_TOKENIZER_FILES[0])]
 
 
 def _changed_config(changes: Mapping[str, tuple[Any, Any]], recorder: str) -> list[Finding]:
