@@ -43,6 +43,13 @@ def test_metadata_becomes_the_config_of_the_family(tmp_path: Path) -> None:
         ({}, {"rope_type": "default"}),
         ({"llama__rope__scaling__type": "none"}, {"rope_type": "default"}),
         ({"llama__rope__scale_linear": 2.0}, {"rope_type": "linear", "factor": 2.0}),
+        # As llama.cpp reads them: a factor without a type is linear, and of "none" there is none.
+        ({"llama__rope__scaling__factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        (
+            {"llama__rope__scaling__factor": 4.0, "llama__rope__scale_linear": 2.0},
+            {"rope_type": "linear", "factor": 4.0},
+        ),
+        ({"llama__rope__scaling__type": "none", "llama__rope__scale_linear": 2.0}, {"rope_type": "default"}),
         (
             {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0},
             {"rope_type": "linear", "factor": 4.0},
@@ -104,6 +111,7 @@ def test_the_attention_factor_of_yarn_is_multiplied_as_llama_cpp_does(tmp_path: 
         ({"llama__rope__freq_base": -1.0}, "rope.freq_base is -1.0"),
         ({"llama__rope__scaling__type": "longrope"}, "'longrope'"),
         ({"llama__rope__scaling__type": "yarn"}, "rope.scaling.factor is missing"),
+        ({"llama__rope__scaling__attn_factor": 0.5}, "attn_factor beside none scaling"),
     ],
 )
 def test_what_would_be_another_model_is_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:

@@ -209,22 +209,27 @@ class _Metadata:
     def _rope(self, head_dim: int, max_positions: int) -> dict[str, Any]:
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": self._fraction("rope.freq_base", 10000.0)}
         scaling_type = self._get(f"{_ROPE_SCALING}type")
-        linear_factor = self._fraction("rope.scale_linear", 1.0)
-        if scaling_type in (None, "none") and linear_factor != 1.0:
-            return rope | {"rope_type": "linear", "factor": linear_factor}
         if scaling_type not in (None, "none", "linear", "yarn"):
             raise _MetadataError(f"rope scaling {str(scaling_type)[:40]!r} (only none, linear, yarn)", fix=_OTHER_FILE)
+        factor = 1.0
+        if scaling_type is None:  # linear, says llama.cpp, whichever of its keys has a factor
+            factor = self._fraction(f"{_ROPE_SCALING}factor", self._fraction("rope.scale_linear", 1.0))
+            scaling_type = "none" if factor == 1.0 else "linear"
+        elif scaling_type != "none":
+            factor = self._fraction(f"{_ROPE_SCALING}factor")
+        if scaling_type != "yarn" and self._fraction(f"{_ROPE_SCALING}attn_factor", 1.0) != 1.0:
+            raise _MetadataError(f"{_ROPE_SCALING}attn_factor beside {scaling_type} scaling", fix=_OTHER_FILE)
         factors_tensor = self._tensors.get(ROPE_FACTORS)
         if factors_tensor is not None:
-            if scaling_type not in (None, "none") or factors_tensor.shape != (head_dim // 2,):
+            if scaling_type != "none" or factors_tensor.shape != (head_dim // 2,):
                 raise _MetadataError(
                     f"{ROPE_FACTORS} of shape {list(factors_tensor.shape)} beside {scaling_type} scaling"
                 )
             return rope | _llama3_scaling(read_tensor(self._path, factors_tensor), rope["rope_theta"])
-        if scaling_type in (None, "none"):
+        if scaling_type == "none":
             return rope
-        rope |= {"rope_type": scaling_type, "factor": self._fraction(f"{_ROPE_SCALING}factor")}
-        return rope | (self._yarn(max_positions, rope["factor"]) if scaling_type == "yarn" else {})
+        rope |= {"rope_type": scaling_type, "factor": factor}
+        return rope | (self._yarn(max_positions, factor) if scaling_type == "yarn" else {})
 
     def _yarn(self, max_positions: int, factor: float) -> dict[str, Any]:
         def scaling(name: str, default: float) -> float:
