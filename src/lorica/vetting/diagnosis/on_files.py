@@ -96,12 +96,22 @@ def compare_tokenizers(context: Context) -> list[Evidence]:
         sentence = f"the base's tokenizer was changed: {out_of_order}"
         evidence.append(outcome("tokenizer.order", sentence, "tokenizer", weights))
     tokenizer = _tokenizer(folder)
-    if tokenizer == base_tokenizer:
+    if tokenizer == base_tokenizer or (tokenizer is not None and _encodes_alike(folder, base_folder)):
         sentence = "its tokenizer is the base's"
         evidence.append(outcome("tokenizer", sentence, "tokenizer", {"tokenizer_mismatch": -6.0}))
     elif tokenizer is not None:
         evidence.append(_other_tokenizer(_tokens(folder), base_tokens))
     return evidence
+
+
+def _encodes_alike(folder: Path, base_folder: Path) -> bool:
+    """Whether two tokenizers differ only in how they are written: newer libraries write merges as pairs."""
+    from lorica.prompts.tokenizer_folder import tokenizer_digest  # tokenizers take 0.1 s to import
+
+    try:
+        return tokenizer_digest(folder) == tokenizer_digest(base_folder)
+    except (LoricaError, OSError):
+        return False
 
 
 def _other_tokenizer(tokens: dict[str, int], base_tokens: dict[str, int]) -> Evidence:
@@ -141,7 +151,8 @@ def _ascending_merges(tokenizer: dict[str, Any], tokens: dict[str, int]) -> floa
     merges = model_fields.get("merges") if isinstance(model_fields, dict) else None
     if not isinstance(merges, list) or len(merges) < 100:
         return 1.0
-    merged_texts = ("".join(pair) if isinstance(pair, list) else str(pair).replace(" ", "", 1) for pair in merges)
+    pairs = (pair if isinstance(pair, list) else str(pair).split(" ", 1) for pair in merges)
+    merged_texts = ("".join(map(str, pair)) for pair in pairs)
     token_numbers = [tokens[token] for token in merged_texts if token in tokens]
     ascents = [next_number >= number for number, next_number in pairwise(token_numbers)]
     return sum(ascents) / len(ascents) if ascents else 1.0
