@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from tests.hostile.folders import CONFIG, WEIGHTS, codes, examine, make_adapter
 
+from lorica.errors import AdapterError
+from lorica.vetting.files import unpack
 from lorica.vetting.files.check_files import opened
 from lorica.vetting.files.sources import find_sources
 
@@ -147,6 +150,17 @@ def test_archives_made_to_harm(case: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert codes(findings) == expected
     assert sorted(tmp_path.rglob("*")) == before  # nothing outside, nothing left
     assert not any(each.name == "evil" for each in tmp_path.parent.iterdir())
+
+
+def test_a_full_disk_is_no_fault_of_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(unpack, "copy_members", full)
+    (source,) = find_sources([make_zip(tmp_path / "a.zip", make_adapter(tmp_path / "a"))])
+    with pytest.raises(AdapterError, match="No space left") as caught, opened(source):
+        pass
+    assert "TMPDIR" in caught.value.fix
 
 
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

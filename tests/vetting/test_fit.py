@@ -328,7 +328,8 @@ def test_a_broken_tokenizer_raises_nothing(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    for text in ("[" * 200_000, "\xff", '{"model": {"vocab": [[1], null, ["a"]]}, "added_tokens": 7}', '{"model": []}'):
+    vocabularies = ('{"model": {"vocab": [[1], null, ["a"]]}, "added_tokens": 7}', '{"model": {"vocab": [[["a"], 0]]}}')
+    for text in ("[" * 200_000, "\xff", *vocabularies, '{"model": []}'):
         (adapter / "tokenizer.json").write_text(text, "latin-1")
         found, layout = specimen(pairs(QV, range(3)), files={"tokenizer.json": 1})
         check_fit(msgspec.structs.replace(found, folder=adapter), layout, base)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lorica.vetting.files import pickles
 from lorica.vetting.files.pickles import HARMLESS, scan_pickle
 
 
@@ -63,6 +64,17 @@ def test_two_imports_under_one_memo(tmp_path: Path) -> None:
 def test_an_import_that_hides_is_dangerous(tmp_path: Path) -> None:
     assert scanned(tmp_path, b"\x80\x04NN\x93.").dangerous == ("(hidden).(hidden)",)
     assert scanned(tmp_path, b"\x82\x05.").dangerous == ("copyreg extension 5",)
+
+
+def test_what_is_beyond_the_limits_of_the_scan_is_not_called_scanned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = pickle.dumps(1, 2) + b"\x80\x02" + b"N0" * 200 + pickle.dumps(Evil(), 2)[2:]
+    assert scanned(tmp_path, raw).dangerous
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 100)
+    scan = scanned(tmp_path, raw)
+    assert not scan.dangerous
+    assert not scan.complete
 
 
 @pytest.mark.parametrize("raw", [b"", b"no pickle", b"\x80\x04", b"\x80\x02X\xff\xff\xff\x7fabc", b"c" + b"x" * 10_000])

@@ -48,7 +48,8 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     stored = tokenizer_model.get("vocab") if isinstance(tokenizer_model, dict) else None
     vocabulary = stored if isinstance(stored, dict) else None
     if isinstance(stored, list):  # Unigram: [token, score], by position
-        vocabulary = {entry[0]: token_id for token_id, entry in enumerate(stored) if isinstance(entry, list) and entry}
+        tokens = (entry[0] if isinstance(entry, list) and entry else None for entry in stored)
+        vocabulary = {token: token_id for token_id, token in enumerate(tokens) if isinstance(token, str)}
     if vocabulary is None:
         vocabulary = _json(folder / "vocab.json", MAX_TOKENIZER) or None
     added_tokens = _integers(_json(folder / "added_tokens.json", MAX_SMALL))

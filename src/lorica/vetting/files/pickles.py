@@ -108,7 +108,8 @@ def _scan(pickle_file: IO[bytes]) -> PickleScan:
             pickles += 1
     except _EndOfScanError:
         # After the first pickles of an old torch file its tensors' bytes follow, which are none.
-        return PickleScan(tuple(walk.imports), complete=pickles >= 1, pickled=pickles >= 1 or bool(walk.imports))
+        complete = pickles >= 1 and not walk.beyond_limits
+        return PickleScan(tuple(walk.imports), complete, pickled=pickles >= 1 or bool(walk.imports))
     return PickleScan(tuple(walk.imports), complete=True, pickled=pickles >= 1)
 
 
@@ -123,13 +124,19 @@ class _Walk:
         self.opcodes = 0
         self.read_bytes = 0
 
+    @property
+    def beyond_limits(self) -> bool:
+        """Whether more may follow than is looked at."""
+        within = self.opcodes <= MAX_OPCODES and len(self.imports) < MAX_IMPORTS
+        return not within or self.read_bytes > MAX_PICKLE_BYTES
+
     def next_pickle(self) -> bool:
         """Walk one pickle; False where the file ends before it. Raises _EndOfScanError at bytes that are none."""
         is_first = True
         self.memo.clear()
         while opcode_byte := self.file.read(1):
             self.opcodes += 1
-            if opcode_byte not in _ARGUMENTS or self.opcodes > MAX_OPCODES or len(self.imports) >= MAX_IMPORTS:
+            if opcode_byte not in _ARGUMENTS or self.beyond_limits:
                 raise _EndOfScanError
             opcode_name = _NAMES[opcode_byte]
             argument = self._argument(_ARGUMENTS[opcode_byte], lines=2 if opcode_name in ("GLOBAL", "INST") else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,12 +46,16 @@ def opened(source: AdapterSource) -> Iterator[AdapterSource]:
     try:
         folder = tempfile.TemporaryDirectory(prefix="lorica-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise AdapterError(
-            f"{source.path}: cannot be unpacked, there is no temporary folder ({error.strerror})",
-            fix="set TMPDIR to a folder with room",
-        ) from error
+        raise _no_room(source, error) from error
     with folder as private:
         yield _unpack(source, Path(private))
+
+
+def _no_room(source: AdapterSource, error: OSError) -> AdapterError:
+    return AdapterError(
+        f"{source.path}: cannot be unpacked into the temporary folder ({error.strerror})",
+        fix="set TMPDIR to a folder with room",
+    )
 
 
 def _unpack(source: AdapterSource, target_folder: Path) -> AdapterSource:
@@ -76,6 +81,8 @@ def _unpack(source: AdapterSource, target_folder: Path) -> AdapterSource:
         expected = f"at most {allowance(archive_size)} bytes unpacked"
         findings.append(finding("L082", f"{archive_size} bytes packed; {error}", expected=expected))
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_room(source, error) from error
         findings.append(finding("L080", f"it cannot be unpacked: {short_text(error) or type(error).__name__}"))
     return msgspec.structs.replace(source, path=target_folder, unpacked=True, members=packed, findings=tuple(findings))
 
