@@ -130,7 +130,7 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         if not _ends_with_any(module_name, self.target_modules):
             return False
         chosen = self.layers_to_transform
-        if chosen is None or chosen == []:
+        if chosen is None or chosen == [] or module_name in self.target_modules:
             return True
         if self.layers_pattern:
             return None
