@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -15,7 +17,7 @@ def test_the_threads_are_those_of_torch_whatever_else_is_loaded(monkeypatch: pyt
     # pyarrow's, whose name only looks like OpenMP's, and scikit-learn's own.
     others = ["/lib/pyarrow/_compute.so", "/lib/scikit_learn.libs/libgomp.so.1", "/lib/torch/lib/libgomp.so.1"]
     maps = "".join(f"0-1 r--p 0 0 1 {path}\n" for path in others)
-    monkeypatch.setattr(products.Path, "read_text", lambda *_: maps)
+    monkeypatch.setattr(Path, "read_text", lambda *_: maps)
     assert products._openmp_libraries() == [others[2], others[0], others[1]]
     products.openmp_parallel.cache_clear()
     assert products.openmp_parallel() == expected
