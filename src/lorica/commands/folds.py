@@ -17,7 +17,6 @@ from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import as_path, emit, inform, parser, resolve, split_words, warn
 from lorica.commands.average import AverageResult, average_folders
 from lorica.commands.eval_report import comparison_dict, comparison_text, evaluation_dict
-from lorica.commands.fold_files import FoldsState, read_state, trained_texts
 from lorica.commands.gold_file import GoldFile, read_gold
 from lorica.commands.next_command import infer_command, next_settings
 from lorica.commands.rows import open_rows
@@ -35,6 +34,7 @@ from lorica.names import count_of, shell_line
 from lorica.pipeline.compare import FileComparison, compare
 from lorica.pipeline.evaluate import Evaluation
 from lorica.records import Answer
+from lorica.runs.fold_files import FoldsState, read_state, trained_texts
 
 AVERAGE, ENSEMBLE = "average", "ensemble"
 ROWS_NAME = "answered-rows.sha256"

@@ -17,7 +17,6 @@ from lorica.commands import build
 from lorica.commands.adapter_answers import adapter_answers
 from lorica.commands.arguments import emit, inform, warn
 from lorica.commands.fold_calibration import FoldCalibrator
-from lorica.commands.fold_files import OUT_OF_FOLD_NAME, STATE_NAME, FoldsState, open_folds, write_plan, write_state
 from lorica.commands.fold_report import FoldsResult, audit_dict, audit_text, fold_name
 from lorica.commands.rows import list_skipped, reading_log, tell
 from lorica.commands.run_log import logged_messages, recorded_configuration, run_file
@@ -42,6 +41,7 @@ from lorica.pipeline.fold_scores import measure_folds
 from lorica.pipeline.judged_answers import judge_answers
 from lorica.pipeline.train import FEWEST_TO_SPLIT, LossExample, TrainJob
 from lorica.records import Answer, Row
+from lorica.runs.fold_files import OUT_OF_FOLD_NAME, STATE_NAME, FoldsState, open_folds, write_plan, write_state
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RunMetric, RunRecord
 from lorica.tasks.base import Task
