@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -152,6 +153,12 @@ def _modules(tree: ast.Module, modules: Collection[str]) -> Iterator[str]:
 def test_every_package_has_its_rank_and_every_rank_its_package() -> None:
     found = {_package(path) for path in MODULES} - {"__init__"}
     assert found == set(RANKS)
+
+
+def test_the_page_on_the_architecture_has_every_package_at_its_rank() -> None:
+    page = (ROOT / "docs" / "design" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| (-?\d+) \| (`[^|]+) \| ", page, re.MULTILINE)
+    assert {name.strip("/"): int(rank) for rank, names in rows for name in re.findall(r"`([^`]+)`", names)} == RANKS
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=_id)

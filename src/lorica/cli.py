@@ -168,7 +168,7 @@ def _help() -> str:
         "  lorica --version\n\n"
         "examples:\n"
         "  lorica demo\n"
-        "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
+        "  lorica train task=rules training=tiny input=examples/rules/posts.csv run_dir=runs/rules\n"
         "  lorica infer task=rules input=posts.csv output=answers.csv adapters.dir=runs/rules\n"
         "  lorica passport adapters/news --base Qwen/Qwen3-0.6B task=rules\n"
         "  lorica config task=mcq lora.r=8\n\n"

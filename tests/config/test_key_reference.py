@@ -33,6 +33,13 @@ def test_the_page_holds_every_key_preset_and_variable() -> None:
         assert f"| `{variable.name}` |" in page
 
 
+def test_what_presets_set_are_keys() -> None:
+    table = document().split("| write | for | sets |")[1].split("\n\n")[0]
+    keys = re.findall(r"`([\w.]+): ", table)
+    assert len(keys) > 50
+    assert sorted(set(keys) - set(key_specs())) == []
+
+
 def test_the_examples_of_the_grammar_work(tmp_path: Path) -> None:
     table = document().split("| write | to |")[1].split("\n\n")[0]
     examples = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)[1:]

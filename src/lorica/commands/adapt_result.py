@@ -81,10 +81,8 @@ def adapt_dict(result: AdaptResult) -> dict[str, Any]:
 
 def adapt_text(result: AdaptResult, overrides: Sequence[str]) -> str:
     """Sentences, a table and the next commands for a terminal."""
-    paragraphs = [
-        *_labels(result),
-        result.estimate.verdict if result.estimate else f"No estimate: {result.no_estimate}.",
-    ]
+    verdict = result.estimate.verdict if result.estimate else f"No estimate: {result.no_estimate}."
+    paragraphs = [*_labels(result), verdict]
     if result.estimate is not None:
         paragraphs.append(plain_table(gain_table(result.estimate)))
     if result.rounds:
@@ -109,10 +107,11 @@ def adapt_text(result: AdaptResult, overrides: Sequence[str]) -> str:
 
 def _labels(result: AdaptResult) -> list[str]:
     contradictions = result.contradictions
+    beside = f", beside {count_of(result.train_rows, 'row')} of train" if result.train_rows else ""
     sentences = [
         f"{count_of(result.examples, 'labelled example')} of {count_of(result.rows, 'row')} "
-        f"{'was' if result.examples == 1 else 'were'} trained on, beside {count_of(result.train_rows, 'row')} of train "
-        f"({result.duplicates} more were there already; held out as canary rows: {result.canary_rows})."
+        f"{'was' if result.examples == 1 else 'were'} trained on{beside} (duplicates left out: {result.duplicates:,}; "
+        f"held out as canary rows: {result.canary_rows})."
     ]
     if contradictions:
         lines = [
@@ -120,8 +119,8 @@ def _labels(result: AdaptResult) -> list[str]:
             f"{listed(entry.negative, 3)}"
             for entry in contradictions[:_SHOWN]
         ]
-        hidden = len(contradictions) - _SHOWN
-        lines += [f"  ... and {hidden} more, in the ledger"] if hidden > 0 else []
+        if len(contradictions) > _SHOWN:
+            lines.append(f"  ... and {len(contradictions) - _SHOWN} more, in the ledger")
         bearing = count_of(len(contradictions), "text bears", "texts bear")
         sentences.append(f"{bearing} both labels, and nothing is learned from that:\n" + "\n".join(lines))
     return sentences
@@ -131,12 +130,12 @@ def outcome(result: AdaptResult) -> str:
     """What model came of it, and why the rounds ended."""
     drill = "This was a drill: the pseudo-labels of one class were turned around in the last round. " * result.drill
     if result.rolled_back:
-        kept_stage = f"The round was rolled back, and the model of {result.stage} stays as it was, to the byte"
+        kept_stage = f"The round was rolled back; the model of the stage {result.stage} stays as it was, to the byte"
         return f"{drill}Stopped by a guard: {result.stopped}. {kept_stage} ({result.digest[:19]}...)."
     ending = f" The rounds ended: {result.stopped}." if result.stopped else ""
     if result.drill:
         drill += "NO GUARD STOPPED IT: they are too lax for this input, or too few labels were turned. "
-    return f"{drill}The model is that of {result.stage}.{ending}"
+    return f"{drill}The model is that of the stage {result.stage}.{ending}"
 
 
 def disk(result: AdaptResult) -> str:

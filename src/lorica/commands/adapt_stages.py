@@ -169,7 +169,7 @@ def publish_stage(stage: TrainedStage, target: Path) -> None:
     os.replace(copy, target)
     sync_folder(target.parent)
     shutil.rmtree(former, ignore_errors=True)
-    inform(f"{target} is now the model of {stage.name}")
+    inform(f"{target} is now the model of the stage {stage.name}")
 
 
 def folder_bytes(folder: Path) -> int:

@@ -170,7 +170,7 @@ def average(
     Raises AdapterError for adapters that do not fit together, UsageError for weights that do not and a folder that
     holds an adapter.
 
-        lorica.average(["runs/fold-0", "runs/fold-1"], "runs/mean", rank=16).error
+        lorica.average(["runs/folds/fold-1", "runs/folds/fold-2"], "runs/mean", rank=16).error
     """
     from lorica.commands.average import average_folders
 

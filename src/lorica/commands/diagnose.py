@@ -33,7 +33,7 @@ Exit code: 0 diagnosed, whatever the cause; 12 could not diagnose; 2 for a mista
 _EXAMPLES = """\
   lorica diagnose runs/rules/rules
   lorica diagnose adapter --base models/qwen3-4b
-  lorica diagnose adapter --base embedded:lorica_tiny --rows examples/rules/posts.csv --task rules --html why.html
+  lorica diagnose adapter --base embedded:lorica_tiny --rows examples/rules/test.csv --task rules --html why.html
   lorica diagnose adapter --base models/a --expected-base models/b models/c
   lorica diagnose adapter --base models/a --rows posts.csv --task rules task.style=structured --answers answers.csv"""
 

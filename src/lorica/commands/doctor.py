@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lorica.commands.arguments import emit, parser
-from lorica.names import listed
+from lorica.names import count_of, listed
 from lorica.reports.page import ReportTable
 from lorica.reports.text_table import plain_table
 
@@ -173,8 +173,8 @@ def _machine_lines(report: DoctorReport) -> list[str]:
     machine, rates = report.machine, report.rates
     memory = f"{machine['memory_bytes'] / 2**30:.1f} GiB" if machine["memory_bytes"] else "of unknown size"
     lines = [
-        f"processor: {machine['processor']}, {machine['architecture']}, {machine['cores']} cores, {machine['threads']} "
-        f"threads; memory {memory}, read at {rates['memory']:.0f} GB/s by one thread",
+        f"processor: {machine['processor']}, {machine['architecture']}, {count_of(machine['cores'], 'core')}, "
+        f"{count_of(machine['threads'], 'thread')}; memory {memory}, read at {rates['memory']:.0f} GB/s by one thread",
         f"instructions: {' '.join(machine['instruction_sets']) or 'none that matter'}",
     ]
     if machine["accelerator"]:

@@ -76,8 +76,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "truncated, invalid and fall-back rows, of rows without an answer and of answers that cannot be read, and the\n"
         "health of the score column. Several files of answers are compared with each other, pair by pair of answers:\n"
         "paired bootstrap, exact McNemar, and ranks that differ only where the files do. docs/metrics.md says how.",
-        "  lorica eval answers.csv examples/rules/posts.csv task=rules\n"
-        "  lorica eval base.csv adapter.csv examples/rules/posts.csv task=rules\n"
+        "  lorica eval answers.csv examples/rules/test.csv task=rules\n"
+        "  lorica eval base.csv adapter.csv examples/rules/test.csv task=rules\n"
         "  lorica eval answers.jsonl gold.jsonl task=mcq --json\n"
         "  lorica eval answers.csv gold.csv task=saq --by country,subject --normalisation squad",
         overrides=False,

@@ -30,7 +30,7 @@ _LIST_EXAMPLES = """  lorica runs
   lorica runs show answers.csv.run
   lorica runs compare runs/a runs/b
   lorica runs mirror --trackio my-project runs/a runs/b"""
-_COLUMNS = ("run", "command", "task", "status", "started (UTC)", "seconds", "n", "metric", "machine")
+_COLUMNS = ("run", "command", "task", "status", "started (UTC)", "seconds", "rows", "metric", "machine")
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 _SHOWN_MESSAGES = 10
 
@@ -316,8 +316,8 @@ def _machine_text(machine: MachineFacts | None, *, short: bool = False) -> str:
         return f"{name} x{machine.cores}"
     accelerator = f", {machine.accelerator}" if machine.accelerator else ""
     memory = f", {machine.memory_bytes / 2**30:.0f} GiB" if machine.memory_bytes else ""
-    kernels = f", kernels {machine.kernels}" if machine.kernels else ""
-    return f"{machine.processor}, {machine.cores} cores{memory}{accelerator}, {machine.threads} threads{kernels}"
+    threads = count_of(machine.threads, "thread") + (f", kernels {machine.kernels}" if machine.kernels else "")
+    return f"{machine.processor}, {count_of(machine.cores, 'core')}{memory}{accelerator}, {threads}"
 
 
 def _file_row(direction: str, file: RunFile, file_states: dict[str, str]) -> tuple[Cell, ...]:

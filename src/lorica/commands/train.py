@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
         "On an encoder (model=minilm, deberta_v3_base, ...) a classifier is trained: all its weights, or LoRA and its\n"
         "head with training.method=lora. model=tfidf and model=centroids train shallow models, in\n"
         "seconds. docs/training.md.",
-        "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
+        "  lorica train task=rules training=tiny input=examples/rules/posts.csv run_dir=runs/rules\n"
         "  lorica train task=saq data.algebra=algebra.jsonl data.history=history.jsonl run_dir=runs/saq\n"
         "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.resume=true\n"
         "  lorica train task=rules input=posts.csv model=minilm training.method=lora run_dir=runs/minilm\n"

@@ -107,10 +107,17 @@ def _presets() -> str:
     for group in GROUPS:
         for preset_name in preset_names(group):
             comment, *preset_lines = (FOLDER / group / f"{preset_name}.yaml").read_text(encoding="utf-8").splitlines()
-            preset_keys = "<br>".join(f"`{group}.{preset_line}`" for preset_line in preset_lines)
+            preset_keys = "<br>".join(f"`{_key_line(group, preset_line)}`" for preset_line in preset_lines)
             override = f"`{group}={preset_name}`" + (" (default)" if defaults[group] == preset_name else "")
             rows.append((override, comment.removeprefix("# "), preset_keys))
     return "\n".join(["## Presets\n", _table(("write", "for", "sets"), rows), ""])
+
+
+def _key_line(group: str, preset_line: str) -> str:
+    """A line of a preset, with the key that it sets: a model's may choose the engine that goes with it."""
+    if group == "model" and preset_line.startswith("engine:"):
+        return preset_line.replace("engine:", "engine.name:")
+    return f"{group}.{preset_line}"
 
 
 def _keys() -> Iterable[str]:

@@ -31,7 +31,7 @@ def attach_adapter(model: Any, opened: AdapterFolder, peft_name: str) -> tuple[A
     try:
         from peft import PeftModel
     except ImportError as error:
-        needed_for = "an adapter with engine=transformers"
+        needed_for = "an adapter with engine=transformers or engine=encoder"
         raise MissingExtraError("peft", extra="peft", needed_for=needed_for) from error
     _check_fit(model, opened)
     try:
