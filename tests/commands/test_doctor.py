@@ -46,7 +46,8 @@ def test_the_report_as_text(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_slow_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = replace(this_machine(), cores=64, limits={"ONEDNN_MAX_CPU_ISA": "AVX2"})
     kernels = {"target": "", "targets": [], "reason": "not built"}
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "LORICA_CPU_TARGET"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
     problems = doctor._problems(machine, measured_rates(), kernels, threads=1)
     texts = [f"{problem.problem} -> {problem.fix}" for problem in problems]
