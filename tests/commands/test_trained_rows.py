@@ -230,3 +230,15 @@ def test_no_frontier_is_searched_on_them(
     assert main([*words, "input=clean.csv", "adapters.dir=run", "run_dir=front"]) == 0
     assert main([*words, f"input={few_posts}", f"adapters.dir={trained}", "run_dir=other"]) == 0
     assert "the adapter rules was trained on 34 of these 40 rows" in capsys.readouterr().err
+
+
+def test_a_search_does_not_go_on_with_another_calibration(adapted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = ["frontier", "task=rules", "engine=fake", "adapters.gate=off", "minutes=1", "--vary", "task.style=plain"]
+    search += ["input=clean.csv", "adapters.dir=run", "run_dir=front", "adapters.calibration=auto"]
+    assert main(search) == 0
+    allowed = ["--method", "platt", "--allow-training-rows", "--save-anyway"]
+    assert main(["calibrate", "answers.csv", "test.csv", "--adapter", "run/rules", "task=rules", *allowed]) == 0
+    assert Path("run/rules/calibration.json").exists()
+    capsys.readouterr()
+    assert main([*search, "inference.resume=true"]) == 6
+    assert "calibration.rules: was '(nothing)', is now 'sha256:" in capsys.readouterr().err

@@ -103,6 +103,13 @@ def read_calibration(folder: Path) -> SavedCalibration | None:
     return read_document(folder / CALIBRATION_NAME, MAX_CALIBRATION_BYTES, to_calibration, fix=_AGAIN)
 
 
+def calibration_digests(folders: Mapping[str, Path]) -> dict[str, str]:
+    """Adapter -> digest of the calibration in its folder, of those that have one. Raises AdapterError for a broken
+    one."""
+    found = {name: read_calibration(folder) for name, folder in folders.items()}
+    return {name: calibration.digest for name, calibration in found.items() if calibration is not None}
+
+
 def write_calibration(folder: Path, calibration: SavedCalibration) -> Path:
     """Write calibration.json, whole or not at all. Raises DataError where the place cannot be written."""
     path = folder / CALIBRATION_NAME

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorica.calibration.saved import calibration_digests
 from lorica.commands import build
 from lorica.commands.arguments import Overrides, emit, going_on, inform, parser, required, resolve
 from lorica.commands.build_retrieval import index_digests
@@ -189,12 +190,14 @@ def _prepare(resolved: Resolved, vary: Mapping[str, Sequence[str]]) -> _SearchPl
     base = build.base_folder(config)
     points = make_grid(resolved, base, vary)
     adapters = build.open_adapters(build.adapter_folders(config))
+    calibrated = {name: adapter.path for name, adapter in adapters.items() if config.adapters.calibration != "off"}
     settings = flatten(resolved.as_dict())
     manifest = {
         "lorica": __version__,
         "input": file_digest(input_path),
         "base": base.digest,
         **{f"adapter.{name}": adapter.digest for name, adapter in adapters.items()},
+        **{f"calibration.{name}": digest for name, digest in calibration_digests(calibrated).items()},
         **{f"index.{name}": digest for name, digest in index_digests(config.retrieval).items()},
         **{f"point.{number}": point.name for number, point in enumerate(points, 1)},
         **{key: str(settings[key]) for key in settings if key.startswith(_DECISIVE) and key != "inference.resume"},
