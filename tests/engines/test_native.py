@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
@@ -24,6 +25,7 @@ from lorica.errors import AdapterError, EngineError  # noqa: E402
 from lorica.models import families  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
+from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Generate, Output, Request, Sampling, ScoreChoices  # noqa: E402
 
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
@@ -130,6 +132,32 @@ def test_logprobs_are_over_the_full_vocabulary(benches: Any) -> None:
     vocabulary = tuple((token,) for token in range(97))
     (output,) = native(benches("llama")).run([ScoreChoices("r", (5, 6, 7), vocabulary)])
     assert sum(math.exp(value) for value in output.logprobs) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3-biases-tied-window"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_scores_in_half_precision_are_not_rounded_to_it(
+    benches: Any, kind: str, packed: bool, prompts: Prompts, tmp_path: Path
+) -> None:
+    tensors = load_file(benches(kind).base / "model.safetensors")
+    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    shutil.copy(benches(kind).base / "config.json", tmp_path)
+    half, exact = (
+        load_native(BaseFolder(tmp_path), EngineSettings(dtype, "cpu"))
+        if packed
+        else NativeEngine(load_decoder(BaseFolder(tmp_path), dtype=getattr(torch, dtype)))
+        for dtype in ("bfloat16", "float32")
+    )
+    requests = [ScoreChoices(f"r{i}", prompt, ((1,), (2,), (1, 2), (1,))) for i, (_, prompt) in enumerate(prompts(32))]
+    gaps, expected = (
+        [output.logprobs[0] - output.logprobs[1] for output in engine.run(requests)] for engine in (half, exact)
+    )  # of two logits of one row
+    assert len({round(gap, 5) for gap in gaps}) == len({round(gap, 5) for gap in expected}) == len(requests)
+    assert all(output.logprobs[0] == output.logprobs[3] for output in half.run(requests))
+    vocabulary = tuple((token,) for token in range(97))
+    (output,) = half.run([ScoreChoices("r", (5, 6, 7), vocabulary)])
+    assert sum(math.exp(value) for value in output.logprobs) == pytest.approx(1.0, abs=1e-5)
+    assert max(output.logprobs) <= 0
 
 
 def test_the_head_is_applied_in_parts(benches: Any, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:

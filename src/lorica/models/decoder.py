@@ -196,3 +196,16 @@ class Decoder(nn.Module):
         """hidden [N, hidden] -> final norm and head -> [N, vocab_size]."""
         normed, weight = self.model.norm(hidden), self.lm_head.weight
         return F.linear(normed.to(weight.dtype), weight)  # training keeps states in float32 on a base in bfloat16
+
+    def token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor | None:
+        """hidden [S, hidden], tokens [S] -> float64 [S]: the logit of each token after its hidden state, before
+        `logits` rounds it to the precision of the head; None where the head's weight is not at hand."""
+        if not isinstance(self.lm_head, nn.Linear):
+            return None
+        return exact_logits(self.model.norm(hidden), self.lm_head.weight[tokens])
+
+
+def exact_logits(normed: Tensor, token_weights: Tensor) -> Tensor:
+    """normed [S, hidden], token_weights [S, hidden] -> float64 [S]: products of their rows, each by itself, with the
+    bits of float32: nothing of the order of a sum is left in them."""
+    return (normed.double() * token_weights.double()).sum(dim=-1).float().double()

@@ -29,14 +29,18 @@ class MappedPages:
         except (AttributeError, OSError, TypeError):
             self._ranges = []
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies in a mapped file, so that it costs memory only where it is read."""
+        address = tensor.data_ptr()
+        stop = address + tensor.numel() * tensor.element_size()
+        return tensor.is_contiguous() and any(low <= address and stop <= high for low, high in self._ranges)
+
     def release(self, tensors: Iterable[Tensor]) -> int:
         """Let go the whole pages of those tensors that lie in a mapped file; returns how many bytes."""
         released = 0
-        for tensor in tensors:
+        for tensor in filter(self.holds, tensors):
             address = tensor.data_ptr()
             stop = address + tensor.numel() * tensor.element_size()
-            if not tensor.is_contiguous() or not any(low <= address and stop <= high for low, high in self._ranges):
-                continue
             first_page = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
             size = stop // mmap.PAGESIZE * mmap.PAGESIZE - first_page
             if size > 0 and self._madvise(first_page, size, _DONT_NEED) == 0:

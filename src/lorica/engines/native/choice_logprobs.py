@@ -112,7 +112,34 @@ def _token_logprobs(decoder: AnyDecoder, hidden: Tensor, row_index: Tensor, toke
             index = used_index - (start + first)
             in_block = ((index >= 0) & (index < len(block))).nonzero().squeeze(1)
             logprobs[in_block] = row_logprobs[index[in_block], tokens[in_block]].double()
+        if logits.dtype != torch.float32:
+            in_step = ((used_index >= start) & (used_index < start + len(rows))).nonzero().squeeze(1)
+            step_index, step_tokens = used_index[in_step] - start, tokens[in_step]
+            exact = decoder.token_logits(hidden[row_index[in_step]], step_tokens)
+            if exact is not None:
+                rounded = logits[step_index, step_tokens].double()
+                logprobs[in_step] = _unrounded(logprobs[in_step], rounded, exact, step_index, step_tokens)
     return logprobs
+
+
+def _unrounded(
+    logprobs: Tensor, rounded_logits: Tensor, exact_logits: Tensor, row_index: Tensor, tokens: Tensor
+) -> Tensor:
+    """Log-probabilities with the exact logits of the scored tokens in place of the rounded ones; all float64 [S].
+
+    In bfloat16 a logit near 16 is a multiple of 1/8: rows that the model tells apart would get one score. What is
+    summed over the rest of the vocabulary stays as it is, since there errors cancel.
+    """
+    pairs, pair_index = torch.unique(torch.stack((row_index, tokens)), dim=1, return_inverse=True)
+    first = torch.empty(pairs.shape[1], dtype=torch.int64, device=tokens.device)
+    first[pair_index] = torch.arange(len(tokens), device=tokens.device)  # any one of equal pairs
+    normalizers = rounded_logits - logprobs
+    rows = int(row_index.max()) + 1
+    scored_rounded, scored_exact = logprobs.new_zeros(rows), logprobs.new_zeros(rows)
+    scored_rounded.index_add_(0, pairs[0], (rounded_logits - normalizers)[first].exp())
+    scored_exact.index_add_(0, pairs[0], (exact_logits - normalizers)[first].exp())
+    total = (1 - scored_rounded).clamp(min=0) + scored_exact
+    return exact_logits - normalizers - total.log()[row_index]
 
 
 def _row_blocks(logits: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -16,7 +16,7 @@ from lorica.models.cpu.layer import CpuLayer, DecoderLayer, KvOnlyAttention, Lay
 from lorica.models.cpu.layer_int8 import Int8Layer, suits_int8_layer
 from lorica.models.cpu.linear import compute_dtype, make_linear, residual_dtype, rounds_by_row
 from lorica.models.cpu.ops import FusedRmsNorm, RotaryEmbedding
-from lorica.models.decoder import Decoder, Layer
+from lorica.models.decoder import Decoder, Layer, exact_logits
 from lorica.models.gguf_layers import GgufEmbedding
 from lorica.models.lora import LoraSpan, spans_at
 from lorica.models.mapped_pages import MappedPages
@@ -44,6 +44,7 @@ class CpuDecoder:
         )
         self._residual_dtype, self.compiled = residual_dtype(precision), uses_compiled_kernels(self.config)
         mapped_pages = MappedPages()
+        self._head_weight = self._stored_head(decoder, mapped_pages)
         self._head = make_linear((decoder.lm_head,), PRECISIONS[precision].head or precision)
         mapped_pages.release(decoder.lm_head.parameters())
         layers = decoder.model.layers
@@ -109,6 +110,20 @@ class CpuDecoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [N, hidden] -> final norm and head -> [N, vocab_size]."""
         return self._head(self._norm(hidden))
+
+    @torch.inference_mode()
+    def token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor | None:
+        """See `Decoder.token_logits`."""
+        return None if self._head_weight is None else exact_logits(self._norm(hidden), self._head_weight[tokens])
+
+    def _stored_head(self, decoder: Decoder, mapped_pages: MappedPages) -> Tensor | None:
+        """The head's weight as it is stored, where keeping it costs no memory: it is the embedding, or its pages are a
+        file's."""
+        if not isinstance(decoder.lm_head, nn.Linear) or isinstance(self.embedding, GgufEmbedding):
+            return None
+        weight = decoder.lm_head.weight.detach()
+        is_free = weight.data_ptr() == self.embedding.data_ptr() or mapped_pages.holds(weight)
+        return weight if is_free else None
 
     def _batched_lora(
         self, lora: Sequence[LoraSpan], tokens: int, cache: StackedFactorCache | None, *, group_adapters: bool
