@@ -16,7 +16,7 @@ from lorica.models.mapped_pages import MappedPages  # noqa: E402
 
 
 def mapped(path: Path, weight: Any) -> Any:
-    save_file({"weight": weight}, path)
+    save_file({"weight": weight}, path.resolve())
     with safe_open(path, framework="pt") as shard:
         return shard.get_tensor("weight")
 
@@ -27,9 +27,16 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
-def test_pages_of_a_file_are_let_go_and_read_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_pages_of_a_file_are_let_go_and_read_again(cached: bool, tmp_path: Path) -> None:
     weight = torch.arange(1 << 22, dtype=torch.float32)  # 16 MiB
-    tensor = mapped(tmp_path / "model.safetensors", weight)
+    path = tmp_path / "model.safetensors"
+    if cached:  # as in Hugging Face's cache
+        path = tmp_path / "snapshots" / "1" / "model.safetensors"
+        path.parent.mkdir(parents=True)
+        (tmp_path / "blobs").mkdir()
+        path.symlink_to("../../blobs/7777")
+    tensor = mapped(path, weight)
     assert torch.equal(tensor, weight)
     before = resident_bytes()
     released = MappedPages().release([tensor])

@@ -56,6 +56,11 @@ def _mapped_weight_files(maps: Path) -> Iterable[tuple[int, int]]:
         return
     for line in lines:
         addresses, _, _, _, inode, *path = line.split(maxsplit=5)
-        if inode != "0" and path and path[0].endswith(".safetensors"):
+        if inode != "0" and path and _is_weight_file(path[0]):
             low, high = (int(address, 16) for address in addresses.split("-"))
             yield low, high
+
+
+def _is_weight_file(path: str) -> bool:
+    """Those of Hugging Face's cache are links to files that are named by their digests."""
+    return path.endswith(".safetensors") or path.rpartition("/")[0].endswith("/blobs")
