@@ -200,9 +200,8 @@ class Decoder(nn.Module):
     def token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor | None:
         """hidden [S, hidden], tokens [S] -> float64 [S]: the logit of each token after its hidden state, before
         `logits` rounds it to the precision of the head; None where the head's weight is not at hand."""
-        if not isinstance(self.lm_head, nn.Linear):
-            return None
-        return exact_logits(self.model.norm(hidden), self.lm_head.weight[tokens])
+        head: nn.Module = self.lm_head  # of a GGUF file it is another
+        return exact_logits(self.model.norm(hidden), head.weight[tokens]) if isinstance(head, nn.Linear) else None
 
 
 def exact_logits(normed: Tensor, token_weights: Tensor) -> Tensor:
