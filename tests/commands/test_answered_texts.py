@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,17 @@ def test_the_same_rows_are_judged_without_a_word(
         answers.with_name("answers.csv.run").rename(tmp_path / "elsewhere")
     assert main(["eval", str(answers), str(gold), "task=rules"]) == 0
     assert "another text" not in capsys.readouterr().err
+
+
+def test_rows_of_another_shape_are_judged(answers: Path, tmp_path: Path) -> None:
+    """What the text of a row is depends on its table: a chat has all that was said, a table the post alone."""
+    record_path = tmp_path / "answers.csv.run" / "run.json"
+    record = json.loads(record_path.read_text())
+    assert record["summary"]["schemas"]
+    record["summary"]["schemas"] = ["chats of another table"]
+    record_path.write_text(json.dumps(record))
+    others = write_posts(tmp_path / "others.csv", [f"remark {i}" for i in range(ROWS)])
+    assert main(["eval", str(answers), str(others), "task=rules"]) == 0
 
 
 def test_warm_up_rows_do_not_count_twice(answers: Path) -> None:

@@ -363,6 +363,10 @@ def test_near_duplicates_of_training_rows_are_told_and_may_be_left_out(
     moved = tmp_path / "moved"
     shutil.copytree(folded, moved)
     state = json.loads((moved / "folds.json").read_text())
+    state["source"] = str(_write(tmp_path / "longer.csv", [*trained, {**unseen[0], "row_id": "added"}]))
+    (moved / "folds.json").write_text(json.dumps(state))
+    assert main(["folds", str(moved), *words[2:], "--output", str(tmp_path / "longer")]) == 0
+    assert "have nearly the text of a row that folds were trained on, first 'near'" in capsys.readouterr().err
     state["source"] = str(_write(tmp_path / "posts.csv", unseen))  # another file, of the same name
     (moved / "folds.json").write_text(json.dumps(state))
     assert main(["folds", str(moved), *words[2:]]) == 0

@@ -347,6 +347,15 @@ def test_what_is_on_disk_when_a_signal_comes_is_counted(tmp_path: Path, monkeypa
     assert list(store.best) == list(PointStore(tmp_path).best) == ["a"]
 
 
+def test_a_point_that_cannot_answer_more_rows_is_no_longer_usable(tmp_path: Path) -> None:
+    store = PointStore(tmp_path)
+    store.add(Measurement(point="a", right="11", seconds=(0.1, 0.1)))
+    store.add(Measurement(point="a", problem="a row of a subject without an adapter"))
+    for same in (store, PointStore(tmp_path)):
+        assert not same.usable()
+        assert list(same.problems) == ["a"]
+
+
 def test_damaged_points_are_named(tmp_path: Path) -> None:
     (tmp_path / "points.jsonl").write_text('{"point":"a","right":"10","seconds":[1.0]}\n')
     with pytest.raises(LoricaError, match="2 rows and 1 seconds"):

@@ -32,9 +32,9 @@ def test_pages_of_a_file_are_let_go_and_read_again(cached: bool, tmp_path: Path)
     weight = torch.arange(1 << 22, dtype=torch.float32)  # 16 MiB
     path = tmp_path / "model.safetensors"
     if cached:  # as in Hugging Face's cache
-        path = tmp_path / "snapshots" / "1" / "model.safetensors"
+        path = tmp_path / "models--somebody--base" / "snapshots" / "1" / "model.safetensors"
         path.parent.mkdir(parents=True)
-        (tmp_path / "blobs").mkdir()
+        (tmp_path / "models--somebody--base" / "blobs").mkdir()
         path.symlink_to("../../blobs/7777")
     tensor = mapped(path, weight)
     assert torch.equal(tensor, weight)

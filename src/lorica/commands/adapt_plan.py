@@ -10,6 +10,7 @@ from lorica.adaptation.harvest import TextLabels
 from lorica.commands import build
 from lorica.commands.adapt_stages import STAGES
 from lorica.commands.arguments import check_not_read, required
+from lorica.commands.build_retrieval import index_digests
 from lorica.commands.rows import open_rows, reading_log, tell
 from lorica.commands.run_log import goes_on
 from lorica.commands.trainers import check_trainable
@@ -134,6 +135,7 @@ def _check_settings(config: Config) -> None:
 def _manifest(config: Config, files: dict[str, Path]) -> dict[str, str]:
     entries = {"lorica": __version__, "engine": config.engine.name, "base": build.base_folder(config).digest}
     entries |= answering_settings(config) | {role: file_digest(path) for role, path in files.items()}
+    entries |= {f"index.{subject}": digest for subject, digest in index_digests(config.retrieval).items()}
     for section in _DECISIVE:
         entries |= {f"{section}.{key}": str(value) for key, value in asdict(getattr(config, section)).items()}
     if entries["adapt.estimate"] == "require":

@@ -249,6 +249,17 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
         )
 
 
+def routed_adapter(config: Config, task: Task, row: Row, adapters: Collection[str]) -> str | None:
+    """The adapter that answers a row, None for the base model. Raises AdapterError where none may."""
+    return route(
+        subject=row.subject,
+        task=task.name,
+        adapters=adapters,
+        fixed=visible(config.adapters.use),
+        fallback=config.adapters.fallback,
+    ).adapter
+
+
 def count_routes(
     config: Config, task: Task, base_model: BaseFolder, rows: Iterable[Row], adapters: Collection[str]
 ) -> Counter[str | None]:
@@ -260,13 +271,7 @@ def count_routes(
     row_counts: Counter[str | None] = Counter()
     for row in rows:
         if row.subject not in adapter_of_subject:
-            adapter_of_subject[row.subject] = route(
-                subject=row.subject,
-                task=task.name,
-                adapters=adapters,
-                fixed=visible(config.adapters.use),
-                fallback=config.adapters.fallback,
-            ).adapter
+            adapter_of_subject[row.subject] = routed_adapter(config, task, row, adapters)
         row_counts[adapter_of_subject[row.subject]] += 1
     refuse_base_rows(config, base_model, adapters, row_counts[None])
     # `general` answers what others do not, and may have nothing to do.

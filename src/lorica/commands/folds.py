@@ -212,10 +212,12 @@ def _fold_folders(run_dir: Path, state: FoldsState, task_name: str) -> dict[str,
 
 def _near_twins(config: Config, gold: GoldFile, source: Path, trained: Mapping[str, str]) -> dict[str, str]:
     """Id -> id of a row of `source`, the training file, that has the same text or nearly so; {} where that file cannot
-    be read any more, or holds other texts than `trained` (their digests)."""
+    be read any more, or has not all texts of `trained` (their digests)."""
     try:
-        trained_rows = list(open_rows(config, gold.task, source))
-        if {text_digest(gold.task.text(row)) for row in trained_rows} - {""} != set(trained):
+        read_rows = [(row, text_digest(gold.task.text(row))) for row in open_rows(config, gold.task, source)]
+        # Without rows that training left out, or that were added since.
+        trained_rows = [row for row, digest in read_rows if digest in trained]
+        if not set(trained) <= {digest for _, digest in read_rows}:
             raise DataError("holds other texts than the folds were trained on", path=source)
     except DataError as error:
         inform(f"near-duplicates of training rows were not looked for: {error.message}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lorica.calibration.saved import calibration_digests
 from lorica.commands import build
 from lorica.commands.arguments import Overrides, emit, going_on, inform, parser, required, resolve
 from lorica.commands.build_retrieval import index_digests
-from lorica.commands.frontier_grid import Point, make_grid, point_command
+from lorica.commands.frontier_grid import ADAPTERS, Point, make_grid, point_command
 from lorica.commands.frontier_search import POINTS_NAME, Measurement, PointMeter, PointStore, rungs, search
 from lorica.commands.gold_file import read_gold
 from lorica.commands.row_progress import row_progress
@@ -25,7 +26,7 @@ from lorica.config.compose import Resolved
 from lorica.data.digest import file_digest
 from lorica.data.journal import check_same_run
 from lorica.data.write import atomic_file
-from lorica.errors import DataError, ResumeError, UsageError
+from lorica.errors import AdapterError, DataError, ResumeError, UsageError
 from lorica.metrics.base import Column
 from lorica.metrics.run_scores import RunScore, ScoreRules, on_front, score_runs
 from lorica.names import count_of, json_values, visible_values
@@ -38,11 +39,15 @@ from lorica.runs.run_clock import CLOCK_NAME, RunClock
 from lorica.runs.run_folder import RunFolder
 from lorica.runs.run_record import RECORD_NAME, RunRecord, read_record
 from lorica.runs.select_runs import flatten
+from lorica.tasks.base import Task
 from lorica.version import __version__
 
 RESULT_NAME = "frontier.json"
 
 _DECISIVE = ("task.", "model.", "inference.", "engine.", "adapters.", "retrieval.", "data.")  # keys, for every point
+# How rows are written and where files lie, whose digests decide.
+_COSMETIC = ("inference.resume", "inference.csv_guard", "model.name", "model.path", "model.revision", "model.cache_dir")
+_COSMETIC_TABLES = ("adapters.dir", "adapters.paths", "retrieval.dir")
 _MAX_LINES = 8  # of points that are not on the front
 _EXAMPLES = """  lorica frontier task=rules input=examples/rules/test.csv adapters.dir=runs/rules minutes=2
   lorica frontier task=mcq input=validation.jsonl model=smollm2_135m minutes=30 run_dir=runs/front
@@ -148,7 +153,8 @@ def find_frontier(
     rows = list(gold.rows)
     if not rows:
         raise DataError("there are no rows", path=plan.input_path, fix="name a file with rows and gold answers")
-    refuse_training_rows(gold.task, plan.input_path, build.adapter_folders(config), rows)
+    folders = build.adapter_folders(config)
+    refuse_training_rows(gold.task, plan.input_path, folders, rows, _answering_adapters(plan, gold.task, folders))
     random.Random(0).shuffle(rows)  # a sample is the beginning, and files are often sorted
     inputs = [run_file("rows", plan.input_path, rows=len(rows))]
     recorded = recorded_configuration(plan.resolved)
@@ -183,6 +189,18 @@ def find_frontier(
     return result
 
 
+def _answering_adapters(plan: _SearchPlan, task: Task, folders: Mapping[str, Path]) -> Callable[[Row], set[str | None]]:
+    """Row -> the adapters that answer it at some point."""
+    single = {value for point in plan.points for key, value in point.settings if key in (ADAPTERS, "adapters.use")}
+
+    def answering(row: Row) -> set[str | None]:
+        with suppress(AdapterError):  # points that may not answer the row say so
+            return {*single, build.routed_adapter(plan.resolved.config, task, row, folders)}
+        return {*single}
+
+    return answering
+
+
 def _prepare(resolved: Resolved, vary: Mapping[str, Sequence[str]]) -> _SearchPlan:
     config = resolved.config
     input_path = required(config.input, "input", "rows.csv")
@@ -190,7 +208,11 @@ def _prepare(resolved: Resolved, vary: Mapping[str, Sequence[str]]) -> _SearchPl
     base = build.base_folder(config)
     points = make_grid(resolved, base, vary)
     adapters = build.open_adapters(build.adapter_folders(config))
-    calibrated = {name: adapter.path for name, adapter in adapters.items() if config.adapters.calibration != "off"}
+    varied = [dict(point.settings) for point in points]
+    calibrates = config.adapters.calibration != "off" or any("adapters.calibration" in values for values in varied)
+    calibrated = {name: adapter.path for name, adapter in adapters.items() if calibrates}
+    varied_indexes = (values["retrieval.dir"] for values in varied if "retrieval.dir" in values)
+    indexes = dict.fromkeys((config.retrieval.dir, *varied_indexes))
     settings = flatten(resolved.as_dict())
     manifest = {
         "lorica": __version__,
@@ -198,11 +220,19 @@ def _prepare(resolved: Resolved, vary: Mapping[str, Sequence[str]]) -> _SearchPl
         "base": base.digest,
         **{f"adapter.{name}": adapter.digest for name, adapter in adapters.items()},
         **{f"calibration.{name}": digest for name, digest in calibration_digests(calibrated).items()},
-        **{f"index.{name}": digest for name, digest in index_digests(config.retrieval).items()},
+        **{
+            f"index.{number}.{subject}": digest
+            for number, folder_name in enumerate(indexes)
+            for subject, digest in index_digests(replace(config.retrieval, dir=folder_name)).items()
+        },
         **{f"point.{number}": point.name for number, point in enumerate(points, 1)},
-        **{key: str(settings[key]) for key in settings if key.startswith(_DECISIVE) and key != "inference.resume"},
+        **{key: str(settings[key]) for key in settings if _decides(key)},
     }
     return _SearchPlan(resolved, input_path, folder, tuple(points), visible_values(manifest))
+
+
+def _decides(key: str) -> bool:
+    return key.startswith(_DECISIVE) and key not in _COSMETIC and not key.startswith(_COSMETIC_TABLES)
 
 
 def _check_former(plan: _SearchPlan) -> bool:

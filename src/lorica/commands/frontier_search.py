@@ -99,7 +99,7 @@ class PointStore:
 
     def _count(self, measurement: Measurement) -> None:
         earlier = self.best.get(measurement.point)
-        if earlier is None or measurement.rows >= earlier.rows:
+        if earlier is None or measurement.problem or measurement.rows >= earlier.rows:
             self.best[measurement.point] = measurement
 
     @property

@@ -69,7 +69,8 @@ class GoldFile:
             answers_by_id.pop(skipped.id or "", None)
         _refuse_strangers(answers_by_id, self.rows, answers_path, self.path)
         if file_path is not None and self.has_texts:
-            check_answered_texts(file_path, {row.id: self.task.text(row) for row in self.rows}, self.path)
+            texts = {row.id: self.task.text(row) for row in self.rows}
+            check_answered_texts(file_path, texts, self.path, self.read_log.schema_names)
             warn_of_training_rows(file_path, self.rows)
         return answers_by_id
 

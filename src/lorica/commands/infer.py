@@ -14,6 +14,7 @@ import msgspec
 from lorica import signals
 from lorica.adapters.member import Member
 from lorica.commands import build
+from lorica.commands.answered_texts import SCHEMAS
 from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
 from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
@@ -29,8 +30,10 @@ from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.journal import Journal, check_same_run
+from lorica.data.read_log import ReadLog
 from lorica.data.row_timings import write_timings
 from lorica.data.write import check_output, check_place
+from lorica.engines.base import MergeDecision
 from lorica.errors import ConfigError, DataError, EngineError, ResumeError
 from lorica.metrics.health import MassHealth, mass_health
 from lorica.models.base_folder import BaseFolder
@@ -178,7 +181,7 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
             )
         _tell_change(input_path, manifest["input"])
         result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))
-        _record_result(run_log, result, trained.summary() | {"merging": merging.reason}, journal)
+        _record_result(run_log, result, trained.summary() | _facts(merging, read_log), journal)
         journal.remove()
     return result
 
@@ -207,6 +210,10 @@ def _run_record(
         tokenizer=manifest["tokenizer"],
         adapters={adapter_name: adapter.digest for adapter_name, adapter in adapters.items()},
     )
+
+
+def _facts(merging: MergeDecision, read_log: ReadLog) -> dict[str, Any]:
+    return {"merging": merging.reason, SCHEMAS: sorted(read_log.schema_names)}
 
 
 def _record_result(run_log: RunFolder, result: InferResult, facts: Mapping[str, Any], journal: Journal) -> None:

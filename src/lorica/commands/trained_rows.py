@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,7 @@ def find_trained_rows(answers_path: Path, answers: Iterable[Answer], rows: Seque
     trained_ids = [row_id for row_id in trained_row_ids(answers_path, answers) if row_id in row_ids]
     if not trained_ids:
         return []
-    problem = (
-        f"the adapter was trained on the own labels of {len(trained_ids)} of {len(rows)} rows "
-        f"({listed(trained_ids, 3)}): it knows their answers, and its scores of them prove nothing"
-    )
+    problem = _trained_problem(trained_ids, len(rows))
     if not allow:
         raise DataError(
             problem,
@@ -102,6 +99,13 @@ def find_trained_rows(answers_path: Path, answers: Iterable[Answer], rows: Seque
         )
     warn(f"{answers_path}: {problem}")
     return trained_ids
+
+
+def _trained_problem(trained_ids: Sequence[str], row_count: int) -> str:
+    return (
+        f"the adapter was trained on the own labels of {len(trained_ids)} of {row_count} rows "
+        f"({listed(trained_ids, 3)}): it knows their answers, and its scores of them prove nothing"
+    )
 
 
 def trained_row_ids(answers_path: Path, answers: Iterable[Answer]) -> list[str]:
@@ -134,12 +138,25 @@ def warn_of_training_rows(answers_path: Path, rows: Sequence[Row]) -> None:
     _warn_of_passports(answers_path, folders, rows)
 
 
-def refuse_training_rows(task: Task, rows_path: Path, folders: Mapping[str, Path], rows: Sequence[Row]) -> None:
-    """Hold rows with gold that are to be answered against what these adapters were trained on. Raises DataError for
-    rows whose own labels one was trained on, and says where one was trained on just these rows."""
+def refuse_training_rows(
+    task: Task,
+    rows_path: Path,
+    folders: Mapping[str, Path],
+    rows: Sequence[Row],
+    answering: Callable[[Row], Collection[str | None]],
+) -> None:
+    """Hold rows with gold that are to be answered against what these adapters were trained on. answering: the names of
+    those that answer a row. Raises DataError for rows whose own labels one of these was trained on, and says where one
+    was trained on just these rows."""
     trained = TrainedRows(task, folders)
-    flagged = [with_flag(Answer(row.id)) for row in rows if trained.trained_on(row)]
-    find_trained_rows(rows_path, flagged, rows, allow=False)
+    trained_ids = [row.id for row in rows if trained.trained_on(row).intersection(answering(row))]
+    if trained_ids:
+        raise DataError(
+            _trained_problem(trained_ids, len(rows)),
+            path=rows_path,
+            row_id=trained_ids[0],
+            fix="measure on other rows: leave these out of the file",
+        )
     _warn_of_passports(rows_path, folders, rows)
 
 

@@ -31,21 +31,25 @@ class MappedPages:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies in a mapped file, so that it costs memory only where it is read."""
-        address = tensor.data_ptr()
-        stop = address + tensor.numel() * tensor.element_size()
-        return tensor.is_contiguous() and any(low <= address and stop <= high for low, high in self._ranges)
+        first, stop = _addresses(tensor)
+        return tensor.is_contiguous() and any(low <= first and stop <= high for low, high in self._ranges)
 
     def release(self, tensors: Iterable[Tensor]) -> int:
         """Let go the whole pages of those tensors that lie in a mapped file; returns how many bytes."""
         released = 0
         for tensor in filter(self.holds, tensors):
-            address = tensor.data_ptr()
-            stop = address + tensor.numel() * tensor.element_size()
-            first_page = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+            first, stop = _addresses(tensor)
+            first_page = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
             size = stop // mmap.PAGESIZE * mmap.PAGESIZE - first_page
             if size > 0 and self._madvise(first_page, size, _DONT_NEED) == 0:
                 released += size
         return released
+
+
+def _addresses(tensor: Tensor) -> tuple[int, int]:
+    """The first address of a contiguous tensor, and the one after its last."""
+    first = tensor.data_ptr()
+    return first, first + tensor.numel() * tensor.element_size()
 
 
 def _mapped_weight_files(maps: Path) -> Iterable[tuple[int, int]]:
@@ -63,4 +67,5 @@ def _mapped_weight_files(maps: Path) -> Iterable[tuple[int, int]]:
 
 def _is_weight_file(path: str) -> bool:
     """Those of Hugging Face's cache are links to files that are named by their digests."""
-    return path.endswith(".safetensors") or path.rpartition("/")[0].endswith("/blobs")
+    folder = path.rpartition("/")[0]
+    return path.endswith(".safetensors") or ("/models--" in folder and folder.endswith("/blobs"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from importlib.util import find_spec
 
 from lorica.data.digest import bytes_digest
 from lorica.errors import ConfigError
+from lorica.hardware import usable_cores
 from lorica.runs.run_record import MachineFacts
 from lorica.version import __version__
 
@@ -58,7 +58,7 @@ def machine_facts() -> MachineFacts:
 
 
 def _stated(facts: dict[str, object], *, threads: int = 0, kernels: str = "") -> MachineFacts:
-    facts = {"system": platform.system(), "cores": os.cpu_count() or 1, "memory_bytes": 0, **facts}
+    facts = {"system": platform.system(), "cores": usable_cores(), "memory_bytes": 0, **facts}
     deciding = {name: value for name, value in facts.items() if name != "memory_bytes"}
     digest = bytes_digest(json.dumps(deciding, sort_keys=True).encode())
     return MachineFacts(**facts, digest=digest, threads=threads, kernels=kernels)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ import msgspec
 from torch import Tensor
 
 from lorica.adapters.passport_facts import file_sha256
-from lorica.errors import LoricaError, MissingExtraError, ResumeError, TrainingError
+from lorica.errors import LoricaError, MissingExtraError, NotFiniteError, ResumeError, TrainingError
 from lorica.training.log import LOG
 from lorica.training.state import State, to_json
 from lorica.training.step import Learner
@@ -212,9 +212,12 @@ def discard_run(folder: Path) -> None:
 
 @contextlib.contextmanager
 def leaving_no_run(folder: Path) -> Iterator[None]:
-    """A block before the first update; where rows or packages allow no training, a corrected call may begin there."""
+    """A block before the first update; where rows or packages allow no training, a corrected call may begin there. A
+    training that diverged stays on record."""
     try:
         yield
+    except NotFiniteError:
+        raise
     except (TrainingError, MissingExtraError):
         discard_run(folder)
         raise

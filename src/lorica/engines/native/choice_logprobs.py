@@ -138,7 +138,7 @@ def _unrounded(
     scored_rounded, scored_exact = logprobs.new_zeros(rows), logprobs.new_zeros(rows)
     scored_rounded.index_add_(0, pairs[0], (rounded_logits - normalizers)[first].exp())
     scored_exact.index_add_(0, pairs[0], (exact_logits - normalizers)[first].exp())
-    total = (1 - scored_rounded).clamp(min=0) + scored_exact
+    total = ((1 - scored_rounded).clamp(min=0) + scored_exact).float().double()  # a GPU adds in no fixed order
     return exact_logits - normalizers - total.log()[row_index]
 
 
