@@ -167,7 +167,7 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
     ):
         if mass_warning := explain_low_mass(pipeline, sample_rows[:_MASS_ROWS]):
             warn(mass_warning)
-        with row_progress(row_counts.total()) as advance:
+        with row_progress(row_counts.total()) as advance, _telling_change(input_path, manifest["input"]):
             summary = answer_file(
                 pipeline,
                 open_rows(config, task, input_path),
@@ -179,7 +179,6 @@ def infer_file(resolved: Resolved, *, words: Sequence[str] = (), resume_command:
                 warmup_rows=sample_rows[:_MASS_ROWS] if config.inference.warmup else (),
                 amended=trained.flagged,
             )
-        _tell_change(input_path, manifest["input"])
         result = _result(summary, output, list_skipped(read_log, output.with_name(output.name + SKIPPED_SUFFIX)))
         _record_result(run_log, result, trained.summary() | _facts(merging, read_log), journal)
         journal.remove()
@@ -248,10 +247,19 @@ def _input_and_output(config: Config) -> tuple[Path, Path]:
     return input_path, output_path
 
 
-def _tell_change(input_path: Path, digest: str) -> None:
-    """Say where the input is another file than it was before it was answered."""
-    with suppress(DataError):  # it may be gone
-        if file_digest(input_path) != digest:
+@contextmanager
+def _telling_change(input_path: Path, digest: str) -> Iterator[None]:
+    """Say where the input is another file after the block than it was before; it is hashed again only where it was
+    written."""
+
+    def written() -> tuple[int, int, int]:
+        facts = input_path.stat()
+        return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+    before = written()
+    yield
+    with suppress(DataError, OSError):  # it may be gone
+        if written() != before and file_digest(input_path) != digest:
             warn(f"{input_path} was changed while it was answered: rows are answered as they were when they were read")
 
 
