@@ -43,6 +43,7 @@ def emulate(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from numpy._core import _internal
 
+    monkeypatch.delenv("LORICA_CPU_TARGET", raising=False)  # it may name one of this processor
     memory = _Memory()
     address_of_tensor = torch.Tensor.data_ptr
 

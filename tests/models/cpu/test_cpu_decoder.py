@@ -119,6 +119,8 @@ def test_other_precisions_stay_near(
 def test_without_private_operators_the_results_are_the_same(
     precision: str, tiny: Callable[[str], Any], tokens_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if precision == "int8" and not kernels.has_int8_linear():  # as on AVX2
+        pytest.skip("int8 weights are multiplied by int16 activations here: more exactly than without the kernels")
     made, tokens = tiny("qwen2-wide"), tokens_of(30)
     usual = logits(make_fast(made.folder, precision), tokens, [])
     monkeypatch.setattr(kernels, "has_int8_linear", lambda: False)

@@ -92,7 +92,7 @@ def test_a_cache_that_cannot_be_written_is_harmless(
 
 @pytest.mark.parametrize(
     "change",
-    [{"processor": "another"}, {"instruction_sets": ("avx2",)}, {"limits": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}],
+    [{"processor": "another"}, {"instruction_sets": ("another",)}, {"limits": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}],
 )
 def test_another_machine_or_environment_has_a_file_of_its_own(
     measured: list[Rates], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
