@@ -12,14 +12,17 @@ from lorica.engines.native.attention import block, select  # noqa: E402
 from lorica.engines.native.attention.select import select_backend  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.compiled import bindings, library  # noqa: E402
+from lorica.models.compiled import amx, bindings, library  # noqa: E402
 from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
+from lorica.models.cpu.kernels import rounds_by_batch  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
 
 FLASH = "flash" if block.has_flash_kernel() else "plain"
 BMM = "bmm" if block.has_bfloat16_bmm() else FLASH
+ONEDNN_TILES = rounds_by_batch(torch.bfloat16)
+ALL: tuple[type[Request], ...] = (ScoreChoices, Generate)
 
 
 @pytest.fixture
@@ -39,9 +42,9 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], CpuDecoder
         ("float32", False, True, FLASH, (ScoreChoices,)),
         ("float32", False, False, FLASH, ()),
         ("float32", True, True, "compiled", (ScoreChoices, Generate)),
-        ("bfloat16", False, True, BMM, (ScoreChoices,)),
+        ("bfloat16", False, True, *((FLASH, ()) if ONEDNN_TILES else (BMM, (ScoreChoices,)))),
         ("bfloat16", False, False, FLASH, ()),
-        ("bfloat16", True, True, "compiled", (ScoreChoices, Generate)),
+        ("bfloat16", True, True, "compiled", () if ONEDNN_TILES and not amx.is_available() else ALL),
         ("bfloat16", True, False, "compiled", ()),
     ],
 )

@@ -47,6 +47,13 @@ def prepacked_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
+def rounds_by_batch(dtype: torch.dtype) -> bool:
+    """Whether the bits of a row of a product depend on how many rows there are, even if these are whole blocks: by AMX
+    oneDNN cuts the inputs of bfloat16 products into pieces by the number of rows and of threads.
+    """
+    return dtype == torch.bfloat16 and "amx_bf16" in this_machine().instruction_sets
+
+
 @cache
 def has_int8_linear() -> bool:
     """Whether int8 products do not overflow in their partial sums, as they do on processors without VNNI."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorica.models.compiled import block_products, library, products
+from lorica.models.compiled import amx, block_products, library, products
 from lorica.models.cpu import kernels
 from lorica.models.cpu.weight_only import WeightOnlyLinear
 from lorica.models.gguf_layers import GgufLinear, GgufWeight
@@ -47,6 +47,8 @@ def make_linear(layers: Sequence[nn.Linear | GgufLinear], precision: str) -> Lin
         bits = int(precision_row.weights.removeprefix("int"))
         return partial(products.multiply, panels=products.pack_codes(weight, bits), bias=bias)
     dtype: torch.dtype = getattr(torch, precision_row.weights)
+    if dtype == torch.bfloat16 and amx.is_available():
+        return partial(amx.multiply, panels=amx.pack(weight), bias=None if bias is None else bias.float())
     if kernels.can_prepack(dtype):
         return partial(kernels.prepacked_linear, packed=kernels.prepack(weight.to(dtype)), bias=bias)
     if dtype == torch.float32:
@@ -58,7 +60,9 @@ def rounds_by_row(linear: Linear) -> bool:
     """Whether the bits of a row of the result depend on that row alone, for any number of rows."""
     if isinstance(linear, WeightOnlyLinear):
         return linear.compiled
-    return isinstance(linear, partial) and linear.func is products.multiply and bool(library.target())
+    if not isinstance(linear, partial):
+        return False
+    return linear.func is amx.multiply or (linear.func is products.multiply and bool(library.target()))
 
 
 def compute_dtype(precision: str) -> torch.dtype:

@@ -15,6 +15,7 @@ from lorica.engines.native.attention.varlen import VarlenAttention, fits_varlen
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, Prefix
 from lorica.models.cpu.cpu_decoder import AnyDecoder, CpuDecoder
+from lorica.models.cpu.kernels import rounds_by_batch
 from lorica.models.packed_attention import Attention
 from lorica.records import Generate, Request, ScoreChoices
 
@@ -51,7 +52,8 @@ def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBack
     if isinstance(decoder, CpuDecoder) and decoder.compiled:
         compiled = partial(CompiledAttention, windows=config.windows)
         compiled_decode = partial(CompiledDecodeAttention, windows=config.windows)
-        batch_invariant = (ScoreChoices, Generate) if deterministic else ()
+        padding_helps = decoder.rounds_by_row or decoder.precision != "bfloat16" or not rounds_by_batch(dtype)
+        batch_invariant = (ScoreChoices, Generate) if deterministic and padding_helps else ()
         alignment = 1 if decoder.rounds_by_row else ROW_ALIGNMENT
         return AttentionBackend(
             "compiled", compiled, compiled, compiled_decode, batch_invariant, row_alignment=alignment
@@ -66,7 +68,7 @@ def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBack
 
         return AttentionBackend("varlen", varlen, varlen, decode, cuda_graphs=True)
     kernel: Literal["flash", "plain"] = "flash" if uses_flash(device) else "plain"
-    if not deterministic:
+    if not deterministic or rounds_by_batch(dtype):
         return AttentionBackend(kernel, prefix_merge, prefix_merge, decode)
     bmm = prefers_bmm(dtype, device)
     heads = (config.heads, config.kv_heads)
