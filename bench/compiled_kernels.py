@@ -6,7 +6,8 @@ On a processor with more than AVX2, `LORICA_CPU_TARGET=avx2 ATEN_CPU_CAPABILITY=
 MKL_ENABLE_INSTRUCTIONS=AVX2` in the environment holds both sides to it. Each figure is the median of paired ratios,
 torch's processor time over the kernels', one thread, at the shape of Qwen2.5-0.5B: attention behind a shared prefix
 (against torch's batch-invariant and its faster one) and of decode steps, LoRA, what lies between products; then scores
-and texts of a model of that shape with four layers. `prefill_share` is attention's rate as a part of that of a large
+and texts of a model of that shape with four layers; in bfloat16 on a processor with AMX also products, of a prompt and
+of a decode step (against oneDNN's prepacked ones). `prefill_share` is attention's rate as a part of that of a large
 product of torch in float32. The last line is `key=value`.
 """
 
@@ -37,8 +38,8 @@ from lorica.engines.native.kv_cache import KVCache  # noqa: E402
 from lorica.engines.native.packed_batch import PackedSequence, Prefix, pack_sequences  # noqa: E402
 from lorica.models.allocator import keep_buffers  # noqa: E402
 from lorica.models.batched_lora import BatchedLora, CompiledLora  # noqa: E402
-from lorica.models.compiled import bindings, library  # noqa: E402
-from lorica.models.cpu import ops  # noqa: E402
+from lorica.models.compiled import amx, bindings, library  # noqa: E402
+from lorica.models.cpu import kernels, ops  # noqa: E402
 from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.cpu.ops import FusedRmsNorm  # noqa: E402
 from lorica.models.decoder import Decoder, RmsNorm  # noqa: E402
@@ -128,6 +129,20 @@ def between(dtype: torch.dtype) -> dict[str, tuple[Run, Run]]:
     return {"norm": (norm_runs[0], norm_runs[1]), "gate": (gate_runs[0], gate_runs[1])}
 
 
+def tile_products() -> dict[str, tuple[Run, Run]]:
+    """The largest products of a layer by AMX's tiles."""
+    runs = {}
+    for name, inputs, outputs in (("wide", HIDDEN, INTERMEDIATE), ("deep", INTERMEDIATE, HIDDEN)):
+        weight = states(torch.bfloat16, outputs, inputs)
+        prepacked, panels = kernels.prepack(weight), amx.pack(weight)
+        for rows in (2048, ROWS):
+            x = states(torch.bfloat16, rows, inputs)
+            runs[f"{name}_product_{rows}"] = (
+                partial(kernels.prepacked_linear, x, prepacked, None), partial(amx.multiply, x, panels, None)
+            )  # fmt: skip
+    return runs
+
+
 def engines(dtype: torch.dtype) -> list[NativeEngine]:
     """A model of four layers without and with the kernels."""
     config = replace(read_shape("qwen2.5-0.5b"), layers=4, windows=(None,) * 4, vocab_size=1024)
@@ -193,6 +208,7 @@ def main() -> None:
             "prefill": (tiled, compiled), "merged_prefill": (merged, compiled), "decode": decode(dtype),
             "lora": lora(dtype, [(0, 128), (128, 256)]), "decode_lora": lora(dtype, [(i, i + 1) for i in range(ROWS)]),
             **between(dtype), **whole_runs(dtype),
+            **(tile_products() if dtype == torch.bfloat16 and amx.is_available() else {}),
         }  # fmt: skip
         for name, runs in pairs.items():
             ratio, seconds = paired(*runs, arguments.rounds)

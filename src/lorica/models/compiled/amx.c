@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { BLOCK_INPUTS = 32, BLOCK_ROWS = 16, AMX_COLUMNS = 32, AMX_PANELS_AT_ONCE = 4 };
+enum { BLOCK_INPUTS = 32, BLOCK_ROWS = 16, AMX_COLUMNS = 32, CACHED_BYTES = 1 << 20 };
 
 typedef struct {
     const uint16_t *x;      /* [rows, in] bfloat16 */
@@ -15,6 +15,7 @@ typedef struct {
     const float *bias;      /* [out] or NULL */
     uint16_t *y;            /* [rows, out] bfloat16 */
     int64_t rows, in, out;  /* in: a multiple of BLOCK_INPUTS */
+    int64_t at_once;        /* panels that a thread takes: they stay in its second-level cache while all rows pass by */
     int64_t next;           /* the first panel that no thread has taken */
 } TileProduct;
 
@@ -87,13 +88,13 @@ WITH_TILES static void multiply_panels(void *argument) {
     const int64_t panels = (p->out + AMX_COLUMNS - 1) / AMX_COLUMNS;
     const int64_t whole = p->rows / (2 * BLOCK_ROWS) * (2 * BLOCK_ROWS), rest = p->rows - whole;
     for (;;) {
-        const int64_t first = __atomic_fetch_add(&p->next, AMX_PANELS_AT_ONCE, __ATOMIC_RELAXED);
+        const int64_t first = __atomic_fetch_add(&p->next, p->at_once, __ATOMIC_RELAXED);
         if (first >= panels) break;
-        const int64_t stop = first + AMX_PANELS_AT_ONCE < panels ? first + AMX_PANELS_AT_ONCE : panels;
+        const int64_t stop = first + p->at_once < panels ? first + p->at_once : panels;
         if (whole) {
             configure(BLOCK_ROWS, BLOCK_ROWS);
-            for (int64_t panel = first; panel < stop; panel++)
-                for (int64_t row = 0; row < whole; row += 2 * BLOCK_ROWS)
+            for (int64_t row = 0; row < whole; row += 2 * BLOCK_ROWS)
+                for (int64_t panel = first; panel < stop; panel++)
                     multiply_tiles(p, panel, row, 2 * BLOCK_ROWS, 1);
         }
         if (rest) {
@@ -130,6 +131,11 @@ EXPORT(int, has_tiles)(void) {
 #endif
 
 EXPORT(void, multiply_by_tiles)(TileProduct *product, Parallel parallel, unsigned threads) {
+    const int64_t panels = (product->out + AMX_COLUMNS - 1) / AMX_COLUMNS;
+    const int64_t cached = CACHED_BYTES / (2 * AMX_COLUMNS * product->in);
+    const int64_t shared = panels / (4 * (threads ? threads : 1)); /* few, so that no thread waits long for another */
+    product->at_once = cached < shared ? cached : shared;
+    if (product->at_once < 1) product->at_once = 1;
     if (parallel && threads > 1)
         parallel(multiply_panels, product, threads, 0);
     else

@@ -24,7 +24,7 @@ _TARGET = "avx512-bf16"
 class _TileProduct(ctypes.Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("x", "weight", "bias", "y")),
-        *((name, c_int64) for name in ("rows", "inputs", "outputs", "next")),
+        *((name, c_int64) for name in ("rows", "inputs", "outputs", "at_once", "next")),
     ]
 
 
