@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lorica.models.compiled import library  # noqa: E402
 from lorica.models.cpu import kernels  # noqa: E402
 from lorica.models.cpu.linear import make_linear, quantize_rows, quantize_weight, residual_dtype  # noqa: E402
 
@@ -41,6 +42,12 @@ def test_layers_of_one_input_as_one_product(layers: list[Any], rows: int, precis
     found = product(x.to(residual_dtype(precision))).float()
     assert (found - expected).abs().max() < off * expected.abs().max()
     assert found.shape == expected.shape
+
+
+@pytest.mark.skipif(bool(library.why_unavailable()), reason="without kernels torch multiplies in float16")
+def test_states_beside_weights_in_float16_do_not_overflow(layers: list[Any]) -> None:
+    x = torch.full((3, 128), 3e5).to(residual_dtype("float16"))
+    assert make_linear(layers, "float16")(x).isfinite().all()
 
 
 def test_codes_stand_for_their_weights() -> None:

@@ -49,7 +49,7 @@ def make_linear(layers: Sequence[nn.Linear | GgufLinear], precision: str) -> Lin
     dtype: torch.dtype = getattr(torch, precision_row.weights)
     if dtype == torch.bfloat16 and amx.is_available():
         return partial(amx.multiply, panels=amx.pack(weight), bias=None if bias is None else bias.float())
-    if kernels.can_prepack(dtype):
+    if _is_prepacked(dtype):
         return partial(kernels.prepacked_linear, packed=kernels.prepack(weight.to(dtype)), bias=bias)
     if dtype == torch.float32:
         return partial(F.linear, weight=weight.float(), bias=bias)
@@ -71,7 +71,14 @@ def compute_dtype(precision: str) -> torch.dtype:
     if precision_row.weights == "gguf" and library.target():
         return block_products.input_dtype()
     dtype: torch.dtype = getattr(torch, precision_row.states)
-    return dtype if kernels.can_prepack(dtype) else torch.float32
+    return dtype if _is_prepacked(dtype) else torch.float32
+
+
+def _is_prepacked(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies in this dtype. Its products in float16 are no faster than Lorica's, which take and give
+    float32: hidden states in float16 overflow above 65,504.
+    """
+    return kernels.can_prepack(dtype) and not (dtype == torch.float16 and library.target())
 
 
 def residual_dtype(precision: str) -> torch.dtype:
