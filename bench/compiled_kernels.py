@@ -131,7 +131,7 @@ def between(dtype: torch.dtype) -> dict[str, tuple[Run, Run]]:
 
 def tile_products() -> dict[str, tuple[Run, Run]]:
     """The largest products of a layer by AMX's tiles."""
-    runs = {}
+    runs: dict[str, tuple[Run, Run]] = {}
     for name, inputs, outputs in (("wide", HIDDEN, INTERMEDIATE), ("deep", INTERMEDIATE, HIDDEN)):
         weight = states(torch.bfloat16, outputs, inputs)
         prepacked, panels = kernels.prepack(weight), amx.pack(weight)
