@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lorica.errors import DataError, UsageError
@@ -164,6 +164,7 @@ NUMBERS = st.one_of(st.floats(-1e6, 1e6), st.sampled_from([math.nan, math.inf, -
 
 
 @settings(max_examples=100, deadline=None)
+@example(points=[(5e-324, 0.0, 0.0)])
 @given(points=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), max_size=5))
 def test_charts_are_valid_xml_within_their_frame(points: list[tuple[float, float, float]]) -> None:
     plot = IntervalPlot("t", tuple(IntervalPoint("p", *each) for each in points))

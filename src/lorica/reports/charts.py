@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -98,8 +99,8 @@ def line_svg(chart: LineChart, width: int = WIDTH) -> str:
 def scatter_svg(chart: ScatterPlot, width: int = WIDTH) -> str:
     """Numbered points with bars of their intervals, the joined ones connected, and a legend of all numbers below."""
     margin_left, top, bottom = 64 if width == WIDTH else 48, 14, 330
-    points = [point for point in chart.points if 0 < point.x < math.inf and math.isfinite(point.y)]
-    x_values = [value for point in points for value in (point.x, *point.x_interval) if 0 < value < math.inf]
+    points = [point for point in chart.points if _has_logarithm(point.x) and math.isfinite(point.y)]
+    x_values = [value for point in points for value in (point.x, *point.x_interval) if _has_logarithm(value)]
     x_ticks, x_start, x_end = log_axis(x_values)
     y_ticks, y_start, y_end = nice_axis([value for point in points for value in (point.y, *point.y_interval)])
     y_scale, x_scale = _Scale(y_start, y_end, bottom, top), _LogScale(x_start, x_end, margin_left, width - 20)
@@ -119,7 +120,7 @@ def scatter_svg(chart: ScatterPlot, width: int = WIDTH) -> str:
         if all(map(math.isfinite, point.y_interval)):
             low, high = (y_scale(end) for end in point.y_interval)
             elements.append(f'<path class="bar thin" d="M{x} {low}V{high}" fill="none"/>')
-        if all(0 < end < math.inf for end in point.x_interval):
+        if all(map(_has_logarithm, point.x_interval)):
             low, high = (x_scale(end) for end in point.x_interval)
             elements.append(f'<path class="bar thin" d="M{low} {y}H{high}" fill="none"/>')
         elements.append(f'<circle class="dot{"" if point.joined else " hollow"}" cx="{x}" cy="{y}" r="5"/>')
@@ -193,6 +194,11 @@ def _parallel(chart: ParallelPlot, elements: list[str], width: int, x: int, lege
         elements.append(_text(x + 46, legend_y + 4, _cut(", ".join(marked), width // 9 - 6)))
     axis_names = ", ".join(axis.label for axis in chart.axes)
     return _svg(width, legend_y + 18, chart.title, f"{len(chart.lines)} lines over {axis_names}", elements)
+
+
+def _has_logarithm(value: float) -> bool:
+    """Whether a value is drawn on a logarithmic axis: below the smallest normal number, ends of an axis coincide."""
+    return sys.float_info.min <= value < math.inf
 
 
 def log_axis(values: Sequence[float]) -> tuple[list[float], float, float]:
