@@ -41,6 +41,7 @@ class FindingCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     severity: Severity
     title: str
+    expected: str = ""
     fix: str = ""
     causes: tuple[str, ...] = ()
     likelihoods: dict[str, float] | None = None
@@ -147,13 +148,13 @@ def finding(
     facts: Mapping[str, Any] | None = None,
     severity: Severity | None = None,
 ) -> Finding:
-    """A finding of a listed code, with its usual severity and fix unless others are given. KeyError for another."""
+    """A finding of a listed code; what is not given is as the code's row says. KeyError for another code."""
     code_row = finding_codes()[code]
     return Finding(
         code=code,
         severity=severity or code_row.severity,
         seen=seen,
-        expected=expected,
+        expected=expected or code_row.expected,
         fix=fix or code_row.fix,
         file=file,
         facts=dict(facts or {}),

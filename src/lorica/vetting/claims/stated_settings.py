@@ -105,4 +105,4 @@ def _arguments(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
             sentences.append(f"args.json says {argument} {value}, the config {configured}")
     if not differs:
         return []
-    return [finding("L161", "; ".join(sentences), expected="the same in all", file="args.json", facts=differs)]
+    return [finding("L161", "; ".join(sentences), file="args.json", facts=differs)]

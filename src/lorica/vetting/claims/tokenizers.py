@@ -74,8 +74,7 @@ def _foreign(adapter: RawAdapter, claim: NamedBase) -> list[Finding]:
     if not foreign_signs:
         return []
     actual = f"{', '.join(foreign_signs)}; {claim.file} names {shown(claim.text)}"
-    facts = {"signs": foreign_signs, "base": sorted(base_families)}
-    return [finding("L166", actual, expected="the base's own tokenizer", file=_CONFIG, facts=facts)]
+    return [finding("L166", actual, file=_CONFIG, facts={"signs": foreign_signs, "base": sorted(base_families)})]
 
 
 def _template(adapter: RawAdapter, claim: NamedBase) -> list[Finding]:
@@ -111,8 +110,7 @@ def _new_tokens(adapter: RawAdapter, tensor_map: TensorMap, claims: list[NamedBa
     if not new_tokens:
         return []
     actual = f"{len(new_tokens)} tokens ({listed(new_tokens, 3)}) have ids beyond the base's {vocabulary} rows"
-    facts = {"tokens": len(new_tokens), "vocabulary": vocabulary}
-    return [finding("L167", actual, expected="trained embeddings for them", file=_ADDED, facts=facts)]
+    return [finding("L167", actual, file=_ADDED, facts={"tokens": len(new_tokens), "vocabulary": vocabulary})]
 
 
 def _ids(adapter: RawAdapter) -> dict[str, int]:

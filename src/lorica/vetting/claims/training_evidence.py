@@ -294,7 +294,7 @@ def check_evidence(adapter: RawAdapter, evidence: TrainingEvidence) -> list[Find
         findings.append(finding("L170", actual, expected="finite ones", file=source_file, facts=facts))
     findings += _fall(evidence, source_file) + _validation(evidence, source_file)
     if evidence.steps == 0:
-        findings.append(finding("L177", "0 steps", expected="a training that took steps", file=source_file))
+        findings.append(finding("L177", "0 steps", file=source_file))
     elif evidence.finished is False:
         total_text = f" of {evidence.max_steps}" if evidence.max_steps else ""
         findings.append(finding("L175", f"{evidence.steps or 'unknown'}{total_text} steps", file=source_file))
@@ -326,10 +326,10 @@ def _fall(evidence: TrainingEvidence, source_file: str) -> list[Finding]:
     actual = f"mean loss {figure(first_third)} in the first third, "
     actual += f"{figure(middle_third)} and {figure(last_third)} in the others"
     if last_third > 1.2 * lowest and last_third - lowest > 0.05:
-        return [finding("L172", actual, expected="a loss that falls", file=source_file, facts=facts)]
+        return [finding("L172", actual, file=source_file, facts=facts)]
     if evidence.fell is False and first_third > 0.05:
         actual += f"; it began at {figure(values[0])}"
-        return [finding("L171", actual, expected="a loss that falls", file=source_file, facts=facts)]
+        return [finding("L171", actual, file=source_file, facts=facts)]
     return []
 
 
@@ -343,8 +343,7 @@ def _validation(evidence: TrainingEvidence, source_file: str) -> list[Finding]:
     base_loss, trained_loss = evidence.base_loss, evidence.trained_loss
     if base_loss is not None and trained_loss is not None and trained_loss >= base_loss:
         actual = f"loss {figure(trained_loss)} with the adapter, {figure(base_loss)} without it, on held-out rows"
-        facts = {"base": base_loss, "own": trained_loss}
-        findings.append(finding("L179", actual, expected="a lower loss with it", file=source_file, facts=facts))
+        findings.append(finding("L179", actual, file=source_file, facts={"base": base_loss, "own": trained_loss}))
     if evidence.held_out is False:
         findings.append(finding("L176", "no row was held out for validation", file=source_file))
     return findings

@@ -146,18 +146,18 @@ def _add_missing_config(folder: SafeFolder, findings: list[Finding]) -> None:
     no_weights = next((problem for problem in findings if problem.code == "L003"), None)
     if no_weights is not None:
         findings.remove(no_weights)
-        findings.append(finding("L001", f"the folder holds {folder.describe()}", expected=f"{CONFIG_NAME} and weights"))
+        findings.append(finding("L001", f"the folder holds {folder.describe()}"))
         return
     if folder.find(TRAINING_RECORD):
         actual = f"its training did not end; there is {folder.describe()}"
-        findings.append(finding("L002", actual, expected=CONFIG_NAME, fix="go on with training.resume=true"))
+        findings.append(finding("L002", actual, fix="go on with training.resume=true"))
         return
     config_above, suggested_fix = folder.path.parent / CONFIG_NAME, ""
     if not folder.single and config_above.is_file():
         suggested_fix = "there is one in the folder above: if it belongs to these weights, copy it here "
         suggested_fix += f"({config_above})"
     actual = f"beside the weights lies {folder.describe()}"
-    findings.append(finding("L002", actual, expected=CONFIG_NAME, fix=suggested_fix))
+    findings.append(finding("L002", actual, fix=suggested_fix))
 
 
 def _config(folder: SafeFolder, findings: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
@@ -216,7 +216,7 @@ def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | No
     shards = [file_name for file_name in file_names if _SHARD.fullmatch(file_name) or file_name.lower() == _INDEX_NAME]
     if shards:
         actual = f"{len(shards)} files, first {short_text(shards[0])}"
-        findings.append(finding("L006", actual, expected=WEIGHTS_NAME, file=shards[0]))
+        findings.append(finding("L006", actual, file=shards[0]))
         return None
     if (pickled := folder.find(_PICKLE_NAME)) is not None:
         return pickled
@@ -232,14 +232,14 @@ def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | No
         if candidates:
             first_names = ", ".join(short_text(name) for name in candidates[:5])
             actual = f"there are {len(candidates)}: {first_names}" + (" ..." if len(candidates) > 5 else "")
-            findings.append(finding("L017", actual, expected=WEIGHTS_NAME, facts={"files": candidates[:100]}))
+            findings.append(finding("L017", actual, facts={"files": candidates[:100]}))
         else:
             findings.append(finding("L003", f"there is {folder.describe()}", expected=WEIGHTS_NAME))
         return None
     if weights_name.lower().endswith(".safetensors"):
         actual = f"the weights are in {short_text(weights_name)}"
         suggested_fix = f"if it is PEFT's, rename it to {WEIGHTS_NAME}"
-        findings.append(finding("L005", actual, expected=WEIGHTS_NAME, fix=suggested_fix, file=weights_name))
+        findings.append(finding("L005", actual, fix=suggested_fix, file=weights_name))
     return weights_name
 
 
@@ -281,12 +281,10 @@ def _pickle(pickle_path: Path, file_name: str, pickle_scan: PickleScan | None = 
     if pickle_scan.dangerous:
         shown_imports = ", ".join(short_text(import_name) for import_name in pickle_scan.dangerous[:5])
         facts["dangerous"] = list(pickle_scan.dangerous)
-        actual, expected = f"loading it would import {shown_imports}", "nothing but what tensors need"
-        return finding("L013", actual, expected=expected, file=file_name, facts=facts)
+        return finding("L013", f"loading it would import {shown_imports}", file=file_name, facts=facts)
     limitation = "" if pickle_scan.complete else " as far as it can be scanned"
     imports = ", ".join(short_text(import_name) for import_name in pickle_scan.imports[:5]) or "nothing"
-    actual = f"it would import {imports}{limitation}"
-    return finding("L012", actual, expected=WEIGHTS_NAME, file=file_name, facts=facts)
+    return finding("L012", f"it would import {imports}{limitation}", file=file_name, facts=facts)
 
 
 def _pickle_beside(folder: SafeFolder) -> list[Finding]:

@@ -123,7 +123,7 @@ def open_safe_folder(source: AdapterSource, findings: list[Finding]) -> SafeFold
             continue
         for entry in entries:
             if len(safe_folder.files) >= MAX_FILES:
-                findings.append(finding("L016", f"the first {MAX_FILES} are", expected="the files of one adapter"))
+                findings.append(finding("L016", f"the first {MAX_FILES} are"))
                 return safe_folder
             file_name = f"{prefix}{entry.name}"
             is_apart = entry.name.startswith(".") or checkpoint_like(entry.name)

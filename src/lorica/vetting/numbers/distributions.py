@@ -101,8 +101,7 @@ def _check_outliers(outliers: Sequence[_Outliers], tensor_count: int) -> Iterabl
         actual = f"{count} values up to {largest:.3g}, {gap:.2g} times the next, {in_tensors(tensors, tensor_count)}"
         facts = {"values": count, "gap": gap, "largest": largest}
         severity: Severity | None = "reject" if gap > GAP_ABSURD or largest > HUGE else None
-        expected = "the largest values close to one another"
-        yield finding("L207", actual, expected=expected, facts=facts, severity=severity)
+        yield finding("L207", actual, facts=facts, severity=severity)
 
 
 def _garbled(distributions: Sequence[_Distribution], with_outliers: set[str]) -> Iterable[Finding]:
@@ -120,10 +119,9 @@ def _garbled(distributions: Sequence[_Distribution], with_outliers: set[str]) ->
             reason = f"sizes spread over {2 * wide_tensors[0].spread:.0f} powers of two"
         elif huge_tensors:
             reason = f"values up to {max(tensor.largest for tensor in huge_tensors):.2g}"
-        expected = "sizes within a few powers of two of one another, as initialised and trained"
         facts = {"wide": len(wide_tensors), "huge": len(huge_tensors), "same": len(even_tensors)}
         facts["tensors"] = len(garbled)
-        yield finding("L201", f"{reason} {in_tensors(garbled, len(tensors))}", expected=expected, facts=facts)
+        yield finding("L201", f"{reason} {in_tensors(garbled, len(tensors))}", facts=facts)
 
 
 def _underflow(factors: Sequence[TensorFacts]) -> Iterable[Finding]:

@@ -95,8 +95,7 @@ def check_factor_pairing(pairing: FactorPairing) -> list[Finding]:
     module, partner = next(iter(pairing.mismatched.items()))
     actual = f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another module: "
     actual += f"that of {shown(module)} to {shown(partner)}, for one"
-    facts = {"torn": len(pairing.mismatched), "judged": pairing.pairs}
-    return [finding("L222", actual, expected="both halves of a pair of one training", facts=facts)]
+    return [finding("L222", actual, facts={"torn": len(pairing.mismatched), "judged": pairing.pairs})]
 
 
 def _off_diagonal(gram: NDArray[Any]) -> Floats:

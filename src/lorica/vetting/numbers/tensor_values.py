@@ -48,8 +48,7 @@ def check_finite(tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
     if broken:
         nan_count, infinity_count = sum(tensor.nans for tensor in broken), sum(tensor.infinities for tensor in broken)
         actual = f"{nan_count} NaN and {infinity_count} infinite values {in_tensors(broken, len(tensors))}"
-        facts = {"nans": nan_count, "infinities": infinity_count, "tensors": len(broken)}
-        yield finding("L200", actual, expected="finite values only", facts=facts)
+        yield finding("L200", actual, facts={"nans": nan_count, "infinities": infinity_count, "tensors": len(broken)})
 
 
 def _unreadable(factors: Sequence[TensorFacts]) -> Iterable[Finding]:
@@ -83,8 +82,7 @@ def _zeros(tensors: Sequence[TensorFacts], factors: Sequence[TensorFacts]) -> It
     ends_in_zeros = partial is not None and end_bytes >= ZERO_RUN_BYTES and not _by_chance(partial)
     if partial is not None and ends_in_zeros and (zero_tensors or not is_structural(partial)):
         actual = f"the last {end_bytes} bytes are zeros, from inside tensor {shown(partial.name)} on"
-        facts = {"bytes": end_bytes, "tensors": zero_tensors + 1}
-        yield finding("L202", actual, expected="trained values to the end", facts=facts)
+        yield finding("L202", actual, facts={"bytes": end_bytes, "tensors": zero_tensors + 1})
     yield from _blocks(factors, partial, is_structural)
 
 
@@ -112,8 +110,7 @@ def _blocks(
         blocks = zero_blocks + equal_blocks
         repeated = "zeros" if zero_blocks else "one value"
         actual = f"{longest} bytes of {repeated} in a row {in_tensors(blocks, len(factors))}"
-        facts = {"tensors": len(blocks), "zeros": len(zero_blocks), "bytes": longest}
-        yield finding("L203", actual, expected="no such stretch in a trained tensor", facts=facts)
+        yield finding("L203", actual, facts={"tensors": len(blocks), "zeros": len(zero_blocks), "bytes": longest})
 
 
 def _by_chance(tensor: TensorFacts) -> bool:
@@ -154,7 +151,7 @@ def _components(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
         description = "constant" if constant_modules else "equal to one another"
         actual = f"rank components are {description} in {some(degenerate, len(updates))}"
         facts = {"constant": len(constant_modules), "repeated": len(repeated), "modules": len(updates)}
-        yield finding("L205", actual, expected="components that differ", facts=facts)
+        yield finding("L205", actual, facts=facts)
 
 
 def _saturated(tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
@@ -166,7 +163,7 @@ def _saturated(tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
         actual = f"{saturated_count} values are as large as {saturated[0].info.dtype} can be {location_text}"
         facts = {"values": saturated_count, "share": saturated_share, "tensors": len(saturated)}
         severity: Severity | None = "reject" if saturated_share > 0.001 else None
-        yield finding("L206", actual, expected="none", facts=facts, severity=severity)
+        yield finding("L206", actual, facts=facts, severity=severity)
 
 
 def _copies(tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> Iterable[Finding]:
@@ -188,7 +185,7 @@ def _copies(tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> Iter
         actual = f"lora_A and lora_B are the same as another module's in {some(module_paths, len(tensor_map.modules))}"
         facts = {"modules": len(module_paths), "groups": len(copied)}
         severity: Severity | None = "warn" if shared else None
-        yield finding("L208", actual, expected="trained layers that differ", facts=facts, severity=severity)
+        yield finding("L208", actual, facts=facts, severity=severity)
         return
     common = [group for group in starts.values() if len(group) > 1]
     if common:
@@ -214,5 +211,4 @@ def _magnitudes(magnitudes: Sequence[TensorFacts]) -> Iterable[Finding]:
         description = "are zero" if zero_magnitudes else "are negative or all the same"
         actual = f"magnitudes {description} {in_tensors(zero_magnitudes or odd_magnitudes, len(magnitudes), 'modules')}"
         facts = {"zero": len(zero_magnitudes), "odd": len(odd_magnitudes)}
-        expected = "the lengths of the base weight's rows: positive, and different"
-        yield finding("L220", actual, expected=expected, facts=facts, severity=None if zero_magnitudes else "warn")
+        yield finding("L220", actual, facts=facts, severity=None if zero_magnitudes else "warn")

@@ -40,7 +40,7 @@ def _check(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
         first_tensor = f", such as {shown(next(iter(tensor_map.tensors)))}" if tensor_map.tensors else ""
         missing = "no complete pair" if tensor_map.modules else "no LoRA tensor"
         actual = f"{missing} among {len(tensor_map.tensors)} tensors{first_tensor}"
-        findings.append(finding("L100", actual, expected="pairs of lora_A and lora_B"))
+        findings.append(finding("L100", actual))
     if config is None and method_of_config(adapter.raw_config or {}) is not None:
         return findings
     if packed_factors(tensor_map):

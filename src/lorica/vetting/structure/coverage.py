@@ -85,9 +85,7 @@ def _targets_without_tensors(target_spec: TargetSpec, tensor_map: TensorMap) -> 
         module_names = sorted({module.target for module in tensor_map.modules.values()})
         actual += f"; bases with {listed(module_names, 4)} have {listed(certain)}"
     severity: Severity = "reject" if certain else "warn" if "warn" in severities.values() else "note"
-    facts = {"targets": without_tensors[:64], "sure": certain[:64]}
-    expected = "tensors for each target that the base has"
-    return [finding("L124", actual, expected=expected, severity=severity, facts=facts)]
+    return [finding("L124", actual, severity=severity, facts={"targets": without_tensors[:64], "sure": certain[:64]})]
 
 
 class _Base:
@@ -151,8 +149,7 @@ def _pattern_keys(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Findin
     findings = []
     if useless:
         actual = f"{listed(useless)} of {key_count} keys mean no adapted module"
-        facts = {"keys": useless[:64]}
-        findings.append(finding("L129", actual, expected="names of adapted modules", file=CONFIG_NAME, facts=facts))
+        findings.append(finding("L129", actual, file=CONFIG_NAME, facts={"keys": useless[:64]}))
     if unread:
         findings.append(finding("L130", listed(unread), file=CONFIG_NAME, facts={"keys": unread[:64]}))
     return findings

@@ -24,12 +24,11 @@ def check_leftovers(tensor_map: TensorMap) -> list[Finding]:
         info = factors[first_tensor]
         actual = f"{some(packed, len(factors), 'factors')}: {info.dtype} {list(info.shape)}"
         actual += f", with {shown(beside[0].removeprefix(first_tensor + '.'))} beside it" if beside else ""
-        facts = {"tensors": len(packed), "of": len(factors)}
-        findings.append(finding("L144", actual, expected="F32, BF16 or F16", facts=facts))
+        findings.append(finding("L144", actual, facts={"tensors": len(packed), "of": len(factors)}))
     alphas = list(alpha_tensors(tensor_map).values())
     if alphas:
         actual = some(alphas, len(tensor_map.tensors), "tensors")
-        findings.append(finding("L145", actual, expected="lora_alpha or alpha_pattern in the config"))
+        findings.append(finding("L145", actual))
     return findings
 
 

@@ -39,7 +39,7 @@ def _halves(tensor_map: TensorMap) -> list[Finding]:
     missing = " and ".join(f"{count} times {factor_name}" for factor_name, count in sorted(missing_halves.items()))
     actual = f"{missing} is missing: {some([module.path for module in half_pairs], len(tensor_map.modules))}"
     facts = {"modules": len(half_pairs), "of": len(tensor_map.modules), **missing_halves}
-    return [finding("L110", actual, expected="lora_A and lora_B in every module", facts=facts)]
+    return [finding("L110", actual, facts=facts)]
 
 
 def _shapes(target_spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list[LoraModule], list[Finding]]:
@@ -57,11 +57,7 @@ def _shapes(target_spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list
             usable.append(module)
     module_count = len(tensor_map.modules)
     findings = []
-    for finding_code, misshapen, expected in (
-        ("L114", shapeless, "two dimensions (more for convolutions), none of them 0"),
-        ("L113", transposed, "lora_A (rank, inputs), lora_B (outputs, rank)"),
-        ("L111", unequal, "the first dimension of lora_A equal to the second of lora_B"),
-    ):
+    for finding_code, misshapen in (("L114", shapeless), ("L113", transposed), ("L111", unequal)):
         if misshapen:
             module_path, a_shape, b_shape = misshapen[0]
             shown_paths = some([pair[0] for pair in misshapen], module_count)
@@ -72,7 +68,7 @@ def _shapes(target_spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list
                 # Halves without values, and flat ones, are what sharded trainers save of parameters nobody gathered.
                 facts["empty"] = sum(0 in a_shape or 0 in b_shape for _, a_shape, b_shape in misshapen)
                 facts["flat"] = sum(1 in (len(a_shape), len(b_shape)) for _, a_shape, b_shape in misshapen)
-            findings.append(finding(finding_code, actual, expected=expected, facts=facts))
+            findings.append(finding(finding_code, actual, facts=facts))
     return usable, findings
 
 
@@ -97,7 +93,7 @@ def _types(tensor_map: TensorMap) -> list[Finding]:
         integer_dtypes = sorted({factors[tensor_name].dtype for tensor_name in integers})
         actual = f"{some(integers, len(factors), 'factors')}: {', '.join(integer_dtypes)}"
         facts = {"tensors": len(integers), "of": len(factors), "types": integer_dtypes}
-        findings.append(finding("L115", actual, expected="F32, BF16 or F16", facts=facts))
+        findings.append(finding("L115", actual, facts=facts))
     dtype_counts = Counter(info.dtype for info in factors.values())
     if len(dtype_counts) > 1 and not integers:
         actual = ", ".join(f"{tensor_count} {dtype}" for dtype, tensor_count in dtype_counts.most_common())
@@ -138,13 +134,11 @@ def _magnitudes(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: l
     if target_spec is not None and with_magnitude and not target_spec.config.use_dora:
         actual = f"{some([module.path for module in with_magnitude], module_count)}: magnitudes, and use_dora is false"
         facts = {"modules": len(with_magnitude), "of": module_count}
-        findings.append(finding("L119", actual, expected="use_dora true", file=CONFIG_NAME, facts=facts))
+        findings.append(finding("L119", actual, file=CONFIG_NAME, facts=facts))
     if target_spec is not None and target_spec.config.use_dora and len(with_magnitude) < module_count:
         without_magnitude = [module.path for module in tensor_map.modules.values() if not module.magnitude]
         actual = f"no magnitude in {some(without_magnitude, module_count)}"
-        facts = {"modules": len(without_magnitude), "of": module_count}
-        expected = "lora_magnitude_vector in every module"
-        findings.append(finding("L120", actual, expected=expected, facts=facts))
+        findings.append(finding("L120", actual, facts={"modules": len(without_magnitude), "of": module_count}))
     mismatches = [
         module.path
         for module in usable
@@ -154,7 +148,7 @@ def _magnitudes(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: l
         module = tensor_map.modules[mismatches[0]]
         magnitude_length, outputs = math.prod(tensor_map.shape(module.magnitude)), tensor_map.shape(module.b)[0]
         actual = f"{some(mismatches, module_count)}: {magnitude_length} magnitudes for {outputs} outputs"
-        findings.append(finding("L121", actual, expected="one for each output", facts={"n": len(mismatches)}))
+        findings.append(finding("L121", actual, facts={"n": len(mismatches)}))
     return findings
 
 
@@ -171,7 +165,7 @@ def _biases(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Findi
     wrong_text = some(wrong, len(tensor_map.modules))
     actual = f"lora_bias is {str(bias_configured).lower()}; {bias_text} in {wrong_text}"
     facts = {"flag": bias_configured, "with_bias": len(with_bias), "of": len(tensor_map.modules)}
-    return [finding("L122", actual, expected="lora_B.bias exactly if lora_bias is true", file=CONFIG_NAME, facts=facts)]
+    return [finding("L122", actual, file=CONFIG_NAME, facts=facts)]
 
 
 def _scaling(target_spec: TargetSpec, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
