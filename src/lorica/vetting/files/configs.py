@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, OTHER_KEYS, AdapterConfig, config_from, is_plain
+from lorica.adapters.config import MAX_CONFIG_BYTES, OTHER_KEYS, AdapterConfig, config_from, is_plain
 from lorica.adapters.json_document import DocumentError, read_object, short_text
 from lorica.adapters.methods import METHODS, NO_METHOD, normalise_method
 from lorica.file_signatures import Content
@@ -40,7 +40,7 @@ _OLD_KEYS = {"enable_lora", "merge_weights"}
 
 
 def examine_config(config_bytes: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | None, list[Finding]]:
-    """(the JSON object, the same as a LoRA config, what is wrong with it).
+    """(the JSON object, the same as a LoRA config, what is wrong with it). The findings name no file.
 
     The object is there for every method; the config only for LoRA. Where a key is given twice or a constant is no
     JSON, both are there as far as they can be read.
@@ -75,7 +75,7 @@ def _no_method(values: Mapping[str, Any], peft_type: object) -> Finding:
         suggested_fix = f'write it as PEFT does: "peft_type": "{normalise_method(peft_type)}"'
         shown_keys = ""
     actual += f"; its keys begin with {shown_keys}" if shown_keys else ""
-    return finding("L058", actual, fix=suggested_fix, file=CONFIG_NAME)
+    return finding("L058", actual, fix=suggested_fix)
 
 
 def _task(task_type: object) -> Iterator[Finding]:
@@ -87,13 +87,13 @@ def _task(task_type: object) -> Iterator[Finding]:
     if task_name in _TASKS:
         suggested_fix = f'write it as PEFT does: "task_type": "{task_name}"'
     actual = f"task_type {short_text(task_type, quoted=True)}: PEFT refuses to load it"
-    yield finding("L059", actual, expected=f"{', '.join(_TASKS)} or null", fix=suggested_fix, file=CONFIG_NAME)
+    yield finding("L059", actual, expected=f"{', '.join(_TASKS)} or null", fix=suggested_fix)
 
 
 def _problem(problem: DocumentError) -> Finding:
     finding_code = "L010" if problem.content is Content.LFS_POINTER else _CODES[problem.problem]
     actual = f"it {problem.message}" if finding_code < "L059" else short_text(problem.message)
-    return finding(finding_code, actual, file=CONFIG_NAME)
+    return finding(finding_code, actual)
 
 
 def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -109,24 +109,24 @@ def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
     fix = did_you_mean(first_key[:100], sorted(_KNOWN_KEYS), cutoff=0.8)
     facts = {"unknown": len(strange), "at_work": len(at_work)}
     severity: Severity = "warn" if at_work else "note"
-    yield finding("L061", actual, fix=fix, file=CONFIG_NAME, facts=facts, severity=severity)
+    yield finding("L061", actual, fix=fix, facts=facts, severity=severity)
 
 
 def _code_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
     code_keys = [config_key for config_key in _CODE_KEYS if values.get(config_key) not in _SWITCHED_OFF]
     if code_keys:
-        yield finding("L063", f"it has {', '.join(code_keys)}; Lorica never runs code of an adapter", file=CONFIG_NAME)
+        yield finding("L063", f"it has {', '.join(code_keys)}; Lorica never runs code of an adapter")
     mapping = values.get("auto_mapping")
     if mapping in (None, {}):
         return
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     shown_library = short_text(library if isinstance(mapping, dict) else mapping, quoted=True)
     if isinstance(library, str) and library.split(".")[0] in _LIBRARIES:
-        yield finding("L062", f"AutoPeftModel would import {shown_library}; Lorica does not", file=CONFIG_NAME)
+        yield finding("L062", f"AutoPeftModel would import {shown_library}; Lorica does not")
     elif library is not None or not isinstance(mapping, dict):
         actual = f"auto_mapping makes AutoPeftModel import {shown_library}; Lorica does not"
         expected, fix = f"a module of {', '.join(_LIBRARIES[:4])}", "remove auto_mapping, or look at what it names"
-        yield finding("L063", actual, expected=expected, fix=fix, file=CONFIG_NAME)
+        yield finding("L063", actual, expected=expected, fix=fix)
 
 
 def _expression_texts(values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -142,7 +142,7 @@ def _expression_texts(values: Mapping[str, Any]) -> Iterator[Finding]:
     if expressions:
         config_key, expression = expressions[0]
         actual = f"{len(expressions)} read as text, first in {config_key}: {short_text(expression, quoted=True)}"
-        yield finding("L064", actual, file=CONFIG_NAME, facts={"expressions": len(expressions)})
+        yield finding("L064", actual, facts={"expressions": len(expressions)})
 
 
 def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -158,4 +158,4 @@ def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:
         config_key, text = odd_texts[0]
         first_text = f"{short_text(config_key, quoted=True)}: {short_text(text, quoted=True)}"
         actual = f"{len(odd_texts)} texts, first in {first_text}"
-        yield finding("L065", actual, file=CONFIG_NAME)
+        yield finding("L065", actual)
