@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lorica.adapters.json_document import DocumentError, read_capped, read_json
+from lorica.adapters.json_document import read_capped, read_json
 from lorica.errors import LoricaError
 from lorica.file_signatures import Content, recognise
 from lorica.vetting.findings import Finding, finding, unreadable
@@ -40,56 +40,41 @@ def read_documents(folder: Path, file_sizes: dict[str, int], findings: list[Find
     one is a finding, and the others are read."""
     documents: dict[str, Any] = {}
     for file_name, max_bytes in DOCUMENTS.items():
-        file_size = file_sizes.get(file_name)
-        if file_size is None:
-            continue
+        file_size = file_sizes.get(file_name, 0)
         if file_size > max_bytes:
             findings.append(finding("L071", f"{file_size} bytes", expected=f"at most {max_bytes}", file=file_name))
-            continue
-        try:
-            document, problems = read_json(read_capped(folder / file_name, max_bytes + 1), max_bytes, allow_nan=True)
-        except OSError as error:
-            findings.append(unreadable(error, file_name, "warn"))
-            continue
-        if document is not None:
-            documents[file_name] = document
-        findings += [_broken(file_name, problem) for problem in problems[:1]]
+        elif file_name in file_sizes and (content := _read(folder, file_name, max_bytes + 1, findings)) is not None:
+            document, problems = read_json(content, max_bytes, allow_nan=True)
+            if document is not None:
+                documents[file_name] = document
+            for problem in problems[:1]:
+                finding_code = "L071" if problem.problem == "too large" else "L070"
+                findings.append(finding(finding_code, f"it {problem.message}", file=file_name))
     for file_name in TOKENIZERS:
         if file_name in file_sizes:
-            findings += _pointer(folder, file_name)
+            _read(folder, file_name, 64, findings)
     return documents, _card(folder, file_sizes, findings)
 
 
-def _broken(file_name: str, problem: DocumentError) -> Finding:
-    if problem.content is Content.LFS_POINTER:
-        return finding("L010", f"it {problem.message}", file=file_name, severity="warn")
-    finding_code = "L071" if problem.problem == "too large" else "L070"
-    return finding(finding_code, f"it {problem.message}", file=file_name)
-
-
-def _pointer(folder: Path, file_name: str) -> list[Finding]:
+def _read(folder: Path, file_name: str, max_bytes: int, findings: list[Finding]) -> bytes | None:
+    """The beginning of a file; None, with a finding, for one that cannot be read or that Git LFS did not fetch."""
     try:
-        content = recognise(read_capped(folder / file_name, 64))
+        content = read_capped(folder / file_name, max_bytes)
     except OSError as error:
-        return [unreadable(error, file_name, "warn")]
-    if content is Content.LFS_POINTER:
-        return [finding("L010", f"it is {content}", file=file_name, severity="warn")]
-    return []
+        findings.append(unreadable(error, file_name, "warn"))
+        return None
+    if recognise(content) is Content.LFS_POINTER:
+        findings.append(finding("L010", f"it is {Content.LFS_POINTER}", file=file_name, severity="warn"))
+        return None
+    return content
 
 
 def _card(folder: Path, file_sizes: dict[str, int], findings: list[Finding]) -> str:
     card_name = next((file_name for file_name in file_sizes if file_name.lower() == CARD.lower()), "")
-    if not card_name:
+    content = _read(folder, card_name, MAX_CARD, findings) if card_name else None
+    if content is None:
         return ""
-    try:
-        raw_bytes = read_capped(folder / card_name, MAX_CARD)
-    except OSError as error:
-        findings.append(unreadable(error, card_name, "warn"))
-        return ""
-    if recognise(raw_bytes) is Content.LFS_POINTER:
-        findings.append(finding("L010", f"it is {Content.LFS_POINTER}", file=card_name, severity="warn"))
-        return ""
-    card_text = raw_bytes.decode("utf-8", "replace")
+    card_text = content.decode("utf-8", "replace")
     if file_sizes[card_name] > MAX_CARD or "\ufffd" in card_text:
         actual = f"{file_sizes[card_name]} bytes; its first {MAX_CARD} are read as UTF-8"
         findings.append(finding("L072", actual, file=card_name))
