@@ -64,6 +64,11 @@ TASK_HEADS = {
 BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
+def lora_scaling(alpha: float, rank: int, *, rslora: bool) -> float:
+    """The factor of B A: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
+
+
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What `adapter_config.json` says. Fields are PEFT's; `other` keeps every further key as it was read.
 
@@ -113,10 +118,8 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         return self.lora_alpha if pattern_key is None else self.alpha_pattern[pattern_key]
 
     def scaling(self, module_name: str) -> float:
-        """The factor of B A x for a module: alpha / r, or alpha / sqrt(r) with rsLoRA."""
-        module_alpha = self.alpha(module_name)
-        module_rank = self.rank(module_name)
-        return module_alpha / math.sqrt(module_rank) if self.use_rslora else module_alpha / module_rank
+        """The factor of B A x for a module. Raises AdapterError for a pattern that is not a plain name."""
+        return lora_scaling(self.alpha(module_name), self.rank(module_name), rslora=self.use_rslora)
 
     def targets(self, module_name: str) -> bool | None:
         """Whether PEFT would adapt this module; None when only a regular expression could tell."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from lorica.adapters.config import CONFIG_NAME, AdapterConfig
+from lorica.adapters.config import CONFIG_NAME, AdapterConfig, lora_scaling
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.claims.json_values import as_mapping, training_manifest
 from lorica.vetting.findings import Finding, finding
@@ -75,9 +74,8 @@ def _scales(differs: Mapping[str, tuple[Any, Any]], config: AdapterConfig) -> di
     }
     try:
         rank, alpha = recorded_settings["r"], recorded_settings["lora_alpha"]
-        before = alpha / (math.sqrt(rank) if recorded_settings["use_rslora"] else rank)
-        configured_scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
-        scales = {"scale_ratio": configured_scale / before}
+        before = lora_scaling(alpha, rank, rslora=recorded_settings["use_rslora"])
+        scales = {"scale_ratio": lora_scaling(config.lora_alpha, config.r, rslora=config.use_rslora) / before}
         if "alpha_pattern" in differs:
             scales["pattern_ratio"] = _pattern_ratio(differs["alpha_pattern"][0] or {}, config.alpha_pattern, alpha)
         return scales

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lorica.adapters.config import AdapterConfig
+from lorica.adapters.config import AdapterConfig, lora_scaling
 from lorica.vetting.numbers.scan import FactorProducts
 from lorica.vetting.structure.target_spec import TargetSpec
 
@@ -70,6 +70,6 @@ def scalings(config: AdapterConfig | None, modules: Iterable[str]) -> tuple[dict
         return dict.fromkeys(modules, 1.0), False
     target_spec = TargetSpec(config)
     scales = {module: target_spec.scaling(module) for module in modules}
-    default_scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    default_scale = lora_scaling(config.lora_alpha, config.r, rslora=config.use_rslora)
     factors = {module: default_scale if scale is None else scale for module, scale in scales.items()}
     return factors, None not in scales.values()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Container, Iterator, Mapping
 from typing import Literal
 
 import msgspec
 
-from lorica.adapters.config import AdapterConfig, is_plain
+from lorica.adapters.config import AdapterConfig, is_plain, lora_scaling
 from lorica.adapters.tensor_map import TensorMap, module_path
 from lorica.vetting.structure.safe_regex import SafeRegex, UnsupportedRegexError
 
@@ -222,11 +221,11 @@ class TargetSpec:
         return self.alphas.value(module_path, self.config.lora_alpha)
 
     def scaling(self, module_path: str) -> float | None:
-        """The factor of B A: alpha / r, or alpha / sqrt(r) with rsLoRA; None when only an expression could tell."""
+        """The factor of B A; None when only an expression could tell."""
         alpha, rank = self.alpha(module_path), self.rank(module_path)
         if alpha is None or rank is None or rank <= 0:
             return None
-        return alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
+        return lora_scaling(alpha, rank, rslora=self.config.use_rslora)
 
     def _in_layers(self, module: str) -> bool | None:
         if not self.layers:
