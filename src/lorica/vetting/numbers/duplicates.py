@@ -84,12 +84,6 @@ class _Comparison:
         result = finding(finding_code, actual, expected=expected, facts=facts, severity=severity)
         self.findings.setdefault(self.entries[index][0].name, []).append(result)
 
-    def report_rescaled(
-        self, index: int, actual: str, related: Sequence[int], norm_ratio: float, update_cosine: float
-    ) -> None:
-        """A finding on an update that is another one at another scale."""
-        self.report(index, "L252", actual, related, {"ratio": norm_ratio, "cosine": update_cosine})
-
 
 def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> dict[str, list[Finding]]:
     """Findings by the adapter's name; a name that nothing was found for is left out.
@@ -193,7 +187,7 @@ def _report_copies(comparison: _Comparison, index: int, twins: Sequence[int]) ->
         norm_ratio = numbers.norm / other_norm if other_norm > 0 else 1.0
         difference = f"{norm_ratio:.4g} times as strong" if abs(norm_ratio - 1) > 1e-6 else "with another config"
         actual = f"the tensors of {comparison.labels(changed)}, {difference}"
-        comparison.report_rescaled(index, actual, changed, norm_ratio, 1.0)
+        comparison.report(index, "L252", actual, changed, {"ratio": norm_ratio, "cosine": 1.0})
     equal_twins = [twin for twin in twins if twin not in changed]
     if equal_twins:
         severity: Severity | None = "note" if all(comparison.may_equal(index, twin) for twin in equal_twins) else None
@@ -232,10 +226,11 @@ def _report_similar(comparison: _Comparison, index: int, twin: int, update_cosin
     strength = f"{norm_ratio:.4g} times as strong"
     if update_cosine < 0:
         actual = f"the opposite of {twin_label}'s update, {strength}"
-        comparison.report_rescaled(index, actual, [twin], -norm_ratio, update_cosine)
+        comparison.report(index, "L252", actual, [twin], {"ratio": -norm_ratio, "cosine": update_cosine})
     # Within a run an update that grew is the training's; one that was multiplied is not.
     elif update_cosine >= (PROPORTIONAL if own_run else SAME) and abs(norm_ratio - 1) > 0.02:
-        comparison.report_rescaled(index, f"{twin_label}'s update, {strength}", [twin], norm_ratio, update_cosine)
+        actual = f"{twin_label}'s update, {strength}"
+        comparison.report(index, "L252", actual, [twin], {"ratio": norm_ratio, "cosine": update_cosine})
     elif update_cosine >= SAME and abs(norm_ratio - 1) <= 0.02:
         actual = f"the update of {twin_label}, stored in other numbers"
         severity: Severity | None = "note" if own_run else None
