@@ -188,7 +188,10 @@ class SafeRegex:
             return self._stepping(self._class())
         if character == ".":
             return self._stepping(lambda character_read: character_read != "\n")
-        return self._stepping(self._escaped() if character == "\\" else character.__eq__)
+        if character == "\\":
+            self._position += 1
+            return self._stepping(self._escaped(self._text[self._position - 1 : self._position]))
+        return self._stepping(character.__eq__)
 
     def _stepping(self, test: Test) -> Callable[[int, int], None]:
         def put(begin: int, end: int) -> None:
@@ -198,9 +201,8 @@ class SafeRegex:
 
         return put
 
-    def _escaped(self) -> Test:
-        character = self._text[self._position : self._position + 1]
-        self._position += 1
+    def _escaped(self, character: str) -> Test:
+        """What stands behind a backslash; "" at the end of the expression."""
         if character in _CLASSES:
             return _CLASSES[character]
         if not character or (character.isascii() and character.isalnum()):
@@ -230,9 +232,7 @@ class SafeRegex:
                 )
                 del tokens[:2]
             elif token.startswith("\\"):
-                if token[1] not in _CLASSES and token[1].isascii() and token[1].isalnum():
-                    raise UnsupportedRegexError(self._text)
-                tests.append(_CLASSES.get(token[1], token[1].__eq__))
+                tests.append(self._escaped(token[1]))
             else:
                 tests.append(token.__eq__)
         return lambda character: any(test(character) for test in tests) != negated
