@@ -9,6 +9,7 @@ from lorica.adapters.methods import method_of_names
 from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
 from lorica.encoder_families import ENCODER_FAMILIES
+from lorica.vetting.claims.json_values import as_mapping
 from lorica.vetting.findings import Finding, Severity, finding
 from lorica.vetting.structure.leftovers import alpha_tensors
 from lorica.vetting.wording import listed, shown, some
@@ -172,8 +173,7 @@ def _tokens(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
         if tensor_name.rsplit(".", 1)[-1] == "trainable_tokens_delta"
     }
     token_indices = config.other.get("trainable_token_indices")
-    by_module = token_indices if isinstance(token_indices, dict) else {}
-    by_module = {"": token_indices} if isinstance(token_indices, list) else by_module
+    by_module = {"": token_indices} if isinstance(token_indices, list) else as_mapping(token_indices)
     expected_rows = {
         str(module_name): len(token_ids) if isinstance(token_ids, list) else None
         for module_name, token_ids in by_module.items()
@@ -194,11 +194,9 @@ def _tokens(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
         wanted_rows = next(counts, None)
         if wanted_rows is not None and wanted_rows != row_count:
             tokens_text = f"{wanted_rows} tokens in trainable_token_indices"
-            actual, expected = (
-                f"{row_count} trained rows for {shown(module_path)}, {tokens_text}",
-                f"{wanted_rows} rows",
-            )
-            return [finding("L134", actual, expected=expected, file=CONFIG_NAME, facts=facts | {"rows": row_count})]
+            actual = f"{row_count} trained rows for {shown(module_path)}, {tokens_text}"
+            facts["rows"] = row_count
+            return [finding("L134", actual, expected=f"{wanted_rows} rows", file=CONFIG_NAME, facts=facts)]
     return []
 
 

@@ -24,9 +24,9 @@ def check_pairs(target_spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[
     """(pairs whose factors have sound shapes and stand the right way round, findings about halves, shapes, ranks, DoRA
     magnitudes, biases and element types)."""
     usable, findings = _shapes(target_spec, tensor_map)
-    findings += _halves(tensor_map) + _types(tensor_map) + _ranks(target_spec, tensor_map, usable)
-    findings += _magnitudes(target_spec, tensor_map, usable) + _biases(target_spec, tensor_map)
+    findings += _halves(tensor_map) + _types(tensor_map) + _magnitudes(target_spec, tensor_map, usable)
     if target_spec is not None:
+        findings += _ranks(target_spec, tensor_map, usable) + _biases(target_spec, tensor_map)
         findings += _scaling(target_spec, tensor_map, usable)
     return usable, findings
 
@@ -101,9 +101,7 @@ def _types(tensor_map: TensorMap) -> list[Finding]:
     return findings
 
 
-def _ranks(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
-    if target_spec is None:
-        return []
+def _ranks(target_spec: TargetSpec, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
     mismatches = []
     allowed = {target_spec.config.r, *target_spec.config.rank_pattern.values()}
     for module in usable:
@@ -152,9 +150,7 @@ def _magnitudes(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: l
     return findings
 
 
-def _biases(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
-    if target_spec is None:
-        return []
+def _biases(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     bias_configured = bool(target_spec.config.other.get("lora_bias"))
     modules = tensor_map.modules.values()
     with_bias = {module.path for module in modules if any(name.endswith(".bias") for name in module.more)}
