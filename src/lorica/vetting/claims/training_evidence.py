@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.registry import TRAINING_RECORD
 from lorica.vetting.claims.json_values import as_mapping, as_real
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import figure, shown
 
 STATE = "trainer_state.json"
-RECORD = "training.json"
 _RESULTS = ("all_results.json", "train_results.json", "eval_results.json")
 _MAX_POINTS = 200
 _MIN_POINTS = 6
@@ -90,7 +90,8 @@ def training_evidence(adapter: RawAdapter) -> TrainingEvidence:
     fold_match = _FOLD.search(adapter.name.lower()) or _FOLD.search(str(adapter.given).lower())
     if fold_match:
         evidence |= {"fold": int(fold_match[1]), "folds": int(fold_match[2]) if fold_match[2] else None}
-    for document_name, read_document in ((STATE, _state), (RECORD, _record), *((name, _results) for name in _RESULTS)):
+    readers = {STATE: _state, TRAINING_RECORD: _record} | dict.fromkeys(_RESULTS, _results)
+    for document_name, read_document in readers.items():
         document = adapter.documents.get(document_name)
         if isinstance(document, Mapping):
             facts = {fact: value for fact, value in read_document(document).items() if value is not None}
