@@ -245,17 +245,17 @@ def leads_out(member_name: str) -> bool:
     )
 
 
-def copy_members(archive_path: Path, targets: dict[str, str], target_folder: Path) -> dict[str, int]:
-    """Unpack members into a folder; returns file name -> bytes. targets: member's name -> plain file name.
+def copy_members(archive_path: Path, targets: dict[str, str], target_folder: Path) -> None:
+    """Unpack members into a folder. targets: member's name -> plain file name.
 
     Of a name that is there twice, the first is taken. Raises ArchiveBombError when more comes out than `allowance`
     says, and what `walk` raises.
     """
     remaining = max_bytes = allowance(archive_path.stat().st_size)
-    copied_sizes: dict[str, int] = {}
+    copied: set[str] = set()
     for member, opener in walk(archive_path):
         target = targets.get(member.name)
-        if target is None or target in copied_sizes or member.entry_type != "file":
+        if target is None or target in copied or member.entry_type != "file":
             continue
         with opener() as stream, (target_folder / target).open("xb") as target_file:
             while chunk := stream.read(_CHUNK):
@@ -263,5 +263,4 @@ def copy_members(archive_path: Path, targets: dict[str, str], target_folder: Pat
                 if remaining < 0:
                     raise ArchiveBombError(f"more than {max_bytes} bytes unpacked")
                 target_file.write(chunk)
-            copied_sizes[target] = target_file.tell()
-    return copied_sizes
+        copied.add(target)

@@ -25,7 +25,7 @@ from lorica.errors import AdapterError
 from lorica.file_signatures import Content, recognise
 from lorica.names import listed
 from lorica.vetting.files.configs import examine_config
-from lorica.vetting.files.documents import read_documents, run_record
+from lorica.vetting.files.documents import read_documents, training_record
 from lorica.vetting.files.listing import OF_TRAINING
 from lorica.vetting.files.pickles import PickleScan, scan_pickle
 from lorica.vetting.files.safe_folder import SafeFolder, open_safe_folder
@@ -112,7 +112,7 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
         documents, card_text = read_documents(folder.path, folder.files, findings)
         findings += _unread_files(folder, weights)
     if source.run is not None and TRAINING_RECORD not in documents:
-        record = run_record(source.run, TRAINING_RECORD)
+        record = training_record(source.run)
         documents |= {} if record is None else {TRAINING_RECORD: record}
     if raw_config is None and header is None:
         return None, findings
@@ -129,7 +129,7 @@ def _own_model(adapter: RawAdapter, folder: SafeFolder, findings: list[Finding])
         raw_config = read_model_config(folder.path, config_name)
     if folder.find(weights_name) is None:
         findings.append(finding("L003", f"there is {folder.describe()}", expected=weights_name))
-    elif folder.allows(weights_name, severity="reject"):
+    elif folder.allows(weights_name):
         try:
             header = read_header(weights_path)
         except HeaderError as error:
@@ -165,7 +165,7 @@ def _config(folder: SafeFolder, findings: list[Finding]) -> tuple[dict[str, Any]
     if file_name is None:
         return None, None
     _require_name(file_name, CONFIG_NAME, findings)
-    if not folder.allows(file_name, severity="reject"):
+    if not folder.allows(file_name):
         return None, None
     try:
         config_bytes = read_capped(folder.path / file_name, MAX_CONFIG_BYTES + 1)
@@ -190,7 +190,7 @@ def _weights(folder: SafeFolder, source: AdapterSource, findings: list[Finding])
         file_name = _weights_substitute(folder, findings)
     elif not folder.single:
         _require_name(file_name, WEIGHTS_NAME, findings)
-    if file_name is None or not folder.allows(file_name, severity="reject"):
+    if file_name is None or not folder.allows(file_name):
         return None, None
     weights_path = folder.path / file_name
     if file_name.lower().endswith(".npz") and method_of_files([file_name]) is not None:

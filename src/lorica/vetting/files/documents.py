@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.adapters.json_document import read_capped, read_json
+from lorica.adapters.registry import TRAINING_RECORD
 from lorica.errors import LoricaError
 from lorica.file_signatures import Content, recognise
 from lorica.vetting.findings import Finding, finding, unreadable
@@ -18,7 +19,7 @@ MAX_CARD = _MIB
 DOCUMENTS = {
     "lorica.json": 4 * _MIB,
     "calibration.json": _MIB,
-    "training.json": 16 * _MIB,
+    TRAINING_RECORD: 16 * _MIB,
     "trainer_state.json": 16 * _MIB,
     "state.json": 4 * _MIB,
     "tokenizer_config.json": 4 * _MIB,
@@ -81,11 +82,12 @@ def _card(folder: Path, file_sizes: dict[str, int], findings: list[Finding]) -> 
     return card_text
 
 
-def run_record(run_folder: Path, file_name: str) -> Any:
-    """A document of the training run that a checkpoint belongs to, or None where it is absent or broken."""
+def training_record(run_folder: Path) -> Any:
+    """The record of the training run that a checkpoint belongs to, or None where it is absent or broken."""
+    max_bytes = DOCUMENTS[TRAINING_RECORD]
     try:
-        max_bytes = DOCUMENTS[file_name]
-        document, problems = read_json(read_capped(run_folder / file_name, max_bytes + 1), max_bytes, allow_nan=True)
+        content = read_capped(run_folder / TRAINING_RECORD, max_bytes + 1)
+        document, problems = read_json(content, max_bytes, allow_nan=True)
     except (OSError, LoricaError):
         return None
     return None if problems else document

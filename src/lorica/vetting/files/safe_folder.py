@@ -9,7 +9,7 @@ from pathlib import Path
 from lorica.adapters.json_document import short_text
 from lorica.vetting.files.listing import checkpoint_like, entries_of
 from lorica.vetting.files.sources import AdapterSource
-from lorica.vetting.findings import Finding, Severity, finding
+from lorica.vetting.findings import Finding, finding
 
 MAX_FILES = 2_000
 _LEVELS = 3
@@ -49,18 +49,18 @@ class SafeFolder:
         """The same of the folder itself, without what lies in its subfolders."""
         return [file_name for file_name in self.names() if "/" not in file_name]
 
-    def allows(self, file_name: str, severity: Severity = "warn") -> bool:
-        """Whether a file may be read; where not, a finding of this severity is added."""
-        refusal = self.refusal(file_name, severity)
+    def allows(self, file_name: str) -> bool:
+        """Whether a file may be read; where not, a finding is added."""
+        refusal = self.refusal(file_name)
         self._findings += [] if refusal is None else [refusal]
         return refusal is None
 
-    def refusal(self, file_name: str, severity: Severity = "warn") -> Finding | None:
+    def refusal(self, file_name: str) -> Finding | None:
         """Why a file may not be read; None for one that may."""
         if file_name not in self._refused:
             return None
         finding_code, actual = self._refused[file_name]
-        return finding(finding_code, actual, file=file_name, severity=severity)
+        return finding(finding_code, actual, file=file_name)
 
     def describe(self) -> str:
         """What is there, for a message."""
