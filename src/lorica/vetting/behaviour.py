@@ -69,7 +69,7 @@ def _difference(behaviour: Behaviour) -> Iterator[Finding]:
         if not behaviour.broken:
             largest_text = f"no log-probability differs by more than {divergence.largest_change:.1e}"
             sentence, fix = f"over {divergence.n} prompts {largest_text}", "" if behaviour.writes else _NO_HEAD
-            yield finding("L402", sentence, expected="a difference from the base model", fix=fix, facts=facts)
+            yield finding("L402", sentence, fix=fix, facts=facts)
     elif divergence.largest_change < SMALL_CHANGE or _says_the_same(divergence):
         sentence = f"over {divergence.n} prompts log-probabilities differ by at most {divergence.largest_change:.1e}"
         if _says_the_same(divergence):

@@ -104,9 +104,8 @@ def _hard_labels(behaviour: Behaviour, variation: Variation) -> Iterator[Finding
     sentence = f"{variation.plateaus:.0%} of {behaviour.n} answers have one of two probabilities"
     if is_hard:
         sentence = f"{variation.saturated:.0%} of {behaviour.n} answers have a probability above 0.999"
-    expected = "probabilities in between, which can be ranked"
     severity: Severity = "note" if is_right else weight_of(behaviour)
-    yield finding("L407", sentence, expected=expected, severity=severity, facts=_facts(variation))
+    yield finding("L407", sentence, severity=severity, facts=_facts(variation))
 
 
 def _facts(variation: Variation) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def check_passport(
     record_findings = _another_record(specimen)
     if PASSPORT_NAME not in specimen.files and PASSPORT_NAME not in specimen.documents:
         training_findings = _check_record(specimen, base_folder) + record_findings
-        missing = finding("L340", f"no {PASSPORT_NAME}", expected="a passport beside the config", file=PASSPORT_NAME)
+        missing = finding("L340", f"no {PASSPORT_NAME}", file=PASSPORT_NAME)
         return training_findings if specimen.kind == "checkpoint" else [missing, *training_findings]
     if PASSPORT_NAME not in specimen.documents:
         named_earlier = any(finding.file == PASSPORT_NAME for finding in earlier)

@@ -85,8 +85,8 @@ def _spread(health: ScoreHealth, scores: ScoreColumn) -> Iterator[Finding]:
     enough = health.n >= ENOUGH_ROWS
     facts = {"unique": health.unique, "std": health.std, "mode": health.mode, "mode_share": health.mode_share}
     if health.unique == 1 and health.n > 1:
-        actual, expected = f"all {health.n} rows have the score {health.mode:g}", "scores that differ from row to row"
-        yield finding("L450", actual, expected=expected, severity="reject" if enough else "warn", facts=facts)
+        actual = f"all {health.n} rows have the score {health.mode:g}"
+        yield finding("L450", actual, severity="reject" if enough else "warn", facts=facts)
     elif enough and "collapsed" in health.reasons and not _still_ranks(scores.values):
         yield finding("L451", f"{health.unique} values, standard deviation {health.std:.1e}", facts=facts)
     if enough and health.unique == 2:
@@ -103,7 +103,7 @@ def _spread(health: ScoreHealth, scores: ScoreColumn) -> Iterator[Finding]:
         fix = "divide by 100: these look like per cent" if health.minimum >= 0 and health.maximum <= 100 else ""
         fix = "take the exponential: these look like log-probabilities" if health.maximum <= 0 else fix
         facts = {"minimum": health.minimum, "maximum": health.maximum}
-        yield finding("L455", f"{health.minimum:g} to {health.maximum:g}", expected="0 to 1", fix=fix, facts=facts)
+        yield finding("L455", f"{health.minimum:g} to {health.maximum:g}", fix=fix, facts=facts)
     elif enough and health.unique > 2 and max(health.balance, 1 - health.balance) > _ONE_SIDED:
         direction = "above" if health.balance > 0.5 else "at or below"
         actual = f"{max(health.balance, 1 - health.balance):.1%} of the scores lie {direction} the middle"
@@ -191,8 +191,7 @@ def _constants(values: Sequence[float | None]) -> Iterator[Finding]:
         return
     shares = [[score_value, count / len(values)] for score_value, count in list(frequent.items())[:3]]
     actual = " and ".join(f"{score_value:g} in {share:.1%} of the rows" for score_value, share in shares)
-    expected = "scores with more than two decimals, as the other rows have"
-    yield finding("L457", actual, expected=expected, facts={"constants": shares})
+    yield finding("L457", actual, facts={"constants": shares})
 
 
 def _against_gold(scores: ScoreColumn) -> Iterator[Finding]:
@@ -209,8 +208,8 @@ def _against_gold(scores: ScoreColumn) -> Iterator[Finding]:
     if auc.n < _LABELLED:
         return
     if auc.high < 0.5:
-        yield finding("L461", f"ROC-AUC {auc} on {auc.n} rows", expected="above 0.5", facts=facts)
+        yield finding("L461", f"ROC-AUC {auc} on {auc.n} rows", facts=facts)
     elif auc.low <= 0.5 and (auc.n >= _MANY_LABELLED or auc.value < _COIN) and len(set(ranked)) > 1:
-        yield finding("L469", f"ROC-AUC {auc} on {auc.n} rows", expected="an interval above 0.5", facts=facts)
+        yield finding("L469", f"ROC-AUC {auc} on {auc.n} rows", facts=facts)
     elif auc.n >= TOO_GOOD_ROWS and auc.value > TOO_GOOD_AUC:
         yield finding("L462", f"ROC-AUC {auc.value:.4f} on {auc.n} rows", facts=facts)

@@ -123,7 +123,7 @@ def _another(adapter_files: TokenizerFiles, base_files: TokenizerFiles) -> list[
         return []
     actual = f"{moved} of {len(own_ids)} tokens have other ids in the base, {missing} it does not have"
     facts = {"tokens": len(own_ids), "moved": moved, "lacking": missing}
-    return [finding("L313", actual, expected="equal tokens under equal ids", facts=facts)]
+    return [finding("L313", actual, facts=facts)]
 
 
 def _tokens(
@@ -146,7 +146,7 @@ def _tokens(
     differences += [f"{len(beyond)} of them beyond its {row_count} rows"] if beyond else []
     facts = {"new": len(new_tokens), "moved": len(moved_tokens), "beyond": len(beyond), "embeddings_saved": is_saved}
     severity: Severity = "warn" if moved_tokens or (beyond and not is_saved) else "note"
-    return [finding("L312", "; ".join(differences), expected="the base's tokens", facts=facts, severity=severity)]
+    return [finding("L312", "; ".join(differences), facts=facts, severity=severity)]
 
 
 def _template(folder: Path, config: dict[str, Any]) -> str | None:

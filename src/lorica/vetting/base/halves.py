@@ -53,7 +53,7 @@ def check_halves(halves: Halves, *, trained: bool) -> list[Finding]:
         # What the adapter seems to lack then, the base may lack.
         layers, facts = numbers(halves.outlier_layers), {"layers": list(halves.outlier_layers)}
         finding_text = f"what layers {layers} of the base read and write has nothing in common with its other layers"
-        return [finding("L317", finding_text, expected="layers of one model", facts=facts)]
+        return [finding("L317", finding_text, facts=facts)]
     if halves.permutation.moves:
         return [_misplaced(halves.permutation)]
     return _sides(halves, trained=trained)
@@ -65,7 +65,7 @@ def _misplaced(permutation: LayerPermutation) -> Finding:
     finding_text += f" in other places: layer {old_layer} as layer {new_layer}, for one"
     places = {str(layer_index): target for layer_index, target in permutation.moves.items()}
     facts: dict[str, Any] = {"places": places, "gain": permutation.gain}
-    return finding("L324", finding_text, expected="each layer fits best where it stands", facts=facts)
+    return finding("L324", finding_text, facts=facts)
 
 
 def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
@@ -86,5 +86,5 @@ def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
     if trained and unbound and max(halves.inputs, halves.outputs) >= _BELONGS:
         actual = f"the halves of its {halves.correlated_pairs} pairs go together no more than by chance "
         actual += f"({halves.correlation:.1f})"
-        return [finding("L326", actual, expected="5 or more for halves that were trained together", facts=facts)]
+        return [finding("L326", actual, facts=facts)]
     return []

@@ -36,8 +36,7 @@ def check_tokenizer_roundtrip(base_folder: Path) -> list[Finding]:
         f"such as {shown(first_lost)}"
     )
     facts = {"share": round(returned_share, 4), "tried": tried}
-    expected = "nearly every entry is encoded as itself"
-    return [finding("L318", actual, expected=expected, file="tokenizer.json", facts=facts)]
+    return [finding("L318", actual, file="tokenizer.json", facts=facts)]
 
 
 def roundtrip_share(tokenizer_path: Path) -> tuple[float, int, str] | None:
