@@ -21,8 +21,8 @@ from lorica.vetting.diagnosis.posterior import (
     GROUP_CAP,
     NONE,
     NONE_FLOOR,
-    NONE_PRIOR,
     Evidence,
+    all_causes,
     certainty,
     direction,
     posteriors,
@@ -40,7 +40,7 @@ def shares(*evidence: Evidence) -> dict[str, float]:
 
 
 def test_without_evidence_the_priors_stand() -> None:
-    priors = {name: cause.prior for name, cause in causes().items()} | {NONE: NONE_PRIOR}
+    priors = {name: cause.prior for name, cause in all_causes().items()}
     assert shares() == pytest.approx({name: prior / sum(priors.values()) for name, prior in priors.items()})
     assert sum(shares().values()) == pytest.approx(1)
     assert {each.cause for each in rank([])} == {*causes(), NONE}
@@ -65,7 +65,7 @@ def test_certainty_in_words(posterior: float, weights: tuple[float, ...], word: 
 
 def test_it_is_bayes() -> None:
     found = shares(seen("a", "one", healthy=2.0), seen("b", "two", healthy=-1.0, inverted=0.5))
-    priors = {name: cause.prior for name, cause in causes().items()} | {NONE: NONE_PRIOR}
+    priors = {name: cause.prior for name, cause in all_causes().items()}
     odds = priors | {"healthy": priors["healthy"] * math.e, "inverted": priors["inverted"] * math.exp(0.5)}
     for cause, value in odds.items():
         assert found[cause] == pytest.approx(value / sum(odds.values()), abs=2e-4)

@@ -11,13 +11,11 @@ from lorica.errors import AdapterError
 from lorica.models.locate import EMBEDDED, embedded_names, typed_base
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS
 from lorica.vetting.diagnosis.inputs import GIVE, Context, Need
-from lorica.vetting.diagnosis.posterior import Hypothesis
-from lorica.vetting.findings import Finding, causes, finding_codes
+from lorica.vetting.diagnosis.posterior import Hypothesis, all_causes
+from lorica.vetting.findings import Finding, finding_codes
 
 # The weights are a pickle.
 _PICKLE = "L012"
-# Where every listed cause is refuted.
-_NO_CAUSE = "lorica check {path} --base {base} --json"
 # Causes that a base which was named with --expected-base, and suits better, explains.
 _OF_THE_BASE = ("wrong_size", "wrong_base", "wrong_revision")
 
@@ -70,7 +68,7 @@ def _template(leading: Hypothesis, context: Context) -> str:
     if leading.cause == "healthy" and (not specimen.folder.is_dir() or PASSPORT_NAME in specimen.files):
         # A passport is made for a folder, and once.
         return "lorica check {path} --base {base}"
-    return causes()[leading.cause].command if leading.cause in causes() else _NO_CAUSE
+    return all_causes()[leading.cause].command
 
 
 def _embedded_base(context: Context) -> str:
@@ -99,7 +97,7 @@ def first_step(cause: str, findings: Sequence[Finding]) -> str:
     """What has to be done by hand before the command tells something new; "" for nothing."""
     if cause == "unreadable" and is_pickle(findings):
         return finding_codes()[_PICKLE].fix
-    return causes()[cause].first if cause in causes() else ""
+    return all_causes()[cause].first
 
 
 def is_pickle(findings: Sequence[Finding]) -> bool:

@@ -13,13 +13,16 @@ from typing import Literal
 
 import msgspec
 
-from lorica.vetting.findings import causes
+from lorica.vetting.findings import Cause, causes
 
 # What is left when every listed cause is refuted. It takes no evidence of its own, so it rises as the others fall.
 NONE = "none_of_these"
-NONE_TITLE = "none of these"
-NONE_MEANS = "the evidence refutes every cause that Lorica knows"
-NONE_PRIOR = 0.02
+_NONE = Cause(
+    title="none of these",
+    means="the evidence refutes every cause that Lorica knows",
+    prior=0.02,
+    command="lorica check {path} --base {base} --json",
+)
 # However strong the evidence, so much room stays for a cause that nobody listed.
 NONE_FLOOR = 0.01
 
@@ -33,6 +36,11 @@ SETTLED, LIKELY, POSSIBLE = 0.95, 0.5, 0.05
 
 Direction = Literal["strongly for", "for", "neutral", "against", "strongly against"]
 Certainty = Literal["settled", "likely", "possible", "unlikely"]
+
+
+def all_causes() -> dict[str, Cause]:
+    """Key -> cause: those of the table, and NONE."""
+    return causes() | {NONE: _NONE}
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,9 +110,8 @@ def certainty(posterior: float, weights: Sequence[float]) -> Certainty:
 def posteriors(evidence: Sequence[Evidence]) -> dict[str, float]:
     """Cause -> posterior after the evidence, the most probable first; they sum to 1. Only their order is meant: see the
     head of this module."""
-    priors = {cause_name: known_cause.prior for cause_name, known_cause in causes().items()} | {NONE: NONE_PRIOR}
     summed_weights = _summed(evidence)
-    log_odds = {cause: math.log(prior) + summed_weights.get(cause, 0.0) for cause, prior in priors.items()}
+    log_odds = {name: math.log(cause.prior) + summed_weights.get(name, 0.0) for name, cause in all_causes().items()}
     cause_shares = _normalised(log_odds)
     return dict(sorted(cause_shares.items(), key=lambda cause_share: (-round(cause_share[1], 4), cause_share[0])))
 
@@ -141,7 +148,7 @@ def _normalised(log_odds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _hypothesis(cause_name: str, posterior: float, evidence: Sequence[Evidence]) -> Hypothesis:
-    known_cause = causes().get(cause_name)
+    cause = all_causes()[cause_name]
     telling = [item for item in evidence if direction(item.weights.get(cause_name, 0.0)) != "neutral"]
     telling.sort(key=lambda item: (-abs(item.weights[cause_name]), item.id))
     weights = [item.weights[cause_name] for item in telling]
@@ -151,8 +158,8 @@ def _hypothesis(cause_name: str, posterior: float, evidence: Sequence[Evidence])
     ]
     return Hypothesis(
         cause=cause_name,
-        title=known_cause.title if known_cause else NONE_TITLE,
-        means=known_cause.means if known_cause else NONE_MEANS,
+        title=cause.title,
+        means=cause.means,
         certainty=certainty(posterior, weights),
         evidence_for=tuple(bearing for bearing in bearings if bearing.direction.endswith("for")),
         evidence_against=tuple(bearing for bearing in bearings if bearing.direction.endswith("against")),
