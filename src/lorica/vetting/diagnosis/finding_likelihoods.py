@@ -105,11 +105,6 @@ def _by_severity(finding: Finding, causes: Sequence[str]) -> dict[str, float]:
     return likelihoods
 
 
-def _factor_shapes(facts: Mapping[str, Any]) -> Iterator[str]:
-    if facts.get("empty") or facts.get("flat"):
-        yield "ungathered"
-
-
 def _layer_order(facts: Mapping[str, Any]) -> Iterator[str]:
     """Layers that all stand as many places too low or too high were renumbered; the layer whose own place is beyond
     what is looked at takes the one that is left."""
@@ -118,11 +113,6 @@ def _layer_order(facts: Mapping[str, Any]) -> Iterator[str]:
     distances = {(int(new) - int(old)) % len(layer_moves) for old, new in layer_moves.items()}
     if len(layer_moves) > 2 and len(distances) == 1:
         yield "shifted"
-
-
-def _levels(facts: Mapping[str, Any]) -> Iterator[str]:
-    if facts.get("levels", 0) <= FEW:
-        yield "three_bits"
 
 
 def _changed_keys(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -156,18 +146,13 @@ def _failed_rows(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "invalid_as_cut_off" if cut_off_share >= invalid_share / 2 else "invalid"
 
 
-def _base_layers(facts: Mapping[str, Any]) -> Iterator[str]:
-    if facts.get("repeated_layers"):
-        yield "repeated"
-
-
 # Code -> from a finding's facts the names of its row's variants, each of which changes the likelihoods before it.
 VARIANTS: dict[str, Callable[[Mapping[str, Any]], Iterable[str]]] = {
-    "L114": _factor_shapes,
+    "L114": lambda facts: ["ungathered"] if facts.get("empty") or facts.get("flat") else [],
     "L160": _recorded_keys,
-    "L303": _base_layers,
+    "L303": lambda facts: ["repeated"] if facts.get("repeated_layers") else [],
     "L324": _layer_order,
-    "L333": _levels,
+    "L333": lambda facts: ["three_bits"] if facts.get("levels", 0) <= FEW else [],
     "L342": _changed_keys,
     "L464": _failed_rows,
 }
