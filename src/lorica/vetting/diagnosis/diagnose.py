@@ -106,7 +106,6 @@ def diagnose(
             match=examined.match,
             numbers=examined.numbers,
             findings=list(examined.findings),
-            ran=set(examined.ran),
         )
         try:
             experiments = _run_experiments(context, evidence, on_step)
@@ -147,21 +146,19 @@ def _run_experiments(
         shares = posteriors(consistent(evidence))
         first_cause, second_cause = _leading(shares)
         # What is cheap, and what somebody asks by naming other bases, is always answered.
-        experiment = next((experiment for experiment in waiting if _is_always_run(experiment, context.inputs)), None)
-        between = (first_cause, second_cause) if experiment is None else ("", "")
+        always_run = next((experiment for experiment in waiting if _is_always_run(experiment, context.inputs)), None)
+        experiment = always_run or _next_experiment(waiting, shares, {result.name for result in results})
         if experiment is None:
-            experiment = _next_experiment(waiting, shares, {result.name for result in results})
-            if experiment is None:
-                break
-        elif first_cause in _FINAL and shares[first_cause] >= SETTLED and experiment.name != "answers":
-            waiting.remove(experiment)
-            continue
+            break
         waiting.remove(experiment)
+        if always_run and first_cause in _FINAL and shares[first_cause] >= SETTLED and experiment.name != "answers":
+            continue
         if on_step is not None:
             on_step(experiment.asks)
         outcome_evidence = experiment.run(context)
         evidence += outcome_evidence
         outcome = tuple(evidence_item.text for evidence_item in outcome_evidence)
+        between = ("", "") if always_run else (first_cause, second_cause)
         results.append(ExperimentResult(name=experiment.name, asks=experiment.asks, between=between, outcome=outcome))
     return results
 

@@ -91,9 +91,9 @@ class MeasuredAdapter:
 
 @dataclass
 class Context:
-    """One adapter under diagnosis. folder: an empty one for copies of it. findings, ran: of all checks so far, and the
-    levels they belong to. notes: what could not be tested, and why. better_factor, better_format: what a
-    sweep found better than as it is used. home: the one of the expected bases to which it belongs.
+    """One adapter under diagnosis. folder: an empty one for copies of it. findings: of all checks so far. notes: what
+    could not be tested, and why. better_factor, better_format: what a sweep found better than as it is used. home: the
+    one of the expected bases to which it belongs.
     """
 
     specimen: RawAdapter
@@ -103,7 +103,6 @@ class Context:
     match: BaseMatch | None = None
     numbers: WeightStatistics | None = None
     findings: list[Finding] = field(default_factory=list)
-    ran: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     better_factor: float | None = None
     better_format: PromptFormat | None = None
@@ -238,11 +237,10 @@ class Context:
                 self._alignments[base_folder] = None
         return self._alignments[base_folder]
 
-    def add(self, findings: Sequence[Finding], *, level: int | None = None) -> list[Finding]:
-        """Findings of a further check; those that are new. level: the level that is now carried out."""
+    def add(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Findings of a further check; those that are new."""
         new_findings = [finding for finding in findings if finding not in self.findings]
         self.findings += new_findings
-        self.ran |= {finding.level for finding in findings} if level is None else {level}
         return new_findings
 
     def close(self) -> None:

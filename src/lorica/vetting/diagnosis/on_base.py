@@ -5,33 +5,33 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from lorica.adapters.passport import PASSPORT_NAME
+from lorica.adapters.passport import PASSPORT_NAME, read_passport
 from lorica.errors import LoricaError
+from lorica.vetting.base.base_fit import check_fit
 from lorica.vetting.base.base_loss import base_loss
+from lorica.vetting.behaviour import judge_behaviour
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.finding_likelihoods import from_clean, from_findings
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.posterior import Evidence, outcome
 from lorica.vetting.measure.quality import SURE
+from lorica.vetting.passport_check import check_passport
 
 
 def fit_base(context: Context) -> list[Evidence]:
     """Do the tensors' shapes fit the base's layers? (Its config and headers are read, not its weights.)"""
-    from lorica.vetting.base.base_fit import check_fit
-    from lorica.vetting.base.base_health import check_base_files
+    from lorica.vetting.base.base_health import check_base_files  # which loads torch
 
     base_folder, layout = context.inputs.base, context.layout
     if base_folder is None or layout is None:
         return []
     findings = check_fit(context.specimen, layout, base_folder) + check_base_files(base_folder)
-    context.add(findings, level=3)
+    context.add(findings)
     return [*from_findings(findings), *from_clean(findings, {3})]
 
 
 def fit_elsewhere(context: Context) -> list[Evidence]:
     """Do the shapes fit one of the bases that were named with --expected-base, where they do not fit --base?"""
-    from lorica.vetting.base.base_fit import check_fit
-
     if context.layout is None or not context.inputs.expected:
         return []
     misfits = any(finding.severity == "reject" for finding in context.findings if finding.level == 3)
@@ -56,7 +56,7 @@ def align_base(context: Context) -> list[Evidence]:
     if alignment is None:
         return []
     findings = check_alignment(alignment)
-    context.add(findings, level=3)
+    context.add(findings)
     about_base, about_parts = findings[0], findings[1:]
     weights = likelihoods.alignment_weights(alignment.decided, alignment.p_true)
     return [outcome("alignment", about_base.seen, "alignment", weights), *from_findings(about_parts)]
@@ -98,7 +98,6 @@ def read_text(context: Context) -> list[Evidence]:
 
 def ask_canaries(context: Context) -> list[Evidence]:
     """The passport's canaries on this base: they tell how much of the adapter's effect arrives."""
-    from lorica.adapters.passport import read_passport
     from lorica.admission.canaries import run_canaries
 
     try:
@@ -120,8 +119,6 @@ def ask_canaries(context: Context) -> list[Evidence]:
 
 def check_passport_here(context: Context) -> list[Evidence]:
     """The passport against the files and the base."""
-    from lorica.vetting.passport_check import check_passport
-
     findings = check_passport(context.specimen, context.inputs.base)
     evidence = from_findings(context.add(findings))
     found_codes = {finding.code for finding in findings}
@@ -141,8 +138,6 @@ def check_passport_here(context: Context) -> list[Evidence]:
 
 def behave(context: Context) -> list[Evidence]:
     """Level 4: what it does to probes, and to the rows where there are any."""
-    from lorica.vetting.behaviour import judge_behaviour
-
     measurement = context.subject.measurement
     if measurement is None or context.subject.repair is not None:
         return []
@@ -151,7 +146,7 @@ def behave(context: Context) -> list[Evidence]:
     except LoricaError as error:
         context.notes.append(f"its behaviour could not be examined: {error.message}")
         return []
-    context.add(findings, level=4)
+    context.add(findings)
     unheard = any(finding.code == "L401" for finding in findings)
     return [*from_findings(findings), *([] if unheard else from_clean(findings, {4}))]
 
