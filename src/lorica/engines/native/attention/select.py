@@ -52,8 +52,8 @@ def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBack
     if isinstance(decoder, CpuDecoder) and decoder.compiled:
         compiled = partial(CompiledAttention, windows=config.windows)
         compiled_decode = partial(CompiledDecodeAttention, windows=config.windows)
-        padding_helps = decoder.rounds_by_row or decoder.precision != "bfloat16" or not rounds_by_batch(dtype)
-        batch_invariant = (ScoreChoices, Generate) if deterministic and padding_helps else ()
+        rows_round_alike = decoder.rounds_by_row or decoder.precision != "bfloat16" or not rounds_by_batch(dtype)
+        batch_invariant = (ScoreChoices, Generate) if deterministic and rows_round_alike else ()
         alignment = 1 if decoder.rounds_by_row else ROW_ALIGNMENT
         return AttentionBackend(
             "compiled", compiled, compiled, compiled_decode, batch_invariant, row_alignment=alignment
