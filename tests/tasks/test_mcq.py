@@ -63,6 +63,7 @@ def test_a_csv_file_of_that_table(tmp_path: Path) -> None:
         "['bread', \"a cook's rice\", 'soup']",
         '["bread", "a cook\'s rice", "soup"]',
         "{'A': 'bread', 'B': \"a cook's rice\", 'C': 'soup'}",
+        "('bread', \"a cook's rice\", 'soup')",
     ],
 )
 def test_options_as_json_or_as_a_python_literal(cell: str) -> None:
@@ -141,7 +142,12 @@ def test_labels_inside_options_are_left_out_when_all_have_them() -> None:
         ("bread, rice", "not JSON"),
         ('"bread"', "list or an object"),
         ("'bread'", "list or an object"),
+        ("'bread', 'rice'", "list or an object"),
+        ("{'bread', 'rice'}", "list or an object"),
         ("[str(i) for i in range(3)]", "no Python literal"),
+        ("{'A': 'bread', 'A': 'rice', 'B': 'soup'}", "the key 'A' twice"),
+        ('{"A": "bread", "A": "rice", "B": "soup"}', "the key 'A' twice"),
+        ('[{"label": "A", "text": "bread", "text": "rice"}, {"label": "B", "text": "soup"}]', "the key 'text' twice"),
         ([], "0 options"),
         (["one"], "1 options"),
         ([str(i) for i in range(27)], "27 options"),

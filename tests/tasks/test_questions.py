@@ -98,6 +98,8 @@ def test_nan_is_no_question_and_no_answer() -> None:
         ("{'answers': ['x']}", "list of objects"),
         ("'text'", "list or an object"),
         ("[{'answers': 'x'}]", "must be a list"),
+        ("[{'answers': ['x'], 'count': 1, 'answers': ['y']}]", "the key 'answers' twice"),
+        ('[{"answers": ["x"], "count": 1, "answers": ["y"]}]', "the key 'answers' twice"),
         ("[{'answers': ['x'], 'count': 'many'}]", "not a number"),
         ("(" * 5000, "nested more than 32"),
         ("[" + "'a'," * 100_000 + "]", "at most 262144"),

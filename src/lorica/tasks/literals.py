@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import tokenize
 import warnings
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -24,9 +26,9 @@ _WORDS = {"nan": None, "NaN": None, "null": None, "true": True, "false": False}
 
 
 def literal_cell(cell_value: object, column_name: str) -> list[Any] | dict[str, Any]:
-    """A list or object as it is, or read from JSON text or a Python literal; a NaN inside is None.
+    """A list or object as it is, or read from JSON text or a Python literal; a NaN inside is None, a tuple a list.
 
-    Raises CellError for anything else.
+    Raises CellError for anything else, and for a key that an object has twice.
     """
     if isinstance(cell_value, (list, dict)):
         return cell_value
@@ -35,6 +37,8 @@ def literal_cell(cell_value: object, column_name: str) -> list[Any] | dict[str, 
     try:
         # First, since Python reads the escapes of a JSON text otherwise.
         parsed_cell = msgspec.json.decode(cell_text)
+        if "{" in cell_text:  # of a key that is there twice msgspec keeps the last value
+            json.loads(cell_text, object_pairs_hook=lambda members: _refuse_repeated_keys(members, column_name))
     except (msgspec.DecodeError, RecursionError) as error:
         try:
             parsed_cell = _python(cell_text, column_name)
@@ -55,10 +59,17 @@ def _python(cell_text: str, column_name: str) -> object:
         warnings.simplefilter("ignore")  # of a strange escape in the user's text
         syntax_tree = ast.parse(cell_text, mode="eval")
     _refuse_missing_commas(cell_text, column_name)
+    if cell_text.startswith("("):
+        syntax_tree.body = _as_json_has_it(syntax_tree.body)
     for syntax_node in ast.walk(syntax_tree):
+        if isinstance(syntax_node, ast.Dict):
+            _refuse_repeated_keys(
+                [(key_node.value, None) for key_node in syntax_node.keys if isinstance(key_node, ast.Constant)],
+                column_name,
+            )
         for child_nodes in (getattr(syntax_node, field_name, None) for field_name in ("elts", "keys", "values")):
             if isinstance(child_nodes, list):
-                child_nodes[:] = map(_word, child_nodes)
+                child_nodes[:] = map(_as_json_has_it, child_nodes)
     return ast.literal_eval(syntax_tree)
 
 
@@ -76,7 +87,24 @@ def _refuse_missing_commas(cell_text: str, column_name: str) -> None:
         )
 
 
-def _word(node: ast.expr) -> ast.expr:
+def _refuse_repeated_keys(members: Sequence[tuple[object, object]], column_name: str) -> None:
+    """Raises CellError for a key that an object has twice, of which a reader would keep one value and drop the other.
+
+    members: keys and values of the object.
+    """
+    member_keys = [member_key for member_key, _ in members]
+    if len(set(member_keys)) < len(member_keys):
+        repeated_key = next(member_key for member_key in member_keys if member_keys.count(member_key) > 1)
+        raise CellError(
+            f"{column_name!r} has the key {_shown(repeated_key)} twice in one object",
+            fix="give every value a key of its own, or write a list",
+        )
+
+
+def _as_json_has_it(node: ast.expr) -> ast.expr:
+    """A word of JSON or pandas as the value that it spells, a tuple as a list, any other expression as it is."""
+    if isinstance(node, ast.Tuple):
+        return ast.List(node.elts)
     return ast.Constant(_WORDS[node.id]) if isinstance(node, ast.Name) and node.id in _WORDS else node
 
 
