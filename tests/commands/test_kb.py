@@ -36,7 +36,7 @@ def test_build_query_update_and_info(tmp_path: Path, documents: Path, capsys: py
     assert (result["mode"], result["passages"][0]["tags"]) == ("bm25", ["chapter=1", "easy"])
     assert main([*query[:-1], "Danube", "--tag", "chapter=9"]) == 0
     assert "no passage has the tag 'chapter=9'" in capsys.readouterr().out
-    (tmp_path / "question.txt").write_text("Danube\n" * 1000)
+    (tmp_path / "question.txt").write_text("Danube\n" * 1000, "utf-8-sig")
     assert main([*query, "--file", str(tmp_path / "question.txt")]) == 0
     assert json.loads(capsys.readouterr().out)["passages"][0]["title"] == "Rivers"
     (tmp_path / "lakes.txt").write_text("Lake Baikal is deep.")

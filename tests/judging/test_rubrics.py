@@ -69,6 +69,8 @@ def test_a_rubric_of_the_users_own(tmp_path: Path) -> None:
     rubric = find_rubric(str(path))
     assert (rubric.best.name, rubric.worst.name, rubric.judges_correctness) == ("polite", "rude", False)
     assert rubric.digest != RUBRICS["free"].digest
+    path.write_text(OWN, "utf-8-sig")  # as editors save it
+    assert find_rubric(str(path)) == rubric
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,9 @@ def test_templates_by_path_by_config_and_by_force(tiny: Path, tmp_path: Path) ->
     assert Encoder.load(folder).render(CHAT).endswith("]>")
     digests = {Encoder.load(tiny, chat_template=choice).template_digest for choice in ("auto", "plain", str(own))}
     assert len(digests) == 3
+    plain_text = own.read_text()
+    own.write_text(plain_text, "utf-8-sig")  # as editors save it
+    assert Encoder.load(tiny, chat_template=str(own)).render(CHAT) == "[You judge.][The post sells watches.]>"
 
 
 def test_digests_follow_content_not_formatting(tiny: Path, tmp_path: Path) -> None:

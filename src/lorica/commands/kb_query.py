@@ -99,7 +99,7 @@ def _entry(folder: Path, name: str) -> dict[str, Any]:
 
 def _read_question(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # editors write byte order marks
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the question cannot be read ({error})", path=path, fix="give a file of UTF-8 text") from error
 

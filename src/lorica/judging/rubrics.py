@@ -145,7 +145,7 @@ def load_rubric(rubric_path: Path) -> Rubric:
     and value. Raises DataError for a file that is none."""
     fix = "docs/judge.md shows one"
     try:
-        values = tomllib.loads(rubric_path.read_text("utf-8"))
+        values = tomllib.loads(rubric_path.read_text("utf-8-sig"))  # editors write byte order marks
         if values.get("kind") == "pairwise" and "labels" not in values:
             values["labels"] = msgspec.to_builtins(_PAIRWISE_LABELS)
         rubric = msgspec.convert(values, Rubric)

@@ -85,7 +85,8 @@ def find_template(folder: Path, choice: str, tokenizer_config: Mapping[str, Any]
 
 def _read_template(template_path: Path) -> TemplateSource:
     try:
-        return TemplateSource(template_path.read_text(encoding="utf-8"), str(template_path))
+        # A byte order mark, as editors put it, would stand in front of each prompt.
+        return TemplateSource(template_path.read_text(encoding="utf-8-sig"), str(template_path))
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(
             f"cannot read the chat template {template_path}: {error}",
