@@ -158,7 +158,13 @@ def test_what_is_not_applied_is_named(key: str) -> None:
 
 
 def test_keys_without_effect_are_kept_and_allowed() -> None:
-    raw = lora(megatron_core="megatron.core", qalora_group_size=16, a_key_of_the_future=None, loftq_config={})
+    raw = lora(
+        megatron_core="megatron.core",
+        qalora_group_size=16,
+        a_key_of_the_future=None,
+        loftq_config={},
+        init_lora_weights=None,
+    )
     config = parse_adapter_config(raw)
     assert config.unsupported() == []
     assert json.loads(config.to_json())["megatron_core"] == "megatron.core"

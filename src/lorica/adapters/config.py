@@ -93,7 +93,7 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     modules_to_save: list[str] | None = None
     rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, int | float] = {}
-    init_lora_weights: bool | str = True
+    init_lora_weights: bool | str | None = True
     other: dict[str, Any] = {}
 
     @property

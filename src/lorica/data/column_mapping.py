@@ -109,6 +109,8 @@ def build_row(
     schema = mapping.schema
     row_id: str | None = None
     try:
+        if len(record) > 1 and all(map(is_blank, record.values())):
+            raise CellError("the row is empty", fix="remove it (programs leave such rows at the end of a sheet)")
         row_id = f"row-{row_number}" if mapping.numbered else _row_id(mapping, record)
         if mapping.numbered and record.get(schema.id_column) is not None:
             message = f"this record has a value for {schema.id_column!r}, the first one had none"
@@ -214,7 +216,7 @@ def _row_id(mapping: ColumnMapping, record: Mapping[str, Any]) -> str:
     try:
         return id_text(record.get(column))
     except ValueError as error:
-        fix = "write ids as text or whole numbers" if record.get(column) is not None else "give every row an id"
+        fix = "give every row an id" if is_blank(record.get(column)) else "write ids as text or whole numbers"
         raise CellError(f"{error} (column {column!r})", fix=fix) from error
 
 

@@ -216,7 +216,9 @@ def _refuse_other_kinds(path: Path, table_format: FileFormat, head_bytes: bytes)
         format_name = "Parquet" if table_format.format == "parquet" else "a workbook"
         raise DataError(f"the content is not {format_name}", path=path, line=1, fix="give it the suffix of what it is")
     if head_bytes.count(0) > max(4, len(head_bytes) // 4):
-        fix = "convert it to UTF-8: iconv -f UTF-16LE -t UTF-8"
+        # Of the two bytes of most characters the upper one is 0: the second in little-endian files.
+        order = "LE" if head_bytes[1::2].count(0) >= head_bytes[::2].count(0) else "BE"
+        fix = f"convert it to UTF-8: iconv -f UTF-16{order} -t UTF-8"
         raise DataError("the content looks like UTF-16 without its mark, or binary", path=path, line=1, fix=fix)
 
 

@@ -15,6 +15,7 @@ from lorica.data.table import Record, Table
 from lorica.errors import CellError, DataError, RowError
 
 _Record = tuple[int, dict[str, Any] | RowError]
+_FRAME = "pandas writes rows by df.to_json(FILE, orient='records'), of .jsonl with lines=True, too"
 _MOST_BAD = 1000  # so many records without one that can be read are no file of rows
 # Where an object around the rows has them.
 _LISTS = ("data", "rows", "examples", "records", "items", "questions")
@@ -101,6 +102,8 @@ def _checked(json_value: Any, source_text: str, fix: str) -> dict[str, Any]:
     """An object whose texts can be written. Raises CellError for anything else."""
     if not isinstance(json_value, dict):
         raise CellError(f"a JSON {_kind(json_value)} where an object {{...}} is expected", fix=fix)
+    if json_value and all(isinstance(column, dict) and "0" in column for column in json_value.values()):
+        raise CellError("the columns of a whole frame, where an object for each row is expected", fix=_FRAME)
     if _SURROGATE.search(source_text):
         try:
             json.dumps(json_value, ensure_ascii=False).encode("utf-8")
@@ -203,7 +206,10 @@ def _array_records(table_path: Path, table_format: FileFormat, notes: list[str])
     list_name = _to_list(cursor) if first_character == "{" else ""
     if first_character != "[" and not list_name:
         message = f"a .json file of rows must be one array [{{...}}, ...]; this one begins with {first_character!r}"
-        fix = "one object per line: give it the suffix .jsonl; an array in an object: save it alone, or under 'data'"
+        fix = (
+            "one object per line: give it the suffix .jsonl; an array in an object: save it alone, or under 'data'; "
+            f"{_FRAME}"
+        )
         raise DataError(message, path=table_path, line=cursor.line, fix=fix)
     if list_name:
         notes.append(f"{table_path}: its rows are the list {list_name!r}, and what stands beside it is not read")
@@ -228,7 +234,7 @@ def _elements(cursor: _Cursor) -> Iterator[_Record]:
         line_number = cursor.line
         json_value, source_text = cursor.element()
         try:
-            record = _checked(json_value, source_text, "every element of the array must be an object")
+            record = _checked(json_value, source_text, f"every element of the array must be an object; {_FRAME}")
             yield from ((line_number, flat_record) for flat_record in flatten_squad(record))
         except CellError as error:
             yield line_number, RowError(str(error), path=cursor.path, line=line_number, fix=error.fix)
