@@ -92,10 +92,11 @@ def test_the_attention_factor_of_yarn_is_multiplied_as_llama_cpp_does(tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"general__architecture": "gemma3"}, "'gemma3' is not one of llama, qwen2, qwen3"),
-        ({"general__architecture": None}, "general.architecture"),
+        ({"general__architecture": "gemma3"}, "'gemma3', not one of llama, qwen2, qwen3"),
+        ({"general__architecture": None}, "general.architecture is missing"),
         ({"general__type": "adapter"}, "general.type is 'adapter'"),
         ({"split__count": 3}, "one of several parts"),
+        ({"split__count": 3, "split__no": 1, "general__architecture": None}, "one of several parts"),
         ({"llama__expert_count": 8}, "llama.expert_count is 8"),
         ({"llama__logit_scale": 0.5}, "llama.logit_scale is 0.5"),
         ({"llama__attention__causal": False}, "llama.attention.causal is False"),
@@ -143,6 +144,14 @@ def test_a_folder_stands_for_the_one_file_in_it(tmp_path: Path) -> None:
         locate_model(str(tmp_path), environ={})
     (tmp_path / "config.json").write_text("{}")
     assert locate_model(str(tmp_path), environ={}) == tmp_path
+
+
+def test_a_folder_with_the_parts_of_one_model_is_told_to_join_them(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_model(tmp_path / f"model-0000{number}-of-00002.gguf")
+    with pytest.raises(ModelError, match="a model in 2 parts") as caught:
+        locate_model(str(tmp_path), environ={})
+    assert "llama-gguf-split --merge" in caught.value.fix
 
 
 def test_the_digest_is_of_the_content_and_not_of_the_name(tmp_path: Path) -> None:

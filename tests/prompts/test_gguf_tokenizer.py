@@ -126,6 +126,20 @@ def test_llama_3_takes_up_to_three_digits_whole_words_and_begins_texts(tmp_path:
     assert tokenizer.encode("ab c").tokens == ["<|im_start|>", "ab", "Ġ", "c"]
 
 
+def test_a_sentencepiece_vocabulary_that_names_no_ends_has_those_of_llama_cpp(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    metadata: dict[str, Any] = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "\u2581", "a", "\u2581a"],
+        "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1],
+        "tokenizer.ggml.scores": [0.0, 0.0, 0.0, -2.0, -3.0, -1.0],
+    }
+    path.write_bytes(gguf_bytes(metadata, {}))
+    parts, config = read_tokenizer(path)
+    assert (config["bos_token"], config["eos_token"]) == ("<s>", "</s>")
+    assert Tokenizer.from_str(json.dumps(parts)).encode("a").tokens == ["<s>", "\u2581a"]
+
+
 def test_the_template_of_a_file_is_data_in_the_sandbox(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
 
@@ -153,7 +167,8 @@ def test_the_template_of_a_file_is_data_in_the_sandbox(tmp_path: Path) -> None:
     [
         ({"tokenizer.ggml.model": "bert"}, "'bert'"),
         ({"tokenizer.ggml.pre": "tekken"}, "'tekken'"),
-        ({"tokenizer.ggml.pre": None}, "'None'"),
+        ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre is missing"),
+        ({"tokenizer.chat_template": None, "tokenizer.chat_template.tool_use": 5}, "no text"),
         ({"tokenizer.ggml.tokens": None}, "holds no tokenizer"),
         ({"tokenizer.ggml.tokens": "abc"}, "holds no tokenizer"),
         ({"tokenizer.ggml.tokens": ["a"] * 100}, "'a' twice"),
@@ -178,3 +193,25 @@ def test_what_contradicts_itself_is_named(tmp_path: Path, changes: dict[str, Any
         Encoder.load(path)
     assert reason in caught.value.message
     assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tokenizer.ggml.eos_token_id": None}, "names no end-of-text token"),
+        (
+            {"tokenizer.chat_template": None, "tokenizer.chat_template.tool_use": "{{ messages }}"},
+            "chat templates ['tool_use'] and none is called 'default'",
+        ),
+    ],
+)
+def test_what_a_model_cannot_be_asked_without_is_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    path = tmp_path / "model.gguf"
+    shape = {"layers": 1, "hidden": 32, "ffn": 32, "heads": 1, "kv_heads": 1, "head_dim": 32, "vocab": 120}
+    entries = {**model_metadata("llama", shape, **byte_tokens(120)), **changes}
+    metadata = {key: value for key, value in entries.items() if value is not None}
+    path.write_bytes(gguf_bytes(metadata, model_tensors("llama", "Q8_0", shape=shape)))
+    with pytest.raises(PromptError) as caught:
+        Encoder.load(path)
+    assert reason in caught.value.message
+    assert "tokenizer_config.json" not in caught.value.fix

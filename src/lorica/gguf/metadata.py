@@ -73,6 +73,8 @@ _IRRELEVANT = (
     "tokenizer.chat_template.",
     "tokenizer.huggingface.",
 )
+JOIN_PARTS = "join them: llama-gguf-split --merge FIRST.gguf WHOLE.gguf"
+"""What helps where a model is in several files."""
 _LLAMA3_POSITIONS, _LLAMA3_TURNS = 8192, (1.0, 4.0)
 _OTHER_FILE = "use a GGUF file of a language model of one of the families, or its Hugging Face folder"
 
@@ -143,17 +145,14 @@ class _Metadata:
 
     def _check_kind(self) -> None:
         metadata = self._metadata
+        if metadata.get("split.count", 0) not in (0, 1):  # first, since only the first part says what the model is
+            raise _MetadataError("is one of several parts of a model", fix=JOIN_PARTS)
         if self._family not in ARCHITECTURES:
-            raise _MetadataError(
-                f"general.architecture {self._family[:40]!r} is not one of {', '.join(ARCHITECTURES)}", fix=_OTHER_FILE
-            )
+            stated = f"{self._family[:40]!r}, not" if "general.architecture" in metadata else "missing; it must be"
+            raise _MetadataError(f"general.architecture is {stated} one of {', '.join(ARCHITECTURES)}", fix=_OTHER_FILE)
         file_type = metadata.get("general.type", "model")
         if file_type != "model":
             raise _MetadataError(f"general.type is {str(file_type)[:40]!r}, not 'model'", fix=_OTHER_FILE)
-        if metadata.get("split.count", 0) not in (0, 1):
-            raise _MetadataError(
-                "is one of several parts of a model", fix="join them: llama-gguf-split --merge FIRST.gguf WHOLE.gguf"
-            )
 
     def _check_neutral(self) -> None:
         for key, allowed_values in _NEUTRAL.items():

@@ -46,6 +46,8 @@ _ROLES = {
     "cls": "cls_token",
     "mask": "mask_token",
 }
+# Which tokens of a SentencePiece vocabulary begin and end texts where nothing is stated, as in llama.cpp.
+_SENTENCE_PIECE_IDS = {"bos": 1, "eos": 2}
 _SPACE = "\u2581"  # what SentencePiece writes for a space
 # Of a SentencePiece vocabulary, whose merges are found by splitting each piece everywhere: of one piece, of all.
 _MAX_PIECE, _MAX_PIECES = 256, 3_000_000  # characters
@@ -102,24 +104,38 @@ class _GgufVocabulary:
         config: dict[str, Any] = {}
         for role, config_key in _ROLES.items():
             token_id = self._get(f"{role}_token_id")
+            if token_id is None and self._get("model") == "llama":
+                token_id = _SENTENCE_PIECE_IDS.get(role)
             if token_id is None:
                 continue
             if type(token_id) is not int or not 0 <= token_id < len(self._tokens):
                 raise _TokenizerError(f"{role}_token_id is {str(token_id)[:40]}; it has {len(self._tokens)} tokens")
             config[config_key] = self._tokens[token_id]
-        template = self._metadata.get("tokenizer.chat_template")
-        if template is not None and not isinstance(template, str):
-            raise _TokenizerError("tokenizer.chat_template is no text")
-        return config | ({} if template is None else {"chat_template": template})
+        return config | self._templates()
+
+    def _templates(self) -> dict[str, Any]:
+        """The chat template, or those by name of a file without a default one, as tokenizer_config.json holds them."""
+        prefix = "tokenizer.chat_template"
+        default = self._metadata.get(prefix)
+        templates = (
+            {prefix: default}
+            if default is not None
+            else {key: value for key, value in self._metadata.items() if key.startswith(f"{prefix}.")}
+        )
+        if no_text := next((key for key, value in templates.items() if not isinstance(value, str)), ""):
+            raise _TokenizerError(f"{no_text} is no text")
+        if default is not None:
+            return {"chat_template": default}
+        named = [{"name": key.removeprefix(f"{prefix}."), "template": value} for key, value in templates.items()]
+        return {"chat_template": named} if named else {}
 
     def _byte_level(self) -> tuple[dict[str, Any], bool]:
         """The model and its surroundings, and whether texts begin with bos where nothing is stated."""
-        stated = str(self._get("pre"))
-        pre_tokenizer = _ALIASES.get(stated, stated)
+        stated = self._get("pre")
+        pre_tokenizer = _ALIASES.get(str(stated), str(stated))
         if pre_tokenizer not in _PRE_TOKENIZERS:
-            raise _TokenizerError(
-                f"tokenizer.ggml.pre is {stated[:40]!r}; read are {', '.join((*_PRE_TOKENIZERS, *_ALIASES))}"
-            )
+            shown = "missing, and says how texts are split" if stated is None else repr(str(stated)[:40])
+            raise _TokenizerError(f"tokenizer.ggml.pre is {shown}; read are {', '.join((*_PRE_TOKENIZERS, *_ALIASES))}")
         steps, is_llama = _PRE_TOKENIZERS[pre_tokenizer], pre_tokenizer == "llama-bpe"
         return {
             "model": {

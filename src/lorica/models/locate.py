@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from lorica.errors import ModelError
 from lorica.gguf.file_header import SUFFIX, is_gguf
+from lorica.gguf.metadata import JOIN_PARTS
 from lorica.models.packaged_model import PACKAGE, locate_in_package
 from lorica.names import listed
 
 EMBEDDED = "embedded:"
+
+_PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf$", re.IGNORECASE)  # how llama.cpp calls the parts of a model
 
 _FIX = "give the folder that holds config.json, *.safetensors and the tokenizer, or a GGUF file (*.gguf)"
 
@@ -101,5 +105,7 @@ def _base_in(model_folder: Path) -> Path | None:
     gguf_files = sorted(path for path in model_folder.iterdir() if path.suffix.lower() == SUFFIX and path.is_file())
     if len(gguf_files) > 1:
         names = listed((path.name for path in gguf_files), 5)
+        if all(_PART.search(path.name) for path in gguf_files):
+            raise ModelError(f"{model_folder}: holds a model in {len(gguf_files)} parts ({names})", fix=JOIN_PARTS)
         raise ModelError(f"{model_folder}: holds {len(gguf_files)} GGUF files ({names})", fix="give the path of one")
     return model_folder.resolve() / gguf_files[0].name if gguf_files else None

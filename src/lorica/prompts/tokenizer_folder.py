@@ -165,7 +165,9 @@ def _end_of_text(
     )
     raise PromptError(
         f"{folder} {problem}, so an answer could not end",
-        fix="add eos_token to tokenizer_config.json, one of the tokenizer's tokens",
+        fix="convert the model anew, or use its Hugging Face folder"
+        if is_gguf(folder)
+        else "add eos_token to tokenizer_config.json, one of the tokenizer's tokens",
     )
 
 
