@@ -161,6 +161,13 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def is_same_file(first_path: Path, second_path: Path) -> bool:
+    """Whether two paths are one file, or would be once the folders of `absent/../FILE` were made."""
+    if os.path.realpath(first_path) == os.path.realpath(second_path):
+        return True
+    return first_path.exists() and second_path.exists() and first_path.samefile(second_path)
+
+
 @contextmanager
 def utf8_path(file_path: Path) -> Iterator[str]:
     """Another path of the same file or folder, for libraries that take no name but UTF-8. Raises OSError."""

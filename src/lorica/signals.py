@@ -1,5 +1,6 @@
 """Signals that ask the process to end: SIGTERM (Slurm, Kubernetes, `docker stop`, `timeout`) and SIGHUP (a terminal
-that was closed) are what Ctrl-C is. One that the process was started to ignore (`nohup`) stays ignored.
+that was closed) are what Ctrl-C is. One that the process was started to ignore (SIGHUP by `nohup`, SIGINT where a
+script starts it by `&`) stays ignored.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Deferred:
 
     def __enter__(self) -> Deferred:
         if threading.current_thread() is threading.main_thread():
-            numbers = [signal.SIGINT, *filter(_is_heeded, _ending())]
+            numbers = list(filter(_is_heeded, (signal.SIGINT, *_ending())))
             self._before = {number: signal.signal(number, self._first) for number in numbers}
         return self
 

@@ -66,6 +66,18 @@ MISTAKES = [
     Mistake("another engine to train", "train engine=fake input=a.csv", ("engine=fake", "engine=native")),
     Mistake("a run_dir that is a file", "train input={d}/rows.csv run_dir={d}/rows.csv", ("run_dir",), _rows(GOOD)),
     Mistake("input as output", "infer engine=fake input={d}/rows.csv output={d}/rows.csv", ("same file",), _rows(GOOD)),
+    Mistake(
+        "input as output by a folder that is to be made",
+        "infer engine=fake input={d}/rows.csv output={d}/absent/../rows.csv",
+        ("same file",),
+        _rows(GOOD),
+    ),
+    Mistake(
+        "input as submission",
+        "infer engine=fake input={d}/rows.submission.csv output={d}/rows.jsonl --submission id,score",
+        ("--submission", "would replace a file that this command reads"),
+        _rows(GOOD, "rows.submission.csv"),
+    ),
     Mistake("a demo with a run_dir", "demo run_dir={d}", ("run_dir", "--out")),
     Mistake("a demo of an unknown task", "demo --tasks rule", ("rule", "rules")),
     Mistake(

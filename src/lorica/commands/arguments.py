@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lorica.config.paths import local_path
 from lorica.errors import ConfigError, LoricaError, UsageError
-from lorica.names import did_you_mean, json_values, shell_line
+from lorica.names import did_you_mean, is_same_file, json_values, shell_line
 from lorica.streams import carries_unicode
 
 if TYPE_CHECKING:
@@ -187,9 +187,9 @@ def as_report(path_text: str) -> Path:
 
 def check_not_read(output_paths: Mapping[str, Path | None], read_paths: Iterable[Path | None]) -> None:
     """Raises UsageError where a file that a command writes is one that it reads. output_paths: by option."""
-    readable_paths = [path for path in read_paths if path is not None and path.exists()]
+    readable_paths = [path for path in read_paths if path is not None]
     for option_name, output_path in output_paths.items():
-        if output_path is not None and output_path.exists() and any(map(output_path.samefile, readable_paths)):
+        if output_path is not None and any(is_same_file(output_path, path) for path in readable_paths):
             raise UsageError(
                 f"{option_name} {output_path} would replace a file that this command reads", fix="write to another file"
             )

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from lorica.commands import build
-from lorica.commands.arguments import emit, inform, parser, resolve, split_words, warn
+from lorica.commands.arguments import check_not_read, emit, inform, parser, resolve, split_words, warn
 from lorica.commands.ensemble_report import EnsembleResult, ensemble_dict, ensemble_text, serving_text
 from lorica.commands.ensemble_request import (
     FOLD,
@@ -363,5 +363,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.submission_columns:
         if options.request.output is None:
             raise UsageError("--submission is written beside the blend", fix="add --output blend.csv")
-        check_place(submission_path(options.request.output))
+        request, path = options.request, submission_path(options.request.output)
+        check_not_read({"--submission": path}, [*request.files, request.gold, request.rows])
+        check_place(path)
     return options

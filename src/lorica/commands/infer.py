@@ -15,7 +15,7 @@ from lorica import signals
 from lorica.adapters.member import Member
 from lorica.commands import build
 from lorica.commands.answered_texts import SCHEMAS
-from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
+from lorica.commands.arguments import check_not_read, emit, going_on, inform, parser, required, resolve, warn
 from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
 from lorica.commands.run_log import count_gold, counted, logged_messages, recorded_configuration, run_file
@@ -37,7 +37,7 @@ from lorica.engines.base import MergeDecision
 from lorica.errors import ConfigError, DataError, EngineError, ResumeError
 from lorica.metrics.health import MassHealth, mass_health
 from lorica.models.base_folder import BaseFolder
-from lorica.names import count_of
+from lorica.names import count_of, is_same_file
 from lorica.pipeline.choice_mass import explain_low_mass
 from lorica.pipeline.infer import Summary, answer_file
 from lorica.pipeline.retrieve import RETRIEVAL_FAILED
@@ -98,7 +98,9 @@ def run(arguments: Sequence[str]) -> int:
     submission_columns = parse_submission(options.submission)
     resolved = resolve(options.overrides)
     if submission_columns and resolved.config.output:
-        check_place(submission_path(Path(resolved.config.output)))
+        path = submission_path(Path(resolved.config.output))
+        check_not_read({"--submission": path}, [Path(resolved.config.input)])
+        check_place(path)
     try:
         infer_result = infer_file(
             resolved, words=arguments, resume_command=going_on("infer", arguments, "inference.resume=true")
@@ -237,7 +239,7 @@ def _input_and_output(config: Config) -> tuple[Path, Path]:
     """Input and output. Raises ConfigError when one is not set or they are one file, DataError for an unusable one."""
     input_path = required(config.input, "input", "rows.csv")
     output_path = required(config.output, "output", "answers.csv")
-    if output_path.exists() and input_path.exists() and output_path.samefile(input_path):
+    if is_same_file(output_path, input_path):
         raise ConfigError(f"input and output are the same file, {input_path}", fix="write the answers to another file")
     if config.run_dir and Path(config.run_dir).exists() and not Path(config.run_dir).is_dir():
         raise ConfigError(f"run_dir={config.run_dir} is a file", fix="name a folder")
