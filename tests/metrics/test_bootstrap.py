@@ -3,12 +3,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from lorica.metrics.bootstrap import Estimate, estimate, paired_difference
+from lorica.metrics.base import ratio, take_columns
+from lorica.metrics.bootstrap import (
+    Estimate,
+    MetricInputs,
+    draw_weights,
+    estimate,
+    estimate_all,
+    metric_resamples,
+    paired_difference,
+)
 from lorica.metrics.metric_table import METRICS
+from lorica.metrics.score_metrics import sort_by_score
 
 AUC, ACCURACY = METRICS["roc_auc"], METRICS["accuracy"]
 
@@ -132,3 +143,80 @@ def test_bad_arguments() -> None:
 
 def test_text_form() -> None:
     assert str(Estimate(0.9534, 0.94, 0.965, 1000)) == "0.953 [0.940, 0.965]"
+
+
+def _at_once(metric: str, gold: Any, score: Any) -> Any:
+    """ROC-AUC and average precision of all resamples at once, by columns as numpy lays out what it takes."""
+    labels, starts, order = sort_by_score(gold, score, descending=metric == "average_precision")
+
+    def per_group(values: Any) -> Any:
+        return values if len(starts) == values.shape[1] else np.add.reduceat(values, starts, axis=1)
+
+    def evaluator(counts: Any) -> Any:
+        drawn = counts[:, order]
+        positives = per_group(drawn * labels)
+        if metric == "average_precision":
+            precision = ratio(np.cumsum(positives, axis=1), np.cumsum(per_group(drawn), axis=1))
+            return ratio(np.where(positives > 0, positives * precision, 0.0).sum(axis=1), positives.sum(axis=1))
+        negatives = per_group(drawn) - positives
+        below = np.cumsum(negatives, axis=1) - negatives
+        won_pairs = (positives * (below + 0.5 * negatives)).sum(axis=1)
+        return ratio(won_pairs, positives.sum(axis=1) * negatives.sum(axis=1))
+
+    return evaluator
+
+
+@pytest.mark.parametrize("cells", [2_000_000, 211 * 7, 1])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("groups", [None, [f"g{row % 50}" for row in range(211)]])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision"])
+def test_some_resamples_at_a_time_have_the_bits_of_all_at_once(
+    metric: str, weighted: bool, groups: Any, tied: bool, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorica.metrics.bootstrap._CELLS", cells)
+    gold, score = rows(211)
+    score = np.round(score, 1) if tied else score
+    weights = np.random.default_rng(3).random(211) if weighted else None
+    of_rows = metric_resamples(METRICS[metric], gold, score, resamples=40, groups=groups, weights=weights)
+    monkeypatch.setattr("lorica.metrics.base._SLICE_CELLS", 211 * 3)
+    of_slices = metric_resamples(METRICS[metric], gold, score, resamples=40, groups=groups, weights=weights)
+    whole = msgspec.structs.replace(METRICS[metric], prepare=lambda gold, score: _at_once(metric, gold, score))
+    at_once = metric_resamples(whole, gold, score, resamples=40, groups=groups, weights=weights)
+    assert of_rows[0].resampled.tolist() == of_slices[0].resampled.tolist() == at_once[0].resampled.tolist()
+
+
+def test_columns_are_taken_as_numpy_takes_them() -> None:
+    counts, indices = np.random.default_rng(0).random((7, 90)), np.random.default_rng(1).integers(0, 90, 300)
+    for laid_out in (counts, np.asfortranarray(counts), counts[:1]):
+        taken, expected = take_columns(laid_out, indices), laid_out[:, indices]
+        assert np.array_equal(taken, expected)
+        assert taken.strides == expected.strides
+        assert taken.sum(axis=1).tolist() == expected.sum(axis=1).tolist()
+
+
+def test_metrics_of_the_same_rows_share_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    gold, score = rows(60)
+    label = (score > 0.5).astype(int)
+    draws: list[int] = []
+
+    def counted(row_count: int, *arguments: Any) -> Any:
+        draws.append(row_count)
+        return draw_weights(row_count, *arguments)
+
+    monkeypatch.setattr("lorica.metrics.bootstrap.draw_weights", counted)
+    names = [f"g{row % 9}" for row in range(60)]
+    measured = [
+        MetricInputs(AUC, gold, score),
+        MetricInputs(ACCURACY, gold, label),
+        MetricInputs(ACCURACY, gold, label, names),
+        MetricInputs(METRICS["f1"], gold, label, list(names), np.linspace(0, 1, 60)),
+        MetricInputs(AUC, gold[:20], score[:20]),
+    ]
+    together = estimate_all(measured, resamples=50)
+    assert draws == [60, 60, 20]
+    alone = [
+        estimate(item.metric, item.gold, item.predictions, resamples=50, groups=item.groups, weights=item.weights)
+        for item in measured
+    ]
+    assert together == alone

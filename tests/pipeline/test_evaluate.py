@@ -7,6 +7,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from lorica.data.read import rows_from_memory
 from lorica.errors import DataError
+from lorica.metrics import text_metrics
 from lorica.pipeline.evaluate import evaluate, paired_metric_difference
 from lorica.records import Answer, Row
 from lorica.tasks import load_task
@@ -83,3 +84,23 @@ def test_what_is_missing_is_named_with_its_file(missing: str) -> None:
         del answers["2"]
     with pytest.raises(DataError, match=r"gold.csv.*'0'" if missing == "gold" else r"answers.csv.*'2'"):
         evaluate(RULES, rows, answers, gold_file="gold.csv", answer_file="answers.csv")
+
+
+def test_texts_are_compared_once_however_they_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_task("saq")
+    records = [{"id": str(i), "question": "q", "answer": f"{i} km", "subject": f"s{i % 3}"} for i in range(12)]
+    rows = rows_from_memory(records, task.schemas)
+    answers = {row.id: Answer(id=row.id, answer=f"{int(row.id) % 5} km", stage="text") for row in rows}
+    by = {"country": {row.id: "ab"[int(row.id) % 2] for row in rows}}
+    compared: list[tuple[str, str]] = []
+
+    def counted(accepted: list[str], answer: list[str]) -> float:
+        compared.append((accepted[0], answer[0]))
+        return token_overlap(accepted, answer)
+
+    token_overlap = text_metrics._f1
+    monkeypatch.setattr(text_metrics, "_f1", counted)
+    found = evaluate(task, rows, answers, by=by)
+    assert sorted(compared) == sorted({(str(i), str(i % 5)) for i in range(12)})
+    assert found.by["country"].groups["a"]["token_f1"] == evaluate(task, rows[::2], answers).metrics["token_f1"]
+    assert found.metrics["token_f1"].value == pytest.approx((5 + 7 / 2) / 12)

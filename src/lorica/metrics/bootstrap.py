@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lorica.metrics.base import Column, Evaluator, Floats, Metric, check_lengths, ratio
+from lorica.metrics.base import Column, Evaluator, Floats, Metric, check_lengths, ratio, row_slices, take_columns
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -35,6 +35,25 @@ class Estimate(msgspec.Struct, frozen=True):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+class MetricInputs(msgspec.Struct, frozen=True):
+    """A metric with what it is measured on.
+
+    gold, predictions: [n]. groups: [n] names; whole groups are drawn, for rows that are not independent (one user, one
+    question). weights: [n] from 0 on, how much each row counts wherever it is drawn.
+    """
+
+    metric: Metric
+    gold: Column
+    predictions: Column
+    groups: Column | None = None
+    weights: Floats | None = None
+
+    def evaluator(self) -> Evaluator:
+        """The metric as a function of how often each row was drawn. ValueError for bad input."""
+        prepared = self.metric.prepare(self.gold, self.predictions)
+        return weighted_evaluator(prepared, self.weights, len(self.gold))
+
+
 def estimate(
     metric: Metric,
     gold_values: Column,
@@ -48,14 +67,29 @@ def estimate(
 ) -> Estimate:
     """The metric with its percentile interval. Equal input and seed give an equal result.
 
-    gold_values, predictions: [n]. groups: [n] names; whole groups are drawn, for rows that are not independent (one
-    user, one question). weights: [n] from 0 on, how much each row counts wherever it is drawn. ValueError for bad
-    input.
+    gold_values, predictions, groups, weights: see `MetricInputs`. ValueError for bad input.
     """
-    (drawn,) = metric_resamples(
-        metric, gold_values, predictions, resamples=resamples, seed=seed, groups=groups, weights=weights
-    )
-    return percentile_interval(metric, drawn, len(gold_values), confidence, groups)
+    measured = MetricInputs(metric, gold_values, predictions, groups, weights)
+    return estimate_all([measured], resamples=resamples, seed=seed, confidence=confidence)[0]
+
+
+def estimate_all(
+    measured: Sequence[MetricInputs], *, resamples: int = RESAMPLES, seed: int = 0, confidence: float = CONFIDENCE
+) -> list[Estimate]:
+    """Each as `estimate` has it, to the last bit; those that draw as many rows in the same groups share what is
+    drawn."""
+    members: dict[tuple[int, tuple[object, ...] | None], list[int]] = {}
+    for index, item in enumerate(measured):
+        drawn_names = None if item.groups is None else tuple(item.groups)
+        members.setdefault((len(item.gold), drawn_names), []).append(index)
+    estimates: dict[int, Estimate] = {}
+    for (row_count, _), indices in members.items():
+        groups = measured[indices[0]].groups
+        evaluators = [measured[index].evaluator() for index in indices]
+        drawn = _resample(evaluators, row_count, resamples=resamples, seed=seed, groups=groups)
+        for index, metric_drawn in zip(indices, drawn, strict=True):
+            estimates[index] = percentile_interval(measured[index].metric, metric_drawn, row_count, confidence, groups)
+    return [estimates[index] for index in range(len(measured))]
 
 
 class MetricResamples(msgspec.Struct, frozen=True):
@@ -80,19 +114,26 @@ def metric_resamples(
     weights: Floats | None = None,
 ) -> list[MetricResamples]:
     """The metric of each prediction [n] on all rows and on the same rows drawn again; see `estimate`. For the same
-    gold, groups and seed the same rows are drawn in another call, too. Nothing is drawn where a value is nan."""
+    gold, groups and seed the same rows are drawn in another call, too. Nothing is drawn for a value that is nan."""
     evaluators = [
-        weighted_evaluator(metric.prepare(gold_values, prediction), weights, len(gold_values))
-        for prediction in predictions
+        MetricInputs(metric, gold_values, prediction, groups, weights).evaluator() for prediction in predictions
     ]
-    values = [float(evaluator(np.ones((1, len(gold_values))))[0]) for evaluator in evaluators]
-    if any(map(math.isnan, values)):
-        return [MetricResamples(value, np.empty(0)) for value in values]
-    weight_blocks = draw_weights(len(gold_values), resamples, seed, groups)
-    blocks = [[evaluator(counts) for evaluator in evaluators] for counts in weight_blocks]
+    return _resample(evaluators, len(gold_values), resamples=resamples, seed=seed, groups=groups)
+
+
+def _resample(
+    evaluators: Sequence[Evaluator], row_count: int, *, resamples: int, seed: int, groups: Column | None
+) -> list[MetricResamples]:
+    """Each evaluator on all rows, and on the same rows drawn again where its value on all rows is a number."""
+    values = [float(evaluator(np.ones((1, row_count)))[0]) for evaluator in evaluators]
+    resampled: list[list[Floats]] = [[] for _ in evaluators]
+    defined = [index for index, value in enumerate(values) if not math.isnan(value)]
+    for counts in draw_weights(row_count, resamples, seed, groups) if defined else ():
+        for index in defined:
+            resampled[index].append(evaluators[index](counts))
     return [
-        MetricResamples(value, np.concatenate(resampled))
-        for value, resampled in zip(values, zip(*blocks, strict=True), strict=True)
+        MetricResamples(value, np.concatenate(blocks) if blocks else np.empty(0))
+        for value, blocks in zip(values, resampled, strict=True)
     ]
 
 
@@ -143,7 +184,7 @@ def averaged_over(metric: Metric, groups: Column) -> Metric:
         check_lengths(gold_values, predictions)
         evaluators = [
             (
-                row_indices,
+                np.array(row_indices, dtype=np.intp),
                 metric.prepare(
                     [gold_values[row_index] for row_index in row_indices],
                     [predictions[row_index] for row_index in row_indices],
@@ -153,7 +194,7 @@ def averaged_over(metric: Metric, groups: Column) -> Metric:
         ]
 
         def weighted(counts: Floats) -> Floats:
-            values = np.stack([evaluator(counts[:, row_indices]) for row_indices, evaluator in evaluators])
+            values = np.stack([evaluator(take_columns(counts, row_indices)) for row_indices, evaluator in evaluators])
             is_defined = ~np.isnan(values)
             return ratio(np.where(is_defined, values, 0.0).sum(axis=0), is_defined.sum(axis=0).astype(np.float64))
 
@@ -201,13 +242,19 @@ def draw_weights(row_count: int, resamples: int, seed: int, groups: Column | Non
         if group_codes is None:
             yield _counts(generator, resample_count, row_count)
         else:
-            yield _counts(generator, resample_count, int(group_codes.max(initial=-1)) + 1)[:, group_codes]
+            group_counts = _counts(generator, resample_count, int(group_codes.max(initial=-1)) + 1)
+            yield take_columns(group_counts, group_codes)
 
 
 def _counts(generator: np.random.Generator, size: int, n: int) -> Floats:
     """[size, n]: how often each of n things comes up in n draws."""
-    drawn_items = generator.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
-    return np.bincount(drawn_items.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+    counts = np.empty((size, n))
+    for rows in row_slices(size, n):
+        drawn_items = generator.integers(0, n, size=(rows.stop - rows.start, n))
+        drawn_items += np.arange(len(drawn_items))[:, None] * n
+        drawn_counts = np.bincount(drawn_items.ravel(), minlength=drawn_items.size)
+        counts[rows] = drawn_counts.reshape(drawn_items.shape)
+    return counts
 
 
 def _codes(group_names: Column, row_count: int) -> NDArray[np.intp]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, mean_of, ratio
+from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, ratio
 from lorica.metrics.score_metrics import binary
 
 
-def prepare_accuracy(gold_labels: Column, predicted_labels: Column) -> Evaluator:
-    """Share of rows whose label is the gold one.
+def correct_rows(gold_labels: Column, predicted_labels: Column) -> Floats:
+    """1.0 where the label is the gold one, else 0.0; [n].
 
     gold_labels, predicted_labels: [n] of any comparable values; None is wrong.
     """
-    return mean_of(_is_correct(gold_labels, predicted_labels))
+    check_lengths(gold_labels, predicted_labels)
+    predictions = _values(predicted_labels)
+    for value in predictions:
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError(f"got the score {value} where a label is needed; turn scores into labels first")
+    pairs = zip(_values(gold_labels), predictions, strict=True)
+    return np.array([predicted is not None and predicted == wanted for wanted, predicted in pairs], dtype=np.float64)
 
 
 def prepare_balanced_accuracy(gold_labels: Column, predicted_labels: Column) -> Evaluator:
@@ -21,13 +27,14 @@ def prepare_balanced_accuracy(gold_labels: Column, predicted_labels: Column) -> 
 
     gold_labels, predicted_labels: [n] of any comparable values; None is wrong.
     """
-    is_correct = _is_correct(gold_labels, predicted_labels)
+    is_correct = correct_rows(gold_labels, predicted_labels)
     class_indices = {gold_class: index for index, gold_class in enumerate(dict.fromkeys(_values(gold_labels)))}
     is_member = np.zeros((len(gold_labels), len(class_indices)))
     is_member[np.arange(len(gold_labels)), [class_indices[gold_class] for gold_class in _values(gold_labels)]] = 1.0
+    is_recalled = is_member * is_correct[:, None]
 
     def weighted(counts: Floats) -> Floats:
-        recalls = ratio(counts @ (is_member * is_correct[:, None]), counts @ is_member)
+        recalls = ratio(counts @ is_recalled, counts @ is_member)
         # A class that was not drawn has no recall and does not count.
         is_drawn = ~np.isnan(recalls)
         return ratio(np.where(is_drawn, recalls, 0.0).sum(axis=1), is_drawn.sum(axis=1).astype(np.float64))
@@ -41,12 +48,13 @@ def prepare_f1(gold_labels: Column, predicted_labels: Column) -> Evaluator:
     gold_labels: [n] of 0 and 1. predicted_labels: [n] of 0, 1 or None.
     """
     is_positive = binary(gold_labels)
-    _is_correct(gold_labels, predicted_labels)
+    correct_rows(gold_labels, predicted_labels)
     is_predicted = np.array([value is not None and value == 1 for value in _values(predicted_labels)], dtype=np.float64)
     _check_binary_predictions("f1", predicted_labels)
+    hits = is_positive * is_predicted
 
     def weighted(counts: Floats) -> Floats:
-        true_positives = counts @ (is_positive * is_predicted)
+        true_positives = counts @ hits
         return ratio(2 * true_positives, counts @ is_positive + counts @ is_predicted)
 
     return weighted
@@ -57,7 +65,7 @@ def prepare_mcc(gold_labels: Column, predicted_labels: Column) -> Evaluator:
 
     gold_labels: [n] of 0 and 1. predicted_labels: [n] of 0, 1 or None; None is wrong: the class that gold is not.
     """
-    is_positive, is_correct = binary(gold_labels), _is_correct(gold_labels, predicted_labels)
+    is_positive, is_correct = binary(gold_labels), correct_rows(gold_labels, predicted_labels)
     _check_binary_predictions("mcc", predicted_labels)
     is_predicted = np.where(is_correct == 1, is_positive, 1 - is_positive)
 
@@ -77,16 +85,6 @@ def prepare_mcc(gold_labels: Column, predicted_labels: Column) -> Evaluator:
 def _check_binary_predictions(metric_name: str, predicted_labels: Column) -> None:
     if any(value not in (0, 1, None) for value in _values(predicted_labels)):
         raise ValueError(f"{metric_name} takes labels 0, 1 or None")
-
-
-def _is_correct(gold_labels: Column, predicted_labels: Column) -> Floats:
-    """1.0 where the label is the gold one, else 0.0; [n]."""
-    check_lengths(gold_labels, predicted_labels)
-    for value in _values(predicted_labels):
-        if isinstance(value, float) and not value.is_integer():
-            raise ValueError(f"got the score {value} where a label is needed; turn scores into labels first")
-    pairs = zip(_values(gold_labels), _values(predicted_labels), strict=True)
-    return np.array([predicted is not None and predicted == wanted for wanted, predicted in pairs], dtype=np.float64)
 
 
 def _values(column: Column) -> list[object]:

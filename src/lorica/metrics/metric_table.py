@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import msgspec
+
 from lorica.metrics import label_metrics, score_metrics, text_metrics
-from lorica.metrics.base import Metric
+from lorica.metrics.base import Metric, RowValues, mean_over_rows
 from lorica.metrics.normalise import LORICA, NORMALISATIONS, Normalisation
 
 _BOTH = "rows of both classes"
 
 
 def _of_texts(normalisation: Normalisation) -> tuple[Metric, ...]:
-    prepared = {
-        "exact_match": text_metrics.prepare_exact_match(normalisation),
-        "token_f1": text_metrics.prepare_token_f1(normalisation),
-        "answer_match": text_metrics.prepare_answer_match(normalisation),
+    row_values = {
+        "exact_match": text_metrics.exact_match(normalisation),
+        "token_f1": text_metrics.token_f1(normalisation),
+        "answer_match": text_metrics.answer_match(normalisation),
     }
-    return tuple(Metric(name, "text", prepare, normalisation=normalisation.name) for name, prepare in prepared.items())
+    return tuple(_mean_metric(name, "text", values, normalisation.name) for name, values in row_values.items())
+
+
+def _mean_metric(name: str, takes: Literal["label", "text"], row_values: RowValues, normalisation: str = "") -> Metric:
+    """The mean of these values."""
+    return Metric(name, takes, mean_over_rows(row_values), normalisation=normalisation, row_values=row_values)
 
 
 METRICS: dict[str, Metric] = {
@@ -26,15 +35,13 @@ METRICS: dict[str, Metric] = {
         Metric("log_loss", "probability", score_metrics.prepare_log_loss, higher_is_better=False),
         Metric("brier", "probability", score_metrics.prepare_brier, higher_is_better=False),
         Metric("ece", "probability", score_metrics.prepare_ece, higher_is_better=False),
-        Metric("accuracy", "label", label_metrics.prepare_accuracy),
+        _mean_metric("accuracy", "label", label_metrics.correct_rows),
         Metric("balanced_accuracy", "label", label_metrics.prepare_balanced_accuracy),
         Metric("f1", "label", label_metrics.prepare_f1, needs="a row of class 1, in gold or prediction"),
         Metric("mcc", "label", label_metrics.prepare_mcc),
         *_of_texts(LORICA),
-        Metric(
-            "numeric_equality",
-            "text",
-            text_metrics.prepare_numeric_equality,
+        msgspec.structs.replace(
+            _mean_metric("numeric_equality", "text", text_metrics.numeric_equality),
             needs="a row whose gold answer is a number",
             applies=text_metrics.has_number,
         ),

@@ -32,7 +32,10 @@ class Normalisation(msgspec.Struct, frozen=True):
 
 def is_answer(answer: object) -> bool:
     """Whether there is a text with a visible character in it; None, NaN, "" and white space are no answer."""
-    return isinstance(answer, str) and any(unicodedata.category(character)[0] not in "ZC" for character in answer)
+    return isinstance(answer, str) and (
+        answer[:1].isalnum()  # as most begin
+        or any(unicodedata.category(character)[0] not in "ZC" for character in answer)
+    )
 
 
 def _text(answer_text: str) -> str:

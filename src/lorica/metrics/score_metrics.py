@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, mean_of, ratio
+from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, mean_of, ratio, row_slices
 
 # A probability of exactly 0 or 1 is moved by this much, so that one row cannot make the mean infinite.
 LOG_LOSS_EPSILON = float(np.finfo(np.float64).eps)
 # Of equal width over 0 to 1, for the calibration error and the reliability curve.
 RELIABILITY_BINS = 10
+
+_SumColumns = Callable[[Floats], Floats]
 
 
 def binary(gold_labels: Column) -> Floats:
@@ -34,15 +38,14 @@ def prepare_roc_auc(gold_labels: Column, scores: Column) -> Evaluator:
     """
     labels, starts, score_order = sort_by_score(gold_labels, scores, descending=False)
 
-    def weighted(counts: Floats) -> Floats:
-        drawn_counts = counts[:, score_order]
-        positives = _per_group(drawn_counts * labels, starts)
-        negatives = _per_group(drawn_counts, starts) - positives
+    def of_rows(ranked_counts: Floats, total: _SumColumns) -> Floats:
+        positives = _per_group(ranked_counts * labels, starts)
+        negatives = _per_group(ranked_counts, starts) - positives
         negatives_below = np.cumsum(negatives, axis=1) - negatives
-        won_pairs = (positives * (negatives_below + 0.5 * negatives)).sum(axis=1)
-        return ratio(won_pairs, positives.sum(axis=1) * negatives.sum(axis=1))
+        won_pairs = total(positives * (negatives_below + 0.5 * negatives))
+        return ratio(won_pairs, total(positives) * total(negatives))
 
-    return weighted
+    return _ranked(score_order, starts, of_rows)
 
 
 def prepare_average_precision(gold_labels: Column, scores: Column) -> Evaluator:
@@ -52,14 +55,13 @@ def prepare_average_precision(gold_labels: Column, scores: Column) -> Evaluator:
     """
     labels, starts, score_order = sort_by_score(gold_labels, scores, descending=True)
 
-    def weighted(counts: Floats) -> Floats:
-        drawn_counts = counts[:, score_order]
-        positives = _per_group(drawn_counts * labels, starts)
-        precision = ratio(np.cumsum(positives, axis=1), np.cumsum(_per_group(drawn_counts, starts), axis=1))
+    def of_rows(ranked_counts: Floats, total: _SumColumns) -> Floats:
+        positives = _per_group(ranked_counts * labels, starts)
+        precision = ratio(np.cumsum(positives, axis=1), np.cumsum(_per_group(ranked_counts, starts), axis=1))
         # A group of rows that was not drawn at all adds no recall; its precision may be undefined.
-        return ratio(np.where(positives > 0, positives * precision, 0.0).sum(axis=1), positives.sum(axis=1))
+        return ratio(np.where(positives > 0, positives * precision, 0.0).sum(axis=1), total(positives))
 
-    return weighted
+    return _ranked(score_order, starts, of_rows)
 
 
 def prepare_log_loss(gold_labels: Column, probability: Column) -> Evaluator:
@@ -118,6 +120,41 @@ def sort_by_score(
     ranked = numbers[score_order]
     starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1]))) if len(ranked) else score_order
     return labels[score_order], starts, score_order
+
+
+def _ranked(
+    score_order: NDArray[np.intp], starts: NDArray[np.intp], of_rows: Callable[[Floats, _SumColumns], Floats]
+) -> Evaluator:
+    """An evaluator that has `of_rows` compute some resamples at a time, so that what lies between its steps stays in
+    the cache: from their weights in the order of the scores, and with the sum over columns to use.
+
+    Sums have the last bit that numpy's would have over all resamples at once: these lie by columns once they are in
+    the order of the scores, so that each value is added to the sum of those before. Of whole numbers any order gives
+    the same.
+    """
+    by_columns = len(starts) == len(score_order)  # else adding up groups has laid them out by rows
+
+    def weighted(counts: Floats) -> Floats:
+        one_by_one = by_columns and len(counts) > 1
+        counts = np.ascontiguousarray(counts)
+        values = []
+        for rows in row_slices(*counts.shape):
+            ranked_counts = np.take(counts[rows], score_order, axis=1)
+            is_whole = not one_by_one or bool((ranked_counts == np.rint(ranked_counts)).all())
+            values.append(of_rows(ranked_counts, _sum_columns if is_whole else _sum_one_by_one))
+        return np.concatenate(values)
+
+    return weighted
+
+
+def _sum_columns(values: Floats) -> Floats:
+    """[B, n] -> [B]."""
+    return np.asarray(values.sum(axis=1))
+
+
+def _sum_one_by_one(values: Floats) -> Floats:
+    """The same, each value added to the sum of those before."""
+    return np.asarray(np.cumsum(values, axis=1)[:, -1])
 
 
 def _per_group(values: Floats, starts: NDArray[np.intp]) -> Floats:

@@ -1,4 +1,5 @@
-"""Metrics of a short text against several accepted answers, compared under a named normalisation.
+"""Metrics of a short text against several accepted answers, compared under a named normalisation: each is the mean of
+one value a row.
 
 No answer (None, NaN, an empty text) equals nothing, whatever the accepted answers become under the normalisation.
 """
@@ -11,16 +12,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lorica.metrics.abstention import abstains
-from lorica.metrics.base import Column, Evaluator, check_lengths, mean_of
+from lorica.metrics.base import Column, Floats, RowValues, check_lengths
 from lorica.metrics.normalise import Normalisation, is_answer
 from lorica.metrics.number_words import with_numerals
 from lorica.metrics.stated_answer import gold_quantity, stated_answers, stated_quantity
 
-Prepare = Callable[[Column, Column], Evaluator]
 
-
-def prepare_exact_match(normalisation: Normalisation) -> Prepare:
-    """Share of rows whose normalised answer equals a normalised accepted one. Each metric of texts takes gold answers,
+def exact_match(normalisation: Normalisation) -> RowValues:
+    """1 where the normalised answer equals a normalised accepted one, else 0. Each metric of texts takes gold answers,
     [n] of one or more accepted ones, and answers [n]; no answer is wrong. ValueError for a row without gold."""
 
     def matches(accepted: str, answer: str) -> float:
@@ -29,8 +28,8 @@ def prepare_exact_match(normalisation: Normalisation) -> Prepare:
     return _best_of(matches)
 
 
-def prepare_token_f1(normalisation: Normalisation) -> Prepare:
-    """Mean over rows of the best F1 of the answer's words against those of an accepted answer."""
+def token_f1(normalisation: Normalisation) -> RowValues:
+    """The best F1 of the answer's words against those of an accepted answer."""
 
     def overlap(accepted: str, answer: str) -> float:
         return _f1(normalisation.tokens(accepted), normalisation.tokens(answer))
@@ -38,10 +37,9 @@ def prepare_token_f1(normalisation: Normalisation) -> Prepare:
     return _best_of(overlap)
 
 
-def prepare_answer_match(normalisation: Normalisation) -> Prepare:
-    """Share of rows whose answer, or the final answer that it states, equals an accepted one: as normalised text with
-    numbers in words read as digits, or as a number. An abstention answers what gold calls not answerable, and no more.
-    """
+def answer_match(normalisation: Normalisation) -> RowValues:
+    """1 where the answer, or the final answer that it states, equals an accepted one: as normalised text with numbers
+    in words read as digits, or as a number. An abstention answers what gold calls not answerable, and no more."""
 
     def comparable(text: str) -> str:
         return normalisation.text(with_numerals(text))
@@ -68,15 +66,15 @@ def has_number(accepted: Sequence[str]) -> bool:
     return any(gold_quantity(text) is not None for text in accepted)
 
 
-def prepare_numeric_equality(gold_answers: Column, answers: Column) -> Evaluator:
-    """Share of rows whose answer states the accepted number; of the accepted answers one is a number."""
+def numeric_equality(gold_answers: Column, answers: Column) -> Floats:
+    """1 where the answer states the accepted number; of the accepted answers one is a number."""
     return _best_of(equal_numbers)(gold_answers, answers)
 
 
-def _best_of(compare: Callable[[str, str], float]) -> Prepare:
-    """The mean of the best comparison with an accepted answer, 0 for rows without an answer."""
+def _best_of(compare: Callable[[str, str], float]) -> RowValues:
+    """The best comparison with an accepted answer, 0 for rows without an answer."""
 
-    def prepare(gold_answers: Column, answers: Column) -> Evaluator:
+    def best_values(gold_answers: Column, answers: Column) -> Floats:
         check_lengths(gold_answers, answers)
         for accepted in gold_answers:
             if isinstance(accepted, str) or not accepted:
@@ -86,9 +84,9 @@ def _best_of(compare: Callable[[str, str], float]) -> Prepare:
             max(compare(accepted_text, prediction) for accepted_text in accepted) if is_answer(prediction) else 0.0
             for accepted, prediction in answer_pairs
         ]
-        return mean_of(np.array(best_scores, dtype=np.float64))
+        return np.array(best_scores, dtype=np.float64)
 
-    return prepare
+    return best_values
 
 
 def _f1(accepted: list[str], answer: list[str]) -> float:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
+
+import msgspec
+import numpy as np
 
 from lorica.metrics.abstention import abstains
 from lorica.metrics.base import Metric
-from lorica.metrics.bootstrap import Estimate, averaged_over, estimate, paired_difference
+from lorica.metrics.bootstrap import Estimate, MetricInputs, averaged_over, estimate_all, paired_difference
 from lorica.metrics.health import MassHealth, ScoreHealth, mass_health, score_health
 from lorica.metrics.metric_table import SCORE_METRICS, TEXT_METRICS, find_metric
 from lorica.metrics.normalise import LORICA
@@ -18,15 +22,17 @@ from lorica.metrics.operating_points import OperatingPoint, ReliabilityBin, oper
 from lorica.metrics.score_metrics import outside_probability
 from lorica.pipeline.judged_answers import (
     JudgedAnswer,
-    MetricColumns,
     bootstrap_clusters,
     judge_answers,
     metric_columns,
     paired_columns,
     row_weights,
 )
+from lorica.pipeline.judged_table import Indices, JudgedTable
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -130,11 +136,13 @@ def evaluate_judged(
     if max_fprs is not None:
         further = SCORE_METRICS if by_score else TEXT_METRICS if main_metric.takes == "text" else ()
         metrics += [find_metric(name, normalisation) for name in further if name not in task.metric_names]
+    table = JudgedTable(judged, metrics)
     groups = [judged_row.row.group or judged_row.row.subject for judged_row in judged]
+    labels = {column: [values[judged_row.row.id] for judged_row in judged] for column, values in by.items()}
     return Evaluation(
         n=len(judged),
-        metrics={metric.name: estimate_metric(metric, judged, seed) for metric in metrics},
-        groups=_by_group(main_metric, judged, groups, seed) if any(groups) else {},
+        metrics=_estimate_parts(table, metrics, {"": table.all_rows}, seed, within=False)[""],
+        groups=_by_group(table, main_metric, groups, seed) if any(groups) else {},
         unscored=sum(judged_row.answer.score is None for judged_row in judged) if by_score else 0,
         stages=dict(Counter(judged_row.answer.stage for judged_row in judged)),
         flags=dict(Counter(answer_flag for judged_row in judged for answer_flag in judged_row.answer.flags)),
@@ -144,7 +152,7 @@ def evaluate_judged(
         unreadable={judged_row.row.id: judged_row.problem for judged_row in judged if judged_row.problem},
         contradictory=tuple(judged_row.row.id for judged_row in judged if judged_row.contradictory),
         normalisations={metric.name: metric.normalisation for metric in metrics if metric.normalisation},
-        by={column: _group_metrics(used_metrics, judged, values, seed) for column, values in by.items()},
+        by={column: _group_metrics(table, used_metrics, labels[column], seed) for column in by},
         choice_mass=mass_health([judged_row.answer.choice_mass for judged_row in judged]),
         health=_health(judged) if by_score else None,
         truncated=sum(judged_row.answer.dropped_tokens > 0 for judged_row in judged),
@@ -207,58 +215,77 @@ def paired_metric_difference(
 def estimate_metric(metric: Metric, judged: Sequence[JudgedAnswer], seed: int, *, within: bool = False) -> Estimate:
     """One metric of answers, with its interval. within: of the rows of one value of a column, which may be of one
     group; then its rows are drawn."""
-    columns = metric_columns(metric, judged)
-    clusters = bootstrap_clusters(columns.rows)
-    if within and clusters is not None and len(set(clusters)) == 1:
-        clusters = None
-    return _estimate_columns(metric, columns, clusters, seed)
+    table = JudgedTable(judged, [metric])
+    return _estimate_parts(table, [metric], {"": table.all_rows}, seed, within=within)[""][metric.name]
 
 
-def _estimate_columns(metric: Metric, columns: MetricColumns, clusters: Sequence[str] | None, seed: int) -> Estimate:
+def _estimate_parts(
+    table: JudgedTable, metrics: Sequence[Metric], parts: Mapping[str, Indices], seed: int, *, within: bool
+) -> dict[str, dict[str, Estimate]]:
+    """Part -> metric -> its estimate on the part's rows. within: see `estimate_metric`."""
+    measured = {}
+    for part, part_indices in parts.items():
+        for metric in metrics:
+            indices = table.measured_rows(metric, part_indices)
+            clusters = table.clusters(indices)
+            if within and clusters is not None and len(set(clusters)) == 1:
+                clusters = None
+            measured[part, metric.name] = table.measured(metric, indices, clusters)
+    estimates = _estimate_measured(measured, seed)
+    return {part: {metric.name: estimates[part, metric.name] for metric in metrics} for part in parts}
+
+
+def _estimate_measured(measured: Mapping[_Key, MetricInputs], seed: int) -> dict[_Key, Estimate]:
     """Undefined, with the reason, where no row has what the metric takes."""
-    note = ""
-    if not columns.rows:
-        note = f"{metric.name} needs {'scores, and no row has one' if metric.takes_scores else metric.needs}"
-    elif metric.takes == "probability" and (outside := outside_probability(columns.predicted)) is not None:
-        note = f"{metric.name} needs probabilities, and a score is {outside:g}"
-    if note:
-        return Estimate(math.nan, math.nan, math.nan, len(columns.rows), note)
-    return estimate(metric, columns.gold, columns.predicted, seed=seed, groups=clusters, weights=columns.weights)
-
-
-def _by_group(metric: Metric, judged: Sequence[JudgedAnswer], groups: Sequence[str], seed: int) -> dict[str, Estimate]:
-    members: dict[str, list[JudgedAnswer]] = {}
-    for judged_row, group_name in zip(judged, groups, strict=True):
-        members.setdefault(group_name, []).append(judged_row)
-    return {name: estimate_metric(metric, members[name], seed, within=True) for name in sorted(members)}
-
-
-def _group_metrics(
-    used_metrics: Sequence[Metric], judged: Sequence[JudgedAnswer], values: Mapping[str, str], seed: int
-) -> Grouping:
-    members: dict[str, list[JudgedAnswer]] = {}
-    for judged_row in judged:
-        members.setdefault(values[judged_row.row.id], []).append(judged_row)
-    groups = {
-        group_value: {
-            metric.name: estimate_metric(metric, members[group_value], seed, within=True) for metric in used_metrics
-        }
-        for group_value in sorted(members)
+    notes = {key: _undefined_note(item) for key, item in measured.items()}
+    defined_keys = [key for key in measured if not notes[key]]
+    estimates = dict(zip(defined_keys, estimate_all([measured[key] for key in defined_keys], seed=seed), strict=True))
+    return {
+        key: Estimate(math.nan, math.nan, math.nan, len(item.gold), notes[key]) if notes[key] else estimates[key]
+        for key, item in measured.items()
     }
-    means = {metric.name: _mean_over_groups(metric, judged, values, seed) for metric in used_metrics}
-    return Grouping(groups, {group_value: len(members[group_value]) for group_value in groups}, means)
 
 
-def _mean_over_groups(metric: Metric, judged: Sequence[JudgedAnswer], values: Mapping[str, str], seed: int) -> Estimate:
+def _undefined_note(measured: MetricInputs) -> str:
+    metric = measured.metric
+    if not len(measured.gold):
+        return f"{metric.name} needs {'scores, and no row has one' if metric.takes_scores else metric.needs}"
+    if metric.takes == "probability" and (outside := outside_probability(measured.predictions)) is not None:
+        return f"{metric.name} needs probabilities, and a score is {outside:g}"
+    return ""
+
+
+def _by_group(table: JudgedTable, metric: Metric, groups: Sequence[str], seed: int) -> dict[str, Estimate]:
+    estimates = _estimate_parts(table, [metric], _parts(groups), seed, within=True)
+    return {name: part_estimates[metric.name] for name, part_estimates in estimates.items()}
+
+
+def _parts(labels: Iterable[str]) -> dict[str, Indices]:
+    """Label [n] -> the rows that have it, by the order of the labels."""
+    members: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(label, []).append(index)
+    return {label: np.array(members[label], dtype=np.intp) for label in sorted(members)}
+
+
+def _group_metrics(table: JudgedTable, used_metrics: Sequence[Metric], labels: Sequence[str], seed: int) -> Grouping:
+    """labels: [n], the value of the column in each row."""
+    parts = _parts(labels)
+    groups = _estimate_parts(table, used_metrics, parts, seed, within=True)
+    means = {metric.name: _mean_over_groups(table, metric, labels) for metric in used_metrics}
+    return Grouping(groups, {label: len(parts[label]) for label in groups}, _estimate_measured(means, seed))
+
+
+def _mean_over_groups(table: JudgedTable, metric: Metric, labels: Sequence[str]) -> MetricInputs:
     """The groups are taken as they are, and rows drawn: whole groups of the bootstrap only where none of those holds a
     whole group of the column, which drawing would lose or double."""
-    columns = metric_columns(metric, judged)
-    names = [values[row.id] for row in columns.rows]
-    clusters = bootstrap_clusters(columns.rows)
+    indices = table.measured_rows(metric, table.all_rows)
+    names = [labels[index] for index in indices.tolist()]
+    clusters = table.clusters(indices)
     if clusters is not None:
         clusters_of: dict[str, set[str]] = {}
         for name, cluster in zip(names, clusters, strict=True):
             clusters_of.setdefault(name, set()).add(cluster)
         clusters = None if any(len(members) == 1 for members in clusters_of.values()) else clusters
-    averaged = averaged_over(metric, names)
-    return _estimate_columns(averaged, columns, clusters, seed)
+    measured = table.measured(metric, indices, clusters)
+    return msgspec.structs.replace(measured, metric=averaged_over(measured.metric, names))

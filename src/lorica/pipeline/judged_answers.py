@@ -22,7 +22,7 @@ _FAILED_STAGES = frozenset({"invalid", "fallback"})
 _FAILED_FLAGS = frozenset({"invalid", "error", "parse_fallback"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class JudgedAnswer:
     """A row with its answer as the task reads it: 0/1, an index or a text; None when there is none, or `problem`.
 
@@ -72,20 +72,22 @@ def judge_answers(
                 row_id=row.id,
                 fix="answer the same file that is evaluated; `lorica infer` writes every row",
             )
-    parse_row_answer = task.answer_parser(
-        [(row, answer_text) for row in rows if (answer_text := _answer_text(answers[row.id]))]
-    )
+    texts = [_answer_text(answers[row.id]) for row in rows]
+    parse_row_answer = task.answer_parser([(row, text) for row, text in zip(rows, texts, strict=True) if text])
     by_score = find_metric(task.metric_names[0]).takes_scores
-    judged = [_judge_row(parse_row_answer, row, answers[row.id], by_score=by_score) for row in rows]
+    judged = [
+        _judge_row(parse_row_answer, row, answers[row.id], text, by_score=by_score)
+        for row, text in zip(rows, texts, strict=True)
+    ]
     if not weights:
         return judged
     return [replace(judged_row, weight=weights.get(judged_row.row.id, 1.0)) for judged_row in judged]
 
 
 def _judge_row(
-    parse_row_answer: Callable[[Row, str], int | str], row: Row, answer: Answer, *, by_score: bool
+    parse_row_answer: Callable[[Row, str], int | str], row: Row, answer: Answer, answer_text: str, *, by_score: bool
 ) -> JudgedAnswer:
-    answer_text, parsed_value, problem = _answer_text(answer), None, ""
+    parsed_value, problem = None, ""
     try:
         parsed_value = parse_row_answer(row, answer_text) if answer_text else None
     except ValueError as error:
@@ -177,9 +179,9 @@ def correctness_metric(task: Task, normalisation: str = LORICA.name) -> Metric:
 
 def is_right(metric: Metric, judged: Sequence[JudgedAnswer]) -> list[bool]:
     """Whether each row's answer alone measures 1 under accuracy or exact match."""
+    assert metric.row_values is not None
     columns = metric_columns(metric, judged)
-    pairs = zip(columns.gold, columns.predicted, strict=True)
-    return [metric([gold_value], [value]) == 1 for gold_value, value in pairs]
+    return [value == 1 for value in metric.row_values(columns.gold, columns.predicted).tolist()]
 
 
 def bootstrap_clusters(rows: Sequence[Row]) -> list[str] | None:
