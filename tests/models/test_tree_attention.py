@@ -59,7 +59,7 @@ def test_each_row_gets_what_it_gets_alone(
 
 @pytest.mark.parametrize("query_heads", [48, 49, 64])
 def test_many_query_heads_share_a_key_head(query_heads: int, target: str) -> None:
-    # More of them than the compiled kernel has room for.
+    # As many as the rows that the compiled kernel works through together, and more.
     spans = [TreeSpan(0, 7, 12, root=True), TreeSpan(7, 12, 12, root=False)]
     _compare((spans, list(range(12)), [list(range(12))]), (query_heads, 1), None, 64)
 

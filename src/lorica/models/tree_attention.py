@@ -62,8 +62,7 @@ class TreeAttention:
         """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
         window = self._windows[layer]
         dtype = torch.promote_types(query.dtype, torch.float32)
-        takes_heads = training_bindings.takes_heads(query.shape[1], key.shape[1], query.shape[2])
-        compiled = dtype == torch.float32 and takes_heads and is_available()
+        compiled = dtype == torch.float32 and training_bindings.takes_heads(query.shape[2]) and is_available()
         with torch.autocast("cpu", enabled=False):
             inputs = (query.to(dtype), key.to(dtype), value.to(dtype))
             if compiled:

@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum {
-    BLOCK_ROWS = 48,      /* query rows that are worked through together: those of a token, at least */
+    BLOCK_ROWS = 48,      /* query rows that are worked through together, or more: those of a token, at least */
     STRIP = 6,            /* rows whose sums fill the registers, beside WIDE vectors */
     WIDE = REGISTERS / 8,
 };
@@ -90,14 +90,19 @@ NO_INLINE void multiply(const float *a, int64_t a_row, int64_t a_depth, const fl
 typedef struct {
     float *keys, *values;                 /* [keys][width] */
     float *turned_keys, *turned_values;   /* [width][line] */
-    float *query, *output, *gradient;     /* [BLOCK_ROWS][width]: of a block's queries */
-    float *shares, *share_gradients;      /* [BLOCK_ROWS][line] */
+    float *query, *output, *gradient;     /* [block_rows][width]: of a block's queries */
+    float *shares, *share_gradients;      /* [block_rows][line] */
     int64_t line;
 } Scratch;
 
+/* Query rows of a block, at most. group: of a token, those that share a key head. */
+static int64_t block_rows(int64_t group) {
+    return group > BLOCK_ROWS ? group : BLOCK_ROWS;
+}
+
 /* Numbers of it. keys: of the longest unit, a multiple of LANES. */
-static int64_t scratch_size(int64_t keys, int64_t width) {
-    return 4 * keys * width + 3 * BLOCK_ROWS * width + 2 * BLOCK_ROWS * keys;
+static int64_t scratch_size(int64_t keys, int64_t width, int64_t group) {
+    return 4 * keys * width + block_rows(group) * (3 * width + 2 * keys);
 }
 
 static int64_t whole_vectors(int64_t count) {
@@ -106,12 +111,14 @@ static int64_t whole_vectors(int64_t count) {
 
 /* The scratch of a thread, in its part of the job's memory. */
 static Scratch scratch_of(const Attention *job, int64_t thread) {
-    const int64_t keys = job->longest * job->width, rows = BLOCK_ROWS * job->width;
-    float *memory = job->scratch + thread * scratch_size(job->longest, job->width);
+    const int64_t group = job->heads / job->kv_heads;
+    const int64_t keys = job->longest * job->width, rows = block_rows(group) * job->width;
+    const int64_t shares = block_rows(group) * job->longest;
+    float *memory = job->scratch + thread * scratch_size(job->longest, job->width, group);
     Scratch scratch;
     float **const parts[] = {&scratch.keys,   &scratch.values,   &scratch.turned_keys, &scratch.turned_values, &scratch.query,
                              &scratch.output, &scratch.gradient, &scratch.shares,      &scratch.share_gradients};
-    const int64_t sizes[] = {keys, keys, keys, keys, rows, rows, rows, BLOCK_ROWS * job->longest, BLOCK_ROWS * job->longest};
+    const int64_t sizes[] = {keys, keys, keys, keys, rows, rows, rows, shares, shares};
     for (int i = 0; i < 9; i++) {
         *parts[i] = memory;
         memory += sizes[i];
@@ -216,7 +223,7 @@ static void backward_block(const Attention *job, Scratch *scratch, int64_t rows,
 static void compute_unit(const Attention *job, const Unit *unit, int64_t kv_head, Scratch *scratch) {
     const int64_t width = job->width, group = job->heads / job->kv_heads;
     const int64_t count = gather(job, unit, kv_head, scratch), line = scratch->line;
-    const int64_t tokens = BLOCK_ROWS / group; /* of a block */
+    const int64_t tokens = block_rows(group) / group; /* of a block */
     float *keys = NULL, *values = NULL;
     if (job->gradient) {
         keys = job->partials + (kv_head * job->partial_keys + unit->partial) * width;
@@ -287,9 +294,9 @@ static void add_partials(const void *data, int64_t first, int64_t last) {
     }
 }
 
-/* Numbers of scratch that each thread needs. */
-EXPORT(int64_t, train_attention_scratch)(int64_t longest, int64_t width) {
-    return scratch_size(whole_vectors(longest), width);
+/* Numbers of scratch that each thread needs. group: query heads of a key head. */
+EXPORT(int64_t, train_attention_scratch)(int64_t longest, int64_t width, int64_t group) {
+    return scratch_size(whole_vectors(longest), width, group);
 }
 
 /* tensors: query, key, value, output, log_sums, scratch, and backward the gradients of output, query, key, value, and

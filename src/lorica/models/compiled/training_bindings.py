@@ -22,7 +22,7 @@ _gate_backward = Kernel("train_gate_backward", *[c_void_p] * 5, c_int64, c_int64
 _norm = Kernel("train_norm", *[c_void_p] * 5, c_int64, c_int64, c_float, c_int, c_int64)
 _norm_backward = Kernel("train_norm_backward", *[c_void_p] * 6, c_int64, c_int64, c_float, c_int, c_int64)
 _attention = Kernel("train_attention", *[c_void_p] * 4, c_float, c_int, c_int64)
-_attention_scratch = Kernel("train_attention_scratch", c_int64, c_int64, returns=c_int64)
+_attention_scratch = Kernel("train_attention_scratch", c_int64, c_int64, c_int64, returns=c_int64)
 _heads = Kernel("train_heads", *[c_void_p] * 6, c_int64, c_void_p, c_float, c_int, c_int, c_int64)
 
 
@@ -122,7 +122,6 @@ def _rotate(
 
 
 _ATTENTION_WIDTH = 16  # heads of a multiple of it are computed on every target
-_ATTENTION_GROUP = 48  # query heads of a key head, at most: BLOCK_ROWS of training_attention.c
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,9 @@ class AttentionUnits:
     longest: int
 
 
-def takes_heads(heads: int, kv_heads: int, width: int) -> bool:
-    """Whether `tree_attention` computes heads of this width, so many query heads to each key head."""
-    return width % _ATTENTION_WIDTH == 0 and heads <= _ATTENTION_GROUP * kv_heads
+def takes_heads(width: int) -> bool:
+    """Whether `tree_attention` computes heads of this width."""
+    return width % _ATTENTION_WIDTH == 0
 
 
 def tree_attention(
@@ -169,7 +168,7 @@ def _run_attention(tensors: Sequence[Tensor], backward: Sequence[Tensor], tree: 
     tokens, heads, width = query.shape
     work = tree.keys * heads * width
     threads = max(1, min(torch.get_num_threads(), len(tree.units) * key.shape[1], work // _ELEMENTS_PER_THREAD))
-    scratch = query.new_empty(threads * _attention_scratch(tree.longest, width))
+    scratch = query.new_empty(threads * _attention_scratch(tree.longest, width, heads // key.shape[1]))
     addresses = np.array([tensor.data_ptr() for tensor in (*tensors, scratch, *backward)], np.uint64)
     shape = np.array([len(tree.units), tokens, heads, key.shape[1], width, window, tree.keys, tree.longest], np.int64)
     _attention(
