@@ -60,7 +60,7 @@ def test_the_example_file_works(tmp_path: Path) -> None:
 
 def test_a_key_is_described_with_its_range_and_default() -> None:
     described = {key.key: key for key in describe_keys()}
-    assert described["lora.dropout"].type == "a number, at least 0 and below 1"
+    assert described["lora.dropout"].type == "a number, at least 0 and at most 0.99"
     assert described["lora.dropout"].default == "0.05"
     assert described["lora.target_modules"].type == "a list of texts, or all-linear"
     assert described["training.scheduler"].type == "one of cosine, linear, constant"

@@ -133,7 +133,7 @@ class LoraConfig:
     alpha: Positive = 32
     """Strength of the update: it is scaled by alpha / r, or by alpha / sqrt(r) with `lora.use_rslora`. Unit: none."""
 
-    dropout: Share = 0.05
+    dropout: Annotated[float, Meta(ge=0, le=0.99)] = 0.05
     """Part of the inputs of each adapter that is zeroed while training. Unit: share of 1."""
 
     target_modules: list[str] | Literal["all-linear"] = field(
