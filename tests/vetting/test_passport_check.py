@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from tests.passports import BASE, Deaf, give_passport, make_adapter
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
+from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.prompts.encoder import Encoder
+from lorica.vetting.base_checks import BaseChecker
 from lorica.vetting.canary_findings import check_canaries
 from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding
+from lorica.vetting.levels import examine
+from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 from lorica.vetting.passport_check import check_passport
 
 
@@ -230,3 +235,21 @@ def test_canaries_speak_for_the_right_cause(copy: Path, engine: Engine) -> None:
     (copy / "adapter_model.safetensors").write_bytes(b"short")
     (found,) = check_canaries(_specimen(copy), engine, "short")
     assert (found.code, found.severity) == ("L376", "warn")
+
+
+@pytest.mark.parametrize("error", [IndexError("a mistake of ours"), EngineError("no memory")])
+def test_no_error_leaves_the_canaries_adapter_in_the_engine(
+    copy: Path, engine: Engine, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lorica.vetting.canary_findings.run_canaries", fails)
+    monkeypatch.setattr("lorica.vetting.base_checks.check_behaviour", lambda *_, **__: (None, []))
+    (source,) = find_sources([copy])
+    checker = BaseChecker(SessionSettings(BASE), None)
+    checker.__dict__["_session"] = ModelSession(SessionSettings(BASE), engine)
+    with suppress(IndexError):
+        checker.run(examine(source))
+    with pytest.raises(EngineError, match="canaries of rules"):
+        engine.remove_adapter("canaries of rules")

@@ -184,9 +184,11 @@ class BaseChecker:
             config = examination.specimen.config
             engine = session.engine(more_than_pairs=bool(config and config.unsupported()))
             canaries_title = f"canaries of {examination.specimen.name}"
-            findings += check_canaries(examination.specimen, engine, canaries_title)
-            with suppress(EngineError):  # without a passport it was not added
-                engine.remove_adapter(canaries_title)
+            try:
+                findings += check_canaries(examination.specimen, engine, canaries_title)
+            finally:
+                with suppress(EngineError):  # without a passport it was not added
+                    engine.remove_adapter(canaries_title)
         except LoricaError as error:
             return examination, BaseCheckResult(unable=(*unable, f"could not be asked: {error.message}"))
         level_run = None if any(finding.code == "L400" for finding in findings) else 4
