@@ -220,6 +220,23 @@ def test_eval_and_python_tell_that_an_adapter_was_trained_on_the_rows(
         assert "the adapter rules was trained on 34 of these 40 rows" in capsys.readouterr().err
 
 
+def test_nothing_is_said_of_an_adapter_that_took_the_place_of_the_one_that_answered(
+    trained: Path, few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, answers = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "answers.csv"
+    words = ["engine=fake", "adapters.gate=off", f"adapters.dir={run_dir}", f"input={few_posts}", f"output={answers}"]
+    assert main(["infer", "task=rules", *words]) == 0
+    config_path = run_dir / "rules" / "adapter_config.json"
+    config_text = config_path.read_text("utf-8")
+    config_path.write_text(json.dumps(json.loads(config_text) | {"lora_alpha": 3}), "utf-8")
+    capsys.readouterr()
+    assert main(["eval", str(answers), str(few_posts), "task=rules"]) == 0
+    assert "was trained on" not in capsys.readouterr().err
+    config_path.write_text(config_text, "utf-8")
+    assert main(["eval", str(answers), str(few_posts), "task=rules"]) == 0
+    assert "the adapter rules was trained on 34 of these 40 rows" in capsys.readouterr().err
+
+
 def test_no_frontier_is_searched_on_them(
     adapted: Path, trained: Path, few_posts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

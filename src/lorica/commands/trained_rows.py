@@ -12,6 +12,7 @@ import msgspec
 
 from lorica.adaptation.harvest import TextLabels
 from lorica.adaptation.ledger import read_ledger, trained_digests
+from lorica.adapters.member import open_member
 from lorica.adapters.passport import read_passport
 from lorica.admission.provenance import rows_facts
 from lorica.commands.arguments import warn
@@ -126,7 +127,7 @@ def _recorded(answers_path: Path) -> list[str]:
 
 def warn_of_training_rows(answers_path: Path, rows: Sequence[Row]) -> None:
     """Say where an adapter that gave these answers was trained on just these rows, as far as the record of the run
-    tells which adapter it was."""
+    tells which adapter it was and that one is still where it was: of another one in its place nothing is said."""
     try:
         record = finished_record(run_folder_of(answers_path))
         if record is None or not record.adapters:
@@ -135,7 +136,7 @@ def warn_of_training_rows(answers_path: Path, rows: Sequence[Row]) -> None:
         folders = {name: Path(adapters["paths"].get(name) or Path(adapters["dir"], name)) for name in record.adapters}
     except (LoricaError, KeyError, TypeError, AttributeError):
         return  # a damaged record tells nothing; whoever needs it says so
-    _warn_of_passports(answers_path, folders, rows)
+    _warn_of_passports(answers_path, folders, rows, digests=record.adapters)
 
 
 def refuse_training_rows(
@@ -160,15 +161,19 @@ def refuse_training_rows(
     _warn_of_passports(rows_path, folders, rows)
 
 
-def _warn_of_passports(measured_path: Path, folders: Mapping[str, Path], rows: Sequence[Row]) -> None:
+def _warn_of_passports(
+    measured_path: Path, folders: Mapping[str, Path], rows: Sequence[Row], *, digests: Mapping[str, str] | None = None
+) -> None:
     """Say which adapters' passports have just these rows as those of the training: figures on them say little of
-    others."""
+    others. digests: by name, where only adapters count that still have these."""
     content = rows_facts(rows).content
     for name, folder in folders.items():
         with suppress(LoricaError):  # a damaged one tells nothing
             passport = read_passport(folder)
             data = None if passport is None else passport.data
-            if data is not None and content in (data.all.content, data.train.content):
+            if data is None or content not in (data.all.content, data.train.content):
+                continue
+            if digests is None or open_member(folder).digest == digests[name]:
                 warn(
                     f"{measured_path}: the adapter {name} was trained on {data.train.rows} of these {len(rows)} "
                     "rows: the figures say how well it remembers them, and little of other rows"
