@@ -15,6 +15,8 @@ import lorica
 from lorica.adaptation.ledger import read_ledger
 from lorica.cli import main
 from lorica.data.write import read_answers
+from lorica.runs import former_run
+from lorica.runs.run_record import RunRecord, read_record
 from tests.commands.conftest import QUICK
 
 REFUSED = "trained on the own labels of 1 of 24 rows"
@@ -235,6 +237,22 @@ def test_nothing_is_said_of_an_adapter_that_took_the_place_of_the_one_that_answe
     config_path.write_text(config_text, "utf-8")
     assert main(["eval", str(answers), str(few_posts), "task=rules"]) == 0
     assert "the adapter rules was trained on 34 of these 40 rows" in capsys.readouterr().err
+
+
+def test_the_record_beside_the_answers_is_read_once(
+    trained: Path, few_posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, folders = tmp_path / "answers.csv", list[Path]()
+    words = ["engine=fake", "adapters.gate=off", f"adapters.dir={trained}", f"input={few_posts}", f"output={answers}"]
+    assert main(["infer", "task=rules", *words]) == 0
+
+    def counted(folder: Path) -> RunRecord:
+        folders.append(folder)
+        return read_record(folder)
+
+    monkeypatch.setattr(former_run, "read_record", counted)
+    assert main(["eval", str(answers), str(few_posts), "task=rules"]) == 0
+    assert folders == [tmp_path / "answers.csv.run"]
 
 
 def test_no_frontier_is_searched_on_them(

@@ -33,7 +33,7 @@ from lorica.commands.submission_option import (
     submission_path,
     write_submission_beside,
 )
-from lorica.commands.trained_rows import add_trained_option, trained_row_ids, with_flag
+from lorica.commands.trained_rows import add_trained_option, run_beside, trained_row_ids, with_flag
 from lorica.config.schema import Config
 from lorica.data.write import check_place, read_answers, write_answers
 from lorica.ensemble.blends import blend_scores, to_answers, vote
@@ -188,7 +188,9 @@ def _flagged(answers: list[Answer], members: Sequence[EnsembleMember], gold: Gol
     """The blend's answers, flagged where a member's adapter was trained on the row's own label. With gold these rows
     were refused or allowed when it was read; without, they are told here."""
     trained_ids = {
-        row_id: None for member in members for row_id in trained_row_ids(Path(member.name), member.answers.values())
+        row_id: None
+        for member in members
+        for row_id in trained_row_ids(run_beside(Path(member.name)), member.answers.values())
     }
     if trained_ids and gold is None:
         warn(

@@ -13,7 +13,7 @@ from typing import Any
 from lorica.commands import build
 from lorica.commands.answered_texts import check_answered_texts
 from lorica.commands.rows import id_names, list_skipped, open_rows, reading_log, table_options, tell
-from lorica.commands.trained_rows import find_trained_rows, warn_of_training_rows
+from lorica.commands.trained_rows import find_trained_rows, run_beside, warn_of_training_rows
 from lorica.config.schema import Config
 from lorica.data.column_mapping import gold_only
 from lorica.data.group_columns import GroupColumns
@@ -59,7 +59,8 @@ class GoldFile:
         answers_path = file_path or Path("answers")
         if isinstance(answers, Path):
             answers = list(read_answers(answers, id_names=self.id_names))
-        trained = find_trained_rows(answers_path, answers, self.rows, allow=self.allow_training_rows)
+        record = None if file_path is None else run_beside(file_path)
+        trained = find_trained_rows(answers_path, record, answers, self.rows, allow=self.allow_training_rows)
         self.trained_rows.update(trained)
         answers_by_id = {answer.id: answer for answer in answers}
         if len(answers_by_id) < len(answers):  # only from memory: a file is refused when it is read
@@ -68,10 +69,10 @@ class GoldFile:
         for skipped in self.read_log.skipped:  # their answers are judged by nothing
             answers_by_id.pop(skipped.id or "", None)
         _refuse_strangers(answers_by_id, self.rows, answers_path, self.path)
-        if file_path is not None and self.has_texts:
+        if file_path is not None and record is not None and self.has_texts:
             texts = {row.id: self.task.text(row) for row in self.rows}
-            check_answered_texts(file_path, texts, self.path, self.read_log.schema_names)
-            warn_of_training_rows(file_path, self.rows)
+            check_answered_texts(file_path, record, texts, self.path, self.read_log.schema_names)
+            warn_of_training_rows(file_path, record, self.rows)
         return answers_by_id
 
     def judge(self, answers: Mapping[str, Answer], name: str) -> list[JudgedAnswer]:

@@ -20,7 +20,7 @@ from lorica.errors import DataError, LoricaError
 from lorica.names import listed
 from lorica.records import Answer, Row
 from lorica.runs.former_run import finished_record
-from lorica.runs.run_record import run_folder_of
+from lorica.runs.run_record import RunRecord, run_folder_of
 from lorica.tasks.base import Task
 
 TRAINED_ROWS = "trained_rows"
@@ -82,11 +82,21 @@ def add_trained_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def find_trained_rows(answers_path: Path, answers: Iterable[Answer], rows: Sequence[Row], *, allow: bool) -> list[str]:
-    """The ids of those rows with gold that an adapter answered which was trained on their own labels. Raises DataError
-    for any, unless that is allowed."""
+def run_beside(answers_path: Path) -> RunRecord | None:
+    """The record of the finished run beside a file of answers, None where there is none. A damaged one tells nothing;
+    whoever needs it says so."""
+    with suppress(DataError):
+        return finished_record(run_folder_of(answers_path))
+    return None
+
+
+def find_trained_rows(
+    answers_path: Path, record: RunRecord | None, answers: Iterable[Answer], rows: Sequence[Row], *, allow: bool
+) -> list[str]:
+    """The ids of those rows with gold that an adapter answered which was trained on their own labels. record: of the
+    run beside the answers, where there is one. Raises DataError for any, unless that is allowed."""
     row_ids = {row.id for row in rows}
-    trained_ids = [row_id for row_id in trained_row_ids(answers_path, answers) if row_id in row_ids]
+    trained_ids = [row_id for row_id in trained_row_ids(record, answers) if row_id in row_ids]
     if not trained_ids:
         return []
     problem = _trained_problem(trained_ids, len(rows))
@@ -109,32 +119,27 @@ def _trained_problem(trained_ids: Sequence[str], row_count: int) -> str:
     )
 
 
-def trained_row_ids(answers_path: Path, answers: Iterable[Answer]) -> list[str]:
+def trained_row_ids(record: RunRecord | None, answers: Iterable[Answer]) -> list[str]:
     """The ids of the rows whose own labels the answering adapter was trained on: those that are flagged, which a copy
     of the file keeps, and those that the record of the run lists, which outlasts a change of the file."""
     flagged = [answer.id for answer in answers if TRAINED_ON in answer.flags]
-    return list(dict.fromkeys((*flagged, *_recorded(answers_path))))
+    return list(dict.fromkeys((*flagged, *_recorded(record))))
 
 
-def _recorded(answers_path: Path) -> list[str]:
-    try:
-        record = finished_record(run_folder_of(answers_path))
-    except DataError:
-        return []  # a damaged record tells nothing; whoever needs it says so
+def _recorded(record: RunRecord | None) -> list[str]:
     trained = [] if record is None else record.summary.get(TRAINED_ROWS)
     return [row_id for row_id in trained if isinstance(row_id, str)] if isinstance(trained, list) else []
 
 
-def warn_of_training_rows(answers_path: Path, rows: Sequence[Row]) -> None:
+def warn_of_training_rows(answers_path: Path, record: RunRecord, rows: Sequence[Row]) -> None:
     """Say where an adapter that gave these answers was trained on just these rows, as far as the record of the run
     tells which adapter it was and that one is still where it was: of another one in its place nothing is said."""
+    if not record.adapters:
+        return
     try:
-        record = finished_record(run_folder_of(answers_path))
-        if record is None or not record.adapters:
-            return
         adapters = record.config["adapters"]
         folders = {name: Path(adapters["paths"].get(name) or Path(adapters["dir"], name)) for name in record.adapters}
-    except (LoricaError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return  # a damaged record tells nothing; whoever needs it says so
     _warn_of_passports(answers_path, folders, rows, digests=record.adapters)
 

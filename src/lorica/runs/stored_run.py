@@ -71,10 +71,15 @@ def record_of_answers(answers_path: Path) -> RunRecord | None:
     for answers that were changed since."""
     folder = run_folder_of(answers_path)
     record = finished_record(folder)
-    if record is None:
-        return None
-    check_unchanged(answers_path, file_of_role(record.outputs, "answers", folder), otherwise=f"move {folder} away")
+    if record is not None:
+        check_answers(answers_path, record)
     return record
+
+
+def check_answers(answers_path: Path, record: RunRecord) -> None:
+    """Raise DataError for answers that were changed since the run that left them."""
+    folder = run_folder_of(answers_path)
+    check_unchanged(answers_path, file_of_role(record.outputs, "answers", folder), otherwise=f"move {folder} away")
 
 
 def file_of_role(files: Sequence[RunFile], role: str, folder: Path) -> RunFile:
