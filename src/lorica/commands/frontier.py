@@ -23,6 +23,7 @@ from lorica.commands.run_log import logged_messages, recorded_configuration, run
 from lorica.commands.score_result import run_figures
 from lorica.commands.trained_rows import refuse_training_rows
 from lorica.config.compose import Resolved
+from lorica.config.decisive import decides_measurement
 from lorica.data.digest import file_digest
 from lorica.data.journal import check_same_run
 from lorica.data.write import atomic_file
@@ -44,10 +45,6 @@ from lorica.version import __version__
 
 RESULT_NAME = "frontier.json"
 
-_DECISIVE = ("task.", "model.", "inference.", "engine.", "adapters.", "retrieval.", "data.")  # keys, for every point
-# How rows are written and where files lie, whose digests decide.
-_COSMETIC = ("inference.resume", "inference.csv_guard", "model.name", "model.path", "model.revision", "model.cache_dir")
-_COSMETIC_TABLES = ("adapters.dir", "adapters.paths", "retrieval.dir")
 _MAX_LINES = 8  # of points that are not on the front
 _EXAMPLES = """  lorica frontier task=rules input=examples/rules/test.csv adapters.dir=runs/rules minutes=2
   lorica frontier task=mcq input=validation.jsonl model=smollm2_135m minutes=30 run_dir=runs/front
@@ -226,13 +223,9 @@ def _prepare(resolved: Resolved, vary: Mapping[str, Sequence[str]]) -> _SearchPl
             for subject, digest in index_digests(replace(config.retrieval, dir=folder_name)).items()
         },
         **{f"point.{number}": point.name for number, point in enumerate(points, 1)},
-        **{key: str(settings[key]) for key in settings if _decides(key)},
+        **{key: str(settings[key]) for key in settings if decides_measurement(key)},
     }
     return _SearchPlan(resolved, input_path, folder, tuple(points), visible_values(manifest))
-
-
-def _decides(key: str) -> bool:
-    return key.startswith(_DECISIVE) and key not in _COSMETIC and not key.startswith(_COSMETIC_TABLES)
 
 
 def _check_former(plan: _SearchPlan) -> bool:
