@@ -347,6 +347,24 @@ def test_what_is_on_disk_when_a_signal_comes_is_counted(tmp_path: Path, monkeypa
     assert list(store.best) == list(PointStore(tmp_path).best) == ["a"]
 
 
+def test_a_point_that_may_not_answer_a_row_is_refused_before_anything_is_loaded(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loads(*arguments: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(PipelineOpener, "open", loads)
+    few = [msgspec.structs.replace(row, subject="trees") for row in read_gold(resolve(FAKE).config, rows, []).rows[:9]]
+    require = ["task=rules", "engine=fake", "adapters.calibration=require"]
+    for overrides, problem in (
+        (require, "adapters.calibration=require, and the base model alone answers 9 rows"),
+        (["task=rules", "model=tfidf"], "model=tfidf answers nothing untrained, and 9 rows have no adapter"),
+    ):
+        measured = PointMeter(overrides, few).measure(Point(()), 4, 60.0)
+        assert measured is not None
+        assert problem in measured.problem
+
+
 def test_a_point_that_cannot_answer_more_rows_is_no_longer_usable(tmp_path: Path) -> None:
     store = PointStore(tmp_path)
     store.add(Measurement(point="a", right="11", seconds=(0.1, 0.1)))

@@ -260,13 +260,10 @@ def routed_adapter(config: Config, task: Task, row: Row, adapters: Collection[st
     ).adapter
 
 
-def count_routes(
+def answered_rows(
     config: Config, task: Task, base_model: BaseFolder, rows: Iterable[Row], adapters: Collection[str]
 ) -> Counter[str | None]:
-    """Read all rows, count them by the adapter that answers, and warn of adapters that answer none. Raises what reading
-    raises, and AdapterError for a row that no adapter may answer, for one that no calibrated one answers where that is
-    required, and for one that would go to an encoder without a head.
-    """
+    """How many rows each adapter answers; None: the base model alone. Raises what `count_routes` does."""
     adapter_of_subject: dict[str, str | None] = {}
     row_counts: Counter[str | None] = Counter()
     for row in rows:
@@ -274,6 +271,17 @@ def count_routes(
             adapter_of_subject[row.subject] = routed_adapter(config, task, row, adapters)
         row_counts[adapter_of_subject[row.subject]] += 1
     refuse_base_rows(config, base_model, adapters, row_counts[None])
+    return row_counts
+
+
+def count_routes(
+    config: Config, task: Task, base_model: BaseFolder, rows: Iterable[Row], adapters: Collection[str]
+) -> Counter[str | None]:
+    """Read all rows, count them by the adapter that answers, and warn of adapters that answer none. Raises what reading
+    raises, and AdapterError for a row that no adapter may answer, for one that no calibrated one answers where that is
+    required, and for one that would go to an encoder without a head.
+    """
+    row_counts = answered_rows(config, task, base_model, rows, adapters)
     # `general` answers what others do not, and may have nothing to do.
     idle = sorted(name for name in adapters if name not in row_counts and name != GENERAL)
     if idle:

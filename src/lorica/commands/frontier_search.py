@@ -17,7 +17,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lorica.adapters.registry import BASE
 from lorica.commands import build
 from lorica.commands.arguments import Overrides
 from lorica.commands.frontier_grid import Point, resolve_point
@@ -142,14 +141,16 @@ class PointMeter:
 
     def measure(self, point: Point, row_count: int, seconds_left: float) -> Measurement | None:
         """The point on the first rows; None where the time that is left is too short for that. A combination that
-        cannot be is measured as that."""
+        cannot be, or may not answer one of all rows, is measured as that before anything is loaded."""
         started = time.perf_counter()
         expected = self._loading + self._row_seconds.get(point.name, 0.0) * row_count
         if _MARGIN * expected >= seconds_left:
             return None
         try:
             config = resolve_point(self._overrides, point)
-            pipeline = self._opener.open(config, build.adapter_folders(config))
+            folders = build.adapter_folders(config)
+            build.answered_rows(config, build.build_task(config), build.base_folder(config), self._rows, folders)
+            pipeline = self._opener.open(config, folders)
             self._loading = max(self._loading, time.perf_counter() - started)
             a_row = self._warm_up(pipeline, started + seconds_left)
             if a_row is None:
@@ -159,8 +160,6 @@ class PointMeter:
                 return None
             rows = self._rows[:row_count]
             answers, timings = pipeline.answer_timed(rows)
-            base_rows = sum(answer.adapter == BASE for answer in answers)
-            build.refuse_base_rows(config, build.base_folder(config), pipeline.adapters, base_rows)
             judged = judge_answers(pipeline.task, rows, {answer.id: answer for answer in answers})
             right = is_right(correctness_metric(pipeline.task), judged)
         except LoricaError as error:
