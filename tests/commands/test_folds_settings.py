@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lorica.cli import main
+from lorica.data.digest import file_digest
 from lorica.data.write import read_answers
 from tests.commands.conftest import QUICK
 
@@ -34,6 +35,26 @@ def test_other_settings_answer_the_held_out_rows_again(
     assert any(answer.dropped_tokens for answer in read_answers(run_dir / "out_of_fold.csv"))
     assert tables[0] == tables[1] != tables[2] == tables[3]
     assert written[0] != written[1] == written[2], "nothing is answered again without a reason"
+
+
+def test_answers_of_unknown_settings_are_given_again(
+    few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    command = ["train", "task=rules", f"input={few_posts}", f"run_dir={run_dir}", "folds=2", "training.epochs=1"]
+    command += [*QUICK[1:], "inference.max_input_tokens=60"]
+    assert main(command) == 0
+    expected = (run_dir / "out_of_fold.csv").read_bytes()
+    (run_dir / "out_of_fold.csv").write_bytes(expected.replace(b",No,", b",Yes,"))
+    state = json.loads((run_dir / "folds.json").read_text("utf-8"))
+    del state["answering"]
+    state["out_of_fold"] = file_digest(run_dir / "out_of_fold.csv")
+    (run_dir / "folds.json").write_text(json.dumps(state), "utf-8")
+    capsys.readouterr()
+    assert main([*command, "training.resume=true"]) == 0
+    assert "did not say by which settings" in capsys.readouterr().err
+    assert (run_dir / "out_of_fold.csv").read_bytes() == expected
+    assert json.loads((run_dir / "folds.json").read_text("utf-8"))["answering"]["inference.max_input_tokens"] == "60"
 
 
 def test_a_validation_part_that_near_duplicates_leave_none_of_is_told_first(

@@ -217,6 +217,8 @@ def _out_of_fold(
             return answers, present
         if state.calibrated != "off":
             answers = {}
+    elif state is not None and state.out_of_fold and not state.answering:
+        inform("an earlier version of Lorica gave the out-of-fold answers and did not say by which settings")
     if not answers:
         answers = _answer_held_out(
             calibrator.config if calibrator else config, divided, jobs, adapters, output, run_log

@@ -33,10 +33,10 @@ _COLUMNS = ("id", "fold", "together_with", "text_digest")
 class FoldsState(msgspec.Struct, frozen=True):
     """What another command needs of `folds.json`. manifest: what a resumed run must share. adapters: name -> digest,
     and out_of_fold: the digest of the scores that they gave; empty until there are any. answering: the settings that
-    decided these; {} where an earlier version gave them. calibrated: the method by which they were calibrated, and
-    calibrations: name -> digest, those of the adapters; "off" and empty where they were not. best: the name of the fold
-    whose held-out rows were answered best, "" until all is done. pooling: what pooling their scores costs, in a
-    sentence."""
+    decided these; {} where an earlier version gave them, which nobody can hold to any settings. calibrated: the method
+    by which they were calibrated, and calibrations: name -> digest, those of the adapters; "off" and empty where they
+    were not. best: the name of the fold whose held-out rows were answered best, "" until all is done. pooling: what
+    pooling their scores costs, in a sentence."""
 
     manifest: dict[str, str]
     source: str = ""
@@ -50,7 +50,7 @@ class FoldsState(msgspec.Struct, frozen=True):
 
     def scored(self, digests: Mapping[str, str], answering: Mapping[str, str], output: Path) -> bool:
         """Whether `output` holds the scores of these adapters (name -> digest) by these settings."""
-        is_same = self.adapters == digests and self.answering in ({}, answering)
+        is_same = self.adapters == digests and self.answering == answering
         return is_same and output.is_file() and file_digest(output) == self.out_of_fold
 
     def read_calibrations(self, root: Path) -> dict[str, SavedCalibration] | None:
