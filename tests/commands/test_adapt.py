@@ -224,6 +224,12 @@ def test_an_interrupted_run_goes_on_and_trains_nothing_twice(
         assert change in capsys.readouterr().err
     faster = adapt(capsys, *words, "training.resume=true", "inference.batch_tokens=4096")
     assert faster["digest"] == whole["digest"], "how fast it answers decides nothing"
+    (tables / "run" / "run.json").unlink()
+    for resume in ([], ["training.resume=true"]):
+        assert main(["adapt", "input=test.csv", *QUIET, *words, *resume]) == 3
+        error = capsys.readouterr().err
+        assert "holds a run of `lorica adapt`, and no run.json that says what it was given" in error
+        assert "put run.json back as it was; or name another run_dir, or delete" in error
 
 
 def test_a_control_that_collapses_ranks_nothing_and_stops_nothing(

@@ -114,6 +114,12 @@ def test_points_of_other_settings_are_not_believed(
     capsys.readouterr()
     assert main([*words, setting, "inference.resume=true"]) == 6
     assert f"{setting.partition('=')[0]}: was " in capsys.readouterr().err
+    Path("front/run.json").unlink()
+    for resume in ([], ["inference.resume=true"]):
+        assert main([*words, *resume]) == 3
+        error = capsys.readouterr().err
+        assert "front: holds a run of `lorica frontier`, and no run.json that says what it was given" in error
+        assert "put run.json back as it was; or name another run_dir" in error
 
 
 @pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])

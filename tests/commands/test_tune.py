@@ -258,6 +258,10 @@ def test_another_study_is_not_gone_on_with(rows: Path, monkeypatch: pytest.Monke
     Path("study/run.json").write_text("{")
     with pytest.raises(DataError, match="what it was given is not known any more: name another run_dir"):
         resumes(plan_of("trials=2", "training.resume=true"))
+    Path("study/run.json").unlink()
+    for words in ([], ["training.resume=true"]):
+        with pytest.raises(DataError, match=r"(?s)a run of `lorica tune`, and no run\.json .* or name another run_dir"):
+            studied(Stub(), monkeypatch, "trials=2", *words)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from lorica.commands.frontier_grid import ADAPTERS, Point, make_grid, point_comm
 from lorica.commands.frontier_search import POINTS_NAME, Measurement, PointMeter, PointStore, rungs, search
 from lorica.commands.gold_file import read_gold
 from lorica.commands.row_progress import row_progress
-from lorica.commands.run_log import logged_messages, recorded_configuration, run_file
+from lorica.commands.run_log import logged_messages, recorded_configuration, refuse_without_record, run_file
 from lorica.commands.score_result import run_figures
 from lorica.commands.trained_rows import refuse_training_rows
 from lorica.config.compose import Resolved
@@ -38,7 +38,7 @@ from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 from lorica.runs.run_clock import CLOCK_NAME, RunClock
 from lorica.runs.run_folder import RunFolder
-from lorica.runs.run_record import RECORD_NAME, RunRecord, read_record
+from lorica.runs.run_record import RunRecord, read_record
 from lorica.runs.select_runs import flatten
 from lorica.tasks.base import Task
 from lorica.version import __version__
@@ -230,9 +230,10 @@ def _prepare(resolved: Resolved, vary: Mapping[str, Sequence[str]]) -> _SearchPl
 
 def _check_former(plan: _SearchPlan) -> bool:
     """Whether to go on with the search that is in the folder. Raises ResumeError where there is another one, or one
-    that did not finish and is not to be resumed."""
-    if not (plan.folder / RECORD_NAME).exists() or not (plan.folder / POINTS_NAME).exists():
+    that did not finish and is not to be resumed; DataError for one without its record."""
+    if not (plan.folder / POINTS_NAME).exists():
         return False
+    refuse_without_record(plan.folder, "frontier", otherwise="name another run_dir")
     former = read_record(plan.folder)
     start_anew = f"start anew: delete {plan.folder / POINTS_NAME}"
     if plan.resolved.config.inference.resume:

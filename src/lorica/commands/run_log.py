@@ -75,13 +75,13 @@ def goes_on(
     resume_words: str = "training.resume=true",
     otherwise: str,
 ) -> bool:
-    """Whether to go on with a run of this command that is in the folder; of another command `RunFolder.create` refuses
-    it. resume: whether that is wanted, as `resume_words` say. otherwise: what else helps.
+    """Whether to go on with what this command has begun in the folder; a run of another command `RunFolder.create`
+    refuses. resume: whether that is wanted, as `resume_words` say. otherwise: what else helps.
 
-    Raises ResumeError for a run that is not to be resumed, and for one with another manifest.
+    Raises ResumeError for a run that is not to be resumed, and for one with another manifest; DataError for one without
+    a record, or with a damaged one.
     """
-    if not (folder / RECORD_NAME).exists():
-        return False
+    refuse_without_record(folder, command, otherwise=otherwise)
     try:
         former = read_record(folder)
     except DataError as error:
@@ -94,6 +94,17 @@ def goes_on(
         raise ResumeError(f"{folder} holds a run of `lorica {command}` already ({former.status})", fix=fix)
     check_same_run(folder, former.manifest, manifest, otherwise=otherwise)
     return True
+
+
+def refuse_without_record(folder: Path, command: str, *, otherwise: str) -> None:
+    """Raise DataError where what this command has begun in a folder is without its record: nobody can tell whether it
+    is of the same settings. otherwise: what helps, but to put it back."""
+    if not (folder / RECORD_NAME).exists():
+        raise DataError(
+            f"holds a run of `lorica {command}`, and no {RECORD_NAME} that says what it was given",
+            path=folder,
+            fix=f"put {RECORD_NAME} back as it was; or {otherwise}",
+        )
 
 
 def run_file(role: str, path: Path | str, *, rows: int | None = None) -> RunFile:
