@@ -202,9 +202,14 @@ def test_an_answer_that_cannot_be_written_leaves_the_old_file(
     ("name", "content", "part"),
     [
         ("a.csv", "id,scor\n1,0.5\n", r"a.csv:1: 'scor' is no column.*\n.*did you mean 'score'"),
+        (
+            "a.csv",
+            "id,rule_violation\n1,0.5\n",
+            r"'rule_violation' is no column.*\n.*to 'score' if it holds the scores",
+        ),
         ("a.csv", "answer\nx\n", r"a.csv:1: no column 'id'"),
         ("a.csv", "id,score\n1,0.5\n2,high\n", r"a.csv:3 \(row '2'\): the column 'score' holds 'high'"),
-        ("a.csv", "id,score\n1,nan\n", r"a.csv:2 \(row '1'\): a score is not a finite number"),
+        ("a.csv", "id,score\n1,nan\n", r"a.csv:2 \(row '1'\): a score is not a finite number\n.*finite numbers"),
         ("a.csv", "id,score\n", "no answers"),
         ("a.csv", "id,score\n1,0.5\n1,0.5\n", r"a.csv:3 \(row '1'\): the id was already used on line 2"),
         ("a.jsonl", '{"id": "1", "score": "0.5"}\n', r"a.jsonl:1 \(row '1'\): Expected `float \| null`"),

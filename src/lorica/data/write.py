@@ -214,7 +214,10 @@ def _read(answers_path: Path, id_spellings: Collection[str]) -> Iterator[tuple[i
             yield line_number, to_answer(values)
         except ValueError as error:
             row_id = str(values["id"]) if values.get("id") else None
-            fix = "docs/rows.md lists the columns of a result file and what they hold"
+            fix = (
+                "write finite numbers for scores, texts for answers, and nothing (in JSON null) for what a row lacks; "
+            )
+            fix += "docs/rows.md lists the columns of a result file and what they hold"
             raise DataError(str(error), path=answers_path, line=line_number, row_id=row_id, fix=fix) from error
 
 
@@ -230,7 +233,11 @@ def _answer_columns(
                 path=answers_path,
                 line=line,
                 fix=did_you_mean(
-                    column_name, ANSWER_COLUMNS, key=fold_name, then=f"they are: {', '.join(ANSWER_COLUMNS)}"
+                    column_name,
+                    ANSWER_COLUMNS,
+                    key=fold_name,
+                    then="rename it to 'answer' if it holds the answers, to 'score' if it holds the scores, else remove "
+                    f"it; the columns are: {', '.join(ANSWER_COLUMNS)}",
                 ),
             )
     id_columns = [column_name for column_name, column in columns.items() if column == "id"]
