@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lorica.data.read import rows_from_memory
-from lorica.pipeline.label_balance import count_answers, label_notes
+from lorica.pipeline.label_balance import contradiction_notes, count_answers, label_notes
+from lorica.pipeline.train import TrainJob, tell_if_none_is_held_out, train_val_split
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import Task
@@ -66,3 +68,29 @@ def test_held_out_rows_of_one_answer_are_said() -> None:
     assert note.startswith("all 4 held-out rows have the answer 'Yes'")
     # Where the training rows have one answer that is what there is to say.
     assert len(label_notes(task, count_answers(held), count_answers(held))) == 1
+
+
+def test_rows_that_ask_the_same_and_have_another_label_are_said() -> None:
+    post = {"body": "Buy now", "rule": "No spam."}
+    records = [{**post, "rule_violation": 1}, {**post, "rule": "No insults.", "rule_violation": 0}]
+    assert contradiction_notes(*_rows("rules", records)) == []
+    (note,) = contradiction_notes(*_rows("rules", [*records, {**post, "rule_violation": 0}]))
+    assert note.startswith(
+        "1 row asks what an earlier row asks, with another answer, first 'row-3' (the earlier one is 'row-1')"
+    )
+    question = {"question": "Which?", "A": "red", "B": "blue"}
+    answers = [{**question, "answer": "A"}, {**question, "answer": "B"}, {**question, "B": "green", "answer": "B"}]
+    assert len(contradiction_notes(*_rows("mcq", answers))) == 1
+    assert contradiction_notes(*_rows("mcq", answers[1:])) == []
+    assert contradiction_notes(*_texts(["a", "b"])) == []
+    same = [{"question": "Who?", "answer": "a"}, {"question": "Who?", "answer": "b"}]
+    assert contradiction_notes(*_rows("saq", same)) == []
+
+
+def test_rows_too_few_to_hold_any_out_are_said(tmp_path: Path) -> None:
+    task, rows = _posts([0, 1] * 10)
+    for count, val_ratio, said in ((19, 0.15, 1), (20, 0.15, 0), (19, 0.0, 0)):
+        job = TrainJob("rules", rows[:count], "posts.csv", tmp_path)
+        notes: list[str] = []
+        tell_if_none_is_held_out(job, train_val_split(job, task, val_ratio=val_ratio, seed=1), val_ratio, notes.append)
+        assert len(notes) == said

@@ -236,8 +236,8 @@ def _answer_columns(
                     column_name,
                     ANSWER_COLUMNS,
                     key=fold_name,
-                    then="rename it to 'answer' if it holds the answers, to 'score' if it holds the scores, else remove "
-                    f"it; the columns are: {', '.join(ANSWER_COLUMNS)}",
+                    then="rename it to 'answer' if it holds the answers, to 'score' if it holds the scores, else "
+                    f"remove it; the columns are: {', '.join(ANSWER_COLUMNS)}",
                 ),
             )
     id_columns = [column_name for column_name, column in columns.items() if column == "id"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lorica.names import count_of
 from lorica.records import Row
 
 if TYPE_CHECKING:
@@ -77,6 +78,27 @@ def label_notes(task: Task, training_answers: AnswerCounts, held_out_answers: An
             "Add rows, or raise training.val_ratio"
         )
     return balance_notes
+
+
+def contradiction_notes(task: Task, rows: Iterable[Row]) -> list[str]:
+    """What a person should know of rows that ask the same and have different labels; texts may have several answers."""
+    first_rows: dict[tuple[object, ...], Row] = {}
+    contradictions: list[tuple[Row, Row]] = []
+    for row in rows:
+        if not isinstance(row.gold, int):
+            continue
+        asked = (task.baseline_text(row), *task.options(row).items())
+        first_row = first_rows.setdefault(asked, row)
+        if first_row.gold != row.gold:
+            contradictions.append((first_row, row))
+    if not contradictions:
+        return []
+    first_row, row = contradictions[0]
+    counted = count_of(len(contradictions), "row asks", "rows ask")
+    return [
+        f"{counted} what an earlier row asks, with another answer, first {row.id!r} (the earlier one is "
+        f"{first_row.id!r}): nothing can learn both. Correct them, or leave them out"
+    ]
 
 
 def label_facts(training_answers: AnswerCounts, held_out_answers: AnswerCounts) -> Mapping[str, object]:

@@ -17,7 +17,8 @@ from lorica.data.split import split
 from lorica.errors import DataError, PromptError, TooLongError
 from lorica.locks import FolderLock
 from lorica.models.decoder import Decoder
-from lorica.pipeline.label_balance import count_answers, label_facts, label_notes
+from lorica.names import count_of
+from lorica.pipeline.label_balance import contradiction_notes, count_answers, label_facts, label_notes
 from lorica.pipeline.training_passages import TrainingPassages
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
@@ -100,6 +101,17 @@ def train_val_split(train_job: TrainJob, task: Task, *, val_ratio: float, seed: 
     return TrainVal(list(train_job.rows), [])
 
 
+def tell_if_none_is_held_out(
+    train_job: TrainJob, split_rows: TrainVal, val_ratio: float, note: Callable[[str], None]
+) -> None:
+    """Say so where rows should be held out and are too few."""
+    if val_ratio > 0 and not split_rows.validation:
+        note(
+            f"{train_job.name}: none of its {count_of(len(split_rows.train), 'row')} is held out to choose the best "
+            f"checkpoint by, since they are fewer than {FEWEST_TO_SPLIT}"
+        )
+
+
 def train_adapter(
     train_job: TrainJob,
     *,
@@ -127,6 +139,7 @@ def train_adapter(
     training loop raises.
     """
     split_rows = split_rows or train_val_split(train_job, task, val_ratio=settings.val_ratio, seed=settings.seed)
+    tell_if_none_is_held_out(train_job, split_rows, settings.val_ratio, listener.note)
     positions = decoder.config.max_positions
     encoded = encode_job(
         train_job,
@@ -190,8 +203,9 @@ def describe_job(
     """What identifies the rows of a job, and the counts of their answers for the record; notes what a person should
     know of them."""
     training_answers, held_out_answers = count_answers(split_rows.train), count_answers(split_rows.validation)
-    for balance_note in label_notes(task, training_answers, held_out_answers):
-        listener.note(f"{train_job.name}: {balance_note}")
+    balance_notes = label_notes(task, training_answers, held_out_answers)
+    for answer_note in (*balance_notes, *contradiction_notes(task, (*split_rows.train, *split_rows.validation))):
+        listener.note(f"{train_job.name}: {answer_note}")
     digests = {
         **provenance,
         "rows": ids_digest(row.id for row in split_rows.train),

@@ -14,7 +14,7 @@ from lorica.errors import TrainingError
 from lorica.locks import FolderLock
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.reload import ReloadSpec, compare_reloaded
-from lorica.pipeline.train import LossExample, TrainJob, TrainVal, encode_job, encode_rows
+from lorica.pipeline.train import LossExample, TrainJob, TrainVal, encode_job, encode_rows, tell_if_none_is_held_out
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row, ScoreChoices
 from lorica.tasks.base import Task
@@ -54,6 +54,7 @@ def train_classifier(
     row that does not fit under truncate="error", TrainingError for rows of one label, and for a classifier that scores
     otherwise when it is loaded again; and what the training loop raises.
     """
+    tell_if_none_is_held_out(train_job, split_rows, settings.val_ratio, listener.note)
     encode = _row_encoder(train_job, task, encoder, base, settings, truncate)
     encoded = encode_job(train_job, split_rows, encode, task=task, provenance=provenance, listener=listener)
     examples, labels = encoded.examples, _label_names(task, split_rows)
