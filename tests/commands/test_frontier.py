@@ -22,7 +22,15 @@ from lorica.commands import build
 from lorica.commands.arguments import inform, resolve
 from lorica.commands.frontier import _scored_points, parse_vary
 from lorica.commands.frontier_grid import ADAPTERS, BASE_ALONE, Point, make_grid, point_overrides, resolve_point
-from lorica.commands.frontier_search import Measurement, PointMeter, PointStore, promising, rungs, search
+from lorica.commands.frontier_search import (
+    Measurement,
+    PointMeter,
+    PointStore,
+    most_measurements,
+    promising,
+    rungs,
+    search,
+)
 from lorica.commands.gold_file import read_gold
 from lorica.commands.load_once import PipelineOpener
 from lorica.config.schema import Config
@@ -287,6 +295,8 @@ def test_rungs_grow_by_three_and_end_with_all_rows() -> None:
     assert rungs(27, 720) == [(27, 26), (9, 80), (4, 240), (4, 720)]
     assert rungs(1, 1000) == [(1, 1000)]
     assert rungs(80, 30) == [(80, 30)]
+    assert most_measurements(27, 720) == 27 + 9 + 4 + 27  # at last all points on all rows, where time is left
+    assert most_measurements(80, 30) == 80
 
 
 def test_the_front_is_promising_before_what_it_dominates() -> None:

@@ -16,7 +16,7 @@ from lorica.commands import build
 from lorica.commands.arguments import Overrides, emit, going_on, inform, parser, required, resolve
 from lorica.commands.build_retrieval import index_digests
 from lorica.commands.frontier_grid import ADAPTERS, Point, make_grid, point_command
-from lorica.commands.frontier_search import POINTS_NAME, Measurement, PointMeter, PointStore, rungs, search
+from lorica.commands.frontier_search import POINTS_NAME, Measurement, PointMeter, PointStore, most_measurements, search
 from lorica.commands.gold_file import read_gold
 from lorica.commands.row_progress import row_progress
 from lorica.commands.run_log import logged_messages, recorded_configuration, refuse_without_record, run_file
@@ -160,7 +160,7 @@ def find_frontier(
     with (
         RunFolder.create(plan.folder, record, words=words, resume=resume) as run_log,
         logged_messages(run_log),
-        row_progress(sum(count for count, _ in rungs(len(plan.points), len(rows))), "points") as advance,
+        row_progress(most_measurements(len(plan.points), len(rows)), "measurements") as advance,
     ):
         if not resume:
             for file_name in (POINTS_NAME, CLOCK_NAME):

@@ -195,6 +195,12 @@ def rungs(point_count: int, row_count: int) -> list[tuple[int, int]]:
     return list(zip(counts, sizes, strict=True))
 
 
+def most_measurements(point_count: int, row_count: int) -> int:
+    """How many measurements `search` makes at most: after the rungs the other points are measured on all rows, too."""
+    counts = [rung_points for rung_points, _ in rungs(point_count, row_count)]
+    return sum(counts[:-1]) + point_count
+
+
 def search(
     points: Sequence[Point],
     row_count: int,
