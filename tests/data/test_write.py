@@ -211,6 +211,9 @@ def test_an_answer_that_cannot_be_written_leaves_the_old_file(
         ("a.csv", "id,score\n1,0.5\n2,high\n", r"a.csv:3 \(row '2'\): the column 'score' holds 'high'"),
         ("a.csv", "id,score\n1,nan\n", r"a.csv:2 \(row '1'\): a score is not a finite number\n.*finite numbers"),
         ("a.csv", "id,score\n", "no answers"),
+        ("a.csv", 'id,scores\n1,"{""Yes"":0.2,""Yes"":0.8}"\n', "the key 'Yes' appears twice"),
+        ("a.csv", "id,retries\n1,1.5\n", "the column 'retries' holds '1.5'"),
+        ("a.jsonl", "{\n", r"not a JSON object.*\n  -> each line must hold one whole object.*\.json\Z"),
         ("a.csv", "id,score\n1,0.5\n1,0.5\n", r"a.csv:3 \(row '1'\): the id was already used on line 2"),
         ("a.jsonl", '{"id": "1", "score": "0.5"}\n', r"a.jsonl:1 \(row '1'\): Expected `float \| null`"),
         ("a.jsonl", '{"id": "1"}\n{"id": "2", "sore": 1}\n', r"a.jsonl:2: 'sore' is no column"),
@@ -224,8 +227,8 @@ def test_malformed_result_files(name: str, content: str, part: str, tmp_path: Pa
 
 
 def test_answers_of_other_programs_need_only_an_id(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("id,score\n007,1\n8,\n")
-    assert list(read_answers(tmp_path / "a.csv")) == [Answer(id="007", score=1.0), Answer(id="8")]
+    (tmp_path / "a.csv").write_text("id,score,retries\n007,1,1.0\n8,,\n")
+    assert list(read_answers(tmp_path / "a.csv")) == [Answer(id="007", score=1.0, retries=1), Answer(id="8")]
 
 
 def test_atomic_file_makes_the_folder_and_follows_links(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from lorica.data.json_table import unique_keys
 from lorica.records import Answer
 
 ANSWER_COLUMNS: tuple[str, ...] = Answer.__struct_fields__
@@ -33,6 +34,8 @@ _FORMULA = re.compile(
 
 # 90% and 0,9.
 _MISWRITTEN = re.compile(r"[-+]?\d*[.,]?\d+\s*%|[-+]?\d+,\d+")
+
+_WHOLE_AS_FLOAT = re.compile(r"(?<=[0-9])\.0+\Z")
 
 # Whatever was guarded in any version: nothing, a text in quotes, a line end or NUL, and all that looks like a formula.
 _MAY_BE_GUARDED = re.compile(r"\Z|\"|\s*[-+=@\t]|[^\0\r]*[\0\r]")
@@ -114,7 +117,7 @@ def from_cells(cells_by_column: Mapping[str, str]) -> dict[str, Any]:
         elif column_name in ("retries", "dropped_tokens", "dropped_passages"):
             values[column_name] = _number(int, column_name, cell_text)
         elif column_name in (*_MAPPINGS, "passages"):
-            values[column_name] = json.loads(cell_text)
+            values[column_name] = json.loads(cell_text, object_pairs_hook=unique_keys)
         else:
             values[column_name] = cell_text.split(" ")
     return values
@@ -195,7 +198,8 @@ def _number(number_type: type[int] | type[float], column_name: str, cell_text: s
     try:
         if "_" in cell_text:  # Python's own way to write 1_000; in a table it is a slip
             raise ValueError(cell_text)
-        return number_type(cell_text)
+        # pandas writes a column of whole numbers with gaps as 1.0.
+        return number_type(_WHOLE_AS_FLOAT.sub("", cell_text) if number_type is int else cell_text)
     except ValueError as error:
         hint = _MISWRITTEN.fullmatch(cell_text.strip())
         how = "" if hint is None else "; write a percentage as its hundredth part, and decimals with a point"

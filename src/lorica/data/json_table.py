@@ -42,7 +42,8 @@ def read_json(table_path: Path, table_format: FileFormat) -> Table:
     if not head_records:
         raise DataError("the file holds no rows", path=table_path, line=1, fix="check how it was made")
     if column_names is None:
-        raise next(record for _, record in head_records if isinstance(record, RowError))
+        # Leaving such rows out would leave none.
+        raise next(record for _, record in head_records if isinstance(record, RowError)).as_data_error()
 
     def records(columns: Sequence[str]) -> Iterator[Record]:
         return chain(head_records, numbered_records)
@@ -50,7 +51,8 @@ def read_json(table_path: Path, table_format: FileFormat) -> Table:
     return Table(table_path, column_names, head_records[-1][0], True, records, tuple(reading_notes))
 
 
-def _unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these members, for `json`. Raises ValueError for a key that is there twice."""
     values = dict(members)
     if len(values) != len(members):
         object_keys = [object_key for object_key, _ in members]
@@ -63,7 +65,7 @@ def _no_constant(constant_name: str) -> NoReturn:
     raise ValueError(f"{constant_name} is not JSON; write null for a missing value")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_no_constant)
 
 
 def _line_records(table_path: Path, table_format: FileFormat) -> Iterator[_Record]:
