@@ -314,8 +314,9 @@ def test_a_full_disk_costs_the_updates_since_the_checkpoint(room: int, tmp_path:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with _small_disk(before[0]), pytest.raises(OSError, match="File too large"):
+    with _small_disk(before[0]), pytest.raises(OSError, match="File too large") as caught:
         run(tmp_path / "a", KILLED, listener=Fill())
+    assert str(caught.value.filename).startswith(str(tmp_path / "a"))
     assert checkpoints.newest_checkpoint(tmp_path / "a") == tmp_path / "a" / "checkpoints" / "step-4"
     result = run(tmp_path / "a", replace(KILLED, resume=True))
     assert replace(result, seconds=0, folder=whole_run.folder) == replace(whole_run, seconds=0)

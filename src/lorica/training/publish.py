@@ -175,6 +175,8 @@ def naming_disk_errors(folder_lock: FolderLock) -> Iterator[None]:
             raise
         require_folder(folder_lock)
         if disk_error.errno in DISK_ERRORS:
+            # Of a write that fails Python does not say which file it was.
+            disk_error.filename = disk_error.filename or str(folder_lock.folder)
             raise disk_error  # noqa: B904  (it is where the error came from)
         raise TrainingError(
             f"{folder_lock.folder}: cannot be written ({disk_error.strerror or disk_error})",
