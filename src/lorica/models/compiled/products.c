@@ -13,7 +13,7 @@ enum {
     GROUP = 64, /* inputs; as in products.py */
     DEPTH = 512, /* inputs that are expanded at once: 16 KiB of int16 in AVX2, half a first cache */
     FLOAT_DEPTH = 256,
-    ROWS_AT_ONCE = 240, /* share an expanded panel; their sums are 15 KiB in AVX2 */
+    ROWS_AT_ONCE = 96, /* at most: share an expanded panel, and stay in the second cache until all panels met them */
     PANELS_AT_ONCE = 4 /* that a thread takes */
 };
 
@@ -28,8 +28,23 @@ typedef struct {
     float *y;                /* [rows, out] */
     int64_t rows, in, out;   /* in: of codes a multiple of GROUP */
     int64_t type;            /* of the weights: BF16, F16, or the bits of a code: 4, 8, 16 */
-    int64_t next;            /* the first panel that no thread has taken */
+    int64_t next;            /* the first task that no thread has taken: some rows times some panels */
 } Product;
+
+/* sums [rows][2] += the pairs of codes at x [rows, stride] times those at w [2, LANES, 2]. */
+INLINE void add_pairs(Ints sums[][2], const int16_t *x, int64_t stride, const int16_t *w, const int rows) {
+    Ints first, second;
+    memcpy(&first, w, sizeof first);
+    memcpy(&second, w + COLUMNS, sizeof second);
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) {
+        int32_t pair;
+        memcpy(&pair, x + r * stride, sizeof pair);
+        const Ints both = pair - (Ints){0};
+        sums[r][0] = multiply_pairs(sums[r][0], both, first);
+        sums[r][1] = multiply_pairs(sums[r][1], both, second);
+    }
+}
 
 /* part [rows, COLUMNS] += x [rows, stride] codes times w [groups, GROUP / 2, 2, LANES, 2], each group by its scale. */
 INLINE void multiply_codes(const int16_t *x, int64_t stride, const int16_t *w, int64_t groups, const float *scale,
@@ -37,20 +52,8 @@ INLINE void multiply_codes(const int16_t *x, int64_t stride, const int16_t *w, i
     for (int64_t g = 0; g < groups; g++) {
         Ints sums[TILE][2];
         for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = (Ints){0};
-        const int16_t *column = w + g * GROUP * COLUMNS;
-        for (int64_t k = 0; k < GROUP; k += 2, column += 2 * COLUMNS) {
-            Ints first, second;
-            memcpy(&first, column, sizeof first);
-            memcpy(&second, column + COLUMNS, sizeof second);
-#pragma GCC unroll 12
-            for (int r = 0; r < rows; r++) {
-                int32_t pair;
-                memcpy(&pair, x + r * stride + g * GROUP + k, sizeof pair);
-                const Ints both = pair - (Ints){0};
-                sums[r][0] = multiply_pairs(sums[r][0], both, first);
-                sums[r][1] = multiply_pairs(sums[r][1], both, second);
-            }
-        }
+        const int16_t *value = x + g * GROUP, *column = w + g * GROUP * COLUMNS;
+        for (int64_t k = 0; k < GROUP; k += 2) add_pairs(sums, value + k, stride, column + k * COLUMNS, rows);
         const Floats low = load_f32(scale + g * COLUMNS, LANES), high = load_f32(scale + g * COLUMNS + LANES, LANES);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
@@ -149,26 +152,29 @@ INLINE void multiply_float_panel(const Product *p, int64_t panel, int64_t row, i
     finish_panel(p, panel, row, rows, part);
 }
 
-static void multiply_panel(const Product *p, int64_t panel) {
-    for (int64_t row = 0; row < p->rows; row += ROWS_AT_ONCE) {
-        const int64_t rows = p->rows - row < ROWS_AT_ONCE ? p->rows - row : ROWS_AT_ONCE;
-        switch (p->type) {
-        case BF16: multiply_float_panel(p, panel, row, rows, BF16); break;
-        case F16: multiply_float_panel(p, panel, row, rows, F16); break;
-        case 4: multiply_code_panel(p, panel, row, rows, 4); break;
-        case 16: multiply_code_panel(p, panel, row, rows, 16); break;
-        default: multiply_code_panel(p, panel, row, rows, 8);
-        }
+static void multiply_panel(const Product *p, int64_t panel, int64_t row, int64_t rows) {
+    switch (p->type) {
+    case BF16: multiply_float_panel(p, panel, row, rows, BF16); break;
+    case F16: multiply_float_panel(p, panel, row, rows, F16); break;
+    case 4: multiply_code_panel(p, panel, row, rows, 4); break;
+    case 16: multiply_code_panel(p, panel, row, rows, 16); break;
+    default: multiply_code_panel(p, panel, row, rows, 8);
     }
 }
 
+/* Blocks of about equal rows, whole tiles but for the last, so that no block ends in a small tile but the last. */
 static void multiply_panels(void *argument) {
     Product *p = argument;
-    const int64_t panels = (p->out + COLUMNS - 1) / COLUMNS;
+    const int64_t panels = (p->out + COLUMNS - 1) / COLUMNS, parts = (panels + PANELS_AT_ONCE - 1) / PANELS_AT_ONCE;
+    const int64_t tiles = (p->rows + TILE - 1) / TILE, blocks = (p->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    const int64_t block_rows = blocks ? (tiles + blocks - 1) / blocks * TILE : 1;
     for (;;) {
-        const int64_t first = __atomic_fetch_add(&p->next, PANELS_AT_ONCE, __ATOMIC_RELAXED);
-        if (first >= panels) return;
-        for (int64_t panel = first; panel < panels && panel < first + PANELS_AT_ONCE; panel++) multiply_panel(p, panel);
+        const int64_t task = __atomic_fetch_add(&p->next, 1, __ATOMIC_RELAXED);
+        const int64_t row = task / parts * block_rows, first = task % parts * PANELS_AT_ONCE;
+        if (row >= p->rows) return;
+        const int64_t rows = p->rows - row < block_rows ? p->rows - row : block_rows;
+        for (int64_t panel = first; panel < panels && panel < first + PANELS_AT_ONCE; panel++)
+            multiply_panel(p, panel, row, rows);
     }
 }
 
