@@ -34,7 +34,6 @@ from lorica.commands.frontier_search import (
 from lorica.commands.gold_file import read_gold
 from lorica.commands.load_once import PipelineOpener
 from lorica.config.schema import Config
-from lorica.data.record_log import RecordLog
 from lorica.engines.base import Engine
 from lorica.errors import LoricaError
 from lorica.models.base_folder import BaseFolder
@@ -349,20 +348,6 @@ def test_what_cannot_be_searched(
     assert "Traceback" not in captured.err
 
 
-def test_what_is_on_disk_when_a_signal_comes_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = RecordLog.append
-
-    def interrupted(self: RecordLog[Any], record: Any) -> None:
-        real(self, record)
-        signal.raise_signal(signal.SIGINT)
-
-    store = PointStore(tmp_path)
-    monkeypatch.setattr(RecordLog, "append", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        store.add(Measurement(point="a", right="1", seconds=(0.1,)))
-    assert list(store.best) == list(PointStore(tmp_path).best) == ["a"]
-
-
 def test_a_point_that_may_not_answer_a_row_is_refused_before_anything_is_loaded(
     rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,24 +364,6 @@ def test_a_point_that_may_not_answer_a_row_is_refused_before_anything_is_loaded(
         measured = PointMeter(overrides, few).measure(Point(()), 4, 60.0)
         assert measured is not None
         assert problem in measured.problem
-
-
-def test_a_point_that_cannot_answer_more_rows_is_no_longer_usable(tmp_path: Path) -> None:
-    store = PointStore(tmp_path)
-    store.add(Measurement(point="a", right="11", seconds=(0.1, 0.1)))
-    store.add(Measurement(point="a", problem="a row of a subject without an adapter"))
-    for same in (store, PointStore(tmp_path)):
-        assert not same.usable()
-        assert list(same.problems) == ["a"]
-
-
-def test_damaged_points_are_named(tmp_path: Path) -> None:
-    (tmp_path / "points.jsonl").write_text('{"point":"a","right":"10","seconds":[1.0]}\n')
-    with pytest.raises(LoricaError, match="2 rows and 1 seconds"):
-        PointStore(tmp_path)
-    (tmp_path / "points.jsonl").write_text("no json\n")
-    with pytest.raises(LoricaError, match="is no measurement"):
-        PointStore(tmp_path)
 
 
 def test_a_key_twice_is_refused() -> None:

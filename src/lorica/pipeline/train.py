@@ -140,7 +140,6 @@ def train_adapter(
     """
     split_rows = split_rows or train_val_split(train_job, task, val_ratio=settings.val_ratio, seed=settings.seed)
     tell_if_none_is_held_out(train_job, split_rows, settings.val_ratio, listener.note)
-    positions = decoder.config.max_positions
     encoded = encode_job(
         train_job,
         split_rows,
@@ -149,9 +148,9 @@ def train_adapter(
             task,
             encoder,
             source=train_job.source,
-            max_tokens=min(settings.max_seq_length, positions),
+            max_tokens=min(settings.max_seq_length, decoder.config.max_positions),
             truncate=truncate,
-            max_positions=positions,
+            max_positions=decoder.config.max_positions,
             passages=passages,
         ),
         task=task,
