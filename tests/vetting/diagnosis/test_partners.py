@@ -69,3 +69,18 @@ def test_small_ranks_and_broken_values_are_left_out(tmp_path: Path) -> None:
     broken_values = {name: np.full((8, 32) if "lora_A" in name else (32, 8), np.nan, np.float32) for name in arrays}
     save_file(broken_values, tmp_path / WEIGHTS)
     assert partners(tmp_path).pairs == 0
+
+
+def test_factors_of_singular_vectors_say_nothing(tmp_path: Path) -> None:
+    """A compressed update's factors are orthogonal: beside the diagonal of their Gram matrices there is rounding only,
+    and the largest of it lies in the same entries for all modules."""
+    chance = np.random.default_rng(0)
+    arrays = {}
+    for layer in range(40):
+        factors = chance.standard_normal((64, 32)) @ np.diag(0.7 ** np.arange(32)) @ chance.standard_normal((32, 64))
+        left, values, right = np.linalg.svd(factors.astype(np.float32), full_matrices=False)
+        root, path = np.sqrt(values[:16]), f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        arrays[f"{path}.lora_A.weight"] = np.ascontiguousarray((root[:, None] * right[:16]).astype(np.float16))
+        arrays[f"{path}.lora_B.weight"] = np.ascontiguousarray((left[:, :16] * root).astype(np.float16))
+    save_file(arrays, tmp_path / WEIGHTS)
+    assert partners(tmp_path).mismatched == {}

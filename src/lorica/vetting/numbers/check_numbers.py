@@ -55,7 +55,7 @@ def check_numbers(adapter: RawAdapter, tensor_map: TensorMap) -> tuple[WeightSta
     def on_pair(module: LoraModule, a_products: FactorProducts, b_products: FactorProducts) -> None:
         if len(a_products.gram) != len(b_products.gram):
             return  # left to the structure's checks
-        gram_matrices.add(module.path, a_products.gram, b_products.gram)
+        gram_matrices.add(module.path, a_products, b_products)
         shape = (b_products.width, a_products.width)
         sketcher.add(module.path, scales[module.path], a_products.image, b_products.image, shape)
         scanned[module.path] = module_update(a_products, b_products, scales[module.path])

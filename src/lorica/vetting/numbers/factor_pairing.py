@@ -8,6 +8,7 @@ also with Adam. Halves of different modules, or of different adapters, have noth
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.numbers.scan import FactorProducts
 from lorica.vetting.wording import shown
 
 Floats = NDArray[np.floating[Any]]
@@ -29,6 +31,9 @@ TELLING, BETTER = 5.5, 3.0
 # Halves change places by two at least. In no healthy adapter of the zoo was there one.
 MIN_MISMATCHED = 2
 _COPY = 0.999
+# Of the cosines that rows drawn at random would have. Rows nearer to orthogonal are singular vectors (a compressed
+# update, an unchanged orthogonal start): beside the diagonal is rounding, largest in the same entries everywhere.
+_ORTHOGONAL = 0.1
 _MAX_ENTRIES = 4096  # of one Gram matrix, so that a thousand modules of high rank take little memory
 
 
@@ -49,10 +54,11 @@ class GramMatrices:
     def __init__(self) -> None:
         self._by_rank: dict[int, list[tuple[str, Floats, Floats]]] = defaultdict(list)
 
-    def add(self, module_path: str, a_gram: NDArray[Any], b_gram: NDArray[Any]) -> None:
-        """a_gram: A Aᵀ, b_gram: BᵀB, both [rank, rank]."""
-        if len(a_gram) == len(b_gram) >= MIN_RANK:
-            self._by_rank[len(a_gram)].append((module_path, _off_diagonal(a_gram), _off_diagonal(b_gram)))
+    def add(self, module_path: str, a: FactorProducts, b: FactorProducts) -> None:
+        """a: of A, b: of Bᵀ."""
+        if len(a.gram) == len(b.gram) >= MIN_RANK:
+            entries = _off_diagonal(a.gram, a.width), _off_diagonal(b.gram, b.width)
+            self._by_rank[len(a.gram)].append((module_path, *entries))
 
     def pairing(self) -> FactorPairing:
         """Compare every A with every B of the same rank."""
@@ -98,13 +104,19 @@ def check_factor_pairing(pairing: FactorPairing) -> list[Finding]:
     return [finding("L222", actual, facts={"torn": len(pairing.mismatched), "judged": pairing.pairs})]
 
 
-def _off_diagonal(gram: NDArray[Any]) -> Floats:
-    """The entries beside the diagonal, centred and of length 1; zeros where undefined. Of large ranks a part."""
+def _off_diagonal(gram: NDArray[Any], width: int) -> Floats:
+    """The entries beside the diagonal, centred and of length 1; zeros where undefined, and of orthogonal rows. Of large
+    ranks a part. width: numbers in a row of the factor.
+    """
     rows, columns = np.triu_indices(len(gram), 1)
     stride = -(-len(rows) // _MAX_ENTRIES)
-    entries = np.nan_to_num(gram[rows[::stride], columns[::stride]].astype(np.float64), posinf=0.0, neginf=0.0)
-    largest = np.abs(entries).max()
-    entries = entries / largest if largest > 0 else entries
+    rows, columns = rows[::stride], columns[::stride]
+    entries = np.nan_to_num(gram[rows, columns].astype(np.float64), posinf=0.0, neginf=0.0)
+    squares = np.diagonal(gram).astype(np.float64)
+    bounds = np.nan_to_num(np.sqrt(squares[rows] * squares[columns]))
+    if np.linalg.norm(entries) <= _ORTHOGONAL / math.sqrt(width) * np.linalg.norm(bounds):
+        return np.zeros(len(entries), np.float32)
+    entries = entries / np.abs(entries).max()
     entries = entries - entries.mean()
     length = np.linalg.norm(entries)
     return np.asarray(entries / length if length > 0 else np.zeros_like(entries), dtype=np.float32)
