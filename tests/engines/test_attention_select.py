@@ -20,9 +20,10 @@ from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
 
 FLASH = "flash" if block.has_flash_kernel() else "plain"
-BMM = "bmm" if block.has_bfloat16_bmm() else FLASH
 ONEDNN_TILES = rounds_by_batch(torch.bfloat16)
 ALL: tuple[type[Request], ...] = (ScoreChoices, Generate)
+SCORES: tuple[type[Request], ...] = () if rounds_by_batch(torch.float32) else (ScoreChoices,)
+HALF = ("bmm", (ScoreChoices,)) if block.has_bfloat16_bmm() else (FLASH, SCORES)
 
 
 @pytest.fixture
@@ -39,10 +40,10 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], CpuDecoder
 @pytest.mark.parametrize(
     ("precision", "compiled", "deterministic", "name", "batch_invariant"),
     [
-        ("float32", False, True, FLASH, (ScoreChoices,)),
+        ("float32", False, True, FLASH, SCORES),
         ("float32", False, False, FLASH, ()),
         ("float32", True, True, "compiled", (ScoreChoices, Generate)),
-        ("bfloat16", False, True, *((FLASH, ()) if ONEDNN_TILES else (BMM, (ScoreChoices,)))),
+        ("bfloat16", False, True, *((FLASH, ()) if ONEDNN_TILES else HALF)),
         ("bfloat16", False, False, FLASH, ()),
         ("bfloat16", True, True, "compiled", () if ONEDNN_TILES and not amx.is_available() else ALL),
         ("bfloat16", True, False, "compiled", ()),
@@ -74,6 +75,6 @@ def test_it_is_chosen_once_and_described_from_there(
     ]
     assert not [output.error for output in engine.run(requests) if output.error]
     info = engine.info
-    assert (info.attention, info.kernels, info.deterministic) == (FLASH, "torch", True)
-    assert info.is_batch_invariant(requests[0])
+    assert (info.attention, info.kernels, info.deterministic) == (FLASH, "torch", bool(SCORES))
+    assert info.is_batch_invariant(requests[0]) is bool(SCORES)
     assert not info.is_batch_invariant(requests[1])

@@ -50,7 +50,7 @@ def test_padded_rows_of_bfloat16_round_alike_where_that_is_said(shape: tuple[int
     layer.weight = torch.nn.Parameter(some(*shape), requires_grad=False)
     linear = make_linear((layer,), "bfloat16")
     if kernels.rounds_by_batch(torch.bfloat16) and not rounds_by_row(linear):
-        pytest.skip("oneDNN multiplies by AMX, and nothing is said")
+        pytest.skip("rows round by the batch here, and nothing is said")
     x = some(384, shape[1], seed=1).to(torch.bfloat16 if kernels.can_prepack(torch.bfloat16) else torch.float32)
     expected = linear(x[:256])
     for rows in (16, 32, 48, 256, 384):

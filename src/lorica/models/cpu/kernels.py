@@ -47,11 +47,27 @@ def prepacked_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
+@cache
 def rounds_by_batch(dtype: torch.dtype) -> bool:
-    """Whether the bits of a row of a product depend on how many rows there are, even if these are whole blocks: by AMX
-    oneDNN cuts the inputs of bfloat16 products into pieces by the number of rows and of threads.
+    """Whether the bits of a row of a product depend on how many rows there are, even if these are whole blocks.
+
+    By AMX oneDNN cuts the inputs of bfloat16 products into pieces by the number of rows and of threads. MKL, by which
+    torch multiplies float32 in attention, takes other kernels for 32 rows than for 16 or 48 on Intel's processors that
+    have no more than AVX2; since nothing tells which it takes, products are compared.
     """
-    return dtype == torch.bfloat16 and "amx_bf16" in this_machine().instruction_sets
+    if dtype == torch.bfloat16:
+        return "amx_bf16" in this_machine().instruction_sets
+    return any(not _rows_round_alike(*shape) for shape in ((16, 32), (64, 96), (128, 256), (256, 64)))
+
+
+def _rows_round_alike(inputs: int, outputs: int) -> bool:
+    """Whether the first rows of a float32 product are the same to the bit, however many whole blocks follow."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(2, rows, inputs, generator=generator) for rows in (128, outputs))
+    products = torch.bmm(x, weight.transpose(1, 2))
+    return all(
+        torch.equal(torch.bmm(x[:, :rows], weight.transpose(1, 2)), products[:, :rows]) for rows in range(16, 128, 16)
+    )
 
 
 @cache
