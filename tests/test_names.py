@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorica.names import closest_file, count_of, spellings, subject_key
+from lorica.names import closest_file, count_of, first_repeated, spellings, subject_key
 
 SAME = [
     ("History", "history", "HISTORY", " history ", "history.", "history\u00a0", "\u200bhistory\ufeff", "(History)"),
@@ -59,3 +59,8 @@ def test_a_file_is_not_like_another_by_its_suffix_alone(
 def test_what_is_counted_is_one_or_several() -> None:
     assert [count_of(count, "row") for count in (0, 1, 2, 2_000)] == ["0 rows", "1 row", "2 rows", "2,000 rows"]
     assert [count_of(count, "row is", "rows are") for count in (1, 3)] == ["1 row is", "3 rows are"]
+
+
+def test_the_first_name_that_is_there_twice() -> None:
+    assert first_repeated(["a", "b", "c", "c", "b"]) == "b"
+    assert first_repeated("abc") is None

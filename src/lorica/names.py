@@ -8,11 +8,14 @@ import os
 import re
 import shlex
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # One or two suffixes of a file name; the end of "qwen2.5-1.5b-rules" is none.
 _SUFFIXES = re.compile(r"(?:\.[A-Za-z][A-Za-z0-9]{0,11}){1,2}\Z")
@@ -103,6 +106,11 @@ def listed(item_texts: Iterable[str], max_items: int) -> str:
     return ", ".join(item_texts[:max_items]) + (
         f" and {len(item_texts) - max_items} more" if len(item_texts) > max_items else ""
     )
+
+
+def first_repeated(names: Iterable[T]) -> T | None:
+    """The first of these names that is there more than once."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def count_of(count: int, noun: str, plural_noun: str = "") -> str:

@@ -13,6 +13,7 @@ from lorica.data.files import MAX_TEXT, FileFormat, text_chunks, text_lines
 from lorica.data.squad import flatten_squad
 from lorica.data.table import Record, Table
 from lorica.errors import CellError, DataError, RowError
+from lorica.names import first_repeated
 
 _Record = tuple[int, dict[str, Any] | RowError]
 _FRAME = "pandas writes rows by df.to_json(FILE, orient='records'), of .jsonl with lines=True, too"
@@ -55,8 +56,7 @@ def unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of these members, for `json`. Raises ValueError for a key that is there twice."""
     values = dict(members)
     if len(values) != len(members):
-        object_keys = [object_key for object_key, _ in members]
-        repeated_key = next(object_key for object_key in object_keys if object_keys.count(object_key) > 1)
+        repeated_key = first_repeated(object_key for object_key, _ in members)
         raise ValueError(f"the key {repeated_key!r} appears twice in one object")
     return values
 

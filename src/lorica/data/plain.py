@@ -16,6 +16,7 @@ from uuid import UUID
 from lorica.data.column_names import looks_like_id
 from lorica.data.pandas_index import range_indexes
 from lorica.errors import DataError
+from lorica.names import first_repeated
 
 _PLAIN = (str, int, float, bool, type(None), list, dict)
 _MISSING = ("NAType", "NaTType")  # pandas.NA, pandas.NaT
@@ -69,7 +70,7 @@ def _records(records: Any, source_path: Path) -> Iterator[Any]:
     columns = getattr(records, "columns", None)  # of a frame; a method or absent elsewhere
     if columns is not None and not callable(columns):
         names = [_key(name) for name in getattr(records, "column_names", columns)]
-        if repeated_name := next((name for name in names if names.count(name) > 1), ""):
+        if repeated_name := first_repeated(names):
             raise DataError(f"two columns are called {repeated_name!r}", path=source_path, fix="rename or remove one")
         index_names = [_key(name) for name in getattr(getattr(records, "index", None), "names", ()) if name is not None]
         index_names += range_indexes(getattr(getattr(records, "schema", None), "metadata", None))

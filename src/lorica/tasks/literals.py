@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from lorica.errors import CellError
+from lorica.names import first_repeated
 
 MAX_CHARS = 262_144
 MAX_DEPTH = 32
@@ -93,10 +94,9 @@ def _refuse_repeated_keys(members: Sequence[tuple[object, object]], column_name:
     members: keys and values of the object.
     """
     member_keys = [member_key for member_key, _ in members]
-    if len(set(member_keys)) < len(member_keys):
-        repeated_key = next(member_key for member_key in member_keys if member_keys.count(member_key) > 1)
+    if len(set(member_keys)) < len(member_keys):  # None may be a key, too
         raise CellError(
-            f"{column_name!r} has the key {_shown(repeated_key)} twice in one object",
+            f"{column_name!r} has the key {_shown(first_repeated(member_keys))} twice in one object",
             fix="give every value a key of its own, or write a list",
         )
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from lorica.errors import CellError
+from lorica.names import first_repeated
 from lorica.tasks.base import is_missing, text_value
 from lorica.tasks.literals import literal_cell
 from lorica.tasks.options import LETTERS, Numbering, key_letter
@@ -61,7 +62,7 @@ def column_options(cell_values: Mapping[str, Any], columns: Sequence[str], optio
 def option_set(option_keys: Sequence[object], option_texts: Sequence[object], column_name: str) -> OptionSet:
     """Checked options. Options under letters, as keys or labels, are put in the order of the letters."""
     own_keys = [_key(option_key, column_name) for option_key in option_keys]
-    if duplicate_key := next((option_key for option_key in own_keys if own_keys.count(option_key) > 1), ""):
+    if duplicate_key := first_repeated(own_keys):
         raise CellError(f"{column_name!r} has the key {duplicate_key!r} twice", fix="give every option its own key")
     options = [text_value({column_name: option_text}, column_name) for option_text in option_texts]
     if not 2 <= len(options) <= len(LETTERS):
